@@ -92,7 +92,7 @@ def test_grid_gold_is_what_the_labels_say():
         gold = {"read": text, "sorted": ascending, "sum": sum(labels), "alt": signed, "prod_mod": product}[task]
         assert question.answer == str(gold)
         assert question.answer_type == ("string" if task in ("read", "sorted") else "integer")
-        assert question.text == digits.GRID_TEXTS[task]
+        assert question.text == {str(name): words for name, words in digits.GRID_TEXTS.items()}[task]
     assert seen == set(digits.TASKS)
 
 

@@ -1,0 +1,284 @@
+"""The Grain stream: replay that is never stale, resuming that is exact, and no device ever touched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from zppo_jax import prompts
+from zppo_jax.data.digits import DigitsSource
+from zppo_jax.data.pipeline import PromptProcessing, open_stream
+from zppo_jax.types import Features, Prompt
+
+SOURCE = DigitsSource("rules", "train", 10)
+TEMPLATE = prompts.TEMPLATES["compact"]
+
+
+class ByteProcessor:
+    """Tokens are the bytes of the text and patches the rows of the images: enough to see what was processed."""
+
+    def features(self, text, images):
+        ids = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+        patches = np.concatenate([image.reshape(image.shape[0], -1) for image in images]).astype(np.float32)
+        grid = np.asarray([[1, image.shape[0] // 16, image.shape[1] // 16] for image in images], np.int32)
+        return Features(ids, np.zeros_like(ids), np.tile(np.arange(len(ids), dtype=np.int32), (3, 1)), 0, patches, grid)
+
+
+PROCESS = PromptProcessing(ByteProcessor(), TEMPLATE)
+
+
+class Fifo:
+    """The obvious replay buffer: ids by first admission, the oldest leave first."""
+
+    def __init__(self, capacity=100):
+        self.ids = []
+        self.capacity = capacity
+
+    def __len__(self):
+        return len(self.ids)
+
+    def admit(self, question_id):
+        if question_id not in self.ids:
+            self.ids = [*self.ids, question_id][-self.capacity :]
+
+    def draw(self, count, *, seed, step, exclude):
+        free = [question_id for question_id in self.ids if question_id not in exclude]
+        rng = np.random.default_rng([seed, step])
+        return [free[i] for i in rng.permutation(len(free))[:count]]
+
+    def state(self):
+        return {"ids": list(self.ids)}
+
+    def load_state(self, state):
+        self.ids = list(state["ids"])
+
+
+def _open(replay, **overrides):
+    settings = {"seed": 7, "questions_per_step": 4, "replay_fraction": 0.5} | overrides
+    return contextlib.closing(open_stream(SOURCE, PROCESS, replay=replay, **settings))
+
+
+def _train(stream, replay, count):
+    """Takes steps as a trainer does: between two of them the first two new questions enter the buffer, one leaves."""
+    batches = []
+    for _ in range(count):
+        batch = next(stream)
+        for item in batch.new[:2]:
+            replay.admit(item.prompt.question.id)
+        if batch.step % 3 == 0:
+            replay.ids.pop(0)
+        batches.append(batch)
+    return batches
+
+
+def _content(batch):
+    """Everything a batch says, comparable with ==."""
+    rows = []
+    for item in (*batch.new, *batch.replayed):
+        arrays = [np.asarray(value).tobytes() for value in vars(item.features).values()]
+        prompt = item.prompt
+        rows.append((prompt.uid, prompt.kind, prompt.parent, prompt.text, prompt.question.id, arrays))
+    return (batch.step, len(batch.new), rows)
+
+
+def test_a_step_holds_new_questions_as_plain_prompts():
+    with _open(None) as stream:
+        batches = [next(stream) for _ in range(5)]
+    assert [batch.step for batch in batches] == [1, 2, 3, 4, 5]
+    for batch in batches:
+        assert len(batch.new) == 4 and batch.replayed == ()
+        for item in batch.new:
+            question = item.prompt.question
+            assert item.prompt.uid == f"{batch.step}/{question.id}/plain"
+            assert item.prompt.kind == "plain" and item.prompt.parent is None
+            assert item.prompt.text == prompts.plain_text(question.text, TEMPLATE)
+            assert bytes(item.features.token_ids_T.astype(np.uint8)).decode() == item.prompt.text
+            np.testing.assert_array_equal(item.features.patches_IC, question.images[0].reshape(32, -1))
+
+
+def test_no_question_occurs_twice_in_a_step_and_epochs_are_shuffled_anew():
+    with _open(None) as stream:
+        ids = [[item.prompt.question.id for item in next(stream).new] for _ in range(60)]
+    assert all(len(set(step)) == 4 for step in ids)
+    epochs = [ids[i] + ids[i + 1] for i in range(0, 60, 2)]  # 10 questions make 2 steps of 4; 2 are left over
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 25
+    assert {question_id for epoch in epochs for question_id in epoch} == {SOURCE[i].id for i in range(10)}
+
+
+def test_replayed_questions_are_processed_like_new_ones_and_never_repeat_the_steps_own():
+    replay = Fifo()
+    first_features = {}
+    drawn = 0
+    with _open(replay) as stream:
+        for batch in _train(stream, replay, 12):
+            new_ids = {item.prompt.question.id for item in batch.new}
+            replayed_ids = [item.prompt.question.id for item in batch.replayed]
+            assert not new_ids & set(replayed_ids) and len(set(replayed_ids)) == len(replayed_ids) <= 2
+            for item in batch.new:
+                first_features.setdefault(item.prompt.question.id, item)
+            for item in batch.replayed:
+                drawn += 1
+                original = first_features[item.prompt.question.id]
+                assert item.prompt.uid == f"{batch.step}/{item.prompt.question.id}/replay"
+                assert item.prompt.kind == "replay" and item.prompt.text == original.prompt.text
+                for name, value in vars(item.features).items():
+                    np.testing.assert_array_equal(value, getattr(original.features, name))
+    assert drawn >= 12
+
+
+@pytest.mark.parametrize(
+    ("fraction", "per_step", "expected"), [(0.0, 4, 0), (0.25, 4, 1), (0.3, 4, 1), (0.5, 4, 2), (0.29, 100, 29)]
+)
+def test_the_number_drawn_is_the_floor_of_the_fraction(fraction, per_step, expected):
+    class Counting(Fifo):
+        asked = 0
+
+        def draw(self, count, *, seed, step, exclude):
+            self.asked = count
+            return []
+
+    replay = Counting()
+    source = DigitsSource("rules", "train", 100)
+    stream = open_stream(source, PROCESS, seed=0, questions_per_step=per_step, replay=replay, replay_fraction=fraction)
+    with contextlib.closing(stream):
+        next(stream)
+    assert replay.asked == expected
+
+
+@pytest.mark.parametrize("num_threads", [0, 3])
+def test_what_is_admitted_after_a_step_can_be_drawn_at_the_next_and_is_in_the_state(num_threads):
+    replay = Fifo()
+    with _open(replay, num_threads=num_threads) as stream:
+        for _ in range(3):
+            assert next(stream).replayed == ()  # the threads below have run ahead by now
+        with_this = next(stream)
+        upcoming = _peek_ids(stream.get_state(), num_threads)
+        admitted = next(SOURCE[i].id for i in range(10) if SOURCE[i].id not in upcoming)
+        replay.admit(admitted)
+        state = stream.get_state()
+        assert json.loads(json.dumps(state))["replay"] == {"ids": [admitted]}
+        assert state["step"] == with_this.step == 4
+        batch = next(stream)
+        assert [item.prompt.question.id for item in batch.replayed] == [admitted]
+        replay.load_state({"ids": []})
+        assert next(stream).replayed == ()
+
+
+def _peek_ids(state, num_threads):
+    """Ids of the new questions that the step after `state` will hold."""
+    with _open(Fifo(), num_threads=num_threads) as stream:
+        stream.set_state(state)
+        return {item.prompt.question.id for item in next(stream).new}
+
+
+@pytest.mark.parametrize("num_threads", [0, 3])
+def test_three_steps_a_restore_and_four_are_the_same_as_seven(num_threads):
+    replay = Fifo(capacity=5)
+    with _open(replay, num_threads=num_threads) as stream:
+        straight = [_content(batch) for batch in _train(stream, replay, 7)]
+        final = stream.get_state()
+    assert any(len(rows) > count for _, count, rows in straight[3:])  # something was replayed after the restore
+
+    replay = Fifo(capacity=5)
+    with _open(replay, num_threads=num_threads) as stream:
+        before = [_content(batch) for batch in _train(stream, replay, 3)]
+        saved = json.dumps(stream.get_state())
+        _train(stream, replay, 2)  # what is lost with the killed process
+
+    replay = Fifo(capacity=5)
+    with _open(replay, num_threads=num_threads) as stream:
+        next(stream)  # a stream that has begun, and whose threads have run ahead, can be set back too
+        stream.set_state(json.loads(saved))
+        after = [_content(batch) for batch in _train(stream, replay, 4)]
+        assert stream.get_state() == final
+    assert before + after == straight
+
+
+def test_seeds_give_different_streams():
+    def contents(seed):
+        with _open(None, seed=seed) as stream:
+            return [_content(next(stream)) for _ in range(3)]
+
+    assert contents(7) == contents(7)
+    assert contents(7) != contents(8)
+
+
+def test_a_worker_process_changes_nothing():
+    replay, expected = Fifo(), []
+    with _open(replay) as stream:
+        expected = [_content(batch) for batch in _train(stream, replay, 5)]
+    replay = Fifo()
+    with _open(replay, worker_count=1) as stream:
+        assert [_content(batch) for batch in _train(stream, replay, 3)] == expected[:3]
+        saved = json.dumps(stream.get_state())
+        _train(stream, replay, 1)
+        stream.set_state(json.loads(saved))
+        assert [_content(batch) for batch in _train(stream, replay, 2)] == expected[3:]
+
+
+def test_reformulated_prompts_take_the_same_way():
+    question = SOURCE[3]
+    reformulated = [Prompt(f"1/{question.id}/bcq", "bcq", question, text, "1/x/plain") for text in ("one", "zwei")]
+    features = PROCESS.features_of([PROCESS.plain_prompt(question, uid="u"), *reformulated])
+    texts = [bytes(f.token_ids_T.astype(np.uint8)).decode() for f in features]
+    assert texts == [prompts.plain_text(question.text, TEMPLATE), "one", "zwei"]
+    for f in features:
+        np.testing.assert_array_equal(f.patches_IC, question.images[0].reshape(32, -1))
+    assert PROCESS.features_of([]) == []
+
+
+def test_a_closed_stream_and_impossible_settings_are_refused():
+    with _open(None) as stream:
+        next(stream)
+    with pytest.raises(ValueError, match="closed"):
+        next(stream)
+    with pytest.raises(ValueError, match=r"rollout.questions_per_step=11 is larger than data.num_questions=10; lower"):
+        _open(None, questions_per_step=11)
+    with pytest.raises(ValueError, match="rollout.questions_per_step=0"):
+        _open(None, questions_per_step=0)
+    with pytest.raises(ValueError, match="data.num_questions=0"):
+        open_stream([], PROCESS, seed=0, questions_per_step=1, replay=None, replay_fraction=0.0)  # pyright: ignore
+    with _open(Fifo()) as with_buffer, _open(None) as without:
+        with pytest.raises(ValueError, match="saved with a replay buffer and this run is without one"):
+            without.set_state(with_buffer.get_state())
+
+
+def test_no_jax_backend_is_initialised():
+    script = """
+        import contextlib, sys
+        from tests.data.test_pipeline import Fifo, PROCESS, SOURCE, _train, open_stream
+
+        replay = Fifo()
+        stream = open_stream(
+            SOURCE, PROCESS, seed=0, questions_per_step=4, replay=replay, replay_fraction=0.5, num_threads=2
+        )
+        with contextlib.closing(stream):
+            batches = _train(stream, replay, 4)
+            stream.set_state(stream.get_state())
+        assert batches[-1].replayed
+        PROCESS.features_of([item.prompt for item in batches[-1].new])
+        if "jax" in sys.modules:
+            from jax._src import xla_bridge
+            assert not xla_bridge.backends_are_initialized()
+        print("untouched")
+    """
+    root = pathlib.Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | {"JAX_PLATFORMS": "nonexistent", "PYTHONPATH": str(root)},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "untouched"

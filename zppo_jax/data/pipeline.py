@@ -1,0 +1,222 @@
+"""The Grain stream of training steps: new questions, joined by replayed ones, each processed once.
+
+Everything that may run ahead (reader threads, worker processes) sits below `StepStream`; the replay draw happens
+inside its `__next__`. That order is what makes replay and resuming exact: a draw above a prefetching node would see
+the buffer as it was some steps ago, and a saved state would lack what the trainer has admitted since.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol, cast
+
+import grain
+import numpy as np
+from absl import flags
+
+from zppo_jax import prompts as prompts_lib
+from zppo_jax.types import Features, Kind, Prompt, Question
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Item:
+    """A prompt with what the model reads of it."""
+
+    prompt: Prompt
+    features: Features
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StepBatch:
+    """The questions of training step `step` (the first is 1): new ones, and those replayed from the buffer."""
+
+    step: int
+    new: tuple[Item, ...]
+    replayed: tuple[Item, ...]
+
+
+class QuestionSource(Protocol):
+    """Random access to questions, by position and by id. Must be picklable and safe to read from many threads."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Question: ...
+
+    def by_id(self, question_id: str, /) -> Question: ...
+
+
+class Replay(Protocol):
+    """What the stream needs of the replay buffer; `state` is JSON and a snapshot, unchanged by later admissions."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, count: int, *, seed: int, step: int, exclude: Collection[str]) -> list[str]:
+        """At most `count` different question ids, none of `exclude`, a function of (contents, seed, step)."""
+        ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any], /) -> None: ...
+
+
+class PromptProcessor(Protocol):
+    """What the pipeline needs of `zppo_jax.processor.Processor`."""
+
+    def features(self, text: str, images: Sequence[np.ndarray], /) -> Features: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptProcessing:
+    """From a question or a prompt to features: the one way for plain, replayed and reformulated prompts.
+
+    Picklable when the processor is, so that it can run in Grain's worker processes.
+    """
+
+    processor: PromptProcessor
+    template: prompts_lib.Template
+
+    def plain_prompt(self, question: Question, uid: str, kind: Kind = "plain") -> Prompt:
+        """The prompt that asks a question as it is, closer included."""
+        return Prompt(uid, kind, question, prompts_lib.plain_text(question.text, self.template))
+
+    def item(self, prompt: Prompt) -> Item:
+        """Map function of the Grain datasets: tokens, positions and pixels of one prompt."""
+        return Item(prompt, self.processor.features(prompt.text, prompt.question.images))
+
+    def new_item(self, question: Question) -> Item:
+        """Map function for new questions; the uid is provisional, since what runs ahead does not know the step."""
+        return self.item(self.plain_prompt(question, uid=question.id))
+
+    def items_of(self, prompts: Sequence[Prompt]) -> list[Item]:
+        """Processes prompts that exist already, in order."""
+        if not prompts:
+            return []
+        dataset = grain.MapDataset.source(list(prompts)).map(self.item)
+        # By index: no iterator, hence nothing to close. Only a filter would make an element None.
+        return [cast(Item, dataset[index]) for index in range(len(dataset))]
+
+    def features_of(self, prompts: Sequence[Prompt]) -> list[Features]:
+        """Features of BCQ and NCQ prompts, made by the same Grain map as those of new questions."""
+        return [item.features for item in self.items_of(prompts)]
+
+
+class StepStream(grain.DatasetIterator[StepBatch]):
+    """Iterator over `StepBatch`es; the last node of the Grain pipeline. Make it with `open_stream`, close it after use.
+
+    The trainer changes the replay buffer between two `next` calls; the next batch and the next `get_state` see the
+    change. `get_state` is JSON: {"new": Grain's own state, "step": last step yielded, "replay": the buffer's state}.
+    `set_state` loads the buffer in place, so the trainer's reference stays valid.
+    """
+
+    def __init__(
+        self,
+        new: grain.DatasetIterator[tuple[Item, ...]],
+        source: QuestionSource,
+        process: PromptProcessing,
+        *,
+        seed: int,
+        replay: Replay | None,
+        num_replayed: int,
+    ):
+        super().__init__(new)
+        self._new = new
+        self._source = source
+        self._process = process
+        self._seed = seed
+        self._replay = replay
+        self._num_replayed = num_replayed
+        self._step = 0
+
+    def __next__(self) -> StepBatch:
+        self._assert_not_closed()
+        step = self._step + 1
+        new = tuple(_renamed(item, _uid(step, item.prompt.question.id, "plain")) for item in next(self._new))
+        replayed = self._replayed(step, exclude={item.prompt.question.id for item in new})
+        self._step = step
+        return StepBatch(step, new, replayed)
+
+    def _replayed(self, step: int, exclude: Collection[str]) -> tuple[Item, ...]:
+        if self._replay is None or self._num_replayed == 0:
+            return ()
+        ids = self._replay.draw(self._num_replayed, seed=self._seed, step=step, exclude=exclude)
+        questions = [self._source.by_id(question_id) for question_id in ids]
+        prompts = [self._process.plain_prompt(q, _uid(step, q.id, "replay"), "replay") for q in questions]
+        return tuple(self._process.items_of(prompts))
+
+    def get_state(self) -> dict[str, Any]:
+        replay = None if self._replay is None else self._replay.state()
+        return {"new": self._new.get_state(), "step": self._step, "replay": replay}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        if (state["replay"] is None) != (self._replay is None):
+            had, has = ("without" if replay is None else "with" for replay in (state["replay"], self._replay))
+            raise ValueError(
+                f"the data state was saved {had} a replay buffer and this run is {has} one; resume with its method"
+            )
+        self._new.set_state(state["new"])
+        self._step = state["step"]
+        if self._replay is not None:
+            self._replay.load_state(state["replay"])
+
+
+def open_stream(
+    source: QuestionSource,
+    process: PromptProcessing,
+    *,
+    seed: int,
+    questions_per_step: int,
+    replay: Replay | None,
+    replay_fraction: float,
+    num_threads: int = 0,
+    worker_count: int = 0,
+) -> StepStream:
+    """Opens the endless stream of steps; `replay=None` switches replay off.
+
+    Each epoch is a new permutation of the source, cut into whole steps: the len(source) mod questions_per_step
+    questions left over wait for another epoch, because a step across two epochs could hold one question twice, and
+    two groups would then share a uid. A step replays at most floor(replay_fraction * questions_per_step) questions.
+    `num_threads` reader threads (0: none, nothing runs ahead) work in each of `worker_count` processes (0: in this
+    one); neither changes what the stream yields. Raises ValueError for data too small to fill a step.
+    """
+    _require_data(len(source), questions_per_step)
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().map(process.new_item)
+    dataset = dataset.batch(questions_per_step, drop_remainder=True, batch_fn=tuple).repeat(None)
+    # One element is a whole step, so two per thread are plenty of lookahead.
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    steps = dataset.to_iter_dataset(options)
+    if worker_count > 0:
+        _settle_absl_flags()
+        steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=worker_count))
+    # The tolerance keeps 0.29 * 100 at 29, not 28.
+    num_replayed = math.floor(replay_fraction * questions_per_step + 1e-9)
+    return StepStream(iter(steps), source, process, seed=seed, replay=replay, num_replayed=num_replayed)
+
+
+def _uid(step: int, question_id: str, kind: Kind) -> str:
+    return f"{step}/{question_id}/{kind}"
+
+
+def _renamed(item: Item, uid: str) -> Item:
+    return dataclasses.replace(item, prompt=dataclasses.replace(item.prompt, uid=uid))
+
+
+def _require_data(num_questions: int, questions_per_step: int) -> None:
+    if num_questions == 0:
+        raise ValueError("data.num_questions=0: the source is empty; set data.num_questions to 1 or more")
+    if questions_per_step < 1:
+        raise ValueError(
+            f"rollout.questions_per_step={questions_per_step}: a step needs questions; set it to 1 or more"
+        )
+    if questions_per_step > num_questions:
+        raise ValueError(
+            f"rollout.questions_per_step={questions_per_step} is larger than data.num_questions={num_questions}; "
+            f"lower it to {num_questions} at most or add questions"
+        )
+
+
+def _settle_absl_flags() -> None:
+    """Grain hands absl flags on to its worker processes and raises where no `absl.app.run` has parsed them."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
