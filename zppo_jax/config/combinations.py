@@ -1,0 +1,99 @@
+"""What is in range key by key but cannot work together: a check returns the fault as one line, or None."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+from zppo_jax.config.schema import Config
+
+
+def _empty_data(config: Config) -> str | None:
+    questions, step = config.data.num_questions, config.rollout.questions_per_step
+    if questions < step:
+        return (
+            f"data.num_questions = {questions} cannot fill one step of rollout.questions_per_step = {step}: "
+            f"raise data.num_questions to {step} or more"
+        )
+    return None
+
+
+def _minibatches(config: Config) -> str | None:
+    count, step = config.update.num_minibatches, config.rollout.questions_per_step
+    if count > step:
+        return (
+            f"update.num_minibatches = {count} is larger than the {step} groups of a step "
+            f"(rollout.questions_per_step): lower it to {step} or less"
+        )
+    if step % count:
+        return (
+            f"rollout.questions_per_step = {step} is not divisible by update.num_minibatches = {count}: "
+            f"use {step - step % count} or {step - step % count + count} questions"
+        )
+    return None
+
+
+def _fraction(name: str, fraction: float, step: int) -> str | None:
+    """A positive share that floors to nothing would silently switch a part of the method off."""
+    if fraction > 0 and math.floor(fraction * step) == 0:
+        return (
+            f"{name} = {fraction:g} of rollout.questions_per_step = {step} is less than one question: "
+            f"raise rollout.questions_per_step to {math.ceil(1 / fraction)}, or set {name}=0"
+        )
+    return None
+
+
+def _replay_fraction(config: Config) -> str | None:
+    return _fraction("replay.fraction", config.replay.fraction, config.rollout.questions_per_step)
+
+
+def _augmentation_fraction(config: Config) -> str | None:
+    fraction = config.zppo.augmentation_fraction
+    return _fraction("zppo.augmentation_fraction", fraction, config.rollout.questions_per_step)
+
+
+def _rows(config: Config) -> str | None:
+    rows, group = config.rollout.rows_per_call, config.rollout.group_size
+    if rows < group:
+        return (
+            f"rollout.rows_per_call = {rows} does not hold one group of rollout.group_size = {group}: "
+            f"raise it to {group} or more"
+        )
+    return None
+
+
+def _pixels(config: Config) -> str | None:
+    low, high = config.prompt.min_pixels, config.prompt.max_pixels
+    if low > high:
+        return f"prompt.min_pixels = {low} is larger than prompt.max_pixels = {high}: lower it to {high} or less"
+    return None
+
+
+def _buckets(config: Config) -> str | None:
+    buckets = config.prompt.buckets
+    if not buckets or buckets[0] < 1 or any(low >= high for low, high in itertools.pairwise(buckets)):
+        return f"prompt.buckets = {buckets} are no lengths: give ascending positive integers, such as 48,192"
+    return None
+
+
+def _learning_rate(config: Config) -> str | None:
+    optimizer = config.optimizer
+    if optimizer.schedule != "constant" and optimizer.warmup_steps >= config.num_steps:
+        return (
+            f"optimizer.warmup_steps = {optimizer.warmup_steps} leaves no step of num_steps = {config.num_steps} "
+            f"for the {optimizer.schedule} schedule: lower it to {config.num_steps - 1} or less"
+        )
+    return None
+
+
+COMBINATIONS: tuple[Callable[[Config], str | None], ...] = (
+    _empty_data,
+    _minibatches,
+    _replay_fraction,
+    _augmentation_fraction,
+    _rows,
+    _pixels,
+    _buckets,
+    _learning_rate,
+)

@@ -1,0 +1,248 @@
+"""The command line: `--config` and `--workdir` to a checked configuration, and that to the training loop.
+
+absl and config_flags read the flags, but answer a mistyped key with a traceback. So the overrides are looked at
+first, without jax, and every mistake is one line that names the key, the value and the mend (exit status 2).
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections.config_flags import config_flags, tuple_parser
+
+from zppo_jax.config import Config, ConfigError, ConfigTree, Key, from_config_dict, keys, type_words, unknown_key
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file, FILE.py or FILE.py:METHOD")
+_WORKDIR = flags.DEFINE_string("workdir", None, "run directory; an existing one is continued")
+
+_EXAMPLE = "python -m zppo_jax.main --config=configs/tiny.py --workdir=runs/tiny"
+
+_HELP = """\
+Trains a Qwen3.5 vision-language model with ZPPO (arXiv:2606.18216): a teacher helps through prompts, never gradients.
+
+  {example}
+
+trains on two CPU cores in minutes. The same command continues a run that was stopped; Ctrl-C finishes the step and
+saves. The run directory holds config.json, metrics.jsonl, samples.jsonl, curves.png, TensorBoard events, checkpoints.
+
+Flags:
+  --config=FILE.py[:METHOD]   the configuration and the method (below); all files are in configs/
+  --config.KEY=VALUE          changes one key (below); after --config
+  --workdir=DIRECTORY         where the run lives; one process at a time
+
+Examples:
+  python -m zppo_jax.main --config=configs/tiny.py:grpo --workdir=runs/grpo
+  python -m zppo_jax.main --config=configs/tiny.py --config.seed=1 --config.rollout.group_size=4 --workdir=runs/s1
+  python -m zppo_jax.main --config=configs/tiny.py --config.prompt.buckets=64,256 --workdir=runs/long
+
+Methods:
+{methods}
+
+Keys{of}:
+{keys}
+"""
+
+_PARSERS: dict[type, flags.ArgumentParser] = {
+    int: flags.IntegerParser(),
+    float: flags.FloatParser(),
+    bool: flags.BooleanParser(),
+    str: flags.ArgumentParser(),
+    tuple: tuple_parser.TupleParser(),
+}
+
+
+def main() -> None:
+    """Entry point of `python -m zppo_jax.main`."""
+    app.run(_run, flags_parser=_parse_or_exit)
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Reads the flags into `flags.FLAGS` and returns what is left; raises `ConfigError` on any mistake.
+
+    Args:
+      argv: the whole command line, program name first.
+    """
+    path = _last_value(argv, "config")
+    if not path:
+        raise ConfigError(f"--config is missing: name a configuration file, as in `{_EXAMPLE}`")
+    tree = load_config(path)
+    for name, text in overrides(argv):
+        check_override(name, text)
+    if not _last_value(argv, "workdir"):
+        raise ConfigError(f"--workdir is missing: name the directory of the run, as in `{_EXAMPLE}`")
+    try:
+        rest = flags.FLAGS(list(argv))
+    except Exception as error:  # absl and config_flags raise many kinds, and each message is for a person to read
+        raise ConfigError(f"{_one_line(error)}; `python -m zppo_jax.main --help` lists the flags and keys") from error
+    if len(rest) > 1:
+        raise ConfigError(f"{rest[1]!r} is no flag: a key is changed by --config.KEY=VALUE")
+    del tree
+    return rest
+
+
+def load_config(path: str) -> ConfigTree:
+    """What `FILE.py:METHOD` stands for, with nothing overridden; raises `ConfigError` when that cannot be had."""
+    file, _, method = path.partition(":")
+    if not Path(file).is_file():
+        raise ConfigError(f"--config={path}: there is no file {file!r}; try {_nearby_config(file)}")
+    _make_importable(Path(file))
+    try:
+        spec = importlib.util.spec_from_file_location("_zppo_config", file)
+        assert spec is not None and spec.loader is not None, "a file that does not end in .py"
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(*([method] if method else []))
+    except Exception as error:  # a config file is a program: whatever it raises, a person wants one line
+        raise ConfigError(f"--config={path}: the file does not load, {_one_line(error)}") from error
+
+
+def overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """The (key, value) of every `--config.KEY=VALUE`, `--config.KEY VALUE`, `--config.KEY` and `--noconfig.KEY`."""
+    for position, argument in enumerate(argv):
+        if argument == "--":
+            return
+        match = re.fullmatch(r"--?(no)?config\.([^=]*)(?:=(.*))?", argument, flags=re.DOTALL)
+        if match is None:
+            continue
+        negated, name, value = match.groups()
+        if value is None and not negated and position + 1 < len(argv) and not argv[position + 1].startswith("-"):
+            value = argv[position + 1]
+        yield name, "false" if negated else value
+
+
+def check_override(name: str, text: str | None) -> None:
+    """Refuses an unknown key, and a value that does not read as the key's type; `text` None stands for no value."""
+    key = {key.name: key for key in keys()}.get(name)
+    if key is None:
+        raise unknown_key(name, "" if text is None else text)
+    if text is None and key.type is not bool:
+        raise ConfigError(f"{name} has no value: give {type_words(key.type)}, as --config.{name}=VALUE")
+    if text is not None and not _reads_as(key.type, text):
+        raise ConfigError(f"{name} = {text!r} has the wrong type: give {type_words(key.type)}")
+
+
+def help_text(path: str | None = None) -> str:
+    """What `--help` prints; with a config file, each key's value there as well."""
+    values = load_config(path) if path else None
+    of = f" with their values in {path}" if path else ""
+    lines = "\n".join(_key_lines(values))
+    return _HELP.format(example=_EXAMPLE, methods="\n".join(_method_lines()), of=of, keys=lines)
+
+
+def _run(argv: Sequence[str]) -> None:
+    del argv
+    try:
+        config = from_config_dict(_CONFIG.value)
+        _check_method(config)
+        from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
+
+        train.run(config, Path(_WORKDIR.value))
+    except ConfigError as error:
+        _exit(error, 2)
+    except KeyboardInterrupt:
+        _exit("stopped at once; the same command continues from the last checkpoint", 130)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        _exit(f"{error.filename or _WORKDIR.value}: {error.strerror}; {_DISK_ERRORS[error.errno]}", 1)
+
+
+_DISK_ERRORS = {
+    errno.ENOSPC: "free some space, then run the same command to continue",
+    errno.EDQUOT: "the quota is used up; free some space, then run the same command to continue",
+    errno.EROFS: "choose a --workdir that can be written",
+    errno.EACCES: "choose a --workdir that can be written",
+}
+
+
+def _parse_or_exit(argv: Sequence[str]) -> list[str]:
+    try:
+        if any(argument in ("--help", "-help", "-h", "--helpfull", "-?") for argument in argv[1:]):
+            print(help_text(_last_value(argv, "config")), end="")
+            sys.exit(0)
+        return parse(argv)
+    except ConfigError as error:
+        _exit(error, 2)
+
+
+def _exit(message: object, status: int) -> Any:
+    print(f"zppo_jax: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _check_method(config: Config) -> None:
+    from zppo_jax.zppo.methods import METHODS
+
+    if config.method not in METHODS:
+        raise ConfigError(f"method = {config.method!r}: there is no such method; give one of {', '.join(METHODS)}")
+
+
+def _last_value(argv: Sequence[str], flag: str) -> str | None:
+    """The value of `--flag=VALUE` or `--flag VALUE`, the last one as absl has it."""
+    value = None
+    for position, argument in enumerate(argv):
+        if argument == "--":
+            break
+        if argument in (f"--{flag}", f"-{flag}") and position + 1 < len(argv):
+            value = argv[position + 1]
+        elif argument.startswith((f"--{flag}=", f"-{flag}=")):
+            value = argument.split("=", 1)[1]
+    return value
+
+
+def _reads_as(kind: type, text: str) -> bool:
+    try:
+        value = _PARSERS[kind].parse(text)
+    except (ValueError, TypeError):
+        return False
+    return kind is not tuple or all(type(item) is int for item in value)
+
+
+def _make_importable(file: Path) -> None:
+    """Lets a config file say `from configs import common` wherever the command is run."""
+    root = str(file.resolve().parent.parent)
+    if root not in sys.path:
+        sys.path.append(root)
+
+
+def _nearby_config(file: str) -> str:
+    folder = next((folder for folder in (Path(file).parent, Path("configs")) if any(folder.glob("*.py"))), None)
+    if folder is None:
+        return "running in the root of the repository, where configs/ is"
+    return ", ".join(str(path) for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "common"))
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
+def _key_lines(values: ConfigTree | None) -> Iterator[str]:
+    for key in keys():
+        rule = f" ({key.setting.mend()})" if key.setting.mend() else ""
+        value = f" = {_value_at(values, key)!r}" if values is not None else ""
+        yield f"  {key.name + value:<{48 if values is not None else 34}} {key.setting.doc}{rule}"
+
+
+def _value_at(values: ConfigTree, key: Key) -> Any:
+    value: Any = values
+    for part in key.name.split("."):
+        value = value[part]
+    return value
+
+
+def _method_lines() -> Iterator[str]:
+    from zppo_jax.zppo.methods import METHODS
+
+    for name, method in METHODS.items():
+        yield f"  {name:<18} {' '.join((getattr(method, 'doc', '') or '').split())}"
+
+
+if __name__ == "__main__":
+    main()
