@@ -1,0 +1,59 @@
+"""Qwen3.5 vision-language models: gated DeltaNet, gated attention, interleaved M-RoPE, vision tower.
+
+    model = qwen3_5.load("Qwen3.5-0.8B")           # config.json + *.safetensors -> Model(config, params)
+    logits = qwen3_5.forward(model, **hf_inputs)   # what the Hugging Face processor returns -> [B, T, V]
+    qwen3_5.save(model, "out")                     # transformers loads it
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zppo_jax.models.qwen3_5 import hf, inputs, vlm
+from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.models.qwen3_5.hf import CheckpointError
+from zppo_jax.models.qwen3_5.vlm import abstract_params, init_params
+
+__all__ = ["CheckpointError", "Config", "Model", "abstract_params", "forward", "init_params", "load", "save"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A configuration and its parameters (a nested dict of arrays)."""
+
+    config: Config
+    params: dict[str, Any]
+
+
+def load(directory: str | Path, dtype: str = "float32") -> Model:
+    """Load a Hugging Face directory; only config.json and the safetensors files are needed.
+
+    Raises FileNotFoundError for a missing file and CheckpointError listing every tensor that does not fit.
+    """
+    config = configs.from_directory(directory)
+    params = jax.tree.map(jnp.asarray, hf.load_params(directory, config, dtype))
+    return Model(config, params)
+
+
+def save(model: Model, directory: str | Path) -> None:
+    """Write a directory that transformers loads; the same bytes come back for the same dtype."""
+    hf.save_directory(directory, model.config, model.params)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _logits(params, config, batch):
+    return vlm.logits(params, config, batch)
+
+
+def forward(model: Model, **hf_inputs: np.ndarray) -> jax.Array:
+    """Logits [B, T, V] for exactly what the Hugging Face processor returns (NumPy arrays, either padding side)."""
+    batch, _ = inputs.from_hf(model.config, **hf_inputs)
+    return _logits(model.params, model.config, batch)

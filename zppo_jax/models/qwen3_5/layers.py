@@ -1,0 +1,154 @@
+"""Building blocks shared by the language model and the vision tower: weights, norms, MLPs, rotary tables.
+
+A weight is declared once, with its shape, logical axes and initialiser; shapes, shardings and random initialisation
+derive from that. Networks are Flax NNX modules; what travels is their pure nested dict of arrays (`abstract`, `init`,
+`bind`), stacked along leading layer axes so that one compiled body is scanned.
+
+Shape suffixes: B rows, T tokens, D model, F mlp, N heads, H head dim, R half the rotary dim.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+Params = dict[str, Any]
+
+
+def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], init: str = "normal") -> nnx.Param:
+    """Declare one parameter: `axes` are logical names, `init` is normal (1/sqrt(fan-in)), embedding, zeros or ones."""
+    key = rngs.params()
+    if init == "zeros":
+        value = jnp.zeros(shape, jnp.float32)
+    elif init == "ones":
+        value = jnp.ones(shape, jnp.float32)
+    elif init == "embedding":
+        value = 0.02 * jax.random.normal(key, shape, jnp.float32)
+    else:
+        value = jax.random.normal(key, shape, jnp.float32) / math.sqrt(math.prod(shape[:-1]))
+    return nnx.Param(value, logical_axes=axes)
+
+
+class Linear(nnx.Module):
+    """x @ kernel (+ bias); the kernel is stored [in, out]."""
+
+    def __init__(self, rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str | None, str | None], bias: bool = False):
+        self.kernel = weight(rngs, shape, axes)
+        if bias:
+            self.bias = weight(rngs, shape[1:], axes[1:], "zeros")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x @ self.kernel[...]
+        return y + self.bias[...] if hasattr(self, "bias") else y
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm in float32 with a zero-centred weight: x / rms(x) * (1 + w)."""
+
+    def __init__(self, rngs: nnx.Rngs, size: int, eps: float):
+        self.weight = weight(rngs, (size,), (None,), "zeros")
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * (1.0 + self.weight[...].astype(jnp.float32))).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm with bias, statistics in float32 (the vision tower's norm)."""
+
+    def __init__(self, rngs: nnx.Rngs, size: int, eps: float = 1e-6):
+        self.weight = weight(rngs, (size,), (None,), "ones")
+        self.bias = weight(rngs, (size,), (None,), "zeros")
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * self.weight[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class SwiGLU(nnx.Module):
+    """down(silu(gate(x)) * up(x)), no biases."""
+
+    def __init__(self, rngs: nnx.Rngs, size: int, inner: int):
+        self.gate = Linear(rngs, (size, inner), ("embed", "mlp"))
+        self.up = Linear(rngs, (size, inner), ("embed", "mlp"))
+        self.down = Linear(rngs, (inner, size), ("mlp", "embed"))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+def rotate(x_BTNH: jax.Array, cos_BTR: jax.Array, sin_BTR: jax.Array) -> jax.Array:
+    """Split-half rotary embedding of the first 2R dims of each head; the rest passes through."""
+    half = cos_BTR.shape[-1]
+    first, second, rest = jnp.split(x_BTNH, [half, 2 * half], axis=-1)
+    cos, sin = cos_BTR[..., None, :].astype(x_BTNH.dtype), sin_BTR[..., None, :].astype(x_BTNH.dtype)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+
+
+def rotary_frequencies(dim: int, theta: float) -> np.ndarray:
+    """theta^(-2j / dim) for j < dim / 2, rounded on the host as the reference rounds it.
+
+    At position 100,000 one unit in the last place of a frequency is a hundredth of a radian, and XLA's `pow` is off by
+    several.
+    """
+    return (1.0 / np.float32(theta) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))).astype(np.float32)
+
+
+def mrope_tables(
+    positions_3BT: jax.Array, rotary_dim: int, theta: float, section: tuple[int, int, int]
+) -> tuple[jax.Array, jax.Array]:
+    """Interleaved M-RoPE: cosines and sines [B, T, R] in float32.
+
+    Frequency j turns with the height row when j % 3 == 1 and j < 3 * section[1], with the width row when j % 3 == 2 and
+    j < 3 * section[2], else with the time row. Text has three equal rows, which makes it plain rotary embedding.
+    """
+    index = jnp.arange(rotary_dim // 2)
+    frequency_R = rotary_frequencies(rotary_dim, theta)
+    axis_R = jnp.where((index % 3 == 1) & (index < 3 * section[1]), 1, 0)
+    axis_R = jnp.where((index % 3 == 2) & (index < 3 * section[2]), 2, axis_R)
+    angle_3BTR = positions_3BT.astype(jnp.float32)[..., None] * frequency_R
+    angle_BTR = jnp.where(axis_R == 1, angle_3BTR[1], jnp.where(axis_R == 2, angle_3BTR[2], angle_3BTR[0]))
+    return jnp.cos(angle_BTR), jnp.sin(angle_BTR)
+
+
+# ---------------------------------------------------------------- modules <-> pure dicts
+
+
+@functools.lru_cache(maxsize=64)
+def _structure(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> tuple[Any, Params]:
+    module = nnx.eval_shape(lambda: build(config, nnx.Rngs(0)))
+    graph, state = nnx.split(module)
+    return graph, nnx.to_pure_dict(state)
+
+
+def abstract(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, stack: tuple[int, ...] = ()) -> Params:
+    """Shapes of a module's parameters, with leading layer axes `stack`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*stack, *x.shape), x.dtype), _structure(build, config)[1])
+
+
+def init(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, key: jax.Array, stack: tuple[int, ...] = ()) -> Params:
+    """Random parameters of a module, one draw per entry of the leading layer axes `stack`."""
+
+    def one(key: jax.Array) -> Params:
+        return nnx.to_pure_dict(nnx.split(build(config, nnx.Rngs(params=key)))[1])
+
+    for _ in stack:
+        one = jax.vmap(one)
+    return one(jax.random.split(key, stack) if stack else key)
+
+
+def bind(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, params: Params) -> Any:
+    """The module with the given arrays in it; free inside a traced function."""
+    return nnx.merge(_structure(build, config)[0], params)

@@ -1,0 +1,52 @@
+"""The whole vision-language model as pure functions of (params, config, inputs).
+
+`inputs` is the dict that `inputs.from_hf` or the rollout batches build: tokens_BT, mask_BT, positions_3BT, feature_BT,
+patches_ISC, size_I2.
+
+Shape suffixes: B rows, T tokens, D model, V vocabulary, I frames, M merged slots.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from zppo_jax.models.qwen3_5 import text, vision
+from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.models.qwen3_5.layers import Params
+
+
+def abstract_params(config: Config) -> Params:
+    """Shapes of all parameters, nothing allocated."""
+    return {"text": text.abstract(config.text), "vision": vision.abstract(config.vision)}
+
+
+def init_params(config: Config, key: jax.Array) -> Params:
+    """Random float32 parameters."""
+    text_key, vision_key = jax.random.split(key)
+    return {"text": text.init(config.text, text_key), "vision": vision.init(config.vision, vision_key)}
+
+
+def embed(params: Params, config: Config, inputs: dict[str, Any]) -> jax.Array:
+    """Token embeddings [B, T, D] with the vision features in place of the placeholders."""
+    x_BTD = text.embed(params["text"], inputs["tokens_BT"])
+    features_IMD = vision.encode(params["vision"], config.vision, inputs["patches_ISC"], inputs["size_I2"])
+    features = features_IMD.reshape(-1, features_IMD.shape[-1]).astype(x_BTD.dtype)
+    index_BT = inputs["feature_BT"]
+    chosen_BTD = jnp.take(features, jnp.maximum(index_BT, 0), axis=0)
+    return jnp.where((index_BT >= 0)[..., None], chosen_BTD, x_BTD)
+
+
+def prefill(params: Params, config: Config, inputs: dict[str, Any]) -> tuple[jax.Array, text.Cache]:
+    """Run prompts from an empty cache. Returns (final hidden states [B, T, D], cache with T key slots)."""
+    x_BTD = embed(params, config, inputs)
+    cache = text.empty_cache(config.text, x_BTD.shape[0], 0, x_BTD.dtype)
+    return text.run_layers(params["text"], config.text, x_BTD, inputs["positions_3BT"], inputs["mask_BT"], cache)
+
+
+def logits(params: Params, config: Config, inputs: dict[str, Any]) -> jax.Array:
+    """Next-token scores [B, T, V] of whole sequences."""
+    hidden_BTD, _ = prefill(params, config, inputs)
+    return text.logits(params["text"], hidden_BTD)

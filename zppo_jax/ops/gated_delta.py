@@ -1,0 +1,108 @@
+"""The gated delta rule of Gated DeltaNet (arXiv:2412.06464): reference, chunked and single-step forms.
+
+    S <- exp(g_t) S;   d_t = beta_t (v_t - S^T k_t);   S <- S + k_t d_t^T;   o_t = S^T q_t
+
+Everything runs in float32 (the dtype rule of Qwen3.5). Padding is neutral when g = 0 and beta = 0 there.
+
+Shape suffixes: B rows, T tokens, N heads, K key dim, V value dim, L chunk length (also M for its second axis).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def gated_delta_step(q_BNK, k_BNK, v_BNV, g_BN, beta_BN, state_BNKV):
+    """One token. Returns (o_BNV, state_BNKV); all float32."""
+    state_BNKV = state_BNKV * jnp.exp(g_BN)[..., None, None]
+    read_BNV = jnp.sum(state_BNKV * k_BNK[..., None], axis=-2)
+    delta_BNV = (v_BNV - read_BNV) * beta_BN[..., None]
+    state_BNKV = state_BNKV + k_BNK[..., None] * delta_BNV[..., None, :]
+    return jnp.sum(state_BNKV * q_BNK[..., None], axis=-2), state_BNKV
+
+
+def gated_delta_recurrent(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV):
+    """Token by token: the slow, obvious form that the chunked one is tested against."""
+
+    def step(state, token):
+        out, state = gated_delta_step(*token, state)
+        return state, out
+
+    tokens = tuple(jnp.moveaxis(x, 1, 0) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN))
+    state_BNKV, out_TBNV = jax.lax.scan(step, state_BNKV, tokens)
+    return jnp.moveaxis(out_TBNV, 0, 1), state_BNKV
+
+
+def inverse_unit_lower(strict_LM: jax.Array) -> jax.Array:
+    """(I + S)^-1 for strictly lower triangular S of shape [..., L, L], L a power of two, by block doubling.
+
+    Given the inverse X of the block diagonal with blocks of size b, the blocks of size 2b follow from
+    X <- X - X (S restricted to the lower-left b x b corners) X. Matrix products only, and every intermediate is an
+    exact inverse of a principal block, so near-parallel keys stay harmless; power-series (Neumann, Newton-Schulz)
+    forms overflow there.
+    """
+    length = strict_LM.shape[-1]
+    inverse = jnp.broadcast_to(jnp.eye(length, dtype=strict_LM.dtype), strict_LM.shape)
+    index = jnp.arange(length)
+    block = 1
+    while block < length:
+        pair = index // (2 * block)
+        upper_half = (index // block) % 2 == 0
+        corner = (pair[:, None] == pair[None, :]) & ~upper_half[:, None] & upper_half[None, :]
+        lower = jnp.where(corner, strict_LM, 0.0)
+        product = jnp.matmul(jnp.matmul(inverse, lower, precision=HIGHEST), inverse, precision=HIGHEST)
+        inverse = inverse - product
+        block *= 2
+    return inverse
+
+
+def chunk_length(num_tokens: int, limit: int = 64) -> int:
+    """The smallest power of two that holds the sequence, at most `limit`: short rows pay for no padding."""
+    length = 1
+    while length < min(num_tokens, limit):
+        length *= 2
+    return length
+
+
+def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, *, limit: int = 64):
+    """The delta rule in chunks of matrix products (WY form). Same values as `gated_delta_recurrent`.
+
+    Args are float32: q already scaled by 1/sqrt(K), q and k already normalised. Returns (o [B, T, N, V], state).
+    """
+    num_tokens = q_BTNK.shape[1]
+    length = chunk_length(num_tokens, limit)
+    padding = -num_tokens % length
+
+    def chunks(x):
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+        x = x.reshape(x.shape[0], -1, length, *x.shape[2:])
+        return jnp.moveaxis(x, (1, 3), (0, 2))  # [chunks, B, N, L, ...]
+
+    q, k, v, g, beta = (chunks(x) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN))
+    decay = jnp.cumsum(g, axis=-1)
+    lower = jnp.tril(jnp.ones((length, length), bool))
+    # The exponent is masked before exp: above the diagonal it is positive and would overflow into inf * 0.
+    ratio = jnp.exp(jnp.where(lower, decay[..., :, None] - decay[..., None, :], 0.0)) * lower
+    keys = k * beta[..., None]
+    overlap = jnp.einsum("cbnik,cbnjk->cbnij", keys, k, precision=HIGHEST) * ratio
+    inverse = inverse_unit_lower(jnp.where(jnp.tril(lower, -1), overlap, 0.0))
+    u = jnp.matmul(inverse, v * beta[..., None], precision=HIGHEST)
+    w = jnp.matmul(inverse, keys * jnp.exp(decay)[..., None], precision=HIGHEST)
+    attention = jnp.einsum("cbnik,cbnjk->cbnij", q, k, precision=HIGHEST) * ratio
+    query = q * jnp.exp(decay)[..., None]
+    carried = k * jnp.exp(decay[..., -1:] - decay)[..., None]
+    total = jnp.exp(decay[..., -1])[..., None, None]
+
+    def step(state, chunk):
+        u, w, attention, query, carried, total = chunk
+        new = u - jnp.matmul(w, state, precision=HIGHEST)
+        out = jnp.matmul(query, state, precision=HIGHEST) + jnp.matmul(attention, new, precision=HIGHEST)
+        state = total * state + jnp.einsum("bnlk,bnlv->bnkv", carried, new, precision=HIGHEST)
+        return state, out
+
+    state_BNKV, out = jax.lax.scan(step, state_BNKV, (u, w, attention, query, carried, total))
+    out = jnp.moveaxis(out, (0, 2), (1, 3))
+    return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :num_tokens], state_BNKV
