@@ -171,7 +171,7 @@ def test_noise_keeps_range_and_shape_and_at_full_strength_hides_everything():
     np.testing.assert_array_equal(digits.noisy(image, rng, 0.0), image)
     first, second = (digits.noisy(img, np.random.default_rng(7), 1.0) for img in (image, np.zeros_like(image)))
     np.testing.assert_array_equal(first, second)
-    with pytest.raises(ValueError, match="strength=1.5"):
+    with pytest.raises(ValueError, match=r"strength=1\.5"):
         digits.noisy(image, rng, 1.5)
 
 
@@ -183,9 +183,9 @@ def test_what_does_not_exist_is_refused():
     for unknown in ("digits-rules-train-000010", "digits-rules-test-000001", "digits-grid-train-000001", "x"):
         with pytest.raises(KeyError, match=unknown):
             source.by_id(unknown)
-    with pytest.raises(ValueError, match="data.num_questions=0"):
+    with pytest.raises(ValueError, match=r"data\.num_questions=0"):
         DigitsSource("rules", "train", 0)
-    with pytest.raises(ValueError, match="data.family='charts'"):
+    with pytest.raises(ValueError, match=r"data\.family='charts'"):
         DigitsSource("charts", "train", 1)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="split='dev'"):
         DigitsSource("rules", "dev", 1)  # pyright: ignore[reportArgumentType]

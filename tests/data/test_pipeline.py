@@ -13,6 +13,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from zppo_jax import processor as processor_lib
 from zppo_jax import prompts
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.pipeline import PromptProcessing, open_stream
@@ -243,13 +244,35 @@ def test_a_closed_stream_and_impossible_settings_are_refused():
         next(stream)
     with pytest.raises(ValueError, match=r"rollout.questions_per_step=11 is larger than data.num_questions=10; lower"):
         _open(None, questions_per_step=11)
-    with pytest.raises(ValueError, match="rollout.questions_per_step=0"):
+    with pytest.raises(ValueError, match=r"rollout\.questions_per_step=0"):
         _open(None, questions_per_step=0)
-    with pytest.raises(ValueError, match="data.num_questions=0"):
+    with pytest.raises(ValueError, match=r"data\.num_questions=0"):
         open_stream([], PROCESS, seed=0, questions_per_step=1, replay=None, replay_fraction=0.0)  # pyright: ignore
-    with _open(Fifo()) as with_buffer, _open(None) as without:
-        with pytest.raises(ValueError, match="saved with a replay buffer and this run is without one"):
-            without.set_state(with_buffer.get_state())
+    with _open(Fifo()) as with_buffer:
+        state = with_buffer.get_state()
+    with _open(None) as without, pytest.raises(ValueError, match="with a replay buffer and this run is without one"):
+        without.set_state(state)
+
+
+@pytest.mark.parametrize("worker_count", [0, 1])
+def test_the_real_processor_sees_one_vision_token_a_digit(worker_count):
+    tokenizer = processor_lib.build_tokenizer([SOURCE[i].text for i in range(10)], 400)
+    config = processor_lib.ProcessorConfig(min_pixels=32 * 32, max_pixels=9 * 32 * 32)
+    processor = processor_lib.Processor(tokenizer, processor_lib.default_chat_template(), config)
+    process = PromptProcessing(processor, TEMPLATE)
+    stream = open_stream(
+        SOURCE, process, seed=0, questions_per_step=4, replay=None, replay_fraction=0.0, worker_count=worker_count
+    )
+    with contextlib.closing(stream):
+        items = [item for _ in range(2) for item in next(stream).new]
+    for item in items:
+        question, features = item.prompt.question, item.features
+        assert (features.token_types_T == 1).sum() == len(question.answer)
+        assert features.patches_IC.shape[0] == 4 * len(question.answer)
+        assert item.prompt.text in processor.decode(features.token_ids_T)
+        again = processor.features(item.prompt.text, question.images)
+        np.testing.assert_array_equal(features.token_ids_T, again.token_ids_T)
+        np.testing.assert_array_equal(features.patches_IC, again.patches_IC)
 
 
 def test_no_jax_backend_is_initialised():
