@@ -1,0 +1,116 @@
+"""Hard questions, and the two caps of Algorithm 1."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.zppo.builders import group_with, make_prompt
+from zppo_jax.types import Prompt
+from zppo_jax.zppo import keys, select
+
+num_correct = st.lists(st.integers(0, 8), max_size=20)
+
+
+def test_hard_is_strictly_below_the_threshold():
+    groups = [group_with(f"q{count}", count) for count in range(9)]
+    assert [group.prompt.question.id for group in select.hard(groups)] == ["q0", "q1", "q2", "q3"]
+    assert [group.prompt.question.id for group in select.hard(groups, threshold=0.25)] == ["q0", "q1"]
+
+
+def test_only_plain_and_replayed_groups_count():
+    groups = [group_with("a", 1), group_with("b", 2, kind="replay"), group_with("a", 8, kind="bcq")]
+    groups += [group_with("b", 0, kind="ncq"), group_with("c", 8)]
+    assert select.plain_accuracies(groups) == {"a": 0.125, "b": 0.25, "c": 1.0}
+    assert [group.prompt.uid for group in select.hard(groups)] == ["0/a/plain", "0/b/replay"]
+    with pytest.raises(ValueError, match="'a' has two plain groups"):
+        select.plain_accuracies([*groups, group_with("a", 1, kind="replay")])
+
+
+@given(num_correct, st.integers(0, 25), st.integers(0, 2**31), st.integers(0, 10**6), st.randoms())
+def test_pre_cap_takes_the_hardest_whatever_the_order(counts, limit, seed, step, random):
+    groups = [group_with(f"q{index}", count) for index, count in enumerate(counts)]
+    kept = select.pre_cap(groups, limit, seed, step)
+    accuracies = [group.accuracy for group in kept]
+    assert accuracies == sorted(group.accuracy for group in groups)[:limit]
+    shuffled = random.sample(groups, len(groups))
+    assert [g.prompt.uid for g in select.pre_cap(shuffled, limit, seed, step)] == [g.prompt.uid for g in kept]
+
+
+def test_pre_cap_breaks_ties_without_favour():
+    """Each of 10 tied questions is kept equally often over steps, and over seeds."""
+    groups = [group_with(f"q{index}", 0) for index in range(10)]
+    for calls in ([(1, step) for step in range(600)], [(seed, 1) for seed in range(600)]):
+        kept = [group.prompt.question.id for call in calls for group in select.pre_cap(groups, 3, *call)]
+        counts = [kept.count(f"q{index}") for index in range(10)]
+        assert sum((count - 180) ** 2 / 180 for count in counts) < 27.9  # 0.1 % point, 9 degrees of freedom
+
+
+def test_hashes_do_not_depend_on_the_process():
+    code = "from zppo_jax.zppo import keys; print(keys.stable_hash('pre_cap_ties', 1, 2, 'q'))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={
+        "PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path), "JAX_PLATFORMS": "nonexistent"})  # fmt: skip
+    assert int(output.stdout) == keys.stable_hash("pre_cap_ties", 1, 2, "q")
+    assert keys.stable_hash("pre_cap_ties", 1, 23, "4") != keys.stable_hash("pre_cap_ties", 12, 3, "4")
+    assert keys.stable_hash("pre_cap_ties", 1, 2, "q") != keys.stable_hash("replay_draw", 1, 2, "q")
+
+
+def both(question_id: str) -> list[Prompt]:
+    return [make_prompt(question_id, "bcq"), make_prompt(question_id, "ncq")]
+
+
+def kinds(prompts: list[Prompt]) -> list[tuple[str, str]]:
+    return [(prompt.question.id, prompt.kind) for prompt in prompts]
+
+
+def test_post_cap_keeps_bcq_when_one_slot_is_left():
+    per_question = [both("a"), [make_prompt("b", "ncq")], both("c"), both("d")]
+    expected = [("a", "bcq"), ("a", "ncq"), ("b", "ncq"), ("c", "bcq")]
+    assert kinds(select.post_cap(per_question, 4)) == expected  # c's NCQ is dropped, and d gets nothing
+    assert kinds(select.post_cap([prompts[::-1] for prompts in per_question], 4)) == expected
+    assert select.post_cap(per_question, 0) == []
+    assert len(select.post_cap(per_question, 7)) == len(select.post_cap(per_question, 99)) == 7
+
+
+@given(st.lists(st.sampled_from(["none", "ncq", "both"]), max_size=12), st.integers(0, 30))
+def test_post_cap_follows_the_walk(shapes: list[str], limit: int):
+    of = {"none": (), "ncq": ("ncq",), "both": ("bcq", "ncq")}
+    per_question = [[make_prompt(f"q{i}", kind) for kind in of[shape]] for i, shape in enumerate(shapes)]
+    walk = []
+    for prompts in per_question:
+        for prompt in prompts:
+            if len(walk) < limit:
+                walk.append(prompt)
+    assert select.post_cap(per_question, limit) == walk
+
+
+def test_shares_are_floored_as_written():
+    assert select.augmentation_limit(0.25, 384) == select.replay_count(0.25, 384) == 96
+    assert select.replay_count(0.25, 7) == 1
+    assert select.replay_count(0.29, 100) == 29  # in binary the product is below 29
+    assert select.replay_count(0.1, 30) == 3
+    assert select.augmentation_limit(0, 8) == select.replay_count(0.0, 8) == 0
+    assert select.replay_count(1.5, 3) == 4
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"zppo.augmentation_fraction=0.25 of rollout.questions_per_step=3.*0.333333"):
+        select.augmentation_limit(0.25, 3)
+    with pytest.raises(ValueError, match=r"replay.fraction=0.01"):
+        select.replay_count(0.01, 8)
+    for fraction in (-0.25, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"replay\.fraction"):
+            select.replay_count(fraction, 8)
+    with pytest.raises(ValueError, match="questions_per_step=0"):
+        select.replay_count(0.25, 0)
+
+
+def test_negative_caps_are_refused():
+    with pytest.raises(ValueError, match="-1"):
+        select.pre_cap([], -1, 0, 0)
+    with pytest.raises(ValueError, match="-1"):
+        select.post_cap([], -1)

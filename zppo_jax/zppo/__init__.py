@@ -1,0 +1,36 @@
+"""The method's host side: the replay buffer, the selection of hard questions, and their reformulation."""
+
+from __future__ import annotations
+
+from zppo_jax.zppo import select
+from zppo_jax.zppo.methods import METHODS, Method, get_method
+from zppo_jax.zppo.reformulate import (
+    REFORMULATIONS,
+    Candidate,
+    Choice,
+    Reformulation,
+    accept_summary,
+    build_prompts,
+    choose_candidates,
+    fallback_summary,
+    reformulate,
+)
+from zppo_jax.zppo.replay import Refresh, ReplayBuffer
+
+__all__ = [
+    "METHODS",
+    "REFORMULATIONS",
+    "Candidate",
+    "Choice",
+    "Method",
+    "Reformulation",
+    "Refresh",
+    "ReplayBuffer",
+    "accept_summary",
+    "build_prompts",
+    "choose_candidates",
+    "fallback_summary",
+    "get_method",
+    "reformulate",
+    "select",
+]
