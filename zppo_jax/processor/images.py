@@ -104,8 +104,8 @@ def smart_resize(height: int, width: int, config: ProcessorConfig) -> tuple[int,
 def patchify(images: Sequence[np.ndarray], config: ProcessorConfig) -> tuple[np.ndarray, np.ndarray]:
     """Patches of all images and their grids.
 
-    Returns patches [I, colours * frames * patch * patch] float32 in [-1, 1], the patches of a merged block one after the
-    other, and grids [N, 3] int32 (time, height, width) in patches. An image is repeated to fill the frames of a patch.
+    Returns patches [I, colours * frames * patch * patch] float32 in [-1, 1], the patches of a merged block side by
+    side, and grids [N, 3] int32 (time, height, width) in patches. An image is repeated to fill the frames of a patch.
     """
     parts = [np.zeros((0, config.patch_width), np.float32)]
     grids = []

@@ -50,7 +50,7 @@ class Processor:
         config: ProcessorConfig,
         stop_ids: Sequence[int] = (),
     ):
-        """`stop_ids` are added to the two that always stop. Raises ValueError for another model's tokenizer or template."""
+        """`stop_ids` are added to the two that always stop. ValueError: another model's tokenizer or template."""
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.config = config
