@@ -12,12 +12,13 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections.config_flags import config_flags, tuple_parser
 
 from zppo_jax.config import Config, ConfigError, ConfigTree, Key, from_config_dict, keys, type_words, unknown_key
+from zppo_jax.workdir import WorkdirError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file, FILE.py or FILE.py:METHOD")
 _WORKDIR = flags.DEFINE_string("workdir", None, "run directory; an existing one is continued")
@@ -72,18 +73,17 @@ def parse(argv: Sequence[str]) -> list[str]:
     path = _last_value(argv, "config")
     if not path:
         raise ConfigError(f"--config is missing: name a configuration file, as in `{_EXAMPLE}`")
-    tree = load_config(path)
+    load_config(path)  # config_flags loads it again, and would hide what is wrong with it
     for name, text in overrides(argv):
         check_override(name, text)
-    if not _last_value(argv, "workdir"):
-        raise ConfigError(f"--workdir is missing: name the directory of the run, as in `{_EXAMPLE}`")
     try:
         rest = flags.FLAGS(list(argv))
     except Exception as error:  # absl and config_flags raise many kinds, and each message is for a person to read
         raise ConfigError(f"{_one_line(error)}; `python -m zppo_jax.main --help` lists the flags and keys") from error
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r} is no flag: a key is changed by --config.KEY=VALUE")
-    del tree
+    if not flags.FLAGS.workdir or flags.FLAGS.config is None:
+        raise ConfigError(f"--workdir is missing: name the directory of the run, as in `{_EXAMPLE}`")
     return rest
 
 
@@ -143,9 +143,11 @@ def _run(argv: Sequence[str]) -> None:
         _check_method(config)
         from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
 
-        train.run(config, Path(_WORKDIR.value))
+        train.run(config, Path(_WORKDIR.value or ""))
     except ConfigError as error:
         _exit(error, 2)
+    except WorkdirError as error:
+        _exit(error, 1)
     except KeyboardInterrupt:
         _exit("stopped at once; the same command continues from the last checkpoint", 130)
     except OSError as error:
@@ -172,7 +174,7 @@ def _parse_or_exit(argv: Sequence[str]) -> list[str]:
         _exit(error, 2)
 
 
-def _exit(message: object, status: int) -> Any:
+def _exit(message: object, status: int) -> NoReturn:
     print(f"zppo_jax: {message}", file=sys.stderr)
     sys.exit(status)
 
@@ -202,7 +204,7 @@ def _reads_as(kind: type, text: str) -> bool:
         value = _PARSERS[kind].parse(text)
     except (ValueError, TypeError):
         return False
-    return kind is not tuple or all(type(item) is int for item in value)
+    return kind is not tuple or all(type(item) is int for item in value or ())
 
 
 def _make_importable(file: Path) -> None:
@@ -241,7 +243,7 @@ def _method_lines() -> Iterator[str]:
     from zppo_jax.zppo.methods import METHODS
 
     for name, method in METHODS.items():
-        yield f"  {name:<18} {' '.join((getattr(method, 'doc', '') or '').split())}"
+        yield f"  {name:<18} {method.summary}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,174 @@
+"""What the person at the terminal sees: what is compiling, how each step went, what the run achieved, where it lies.
+
+On a terminal the current step and any compilation are live at the bottom of the screen. Anywhere else (a file, a pipe,
+a CI log) the same facts are plain lines without control characters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+
+_FILES = {
+    "config.json": "the configuration",
+    "metrics.jsonl": "a row a step",
+    "curves.png": "the same, drawn",
+    "samples.jsonl": "a line a group: prompt, responses, rewards, advantages, lineage",
+    "tensorboard": "the metrics for `tensorboard --logdir`",
+    "checkpoints": "the same command continues from the latest",
+}
+
+
+class RunConsole:
+    """Reports one run: `with RunConsole(num_steps) as console: ...`.
+
+    Args:
+      num_steps: of the whole run, for the time left.
+      file: where to write; standard output by default.
+      live: whether to draw on a terminal; found out from `file` by default.
+    """
+
+    def __init__(self, num_steps: int, file: TextIO | None = None, live: bool | None = None) -> None:
+        self._num_steps = num_steps
+        target = sys.stdout if file is None else file
+        self._live = target.isatty() if live is None else live
+        # Not a terminal: no width to fold at, no colours.
+        self._console = rich.console.Console(
+            file=target,
+            force_terminal=self._live or None,
+            width=None if self._live else 160,
+            no_color=not self._live,
+            highlight=False,
+            soft_wrap=not self._live,
+        )
+        self._progress = rich.progress.Progress(
+            rich.progress.SpinnerColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._live,
+            transient=True,
+        )
+        self._task: rich.progress.TaskID | None = None
+        self._recent: deque[float] = deque(maxlen=20)
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._progress.stop()
+
+    def message(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def compiling(self, program: str) -> Iterator[None]:
+        """Says that `program` is being compiled, for how long while it lasts, and how long it took."""
+        start = time.monotonic()
+        if self._live:
+            task = self._progress.add_task(f"compiling {program}")
+        else:
+            task = None
+            self.message(f"compiling {program} ...")
+        try:
+            yield
+        finally:
+            if task is not None:
+                self._progress.remove_task(task)
+        self.message(f"compiled {program} in {time.monotonic() - start:.1f} s")
+
+    def step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Shows how the step went; `metrics` are those of its row in metrics.jsonl."""
+        now = time.monotonic()
+        self._recent.append(now - self._last)
+        self._last = now
+        # The median: a step that compiled or evaluated says nothing about those to come.
+        left = statistics.median(self._recent) * (self._num_steps - step)
+        line = step_line(step, self._num_steps, metrics, left)
+        if not self._live:
+            self.message(line)
+        elif self._task is None:
+            self._task = self._progress.add_task(line)
+        else:
+            self._progress.update(self._task, description=line)
+
+    def start_clock(self) -> None:
+        """Marks the beginning of the first step, so that what went before does not count as a step's time."""
+        self._last = time.monotonic()
+
+    def results(
+        self, before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]], num_steps: int
+    ) -> None:
+        """The final table: held-out accuracy by level, before training and after `num_steps` steps.
+
+        Args:
+          before: level to (accuracy, standard error), both in [0, 1]; the order is kept.
+          after: the same after training.
+          num_steps: the steps made.
+        """
+        table = rich.table.Table(
+            title="held-out accuracy", title_justify="left", box=rich.box.SIMPLE if self._live else rich.box.ASCII2
+        )
+        table.add_column("level")
+        for name in ("before", f"after {num_steps} steps", "change"):
+            table.add_column(name, justify="right")
+        for level in [*before, *(level for level in after if level not in before)]:
+            table.add_row(level, *_result_cells(before.get(level), after.get(level)))
+        self._console.print(table)
+
+    def files(self, workdir: Path | str) -> None:
+        """Lists the files of the run that exist, with what each holds."""
+        self.message(f"files in {workdir}")
+        for name, meaning in _FILES.items():
+            if (Path(workdir) / name).exists():
+                self.message(f"  {name:<14} {meaning}")
+
+
+def step_line(step: int, num_steps: int, metrics: Mapping[str, Any], seconds_left: float) -> str:
+    """The progress line of a step; a value that the step does not have is a dash."""
+    return "  ".join(
+        (
+            f"step {step:>{len(str(num_steps))}}/{num_steps}",
+            f"accuracy {_percent(metrics.get('rollout/accuracy'))}",
+            f"hard {_percent(metrics.get('rollout/hard_fraction'))}",
+            f"buffer {_count(metrics.get('replay/size')):>4}",
+            f"graduated {_count(metrics.get('replay/graduated_total')):>4}",
+            f"{_count(metrics.get('rollout/tokens_per_second')):>6} tokens/s",
+            f"{_duration(seconds_left)} left",
+        )
+    )
+
+
+def _result_cells(before: tuple[float, float] | None, after: tuple[float, float] | None) -> list[str]:
+    change = f"{100 * (after[0] - before[0]):+.1f}" if before and after else "-"
+    return [*(f"{100 * pair[0]:.1f} ± {100 * pair[1]:.1f} %" if pair else "-" for pair in (before, after)), change]
+
+
+def _percent(value: Any) -> str:
+    return "   - " if value is None or not math.isfinite(value) else f"{100 * value:3.0f} %"
+
+
+def _count(value: Any) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,232 @@
+"""What a run writes down: metrics.jsonl and TensorBoard (a row a step), samples.jsonl (a line a group), phase times.
+
+Each line is written at once and is strict JSON. On resuming, everything after the restored step is cut away, so that
+a run that was killed and continued leaves the same files as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zppo_jax.types import Group
+from zppo_jax.workdir import write_atomically
+
+SCHEMA = (
+    "rollout/accuracy",
+    "rollout/hard_fraction",
+    "rollout/tokens_per_second",
+    "replay/size",
+    "replay/graduated",
+    "replay/evicted",
+    "replay/graduated_total",
+    "replay/evicted_total",
+    "zppo/bcq_groups",
+    "zppo/ncq_groups",
+    "zppo/bcq_accuracy",
+    "zppo/ncq_accuracy",
+    "update/loss",
+    "update/clip_fraction",
+    "update/mismatch_kl",
+    "update/grad_norm",
+    "update/nonzero_group_fraction",
+    "eval/accuracy",
+    "eval/standard_error",
+    "time/rollout",
+    "time/teacher",
+    "time/update",
+    "time/step",
+)
+"""The names that every row of metrics.jsonl has beside `step`; null where the step has no such value."""
+
+
+def depends_on_clock(name: str) -> bool:
+    """Whether a metric may differ between two runs of the same seed."""
+    return name.startswith(("time/", "memory/")) or "per_second" in name
+
+
+class MetricsWriter:
+    """Writes `metrics.jsonl` and, if wanted, TensorBoard events to the run directory."""
+
+    def __init__(self, workdir: Path | str, tensorboard: bool = True) -> None:
+        self._file = Path(workdir) / "metrics.jsonl"
+        self._events = _Events(Path(workdir) / "tensorboard") if tensorboard else None
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one row; names of `SCHEMA` that are not given, and values that are not finite, become null."""
+        row = {"step": int(step), **dict.fromkeys(SCHEMA), **{name: _scalar(value) for name, value in values.items()}}
+        with self._file.open("ab") as file:
+            file.write(_json_line(row))
+        if self._events is not None:
+            self._events.write(row)
+
+    def truncate(self, step: int) -> None:
+        """Cuts metrics and events back to rows of at most `step`; -1 empties them, for a run without a checkpoint."""
+        _cut(self._file, step)
+        if self._events is not None:
+            self._events.rebuild(read_rows(self._file))
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+class SampleWriter:
+    """Writes `samples.jsonl`, a line a group with its lineage, in files of bounded size and number.
+
+    A full file becomes `samples.1.jsonl`, that one `samples.2.jsonl` and so on; beyond `keep` they are deleted. When
+    to rotate depends on the lines alone, never on the clock.
+    """
+
+    def __init__(self, workdir: Path | str, max_megabytes: float, keep: int) -> None:
+        self._file = Path(workdir) / "samples.jsonl"
+        self._max_bytes = int(max_megabytes * 1e6)
+        self._keep = keep
+
+    def write(self, step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> None:
+        """Appends one group; `advantages_G` are those that entered the loss."""
+        line = _json_line(_sample(step, group, advantages_G))
+        size = self._file.stat().st_size if self._file.exists() else 0
+        if size > 0 and size + len(line) > self._max_bytes:
+            self._rotate()
+        with self._file.open("ab") as file:
+            file.write(line)
+
+    def truncate(self, step: int) -> None:
+        """Cuts current and rotated files back to lines of at most `step`, and undoes rotations that came later."""
+        for file in self.files():
+            _cut(file, step)
+        remaining = [file for file in self.files() if file.stat().st_size > 0]
+        for file in self.files():
+            if file not in remaining:
+                file.unlink()
+        for number, file in enumerate(remaining):
+            file.replace(self._rotated(number))
+
+    def files(self) -> list[Path]:
+        """The sample files there are, newest first."""
+        numbered = (self._rotated(number) for number in range(self._keep + 1))
+        return [file for file in numbered if file.exists()]
+
+    def _rotated(self, number: int) -> Path:
+        return self._file if number == 0 else self._file.with_name(f"samples.{number}.jsonl")
+
+    def _rotate(self) -> None:
+        self._rotated(self._keep).unlink(missing_ok=True)
+        for number in reversed(range(self._keep)):
+            if self._rotated(number).exists():
+                self._rotated(number).replace(self._rotated(number + 1))
+
+
+class PhaseTimers:
+    """Seconds spent in each phase of a step: `with timers("rollout"): ...`, then `flush()` once a step."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def flush(self) -> dict[str, float]:
+        """The seconds since the last flush as metrics, {"time/rollout": 1.2, ...}; the clocks start anew."""
+        seconds, self._seconds = self._seconds, {}
+        return {f"time/{phase}": value for phase, value in seconds.items()}
+
+
+class _Events:
+    """TensorBoard events, rebuilt from the rows on resuming: an event file itself cannot be cut."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._writer: Any = None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._add(row)
+        self._writer.flush()
+
+    def rebuild(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+        for row in rows:
+            self._add(row)
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _add(self, row: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            import tensorboardX  # takes a second to import, and not every run writes events
+
+            self._writer = tensorboardX.SummaryWriter(str(self._directory))
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                self._writer.add_scalar(name, value, row["step"])
+
+
+def read_rows(file: Path | str) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file that this module wrote; a half-written last line is left out, no file is no rows."""
+    return [row for row, _ in _parsed_lines(Path(file))]
+
+
+def _parsed_lines(file: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Rows with their bytes, up to the first line that is not whole: nothing after it can be trusted."""
+    content = file.read_bytes() if file.exists() else b""
+    for line in content.splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            yield json.loads(line), line
+        except ValueError:
+            return
+
+
+def _cut(file: Path, step: int) -> None:
+    """Keeps the rows of at most `step`, byte for byte."""
+    if file.exists():
+        write_atomically(file, b"".join(line for row, line in _parsed_lines(file) if row["step"] <= step))
+
+
+def _scalar(value: Any) -> float | int | bool | None:
+    """A JSON number from a Python, NumPy or JAX scalar; None when there is none or it is not finite."""
+    if value is None:
+        return None
+    number = np.asarray(value).item()
+    return number if math.isfinite(number) else None
+
+
+def _sample(step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> dict[str, Any]:
+    prompt = group.prompt
+    return {
+        "step": int(step),
+        "question_id": prompt.question.id,
+        "kind": prompt.kind,
+        "uid": prompt.uid,
+        "parent": prompt.parent,
+        "prompt": prompt.text,
+        "gold": prompt.question.answer,
+        "responses": [rollout.text for rollout in group.rollouts],
+        "rewards": [float(reward) for reward in group.rewards_G],
+        "advantages": [_scalar(advantage) for advantage in advantages_G],
+    }
+
+
+def _json_line(row: Mapping[str, Any]) -> bytes:
+    # A lone surrogate has no UTF-8; its backslash escape is what JSON would write anyway.
+    return json.dumps(row, allow_nan=False, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"

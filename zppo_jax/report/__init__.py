@@ -1,0 +1,7 @@
+"""A run directory turned into pictures."""
+
+from __future__ import annotations
+
+from zppo_jax.report.curves import draw_curves
+
+__all__ = ["draw_curves"]

@@ -1,0 +1,220 @@
+"""curves.png: one picture of a run, drawn from its metrics.jsonl.
+
+What a step did not measure (null) is left out of the line, and a panel without any value says so. Drawn with the Agg
+canvas directly, without pyplot: no display is needed and no global state of a notebook is touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from zppo_jax.metrics import read_rows
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One metric as a line; `scale` multiplies it, `smooth` also draws the running mean (the raw line fades)."""
+
+    metric: str
+    label: str
+    colour: str
+    scale: float = 1.0
+    smooth: bool = False
+
+
+_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _GREY = "#2563a8", "#d9751f", "#2e8b57", "#b8383d", "#7a52a3", "#777777"
+
+
+def draw_curves(workdir: Path | str) -> Path:
+    """Draws `workdir/curves.png` from `workdir/metrics.jsonl` and returns its path.
+
+    Raises:
+      ValueError: when there is no row to draw.
+    """
+    workdir = Path(workdir)
+    rows = read_rows(workdir / "metrics.jsonl")
+    if not rows:
+        raise ValueError(f"{workdir / 'metrics.jsonl'} holds no row: there is nothing to draw before the first step")
+    figure = Figure(figsize=(15, 11), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{workdir.resolve().name}, {rows[-1]['step']} steps", fontsize=15, fontweight="bold")
+    axes = figure.subplots(3, 3)
+    for axis, panel in zip(axes.flat, _PANELS, strict=True):
+        panel(axis, rows)
+    target = workdir / "curves.png"
+    figure.savefig(target, dpi=110)
+    return target
+
+
+def series(rows: Rows, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [N] and values [N] of a metric where it is not null."""
+    pairs = [(row["step"], row[metric]) for row in rows if row.get(metric) is not None]
+    return np.asarray([step for step, _ in pairs], np.int64), np.asarray([value for _, value in pairs], np.float64)
+
+
+def running_mean(values_N: np.ndarray, window: int) -> np.ndarray:
+    """Mean of each value with the `window - 1` before it (fewer at the start), [N]."""
+    sums = np.concatenate([[0.0], np.cumsum(values_N)])
+    ends = np.arange(1, len(values_N) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _lines(title: str, unit: str, lines: Sequence[Line], **options: Any) -> Callable[[Axes, Rows], None]:
+    """A panel of lines over the steps."""
+
+    def panel(axis: Axes, rows: Rows) -> None:
+        for line in lines:
+            _draw_line(axis, rows, line)
+        _finish(axis, title, unit, rows, **options)
+
+    return panel
+
+
+def _draw_line(axis: Axes, rows: Rows, line: Line) -> None:
+    steps_N, values_N = series(rows, line.metric)
+    values_N = values_N * line.scale
+    if not len(steps_N):
+        return
+    window = max(1, len(steps_N) // 12)
+    smooth = line.smooth and window > 1
+    marker = "o" if len(steps_N) < 4 else None
+    axis.plot(steps_N, values_N, color=line.colour, linewidth=0.8 if smooth else 1.6, alpha=0.35 if smooth else 1,
+              marker=marker, markersize=3, label=None if smooth else line.label)  # fmt: skip
+    if smooth:
+        axis.plot(steps_N, running_mean(values_N, window), color=line.colour, linewidth=1.8, label=line.label)
+
+
+def _evaluation(axis: Axes, rows: Rows) -> None:
+    """Held-out accuracy, all questions with their standard error and each level."""
+    levels = sorted({name for row in rows for name in row if name.startswith("eval/accuracy/")})
+    palette = (_ORANGE, _GREEN, _PURPLE, _RED, _GREY, "#3aa6b9", "#a88b2d", "#5c6f2f")
+    for number, name in enumerate(levels):
+        steps_N, values_N = series(rows, name)
+        label = name.removeprefix("eval/accuracy/")
+        axis.plot(steps_N, 100 * values_N, "o-", color=palette[number % len(palette)], markersize=3, linewidth=1,
+                  alpha=0.8, label=label)  # fmt: skip
+    measured = [row for row in rows if row.get("eval/accuracy") is not None]
+    if measured:
+        steps_N, values_N = series(measured, "eval/accuracy")
+        errors_N = np.asarray([row.get("eval/standard_error") or 0.0 for row in measured])
+        axis.errorbar(steps_N, 100 * values_N, 100 * errors_N, fmt="s-", color=_BLUE, capsize=3, markersize=4,
+                      linewidth=2, label="all (± standard error)")  # fmt: skip
+    _finish(axis, "Held-out accuracy", "%", rows, bottom=0, top=100)
+
+
+def _times(axis: Axes, rows: Rows) -> None:
+    """Where the seconds of a step go: its phases stacked, what none of them covers on top."""
+    timed = [row for row in rows if row.get("time/step") is not None]
+    names = [name for name in ("time/rollout", "time/teacher", "time/update") if series(timed, name)[0].size]
+    if timed:
+        steps_N = np.asarray([row["step"] for row in timed])
+        parts_KN = np.asarray([[row.get(name) or 0.0 for row in timed] for name in names]).reshape(-1, len(timed))
+        rest_N = np.maximum(series(timed, "time/step")[1] - parts_KN.sum(0), 0)
+        labels = [*(name.removeprefix("time/") for name in names), "rest"]
+        colours = {"rollout": _BLUE, "teacher": _GREEN, "update": _ORANGE, "rest": "#cccccc"}
+        axis.stackplot(steps_N, *parts_KN, rest_N, labels=labels, colors=[colours[label] for label in labels])
+        # The steps that compile would flatten all others.
+        axis.set_ylim(0, 1.3 * float(np.percentile(series(timed, "time/step")[1], 95)) or 1.0)
+    _finish(axis, "Time of a step", "seconds", rows, bottom=0)
+
+
+def _finish(
+    axis: Axes, title: str, unit: str, rows: Rows, bottom: float | None = None, top: float | None = None,
+    log: bool = False,
+) -> None:  # fmt: skip
+    """Title, units and grid; the legend below the panel, where it hides no data."""
+    axis.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    axis.set_xlabel("step")
+    axis.set_ylabel(unit)
+    axis.set_xlim(0, max(rows[-1]["step"], 1))
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    handles, labels = axis.get_legend_handles_labels()
+    if not handles:
+        axis.text(0.5, 0.5, "not measured", ha="center", va="center", color=_GREY, transform=axis.transAxes)
+        return
+    if log and _is_positive(axis):
+        axis.set_yscale("log")
+    elif bottom is not None:
+        axis.set_ylim(bottom=bottom)
+    if top is not None:
+        axis.set_ylim(top=top)
+    axis.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=min(len(labels), 4),
+                frameon=False, fontsize=9, columnspacing=1.2, handlelength=1.6)  # fmt: skip
+
+
+def _is_positive(axis: Axes) -> bool:
+    return any(np.any(np.asarray(line.get_ydata()) > 0) for line in axis.get_lines())
+
+
+_PANELS: tuple[Callable[[Axes, Rows], None], ...] = (
+    _evaluation,
+    _lines(
+        "Rollouts",
+        "%",
+        (
+            Line("rollout/accuracy", "accuracy", _BLUE, 100, smooth=True),
+            Line("rollout/hard_fraction", "hard questions", _RED, 100, smooth=True),
+        ),
+        bottom=0,
+        top=100,
+    ),
+    _lines(
+        "Accuracy inside the reformulated prompts",
+        "%",
+        (
+            Line("zppo/bcq_accuracy", "BCQ", _GREEN, 100, smooth=True),
+            Line("zppo/ncq_accuracy", "NCQ", _ORANGE, 100, smooth=True),
+        ),
+        bottom=0,
+        top=100,
+    ),
+    _lines(
+        "Replay buffer",
+        "questions",
+        (
+            Line("replay/size", "in the buffer", _BLUE),
+            Line("replay/graduated_total", "graduated so far", _GREEN),
+            Line("replay/evicted_total", "evicted so far", _RED),
+        ),
+        bottom=0,
+    ),
+    _lines(
+        "Groups that carry a gradient",
+        "% of groups, or groups",
+        (
+            Line("update/nonzero_group_fraction", "non-zero groups (%)", _BLUE, 100, smooth=True),
+            Line("zppo/bcq_groups", "BCQ groups", _GREEN),
+            Line("zppo/ncq_groups", "NCQ groups", _ORANGE),
+        ),
+        bottom=0,
+    ),
+    _lines("Loss", "clipped surrogate", (Line("update/loss", "loss", _BLUE, smooth=True),)),
+    _lines(
+        "Gradient and sampler mismatch",
+        "norm, share, or nats (log)",
+        (
+            Line("update/grad_norm", "gradient norm", _BLUE),
+            Line("update/clip_fraction", "clip fraction", _PURPLE),
+            Line("update/mismatch_kl", "mismatch KL", _RED),
+        ),
+        log=True,
+    ),
+    _lines(
+        "Speed", "tokens per second", (Line("rollout/tokens_per_second", "sampled tokens", _BLUE, smooth=True),),
+        bottom=0,
+    ),
+    _times,
+)  # fmt: skip

@@ -1,0 +1,172 @@
+"""The run directory: one process at a time, one configuration for its whole life, and a safe way to stop.
+
+with RunDirectory(path) as directory, StopRequest() as stop:
+    directory.accept(config)
+    ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import filelock
+
+from zppo_jax.config import Config, ConfigError, changed_keys, to_json
+
+
+class WorkdirError(RuntimeError):
+    """A run directory that cannot be used; the message is one line: directory, reason and mend."""
+
+
+class RunDirectory:
+    """A directory that this process alone writes, with the names of the files a run keeps there.
+
+    Raises `WorkdirError` when another process holds it or it cannot be written. The lock is the kernel's, so that of
+    a killed process is free at once.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.samples_file = self.path / "samples.jsonl"
+        self.curves_file = self.path / "curves.png"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self._lock_file = self.path / ".lock"
+        self._make()
+        self._lock = self._acquire()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.release()
+
+    def release(self) -> None:
+        """Lets another process have the directory."""
+        self._lock.release()
+
+    def accept(self, config: Config, restored_step: int = 0) -> None:
+        """Writes `config.json` at the first start, and afterwards refuses a configuration that differs from it.
+
+        Args:
+          config: of this start. Its `num_steps` may differ from before, but not be less than `restored_step`.
+          restored_step: step of the checkpoint that the run continues from; 0 when there is none.
+
+        Raises:
+          ConfigError: naming the keys that changed, with their values.
+        """
+        new = to_json(config)
+        if self.config_file.exists():
+            self._refuse_changes(self._read_config(), new)
+        if config.num_steps < restored_step:
+            raise ConfigError(
+                f"num_steps = {config.num_steps} is less than the {restored_step} steps that the run in "
+                f"--workdir={self.path} has made: set --config.num_steps={restored_step} or more"
+            )
+        write_atomically(self.config_file, json.dumps(new, indent=2, allow_nan=False).encode() + b"\n")
+
+    def _make(self) -> None:
+        probe = self.path / f".probe-{os.getpid()}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(probe, b"probe")
+            probe.unlink()
+        except OSError as error:
+            probe.unlink(missing_ok=True) if self.path.is_dir() else None
+            raise WorkdirError(
+                f"--workdir={self.path} cannot be written ({error.strerror}): choose another, or free it"
+            ) from error
+
+    def _acquire(self) -> filelock.BaseFileLock:
+        lock = filelock.FileLock(self._lock_file)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise WorkdirError(
+                f"--workdir={self.path} is in use by {self._holder()}: wait for it, stop it, or choose another"
+            ) from None
+        self._lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        return lock
+
+    def _holder(self) -> str:
+        try:
+            return self._lock_file.read_text().strip() or "another process"
+        except OSError:
+            return "another process"
+
+    def _read_config(self) -> Mapping[str, Any]:
+        try:
+            return json.loads(self.config_file.read_text())
+        except ValueError as error:
+            raise WorkdirError(
+                f"{self.config_file} is no JSON ({error}): restore it, or start in an empty --workdir"
+            ) from error
+
+    def _refuse_changes(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        changed = changed_keys(old, new)
+        if not changed:
+            return
+        pairs = ", ".join(f"{name} (was {before!r}, now {after!r})" for name, (before, after) in changed.items())
+        raise ConfigError(
+            f"--workdir={self.path} holds a run with another configuration: {pairs}; "
+            f"set the old value{'s' * (len(changed) > 1)}, or choose a new --workdir"
+        )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces a file so that a reader, or a crash, meets the old content or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a flag that the loop asks between steps; a second one stops at once.
+
+    The handlers are in force inside the `with` block only. Outside the main thread, where Python allows none, the
+    flag is never set.
+    """
+
+    def __init__(self) -> None:
+        self._requested = threading.Event()
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody wants the run to save and end after this step."""
+        return self._requested.is_set()
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self.requested:
+            raise KeyboardInterrupt
+        self._requested.set()
+        # Not print: a signal may arrive while print itself is at work.
+        os.write(2, b"\nfinishing the step, then saving; press again to stop at once\n")
