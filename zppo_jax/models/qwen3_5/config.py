@@ -116,6 +116,7 @@ class Config:
     vision_start_token_id: int
     vision_end_token_id: int
     stop_token_ids: tuple[int, ...] = ()
+    pad_token_id: int = 0
 
 
 # What transformers itself ignores or what has one value in every published checkpoint.
@@ -183,7 +184,9 @@ def _vision_config(vision: Mapping[str, Any]) -> VisionConfig:
     return VisionConfig(**values)
 
 
-def from_dict(raw: Mapping[str, Any], stop_token_ids: tuple[int, ...] = ()) -> Config:
+def from_dict(
+    raw: Mapping[str, Any], stop_token_ids: tuple[int, ...] = (), pad_token_id: int | None = None
+) -> Config:
     """Build a `Config` from the parsed `config.json` of a Qwen3.5 vision-language checkpoint."""
     if "text_config" not in raw or "vision_config" not in raw:
         raise UnsupportedConfigError("config.json has no text_config/vision_config: not a Qwen3.5 vision-language model")
@@ -200,6 +203,7 @@ def from_dict(raw: Mapping[str, Any], stop_token_ids: tuple[int, ...] = ()) -> C
         vision_start_token_id=raw["vision_start_token_id"],
         vision_end_token_id=raw["vision_end_token_id"],
         stop_token_ids=stop_token_ids,
+        pad_token_id=pad_token_id if pad_token_id is not None else min(stop_token_ids, default=0),
     )
 
 
@@ -209,12 +213,11 @@ def from_directory(directory: str | Path) -> Config:
     path = directory / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: give a Hugging Face directory with config.json and *.safetensors")
-    stop: tuple[int, ...] = ()
     generation = directory / "generation_config.json"
-    if generation.is_file():
-        eos = json.loads(generation.read_text()).get("eos_token_id")
-        stop = tuple(eos) if isinstance(eos, list) else (eos,) if eos is not None else ()
-    return from_dict(json.loads(path.read_text()), stop)
+    settings = json.loads(generation.read_text()) if generation.is_file() else {}
+    eos = settings.get("eos_token_id")
+    stop = tuple(eos) if isinstance(eos, list) else (eos,) if eos is not None else ()
+    return from_dict(json.loads(path.read_text()), stop, settings.get("pad_token_id"))
 
 
 def to_dict(config: Config, dtype: str) -> dict[str, Any]:

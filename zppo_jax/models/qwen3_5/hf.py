@@ -213,7 +213,8 @@ def save_directory(directory: str | Path, config: Config, params: Params) -> Non
     }
     dtype = str(next(iter(tensors.values())).dtype)
     (directory / "config.json").write_text(json.dumps(configs.to_dict(config, dtype), indent=2) + "\n")
-    stop = {"eos_token_id": list(config.stop_token_ids)} if config.stop_token_ids else {}
+    stop = {"eos_token_id": list(config.stop_token_ids), "pad_token_id": config.pad_token_id}
+    stop = stop if config.stop_token_ids else {}
     (directory / "generation_config.json").write_text(json.dumps(stop, indent=2) + "\n")
     temporary = directory / ".model.safetensors.partial"
     save_file(tensors, temporary, metadata={"format": "pt"})

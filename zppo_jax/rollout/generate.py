@@ -1,0 +1,97 @@
+"""`generate`: sample several responses for each row of a Hugging Face batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zppo_jax.models.qwen3_5 import Model, inputs
+from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.rollout import filters, sampler
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Generation:
+    """Sampled responses: B rows, N samples a row, T = max_new_tokens.
+
+    `tokens` int32 [B, N, T] with pad ids after the stop token, `logprobs` float32 [B, N, T] of the untruncated
+    distribution at the sampling temperature (at temperature 1 when greedy), 0 after the stop token; `lengths` [B, N] count
+    the stop token; `finish_reasons` [B, N] are "stop" or "length".
+    """
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    lengths: np.ndarray
+    finish_reasons: np.ndarray
+
+
+def banned_mask(config: Config) -> np.ndarray:
+    """Ids that are never sampled, bool [V]: a sampled vision pad would ask for an image that is not there."""
+    mask_V = np.zeros(config.text.vocab_size, bool)
+    ids = (config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id)
+    mask_V[[token_id for token_id in ids if token_id < len(mask_V)]] = True
+    return mask_V
+
+
+def split_last(batch: inputs.Inputs, deltas_B: np.ndarray) -> tuple[inputs.Inputs, np.ndarray, np.ndarray]:
+    """Take each row's last valid token off the prompt: (inputs to prefill, last token [B], its rope position [B])."""
+    mask_BT = np.asarray(batch["mask_BT"])
+    if not mask_BT.any(axis=1).all():
+        raise ValueError(f"rows {np.flatnonzero(~mask_BT.any(axis=1)).tolist()} hold no token at all: every prompt needs one")
+    last_B = mask_BT.shape[1] - 1 - np.argmax(mask_BT[:, ::-1], axis=1)
+    rows = np.arange(len(last_B))
+    shortened = mask_BT.copy()
+    shortened[rows, last_B] = False
+    position_B = (mask_BT.sum(axis=1) - 1 + deltas_B).astype(np.int32)
+    return batch | {"mask_BT": shortened}, np.asarray(batch["tokens_BT"])[rows, last_B], position_B
+
+
+def generate(
+    model: Model,
+    hf_inputs: dict[str, np.ndarray],
+    num_samples: int = 8,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop_ids: Sequence[int] | None = None,
+) -> Generation:
+    """Sample `num_samples` responses for every row of `hf_inputs` (what the HF processor returns).
+
+    Each prompt is prefilled once and its cache forked. temperature 0 is greedy. `stop_ids` None means the model's own,
+    [] never stops. The same seed gives the same responses; seed and sampling settings compile nothing anew.
+    """
+    config = model.config
+    batch, deltas_B = inputs.from_hf(config, **hf_inputs)
+    batch, token_B, position_B = split_last(batch, deltas_B)
+    num_rows = len(token_B)
+    row_B = np.repeat(np.arange(num_rows), num_samples)
+    keys_B = jax.random.split(jax.random.key(seed), (num_rows, num_samples)).reshape(-1)
+    stops = config.stop_token_ids if stop_ids is None else tuple(stop_ids)
+    out = sampler.decode(
+        model.params,
+        config,
+        max_new_tokens,
+        sampler.fork((sampler.prefill(model.params, config, batch),), row_B),
+        token_B[row_B],
+        position_B[row_B],
+        keys_B,
+        np.ones(len(row_B), bool),
+        np.asarray(stops or (-1,), np.int32),
+        banned_mask(config),
+        np.int32(config.pad_token_id),
+        filters.settings(temperature, top_k, top_p),
+    )
+    out = jax.device_get(out)
+    shape = (num_rows, num_samples)
+    return Generation(
+        tokens=out["tokens_BR"].reshape(*shape, -1),
+        logprobs=out["logprobs_BR"].reshape(*shape, -1),
+        lengths=out["length_B"].reshape(shape),
+        finish_reasons=np.where(out["stopped_B"], "stop", "length").reshape(shape),
+    )
