@@ -1,0 +1,98 @@
+"""Route a response to the rule of its answer type; nothing here starts a process or evaluates text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from zppo_jax.rewards import boxes, expression, lists, numeric, text
+from zppo_jax.rewards.extract import extract_answer
+from zppo_jax.rewards.verdict import MalformedAnswer, Status, Verdict
+
+Gold = str | Sequence[str]
+
+_MAX_JSON_CHARS = 4096
+_ANLS_THRESHOLD = 0.5
+
+
+class Pending(NamedTuple):
+    """A math answer that only the worker can compare with its gold; `pair` is (gold, answer) in normal form."""
+
+    answer: str
+    pair: tuple[str, str]
+
+
+def _strings(gold: str, answer: str) -> bool:
+    return text.strings_match(gold, answer)
+
+
+def _multiple_choice(gold: str, answer: str, choices: Sequence[str] = ()) -> bool:
+    return text.choices_match(gold, answer, choices)
+
+
+def _anls(gold: Gold, answer: str, threshold: float = _ANLS_THRESHOLD) -> bool:
+    return text.anls(lists.golds_of(gold), answer) >= threshold
+
+
+# "math" and "free_form" are not here: they have outcomes beside right and wrong.
+_RULES: dict[str, Callable[..., bool]] = {
+    "string": _strings,
+    "search": _strings,
+    "multiple_choice": _multiple_choice,
+    "numeric": numeric.numbers_match,
+    "integer": numeric.integers_match,
+    "counting": numeric.integers_match,
+    "list_any": lists.any_matches,
+    "ordering": lists.sequences_match,
+    "number_list": lists.sequences_match,
+    "anls": _anls,
+    "grounding": boxes.boxes_match,
+    "clicking": boxes.click_matches,
+}
+ANSWER_TYPES: tuple[str, ...] = ("math", *_RULES, "free_form")
+
+
+def require_known(answer_type: str) -> None:
+    """Raises ValueError, naming the known types, on an unknown one."""
+    if answer_type not in ANSWER_TYPES:
+        raise ValueError(f"answer_type {answer_type!r} is unknown: use one of {', '.join(ANSWER_TYPES)}")
+
+
+def max_chars(answer_type: str) -> int:
+    """The longest answer that is looked at. JSON of many boxes may be longer than a short answer."""
+    return _MAX_JSON_CHARS if answer_type in ("grounding", "clicking") else expression.MAX_CHARS
+
+
+def grade(
+    response: str, gold: Gold, answer_type: str = "math", region: str = "final", **options: Any
+) -> Verdict | Pending:
+    """Extract the answer and compare it with the gold by the rule of its type; see `score` for the types."""
+    require_known(answer_type)
+    answer, status = extract_answer(response, region)
+    if answer is None:
+        return Verdict(False, status, None)
+    if len(answer) > max_chars(answer_type):
+        return Verdict(False, Status.TOO_LONG, answer)
+    return grade_answer(answer, gold, answer_type, **options)
+
+
+def grade_answer(answer: str, gold: Gold, answer_type: str, **options: Any) -> Verdict | Pending:
+    """Compare an extracted answer with the gold. A malformed gold shows as MALFORMED: `check_gold` finds it earlier."""
+    if answer_type == "math":
+        return _math(answer, gold, **options)
+    if answer_type == "free_form":
+        same = text.strings_match(str(gold), answer)
+        return Verdict(same, Status.OK if same else Status.NEEDS_JUDGE, answer)
+    try:
+        return Verdict(_RULES[answer_type](gold, answer, **options), Status.OK, answer)
+    except MalformedAnswer:
+        return Verdict(False, Status.MALFORMED, answer)
+
+
+def _math(answer: str, gold: Gold) -> Verdict | Pending:
+    if len(str(gold)) > expression.MAX_CHARS:
+        return Verdict(False, Status.ERROR, answer)
+    decision = expression.decide(str(gold), answer)
+    if decision.pending:
+        return Pending(answer, decision.pending)
+    return Verdict(decision.correct, decision.status, answer)

@@ -1,0 +1,81 @@
+r"""Lists: any of several golds, and sequences whose order counts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from zppo_jax.rewards import numeric, text
+from zppo_jax.rewards.verdict import MalformedAnswer
+
+_BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
+_ARROWS = re.compile(r"\\(?:to|rightarrow|Rightarrow|longrightarrow|lt|gt|prec|succ)(?![A-Za-z])|->|→|⇒|[<>;]")
+
+
+def golds_of(gold: str | Sequence[str]) -> list[str]:
+    """The acceptable golds: a sequence as it is, a JSON list of strings or numbers, or the one string."""
+    if not isinstance(gold, str):
+        return [str(item) for item in gold]
+    if gold.lstrip().startswith("["):
+        try:
+            items = json.loads(gold, parse_float=str, parse_int=str)
+        except (ValueError, RecursionError):
+            return [gold]
+        if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
+            return items
+    return [gold]
+
+
+def items_match(gold: str, answer: str, tolerance: float = 0.0) -> bool:
+    """One item: as numbers where both are numbers, as strings otherwise."""
+    try:
+        return numeric.numbers_match(gold, answer, tolerance)
+    except MalformedAnswer:
+        return text.strings_match(gold, answer)
+
+
+def any_matches(gold: str | Sequence[str], answer: str) -> bool:
+    """Type "list_any": the answer equals one of the golds."""
+    return any(items_match(one, answer) for one in golds_of(gold))
+
+
+def _inside(source: str) -> str:
+    source = re.sub(r"\\([{}])", r"\1", numeric.clean_spacing(text.unfence(text.plain(source))))
+    source = source.removesuffix(".").strip()
+    if source[:1] in _BRACKETS and source.endswith(_BRACKETS[source[0]]) and len(source) > 1:
+        return source[1:-1].strip()
+    return source
+
+
+def _split(source: str, separator: str) -> list[str]:
+    return [item.strip().strip("\"'") for item in re.split(separator, source)]
+
+
+def sequence_items(source: str | Sequence[str], length: int | None = None) -> list[str]:
+    """The items of a written sequence: brackets of any kind or none, separated by commas, semicolons or arrows.
+
+    `length` settles "1,000, 2,000" (commas followed by a space separate) and "3 1 2" (spaces do).
+
+    Raises:
+      MalformedAnswer: an item is empty.
+    """
+    if not isinstance(source, str):
+        return [str(item) for item in source]
+    inside = _ARROWS.sub(",", _inside(source)) if _ARROWS.search(_inside(source)) else _inside(source)
+    items = _split(inside, ",")
+    if length is not None and len(items) != length:
+        separators = (r",\s+",) if "," in inside else (r"\s+",)
+        items = next((other for by in separators if len(other := _split(inside, by)) == length), items)
+    if not all(items):
+        raise MalformedAnswer("a list with an empty item")
+    return items
+
+
+def sequences_match(gold: str | Sequence[str], answer: str, tolerance: float = 0.0) -> bool:
+    """Types "ordering" and "number_list": the same items in the same order."""
+    gold_items = sequence_items(gold)
+    answer_items = sequence_items(answer, len(gold_items))
+    if len(answer_items) != len(gold_items):
+        return False
+    return all(items_match(g, a, tolerance) for g, a in zip(gold_items, answer_items, strict=True))

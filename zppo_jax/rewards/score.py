@@ -1,0 +1,112 @@
+"""`score`: the binary outcome reward of one response; `check_gold`: whether a gold can be scored at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from zppo_jax.rewards import boxes, expression, lists
+from zppo_jax.rewards.grade import Gold, Pending, grade, grade_answer, max_chars, require_known
+from zppo_jax.rewards.pool import ScoringPool
+from zppo_jax.rewards.verdict import MalformedAnswer, Verdict
+
+_DEFAULT_WORKERS = 2
+
+_default_pool: ScoringPool | None = None
+_default_lock = threading.Lock()
+
+
+def default_pool() -> ScoringPool:
+    """The pool behind `score`, made on first use and ended with the interpreter. Its children start when needed."""
+    global _default_pool
+    with _default_lock:
+        if _default_pool is None:
+            _default_pool = ScoringPool(_DEFAULT_WORKERS)
+        return _default_pool
+
+
+def _forget_default_pool() -> None:
+    """A forked process must not share its parent's children, nor a lock that some thread held."""
+    global _default_pool, _default_lock
+    _default_pool, _default_lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_default_pool)
+
+
+def score(response: str, gold: Gold, answer_type: str = "math", region: str = "final", **options: Any) -> Verdict:
+    r"""Score one response against its gold (App. D.1 of arXiv:2606.18216: 1 iff the boxed answer matches, else 0).
+
+    Args:
+      response: the whole text of the response, thinking included.
+      gold: the gold answer; "list_any", "anls", "ordering" and "number_list" also take a sequence or a JSON list.
+      answer_type: "math", "string", "search", "multiple_choice", "numeric", "integer", "counting", "list_any",
+        "ordering", "number_list", "anls", "grounding", "clicking" or "free_form".
+      region: "final" (after the last closed `</think>`) or "anywhere" (the paper's grader).
+      **options: `choices` (multiple_choice), `tolerance` (numeric, ordering, number_list), `threshold` (anls),
+        `min_iou` (grounding).
+
+    Returns:
+      A verdict; whatever the response holds, it comes back within seconds, and wrong where it cannot be decided.
+
+    Raises:
+      ValueError: on an unknown answer type or region. Model text never raises.
+    """
+    verdict = grade(response, gold, answer_type, region, **options)
+    if not isinstance(verdict, Pending):
+        return verdict
+    return default_pool().score(response, gold, answer_type, region, **options)
+
+
+def check_gold(gold: Gold, answer_type: str, **options: Any) -> str | None:
+    """Why a gold cannot be scored (it does not verify against itself), or None where it can.
+
+    For the data build: a sample with such a gold would give zero reward for ever. Math golds that need the computer
+    algebra system are parsed by the default pool's worker.
+    """
+    require_known(answer_type)
+    written = gold if isinstance(gold, str) else ", ".join(map(str, gold))
+    if not written.strip():
+        return "the gold is empty"
+    if len(written) > max_chars(answer_type):
+        return f"the gold has {len(written)} characters, more than the {max_chars(answer_type)} that are scored"
+    if answer_type == "math":
+        return _check_math(written)
+    return _check_by_rule(gold, answer_type, options)
+
+
+def _check_math(gold: str) -> str | None:
+    gold = expression.canonical(gold)
+    if status := expression.refusal(gold):
+        return f"the gold {gold!r} is {status}: too deep, too large or unbalanced for the grader"
+    # Compared with a copy that is no equal string, the gold has to be understood.
+    decision = expression.decide(gold, f"({gold})")
+    if decision.pending is None:
+        return None
+    correct, status = default_pool().compare(gold, gold)
+    return None if correct else f"the gold {gold!r} does not verify against itself ({status})"
+
+
+def _check_by_rule(gold: Gold, answer_type: str, options: dict[str, Any]) -> str | None:
+    try:
+        answers = _right_answers(gold, answer_type)
+    except MalformedAnswer as error:
+        return f"the gold {gold!r} is no {answer_type}: {error}"
+    for answer in answers:
+        verdict = grade_answer(answer, gold, answer_type, **options)
+        if not verdict.correct:  # pyright: ignore[reportAttributeAccessIssue]
+            return f"the gold {gold!r} does not verify against itself as {answer_type} ({verdict.status})"  # pyright: ignore[reportAttributeAccessIssue]
+    return None
+
+
+def _right_answers(gold: Gold, answer_type: str) -> Sequence[str]:
+    """Answers that a usable gold must accept: itself, each of its alternatives, or the middle of its box."""
+    if answer_type in ("list_any", "anls"):
+        return lists.golds_of(gold)
+    if answer_type == "clicking":
+        return [f"[{(x1 + x2) / 2}, {(y1 + y2) / 2}]" for x1, y1, x2, y2 in boxes.parse_boxes(str(gold))]
+    if answer_type in ("ordering", "number_list"):
+        return [", ".join(lists.sequence_items(gold))]
+    return [str(gold)]

@@ -1,0 +1,230 @@
+r"""The child process that compares expressions with a computer algebra system: `python -m zppo_jax.rewards.worker`.
+
+It speaks JSON lines on its standard input and output, so that no pickle, no import of the parent's main module and no
+jax get in. Memory and processor time are limited by the kernel; the wall clock is the parent's business (`pool`).
+
+Comparison is exact before it is numeric: math-verify's own numeric step rounds to six decimals, which takes 1/2^99 for
+1/2^98. Expressions are read by math-verify's parser (latex2sympy2_extended), never by sympify or eval.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import resource
+import signal
+import sys
+from typing import Any, TextIO
+
+_DIGITS = 50
+_EXACT = 10.0**-40
+# One side written as a decimal: it is the rounding of the other to six or more digits.
+_ROUNDED = 1e-6
+_MAX_SET = 32
+
+
+def limit_memory(megabytes: int) -> None:
+    """Cap the address space and forbid core files. macOS refuses RLIMIT_AS: the wall clock still holds there."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20, megabytes * 2**20))
+    except (ValueError, OSError):
+        logging.getLogger(__name__).warning("this system does not limit the address space of scoring workers")
+
+
+def limit_processor(seconds: float) -> None:
+    """Let this process use `seconds` more of processor time before SIGXCPU ends it (whole seconds, rounded up)."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    soft = math.ceil(usage.ru_utime + usage.ru_stime + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def parse(latex: str) -> Any:
+    """A sympy object for a LaTeX expression; raises whatever the parser raises."""
+    from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+
+    config = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
+    )
+    return latex2sympy(normalize_latex(latex, config=config))
+
+
+def equal(gold: Any, answer: Any) -> bool:
+    """Whether two parsed expressions mean the same. Not symmetric: the gold's form leads (x = 5 also matches 5)."""
+    import sympy
+
+    gold, answer = _unwrap(gold, answer)
+    if isinstance(gold, sympy.Set) != isinstance(answer, sympy.Set) or _is_region(gold) != _is_region(answer):
+        gold, answer = _region(gold), _region(answer)
+    if gold == answer:
+        return True
+    if isinstance(gold, sympy.FiniteSet) and isinstance(answer, sympy.FiniteSet):
+        return _sets_equal(list(gold.args), list(answer.args))
+    if isinstance(gold, sympy.Interval) and isinstance(answer, sympy.Interval):
+        return _intervals_equal(gold, answer)
+    if isinstance(gold, (sympy.Tuple, sympy.MatrixBase)) and isinstance(answer, type(gold)):
+        return _sequences_equal(gold, answer)
+    if isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr):
+        return _expressions_equal(gold, answer)
+    return _library_equal(gold, answer)
+
+
+def _unwrap(gold: Any, answer: Any) -> tuple[Any, Any]:
+    """Drop `x =` where only one side has it or both name the same x; take the element of a set of one."""
+    import sympy
+
+    def named(side: Any) -> bool:
+        return isinstance(side, sympy.Eq) and isinstance(side.lhs, sympy.Symbol)
+
+    if named(gold) and (not isinstance(answer, sympy.core.relational.Relational)):
+        gold = gold.rhs
+    elif named(answer) and not isinstance(gold, sympy.core.relational.Relational):
+        answer = answer.rhs
+    elif named(gold) and named(answer) and gold.lhs == answer.lhs:
+        gold, answer = gold.rhs, answer.rhs
+    if isinstance(gold, sympy.FiniteSet) != isinstance(answer, sympy.FiniteSet):
+        gold, answer = (_single(side) for side in (gold, answer))
+    return gold, answer
+
+
+def _single(side: Any) -> Any:
+    import sympy
+
+    return side.args[0] if isinstance(side, sympy.FiniteSet) and len(side.args) == 1 else side
+
+
+def _is_inequality(side: Any) -> bool:
+    import sympy
+
+    return isinstance(side, (sympy.And, sympy.Or, sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le))
+
+
+def _is_region(side: Any) -> bool:
+    """Whether a set is one of real numbers, and not a list of inequalities ("x < 2 or x > 3" is read as one)."""
+    import sympy
+
+    return isinstance(side, sympy.Set) and not (side.args and all(map(_is_inequality, side.args)))
+
+
+def _region(side: Any) -> Any:
+    """The set of solutions of inequalities in one variable; anything else as it is."""
+    import sympy
+
+    if isinstance(side, sympy.FiniteSet) and not _is_region(side):
+        side = sympy.Or(*side.args)
+    return side.as_set() if _is_inequality(side) and len(side.free_symbols) == 1 else side
+
+
+def _sets_equal(golds: list[Any], answers: list[Any]) -> bool:
+    if len(golds) != len(answers) or len(golds) > _MAX_SET:
+        return False
+    for gold in golds:
+        partner = next((answer for answer in answers if equal(gold, answer)), None)
+        if partner is None:
+            return False
+        answers.remove(partner)
+    return True
+
+
+def _intervals_equal(gold: Any, answer: Any) -> bool:
+    same_ends = gold.left_open == answer.left_open and gold.right_open == answer.right_open
+    return same_ends and equal(gold.start, answer.start) and equal(gold.end, answer.end)
+
+
+def _sequences_equal(gold: Any, answer: Any) -> bool:
+    """Tuples and matrices: same shape, equal element by element."""
+    if getattr(gold, "shape", None) != getattr(answer, "shape", None) or len(gold) != len(answer):
+        return False
+    return all(equal(g, a) for g, a in zip(gold, answer, strict=True))
+
+
+def _expressions_equal(gold: Any, answer: Any) -> bool:
+    import sympy
+
+    if gold.free_symbols != answer.free_symbols and not (gold.free_symbols and answer.free_symbols):
+        return bool(sympy.simplify(gold.doit() - answer.doit()) == 0)
+    if gold.free_symbols:
+        difference = gold.doit() - answer.doit()
+        return bool(sympy.expand(difference) == 0 or sympy.simplify(difference) == 0)
+    return _constants_equal(gold, answer)
+
+
+def _constants_equal(gold: Any, answer: Any) -> bool:
+    """By relative error at 50 digits, so that tiny and huge numbers differ where they do (1/2004! and 1/2006!)."""
+    import sympy
+
+    values = [sympy.N(side.doit(), _DIGITS) for side in (gold, answer)]
+    if not all(value.is_number and value.is_finite for value in values):
+        return bool(values[0] == values[1])
+    size, distance = max(abs(value) for value in values), abs(values[0] - values[1])
+    rounded = gold.has(sympy.Float) != answer.has(sympy.Float)
+    if size == 0 or bool(distance <= (_ROUNDED if rounded else _EXACT) * size):
+        return True
+    # A zero written as a sum of irrationals leaves rounding noise: only algebra can tell it from a small number.
+    noisy = bool(distance < 10.0**-20) and not all(values)
+    return noisy and bool(sympy.simplify(gold.doit() - answer.doit()) == 0)
+
+
+def _library_equal(gold: Any, answer: Any) -> bool:
+    """math-verify for relations, unions and mixed forms. Its own timeout is off: this process gets killed instead."""
+    from math_verify import verify
+
+    return bool(
+        verify(
+            gold, answer, float_rounding=_DIGITS, numeric_precision=2 * _DIGITS, timeout_seconds=None,
+            allow_set_relation_comp=True,
+        )
+    )  # fmt: skip
+
+
+def compare(gold: str, answer: str) -> str:
+    """One request: "equal", "different", "malformed" (the answer does not parse) or "error" (anything else)."""
+    try:
+        parsed_gold = parse(gold)
+    except Exception:
+        return "error"
+    try:
+        parsed_answer = parse(answer)
+    except RecursionError:
+        return "error"
+    except Exception:
+        return "malformed"
+    # A form that no rule can compare is an error of the grader, and must not end the worker.
+    try:
+        return "equal" if equal(parsed_gold, parsed_answer) else "different"
+    except Exception:
+        return "error"
+
+
+def warm_up() -> None:
+    """Pay for the imports and the parser's tables before the first request."""
+    logging.disable(logging.CRITICAL)
+    compare(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}")
+    compare("x>1", r"(1,\infty)")
+
+
+def serve(requests: TextIO, replies: TextIO, seconds: float) -> None:
+    """Answer requests ([gold, answer] as a JSON line) until the parent closes the pipe."""
+    print(json.dumps("ready"), file=replies, flush=True)
+    for line in requests:
+        gold, answer = json.loads(line)
+        limit_processor(seconds)
+        print(json.dumps(compare(gold, answer)), file=replies, flush=True)
+
+
+def main() -> None:
+    seconds, megabytes = float(sys.argv[1]), int(sys.argv[2])
+    limit_memory(megabytes)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Libraries may print: the pipe to the parent is moved out of their reach.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    sys.stdout = sys.stderr
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    warm_up()
+    serve(sys.stdin, replies, seconds)
+
+
+if __name__ == "__main__":
+    main()
