@@ -8,12 +8,14 @@ Shape suffixes: B rows, T tokens, I frames, S patch slots of a frame, C patch va
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.processor.positions import rope_index
+from zppo_jax.types import Features
 
 Inputs = dict[str, Any]
 _KIND = {1: "image", 2: "video"}
@@ -124,3 +126,40 @@ def from_hf(
         "size_I2": size_I2,
     }
     return inputs, deltas_B
+
+
+def from_features(
+    config: Config, features: Sequence[Features], num_rows: int, num_tokens: int, num_slots: int, frames_per_row: int = 1
+) -> Inputs:
+    """Prompts packed to static shapes, right-padded to `num_tokens` slots; rows beyond `features` are empty.
+
+    Each prompt's last token is kept apart (`last_B`, `last_position_B`): it is the first input of the response, in
+    sampling and in training alike. `num_slots` bounds the patches of a frame, `frames_per_row` the mean frames a row.
+    """
+    merge = config.vision.spatial_merge_size
+    batch = {
+        "tokens_BT": np.zeros((num_rows, num_tokens), np.int32),
+        "mask_BT": np.zeros((num_rows, num_tokens), bool),
+        "positions_3BT": np.zeros((3, num_rows, num_tokens), np.int32),
+        "last_B": np.zeros(num_rows, np.int32),
+        "last_position_B": np.zeros(num_rows, np.int32),
+    }
+    types_BT = np.zeros((num_rows, num_tokens), np.int32)
+    for row, prompt in enumerate(features):
+        length = prompt.num_tokens - 1
+        if length > num_tokens:
+            raise ValueError(f"a prompt of {prompt.num_tokens} tokens does not fit a bucket of {num_tokens}")
+        batch["tokens_BT"][row, :length] = prompt.token_ids_T[:-1]
+        batch["mask_BT"][row, :length] = True
+        batch["positions_3BT"][:, row, :length] = prompt.positions_3T[:, :-1]
+        types_BT[row, :length] = prompt.token_types_T[:-1]
+        batch["last_B"][row] = prompt.token_ids_T[-1]
+        batch["last_position_B"][row] = prompt.positions_3T[0, -1]
+    grids = [prompt.grid_thw_N3 for prompt in features]
+    size_I2 = frame_sizes(np.concatenate(grids) if grids else np.zeros((0, 3), np.int32))
+    patches_PC = [prompt.patches_IC for prompt in features if len(prompt.patches_IC)]
+    patches_PC = np.concatenate(patches_PC) if patches_PC else np.zeros((0, config.vision.patch_dim), np.float32)
+    num_frames = num_rows * max(frames_per_row, -(-len(size_I2) // num_rows))
+    batch["feature_BT"] = feature_index(types_BT, {1: size_I2}, {1: 0}, num_slots, merge)
+    batch["patches_ISC"], batch["size_I2"] = pack_frames(patches_PC, size_I2, num_slots, num_frames)
+    return batch

@@ -1,0 +1,32 @@
+"""The static sizes that the compiled programs of a run share."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+
+from zppo_jax.types import Features
+
+
+class PromptTooLongError(ValueError):
+    """A prompt that no bucket holds; the message names it, its length and the key to raise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """`buckets` are prompt lengths in tokens, ascending; `patch_slots` patches of one frame; `max_new_tokens` of a response."""
+
+    buckets: tuple[int, ...]
+    patch_slots: int
+    max_new_tokens: int
+    group_size: int
+
+    def bucket_of(self, features: Features, name: str = "") -> int:
+        """Index of the smallest bucket that holds the prompt without its last token."""
+        index = bisect.bisect_left(self.buckets, features.num_tokens - 1)
+        if index == len(self.buckets):
+            raise PromptTooLongError(
+                f"prompt {name} has {features.num_tokens} tokens, more than the largest of prompt.buckets={self.buckets}; "
+                "add a larger bucket"
+            )
+        return index

@@ -1,0 +1,81 @@
+"""The clipped policy loss at token level (Eq 6 of arXiv:2606.18216; clip-higher and token aggregation as in DAPO).
+
+Shape suffixes: B rollouts, T response tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def surrogate_sums(
+    logprobs_BT: jax.Array,
+    old_logprobs_BT: jax.Array,
+    advantages_B: jax.Array,
+    mask_BT: jax.Array,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float,
+) -> dict[str, jax.Array]:
+    """Sums over the unmasked tokens: loss, clipped, dual_clipped, kl and tokens; each is later divided by tokens.
+
+    L = max(-A r, -A clip(r, 1 - low, 1 + high)); for A < 0 also at most -A * dual_clip, which bounds the loss of a
+    token that the policy has come to like far too much.
+    """
+    is_real = mask_BT.astype(bool)
+    # Masked positions may hold infinities: they are replaced before any arithmetic, so that their gradient is zero.
+    logprobs = jnp.where(is_real, logprobs_BT, 0.0)
+    old = jnp.where(is_real, old_logprobs_BT, 0.0)
+    advantages = advantages_B[:, None]
+    ratio = jnp.exp(logprobs - old)
+    plain = -advantages * ratio
+    clipped = -advantages * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    loss = jnp.maximum(plain, clipped)
+    ceiling = -advantages * dual_clip
+    loss = jnp.where(advantages < 0, jnp.minimum(loss, ceiling), loss)
+    is_dual = (advantages < 0) & (jnp.maximum(plain, clipped) > ceiling)
+
+    def total(values: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(is_real, values, 0.0))
+
+    return {
+        "loss": total(loss),
+        "clipped": total(clipped > plain),
+        "dual_clipped": total(is_dual),
+        "ratio": total(ratio),
+        "kl": total(ratio - 1.0 - (logprobs - old)),
+        "tokens": total(jnp.ones_like(ratio)),
+    }
+
+
+def clipped_surrogate(
+    logprobs_BT: jax.Array,
+    old_logprobs_BT: jax.Array,
+    advantages_B: jax.Array,
+    mask_BT: jax.Array,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    dual_clip: float = 10.0,
+) -> tuple[jax.Array, dict[str, Any]]:
+    """The loss to minimise, sum(mask * l) / sum(mask), and its metrics; 0 for an empty mask.
+
+    Masked positions give exactly zero gradient, whatever they hold.
+    """
+    sums = surrogate_sums(logprobs_BT, old_logprobs_BT, advantages_B, mask_BT, clip_low, clip_high, dual_clip)
+    return sums["loss"] / jnp.maximum(sums["tokens"], 1.0), means(sums)
+
+
+def means(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Token means of `surrogate_sums`."""
+    tokens = jnp.maximum(sums["tokens"], 1.0)
+    return {
+        "loss": sums["loss"] / tokens,
+        "clip_fraction": sums["clipped"] / tokens,
+        "dual_clip_fraction": sums["dual_clipped"] / tokens,
+        "ratio": sums["ratio"] / tokens,
+        "kl": sums["kl"] / tokens,
+        "tokens": sums["tokens"],
+    }

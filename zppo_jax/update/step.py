@@ -1,0 +1,115 @@
+"""One gradient update on one mini-batch: pure functions, one compiled program for the whole run.
+
+Each group's prompt is run once; its states and keys are forked to the group's rollouts, and gradients flow back through
+the fork into the prompt and the vision tower.
+
+Shape suffixes: M groups, G rollouts, B = M * G rows, R response tokens, D model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zppo_jax.models.qwen3_5 import text, vlm
+from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.rollout import filters
+from zppo_jax.update import losses
+
+State = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Static settings of the policy loss; `temperature` is the sampling temperature of the rollouts."""
+
+    clip_low: float
+    clip_high: float
+    dual_clip: float
+    temperature: float
+
+
+def response_logprobs(
+    params: dict[str, Any], config: Config, micro: dict[str, Any], temperature: float, banned_V: jax.Array
+) -> jax.Array:
+    """Log-probabilities [B, R] of the responses under the sampler's own distribution."""
+    num_groups, group_size, length = micro["response_MGR"].shape
+    _, cache = vlm.prefill(params, config, micro)
+    row_B = jnp.repeat(jnp.arange(num_groups), group_size)
+    cache = text.fork_cache(cache, row_B)
+    response_BR = micro["response_MGR"].reshape(-1, length)
+    fed_BR = jnp.concatenate([micro["last_B"][row_B][:, None], response_BR[:, :-1]], axis=1)
+    position_BR = micro["last_position_B"][row_B][:, None] + jnp.arange(length)
+    mask_BR = micro["mask_MGR"].reshape(-1, length)
+    hidden_BRD, _ = text.run_layers(
+        params["text"],
+        config.text,
+        text.embed(params["text"], fed_BR),
+        jnp.broadcast_to(position_BR, (3, *position_BR.shape)),
+        mask_BR,
+        cache,
+    )
+    logprobs = filters.log_softmax(text.logits(params["text"], hidden_BRD), temperature, banned_V)
+    return jnp.take_along_axis(logprobs, response_BR[..., None], axis=-1)[..., 0]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def logprobs(params: dict[str, Any], config: Config, micro: dict[str, Any], temperature: float, banned_V: jax.Array):
+    """The trainer's log-probabilities [M, G, R] of one micro-batch, to compare with the sampler's."""
+    return response_logprobs(params, config, micro, temperature, banned_V).reshape(micro["response_MGR"].shape)
+
+
+def _loss_sum(params, config: Config, objective: Objective, micro: dict[str, Any], banned_V: jax.Array):
+    new_BR = response_logprobs(params, config, micro, objective.temperature, banned_V)
+    sums = losses.surrogate_sums(
+        new_BR,
+        micro["old_logprobs_MGR"].reshape(new_BR.shape),
+        micro["advantages_MG"].reshape(-1),
+        micro["mask_MGR"].reshape(new_BR.shape),
+        objective.clip_low,
+        objective.clip_high,
+        objective.dual_clip,
+    )
+    return sums["loss"], sums
+
+
+def accumulate(params, config: Config, objective: Objective, minibatch: dict[str, Any], banned_V: jax.Array):
+    """Gradient of the token-mean loss over all micro-batches of a mini-batch, and the sums of its metrics.
+
+    Token sums are added up and divided once, so the split in micro-batches changes nothing but rounding.
+    """
+    gradient_of = jax.grad(_loss_sum, has_aux=True)
+    names = ("loss", "clipped", "dual_clipped", "ratio", "kl", "tokens")
+    carry = (jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params), {name: jnp.float32(0.0) for name in names})
+    for bucket in minibatch["buckets"]:
+
+        def add(index, carry, arrays=bucket["arrays"]):
+            micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), arrays)
+            gradient, sums = gradient_of(params, config, objective, micro, banned_V)
+            return jax.tree.map(jnp.add, carry, (gradient, sums))
+
+        carry = jax.lax.fori_loop(0, bucket["count"], add, carry)
+    gradient, sums = carry
+    return jax.tree.map(lambda g: g / jnp.maximum(minibatch["num_tokens"], 1.0), gradient), sums
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3), donate_argnums=0)
+def update(
+    state: State,
+    config: Config,
+    objective: Objective,
+    transform: optax.GradientTransformation,
+    minibatch: dict[str, Any],
+    banned_V: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One optimiser step. `state` is {"params", "optimizer"} and is donated. Returns the new state and scalar metrics."""
+    gradient, sums = accumulate(state["params"], config, objective, minibatch, banned_V)
+    changes, optimizer = transform.update(gradient, state["optimizer"], state["params"])
+    params = optax.apply_updates(state["params"], changes)
+    metrics = losses.means(sums) | {"grad_norm": optax.global_norm(gradient)}
+    return {"params": params, "optimizer": optimizer}, metrics
