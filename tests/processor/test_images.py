@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,8 +82,9 @@ def test_unfit_arrays_are_refused(image, message):
 
 @pytest.mark.parametrize("field", ["patch_size", "merge_size", "min_pixels"])
 def test_unfit_configs_are_refused(field):
+    values: dict[str, Any] = {field: 0}
     with pytest.raises(ValueError, match=field):
-        ProcessorConfig(**{field: 0})
+        ProcessorConfig(**values)
     with pytest.raises(ValueError, match="exceeds max_pixels"):
         ProcessorConfig(min_pixels=5000, max_pixels=4000)
 
@@ -140,3 +142,18 @@ def test_unreadable_files_are_named(tmp_path):
         load_image(_encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"))
     with pytest.raises(ValueError, match="not 16-bit"):
         load_image(_encoded(Image.fromarray(np.full((2, 2), 70_000, np.int32)), "TIFF"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "TIFF", "WEBP"])
+def test_damage_is_never_another_error(file_format):
+    rng = np.random.default_rng(0)
+    content = _encoded(Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)), file_format)
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), 8):
+            damaged[place] = rng.integers(0, 256)
+        try:
+            assert load_image(bytes(damaged), "sample 9").shape[2] == 3
+        except ValueError as error:
+            assert str(error).startswith("sample 9: ")

@@ -32,8 +32,8 @@ def _random_layout(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np
     if rng.random() < 0.3:  # a prompt that ends with the vision run
         while token_types and token_types[-1] == 0 and len(set(token_types)) > 1:
             token_types.pop()
-    arrays = [np.asarray(rows, np.int64).reshape(-1, 3) for rows in (grids, images, videos)]
-    return np.asarray(token_types), *arrays
+    all_N3, images_N3, videos_N3 = (np.asarray(rows, np.int64).reshape(-1, 3) for rows in (grids, images, videos))
+    return np.asarray(token_types), all_N3, images_N3, videos_N3
 
 
 def test_agrees_with_transformers_on_random_layouts():

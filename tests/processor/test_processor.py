@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from zppo_jax.processor import Processor, ProcessorConfig
 from zppo_jax.processor.tokenizer import CONTROL_TOKENS
@@ -126,7 +127,7 @@ def test_an_unfit_image_is_refused(processor):
 
 
 def test_decode_keeps_thinking_and_drops_the_end(processor):
-    ids = processor.tokenizer.encode("<think>\nhm é\n</think>\n\n\\boxed{3}<|im_end|><|endoftext|>").ids
+    ids = processor.tokenizer.encode("<think>\nhm é\n</think>\n\n\\boxed{3}<|box_end|><|im_end|><|endoftext|>").ids
     assert processor.decode(np.asarray(ids)) == "<think>\nhm é\n</think>\n\n\\boxed{3}"
     assert processor.decode(processor.tokenizer.encode("é").ids[:1]) == "\ufffd"
     assert processor.decode([processor.vocab_size + 5]) == "" == processor.decode([])
@@ -202,7 +203,8 @@ def test_a_damaged_file_is_named(directory, name):
 
 def test_generation_config_is_optional_and_adds_stop_ids(directory, processor):
     _edit(directory / "generation_config.json", eos_token_id=7)
-    assert Processor.from_directory(directory).stop_ids == (*processor.stop_ids, 7)
+    other = Processor.from_directory(directory)
+    assert other.stop_ids == (*processor.stop_ids, 7) and other.decode([7]) == "" != processor.decode([7])
     (directory / "generation_config.json").unlink()
     assert Processor.from_directory(directory).stop_ids == processor.stop_ids
 
@@ -215,6 +217,20 @@ def test_older_layouts(directory, processor):
     (directory / "preprocessor_config.json").unlink()
     (directory / "processor_config.json").write_text(json.dumps({"image_processor": content}))
     assert Processor.from_directory(directory).config == processor.config
+
+
+def test_a_directory_written_by_transformers(oracle, processor, tmp_path):
+    oracle.save_pretrained(tmp_path)
+    size = {"shortest_edge": 1024, "longest_edge": 16384}
+    image_processor = Qwen2VLImageProcessorPil(
+        size=size, patch_size=16, temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    image_processor.save_pretrained(tmp_path)
+    other = Processor.from_directory(tmp_path)
+    assert other.config == processor.config and other.stop_ids == processor.stop_ids
+    text = "The \\boxed{ <think>"
+    expected = processor.features(text, [GREY])
+    np.testing.assert_array_equal(other.features(text, [GREY]).token_ids_T, expected.token_ids_T)
 
 
 @pytest.mark.parametrize("change", [{"image_mean": [0.48, 0.46, 0.41]}, {"resample": 2}, {"rescale_factor": 1.0}])

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from zppo_jax.processor.tokenizer import CONTROL_TOKENS, PRE_TOKENIZER, PromptEncoder, build_tokenizer, control_ids
 
@@ -100,3 +100,26 @@ def test_unfit_whole_words_are_refused(words, message):
 def test_a_vocabulary_below_the_bytes_is_refused():
     with pytest.raises(ValueError, match="at least 283"):
         build_tokenizer(["abc"], 282, ["ab"])
+
+
+def test_of_two_control_tokens_the_longer_one_is_found():
+    tokenizer = build_tokenizer(["abc"], 400)
+    tokenizer.add_special_tokens(["<think>!"])
+    assert PromptEncoder(tokenizer).encode("a<think>!b<think>c") == tokenizer.encode("a<think>!b<think>c").ids
+
+
+def test_no_merge_is_spent_on_whole_words():
+    tokens = build_tokenizer(["boxed up", "boxed up"], 400, ["boxed up"]).get_vocab(with_added_tokens=False)
+    assert len(tokens) == 256
+
+
+def test_a_control_token_that_eats_spaces_is_refused():
+    tokenizer = build_tokenizer(["abc"], 400)
+    tokenizer.add_special_tokens([AddedToken("<|wide|>", lstrip=True)])
+    with pytest.raises(ValueError, match=r"'<\|wide\|>' has lstrip"):
+        PromptEncoder(tokenizer)
+
+
+def test_half_a_surrogate_pair_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="surrogate"):
+        PromptEncoder(tokenizer).encode_text("a\ud800")

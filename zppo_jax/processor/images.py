@@ -59,13 +59,12 @@ def load_image(source: bytes | str | os.PathLike[str], name: str = "") -> np.nda
     label = name or ("image bytes" if isinstance(source, bytes) else str(source))
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            rotated = ImageOps.exif_transpose(image)
-            return np.array(_to_rgb(rotated, label))
+            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except FileNotFoundError as error:
         raise ValueError(f"{label}: no such file") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{label}: not an image in a format that Pillow reads (convert it to PNG or JPEG)") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # on damaged files Pillow's decoders raise many kinds
         raise ValueError(f"{label}: cannot be decoded: {error}") from error
 
 
@@ -134,23 +133,20 @@ def _blocks(image_HWC: np.ndarray, config: ProcessorConfig) -> np.ndarray:
     return np.repeat(ordered, frames, axis=5).reshape(-1, config.patch_width)
 
 
-def _to_rgb(image: Image.Image, label: str) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError(f"{label}: floating-point pixels have no agreed range: scale them to 0..255 and save as PNG")
+        raise ValueError("floating-point pixels have no agreed range: scale them to 0..255 and save as PNG")
     if image.mode.startswith("I"):
-        return _from_16_bit(image, label)
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        return _from_16_bit(image)
+    if image.has_transparency_data:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
 
 
-def _from_16_bit(image: Image.Image, label: str) -> Image.Image:
+def _from_16_bit(image: Image.Image) -> Image.Image:
     """Pillow itself would clip 16-bit grey at 255, that is to white."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65_535:
-        raise ValueError(
-            f"{label}: grey values {values.min()}..{values.max()} are not 16-bit: save it with 8 or 16 bits"
-        )
+        raise ValueError(f"grey values {values.min()}..{values.max()} are not 16-bit: save it with 8 or 16 bits")
     return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")

@@ -66,6 +66,7 @@ PRE_TOKENIZER = (
 )
 
 _NUM_BYTES = 256
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int, whole_words: Sequence[str] = ()) -> Tokenizer:
@@ -112,7 +113,9 @@ class PromptEncoder:
         self._cut = re.compile(f"({_alternatives(self.control_ids)})")
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text: never the id of a control token."""
+        """Ids of plain text: never the id of a control token. Raises ValueError for text that is no Unicode."""
+        if _SURROGATE.search(text):
+            raise ValueError(f"the text holds half a surrogate pair, which UTF-8 cannot encode: {text[:80]!r}")
         return self._text_tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode(self, rendered: str, slot: str = "", text: str = "") -> list[int]:
