@@ -11,6 +11,7 @@ module again in each child (which may import jax, or have no `__main__` guard), 
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import queue
@@ -129,10 +130,8 @@ class _Worker:
 
 
 def _close_quietly(pipe: Any) -> None:
-    try:
+    with contextlib.suppress(OSError):  # unsent bytes for a child that is gone
         pipe.close()
-    except OSError:  # unsent bytes for a child that is gone
-        pass
 
 
 class ScoringPool:
@@ -211,7 +210,7 @@ class ScoringPool:
         """
         if self._closed or os.getpid() != self._owner:
             raise ValueError("this ScoringPool is closed, or was made before a fork: make a new one")
-        graded = [grade(one.response, one.gold, one.answer_type, one.region, **one.options) for one in map(_item, items)]
+        graded = [grade(*one[:4], **one.options) for one in map(_item, items)]
         outcomes = self._compare_all([one.pair for one in graded if isinstance(one, Pending)])
         return [Verdict(*outcomes[one.pair], one.answer) if isinstance(one, Pending) else one for one in graded]
 

@@ -92,8 +92,9 @@ _SEVERAL_LETTERS = re.compile(r"^[a-z](?:\s*(?:,|;|and|&)\s*[a-z])+$|^[a-z]{2,}$
 
 def _choice_letter(text: str, choices: Sequence[str]) -> str:
     """The letter that a text names, as an upper-case letter; "" where it names none."""
-    if letter := _ONE_LETTER.match(text):
-        return letter.group(1).upper()
+    if one := _ONE_LETTER.match(text):
+        letter = one.group(1).upper()
+        return letter if not choices or ord(letter) - ord("A") < len(choices) else ""
     named = [chr(ord("A") + i) for i, choice in enumerate(choices) if strings_match(choice, text)]
     if len(named) == 1:
         return named[0]
@@ -114,16 +115,18 @@ def _clean_choice(text: str) -> str:
 def choices_match(gold: str, answer: str, choices: Sequence[str] = ()) -> bool:
     r"""Whether the answer names the gold choice: b, (B), \text{B}, "B.", "B: its text", or the choice's text.
 
-    `choices` are the texts of A, B, ... in order. A gold of several letters ("ACD", "A, C") asks for that very set. A
-    gold that is no letter and not among the choices is compared as a string.
+    `choices` are the texts of A, B, ... in order. A gold of several letters ("ACD", "A, C") asks for that very set.
+    Without `choices`, a gold that is no letter is compared as a string.
 
     Raises:
-      MalformedAnswer: the answer names no choice ("A cat", "A or B").
+      MalformedAnswer: the answer names no choice ("A cat", "A or B"), or the gold is not among `choices`.
     """
     gold, answer = _clean_choice(gold), _clean_choice(answer)
     gold_letter = _choice_letter(gold, choices)
     if not gold_letter and _is_letter_set(gold):
         return _letter_set(answer) == _letter_set(gold)
+    if not gold_letter and choices:
+        raise MalformedAnswer("the gold is not among the choices")
     if not gold_letter:
         return strings_match(gold, answer)
     answer_letter = _choice_letter(answer, choices)

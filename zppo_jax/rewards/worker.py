@@ -112,8 +112,9 @@ def _region(side: Any) -> Any:
     """The set of solutions of inequalities in one variable; anything else as it is."""
     import sympy
 
-    if isinstance(side, sympy.FiniteSet) and not _is_region(side):
-        side = sympy.Or(*side.args)
+    if not _is_region(side) and isinstance(side, sympy.Set):
+        solutions = [_region(one) for one in side.args]
+        return sympy.Union(*solutions) if all(isinstance(one, sympy.Set) for one in solutions) else side
     return side.as_set() if _is_inequality(side) and len(side.free_symbols) == 1 else side
 
 

@@ -1,0 +1,188 @@
+"""The pool: order, cache, replacement of children that hang or die, and what children are never allowed to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from zppo_jax.rewards import Item, ScoringPool
+from zppo_jax.rewards import pool as pool_module
+
+BOMB = r"\boxed{(x+y+z+1)^{400}}"
+
+# Stands in for the real child: what it does depends on the gold that it is asked about.
+FAKE_CHILD = """
+import json, os, sys, time
+print(json.dumps("ready"), flush=True)
+for line in sys.stdin:
+    gold, answer = json.loads(line)
+    if "d" in answer: os._exit(3)
+    if "s" in answer: time.sleep(60)
+    if "c" in answer: print(json.dumps("error"), flush=True); continue
+    print(json.dumps("equal" if "q" in answer else "different"), flush=True)
+"""
+
+
+@pytest.fixture
+def fake() -> Iterator[ScoringPool]:
+    with ScoringPool(1, timeout_seconds=0.1) as pool:
+        pool._command = [sys.executable, "-c", FAKE_CHILD]
+        yield pool
+
+
+def boxed(answer: str) -> Item:
+    return Item(rf"\boxed{{{answer}}}", "x+1")
+
+
+def test_verdicts_come_in_the_order_of_the_items() -> None:
+    answers = ["x+1", "1+x", "x+2", "nothing", "2x/2+1", "3"]
+    with ScoringPool(2) as pool:
+        verdicts = pool.score_many([boxed(answer) for answer in answers])
+        assert [verdict.correct for verdict in verdicts] == [True, True, False, False, True, False]
+        assert [verdict.answer for verdict in verdicts] == answers
+        assert pool.score_many([]) == []
+        assert pool.score_many([(r"\boxed{5}", "5", "integer")])[0].correct
+
+
+def test_a_bomb_costs_its_own_verdict_only() -> None:
+    with ScoringPool(1, timeout_seconds=0.5) as pool:
+        verdicts = pool.score_many([boxed("1+x"), Item(BOMB, "x+1"), boxed("x+1+0x")])
+        assert [verdict.status for verdict in verdicts] == ["ok", "timeout", "ok"]
+        assert [verdict.correct for verdict in verdicts] == [True, False, True]
+        assert pool.counters == {"timeouts": 1, "errors": 0, "restarts": 1}
+
+
+def test_answers_of_other_types_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module.subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    with ScoringPool(2) as pool:
+        items = [
+            Item(r"\boxed{a}", "b", "string"),
+            Item(r"\boxed{3/6}", "0.5"),
+            Item(r"\boxed{a cat}", "x^2"),
+            Item("", "5"),
+        ]
+        assert [verdict.correct for verdict in pool.score_many(items)] == [False, True, False, False]
+
+
+def test_a_child_that_dies_gives_error_and_is_replaced(fake: ScoringPool) -> None:
+    verdicts = fake.score_many([boxed(answer) for answer in ("x+q", "x+d", "x+q+2", "x+3")])
+    assert [verdict.status for verdict in verdicts] == ["ok", "error", "ok", "ok"]
+    assert [verdict.correct for verdict in verdicts] == [True, False, True, False]
+    assert fake.counters == {"timeouts": 0, "errors": 1, "restarts": 1}
+
+
+def test_a_child_that_sleeps_is_killed_by_the_wall_clock(fake: ScoringPool) -> None:
+    assert [verdict.status for verdict in fake.score_many([boxed("x+s"), boxed("x+q")])] == ["timeout", "ok"]
+    assert fake.counters == {"timeouts": 1, "errors": 0, "restarts": 1}
+
+
+def test_a_child_that_cannot_compare_lives_on(fake: ScoringPool) -> None:
+    assert [verdict.status for verdict in fake.score_many([boxed("x+c"), boxed("x+q")])] == ["error", "ok"]
+    assert fake.counters == {"timeouts": 0, "errors": 1, "restarts": 0}
+
+
+def test_a_child_that_cannot_start_gives_error() -> None:
+    with ScoringPool(1) as pool:
+        pool._command = [sys.executable, "-c", "raise SystemExit(1)"]
+        assert pool.score_many([boxed("x+2"), boxed("x+3")])[1].status == "error"
+        pool._command = ["/nonexistent/python"]
+        assert pool.score_many([boxed("x+4")])[0].status == "error"
+        assert pool.errors == 3
+
+
+def test_equal_pairs_are_compared_once_and_failures_are_not_remembered(fake: ScoringPool) -> None:
+    asked: list[tuple[str, str]] = []
+    compare = fake.compare
+    fake.compare = lambda gold, answer: (asked.append((gold, answer)), compare(gold, answer))[1]
+    for _ in range(2):
+        verdicts = fake.score_many([boxed("x+q")] * 5 + [boxed("x+d")])
+        assert [verdict.correct for verdict in verdicts] == [True] * 5 + [False]
+    assert asked == [("x+1", "x+q"), ("x+1", "x+d"), ("x+1", "x+d")]
+
+
+def test_a_child_is_replaced_after_max_tasks(fake: ScoringPool) -> None:
+    fake.max_tasks = 2
+    fake.score_many([boxed(f"x+{number}") for number in range(2, 7)])
+    assert fake.counters == {"timeouts": 0, "errors": 0, "restarts": 2}
+
+
+def test_many_threads_may_score_at_once() -> None:
+    with ScoringPool(2) as pool, ThreadPoolExecutor(8) as threads:
+        futures = [threads.submit(pool.score, rf"\boxed{{{k}+x}}", f"x+{k % 5}") for k in range(40)]
+        assert [future.result().correct for future in futures] == [k < 5 for k in range(40)]
+        assert pool.counters == {"timeouts": 0, "errors": 0, "restarts": 0}
+
+
+def test_close_ends_comparisons_and_leaves_no_process(fake: ScoringPool) -> None:
+    fake.timeout_seconds = 30.0
+    verdicts = []
+    started = threading.Event()
+    begin = fake._start
+    fake._start = lambda: (begin(), started.set())[0]
+    thread = threading.Thread(target=lambda: verdicts.extend(fake.score_many([boxed("x+s"), boxed("x+s+1")])))
+    thread.start()
+    assert started.wait(10)
+    (child,) = fake._alive
+    fake.close()
+    thread.join(10)
+    fake.close()
+    assert [verdict.status for verdict in verdicts] == ["error", "error"]
+    assert not fake._alive
+    with pytest.raises(ChildProcessError):  # reaped: no zombie is left to wait for
+        os.waitpid(child._process.pid, os.WNOHANG)
+    with pytest.raises(ValueError, match="closed"):
+        fake.score_many([boxed("x+q")])
+
+
+@pytest.mark.parametrize("name", ["num_workers", "timeout_seconds", "max_tasks"])
+def test_sizes_must_be_positive(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        ScoringPool(**{name: 0})
+
+
+# No __main__ guard, on purpose: scoring must work from any script, and its children must not run it again.
+SCRIPT = r"""
+import os, sys, threading
+print("main ran")
+from zppo_jax.rewards import score
+assert score(r"\boxed{1+x}", "x+1").correct
+assert "jax" not in sys.modules
+from zppo_jax.rewards.score import default_pool
+(worker,) = default_pool()._alive
+print("child", worker._process.pid)
+maps = open(f"/proc/{worker._process.pid}/maps").read() if os.path.exists("/proc") else ""
+assert "jaxlib" not in maps
+limits = open(f"/proc/{worker._process.pid}/limits").read() if os.path.exists("/proc") else ""
+assert not limits or str(1024 * 2**20) in limits
+forked = os.fork()
+if forked == 0:
+    os._exit(0 if score(r"\boxed{2+x}", "x+2").correct else 1)
+assert os.waitpid(forked, 0)[1] == 0
+assert score(r"\boxed{3+x}", "x+3").correct
+"""
+
+
+def test_a_script_without_a_guard_and_without_a_backend_can_score(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    # A folder on the way must not shadow what the child imports.
+    (tmp_path / "sympy.py").write_text("raise SystemExit('shadowed')")
+    environment = os.environ | {
+        "JAX_PLATFORMS": "nonexistent",
+        "PYTHONPATH": str(Path(pool_module.__file__).parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("main ran") == 1
+    child = int(done.stdout.split()[-1])
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
