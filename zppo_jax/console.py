@@ -21,6 +21,7 @@ import rich.box
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 
 _FILES = {
     "config.json": "the configuration",
@@ -56,8 +57,8 @@ class RunConsole:
         )
         self._progress = rich.progress.Progress(
             rich.progress.SpinnerColumn(),
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("{task.description}", table_column=rich.table.Column(no_wrap=False)),
+            _CompileClock(),
             console=self._console,
             disable=not self._live,
             transient=True,
@@ -82,7 +83,7 @@ class RunConsole:
         """Says that `program` is being compiled, for how long while it lasts, and how long it took."""
         start = time.monotonic()
         if self._live:
-            task = self._progress.add_task(f"compiling {program}")
+            task = self._progress.add_task(f"compiling {program}", compiling=True)
         else:
             task = None
             self.message(f"compiling {program} ...")
@@ -122,14 +123,14 @@ class RunConsole:
           after: the same after training.
           num_steps: the steps made.
         """
-        table = rich.table.Table(
-            title="held-out accuracy", title_justify="left", box=rich.box.SIMPLE if self._live else rich.box.ASCII2
-        )
+        self._progress.stop()  # nothing is under way any more
+        box = rich.box.SIMPLE if self._live else rich.box.ASCII2
+        table = rich.table.Table(title="held-out accuracy", title_justify="left", box=box)
         table.add_column("level")
         for name in ("before", f"after {num_steps} steps", "change"):
             table.add_column(name, justify="right")
         for level in [*before, *(level for level in after if level not in before)]:
-            table.add_row(level, *_result_cells(before.get(level), after.get(level)))
+            table.add_row(rich.text.Text(level), *_result_cells(before.get(level), after.get(level)))
         self._console.print(table)
 
     def files(self, workdir: Path | str) -> None:
@@ -138,6 +139,13 @@ class RunConsole:
         for name, meaning in _FILES.items():
             if (Path(workdir) / name).exists():
                 self.message(f"  {name:<14} {meaning}")
+
+
+class _CompileClock(rich.progress.TimeElapsedColumn):
+    """The time since a compilation began; nothing beside the line of a step, which has a clock of its own."""
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        return super().render(task) if task.fields.get("compiling") else rich.text.Text()
 
 
 def step_line(step: int, num_steps: int, metrics: Mapping[str, Any], seconds_left: float) -> str:
@@ -157,7 +165,7 @@ def step_line(step: int, num_steps: int, metrics: Mapping[str, Any], seconds_lef
 
 def _result_cells(before: tuple[float, float] | None, after: tuple[float, float] | None) -> list[str]:
     change = f"{100 * (after[0] - before[0]):+.1f}" if before and after else "-"
-    return [*(f"{100 * pair[0]:.1f} ± {100 * pair[1]:.1f} %" if pair else "-" for pair in (before, after)), change]
+    return [*(f"{100 * pair[0]:.1f} +- {100 * pair[1]:.1f} %" if pair else "-" for pair in (before, after)), change]
 
 
 def _percent(value: Any) -> str:

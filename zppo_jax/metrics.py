@@ -147,7 +147,11 @@ class PhaseTimers:
 
 
 class _Events:
-    """TensorBoard events, rebuilt from the rows on resuming: an event file itself cannot be cut."""
+    """TensorBoard events, rebuilt from the rows on resuming: an event file itself cannot be cut.
+
+    tensorboardX's own SummaryWriter hands events to a thread, and what that has not written is lost with the process;
+    the writer underneath it is used here, so that a row is on disk when `write` returns.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -159,7 +163,8 @@ class _Events:
 
     def rebuild(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._directory.exists():
+            shutil.rmtree(self._directory)
         for row in rows:
             self._add(row)
         if self._writer is not None:
@@ -171,13 +176,17 @@ class _Events:
             self._writer = None
 
     def _add(self, row: Mapping[str, Any]) -> None:
-        if self._writer is None:
-            import tensorboardX  # takes a second to import, and not every run writes events
+        # Imported here: it takes a second, and not every run writes events.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-            self._writer = tensorboardX.SummaryWriter(str(self._directory))
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                self._writer.add_scalar(name, value, row["step"])
+        if self._writer is None:
+            self._directory.mkdir(exist_ok=True)
+            self._writer = EventsWriter(str(self._directory / "events"))
+        values = {name: value for name, value in row.items() if name != "step" and value is not None}
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        self._writer.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
 
 
 def read_rows(file: Path | str) -> list[dict[str, Any]]:

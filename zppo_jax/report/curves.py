@@ -98,7 +98,7 @@ def _draw_line(axis: Axes, rows: Rows, line: Line) -> None:
 
 def _evaluation(axis: Axes, rows: Rows) -> None:
     """Held-out accuracy, all questions with their standard error and each level."""
-    levels = sorted({name for row in rows for name in row if name.startswith("eval/accuracy/")})
+    levels = list(dict.fromkeys(name for row in rows for name in row if name.startswith("eval/accuracy/")))
     palette = (_ORANGE, _GREEN, _PURPLE, _RED, _GREY, "#3aa6b9", "#a88b2d", "#5c6f2f")
     for number, name in enumerate(levels):
         steps_N, values_N = series(rows, name)
@@ -151,7 +151,7 @@ def _finish(
         axis.set_ylim(bottom=bottom)
     if top is not None:
         axis.set_ylim(top=top)
-    axis.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=min(len(labels), 4),
+    axis.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=min(len(labels), 3),
                 frameon=False, fontsize=9, columnspacing=1.2, handlelength=1.6)  # fmt: skip
 
 
@@ -167,12 +167,13 @@ _PANELS: tuple[Callable[[Axes, Rows], None], ...] = (
         (
             Line("rollout/accuracy", "accuracy", _BLUE, 100, smooth=True),
             Line("rollout/hard_fraction", "hard questions", _RED, 100, smooth=True),
+            Line("update/nonzero_group_fraction", "groups with a gradient", _GREY, 100, smooth=True),
         ),
         bottom=0,
         top=100,
     ),
     _lines(
-        "Accuracy inside the reformulated prompts",
+        "Accuracy in BCQ and NCQ prompts",
         "%",
         (
             Line("zppo/bcq_accuracy", "BCQ", _GREEN, 100, smooth=True),
@@ -192,10 +193,9 @@ _PANELS: tuple[Callable[[Axes, Rows], None], ...] = (
         bottom=0,
     ),
     _lines(
-        "Groups that carry a gradient",
-        "% of groups, or groups",
+        "Reformulated prompts of a step",
+        "groups",
         (
-            Line("update/nonzero_group_fraction", "non-zero groups (%)", _BLUE, 100, smooth=True),
             Line("zppo/bcq_groups", "BCQ groups", _GREEN),
             Line("zppo/ncq_groups", "NCQ groups", _ORANGE),
         ),

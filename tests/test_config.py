@@ -1,0 +1,173 @@
+"""Every value is checked at the door: what cannot work is one line that names the key, the value and the mend."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from configs import common, tiny
+from zppo_jax.config import ConfigError, changed_keys, closest_key, from_config_dict, keys, to_json
+
+KEYS = {key.name: key for key in keys()}
+
+
+def put(tree: Any, name: str, value: Any) -> Any:
+    """Sets a dotted key without ConfigDict's own type check."""
+    *path, leaf = name.split(".")
+    values = nested = tree.to_dict()
+    for part in path:
+        nested = nested[part]
+    nested[leaf] = value
+    return values
+
+
+def refusal(values: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        from_config_dict(values)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("module", [common, tiny])
+@pytest.mark.parametrize("method", ["zppo", "grpo"])
+def test_shipped_configurations_are_accepted(module, method):
+    config = from_config_dict(module.get_config(method))
+    assert config.method == method
+
+
+def test_common_holds_the_papers_values():
+    config = from_config_dict(common.get_config())
+    assert (config.rollout.group_size, config.teacher.num_rollouts, config.update.num_minibatches) == (8, 4, 4)
+    assert config.rollout.questions_per_step == 384 and config.rollout.max_new_tokens == 12_288
+    assert (config.replay.fraction, config.replay.capacity, config.zppo.augmentation_fraction) == (0.25, 10_000, 0.25)
+    assert (config.update.clip_low, config.update.clip_high, config.update.dual_clip) == (0.2, 0.28, 10.0)
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-6, 0.1)
+    assert (config.optimizer.b1, config.optimizer.b2, config.optimizer.eps) == (0.9, 0.999, 1e-8)
+
+
+def test_the_section_update_is_reached_like_the_others():
+    tree = tiny.get_config()
+    tree.update.num_minibatches = 2
+    assert from_config_dict(tree).update.num_minibatches == 2
+
+
+def test_an_integer_will_do_for_a_float_and_a_list_for_a_tuple():
+    config = from_config_dict(put(tiny.get_config(), "optimizer.learning_rate", 1))
+    assert isinstance(config.optimizer.learning_rate, float)
+    assert from_config_dict(put(tiny.get_config(), "prompt.buckets", [8, 16])).prompt.buckets == (8, 16)
+
+
+def test_a_config_cannot_be_changed_afterwards():
+    config = from_config_dict(tiny.get_config())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.rollout.group_size = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("rollout.group_sise", "rollout.group_size"),
+        ("rolout.group_size", "rollout.group_size"),
+        ("group_size", "rollout.group_size"),
+        ("update.learning_rate", "optimizer.learning_rate"),
+        ("sed", "seed"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_one_that_was_meant(name, meant):
+    assert closest_key(name, list(KEYS)) == meant
+
+
+def test_unknown_missing_and_section_keys_are_named():
+    values = tiny.get_config().to_dict()
+    values["rollout"]["group_sise"] = 4
+    assert refusal(values) == "rollout.group_sise = 4: there is no such key; did you mean rollout.group_size?"
+    values = tiny.get_config().to_dict()
+    del values["update"]["num_minibatches"]
+    assert "update.num_minibatches is missing" in refusal(values)
+    values = tiny.get_config().to_dict()
+    values["update"] = 4
+    assert "update is a section" in refusal(values) and "update.num_minibatches" in refusal(values)
+
+
+@pytest.mark.parametrize("name", list(KEYS))
+def test_every_key_refuses_a_wrong_type(name):
+    wrong = {int: 4.5, float: "fast", bool: 1, str: 3, tuple: (1, "a")}[KEYS[name].type]
+    message = refusal(put(tiny.get_config(), name, wrong))
+    assert message.startswith(f"{name} = {wrong!r}") and "give" in message
+
+
+@pytest.mark.parametrize("name", [name for name, key in KEYS.items() if key.type is int])
+def test_true_is_no_integer(name):
+    assert "wrong type" in refusal(put(tiny.get_config(), name, True))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (key.name, value)
+        for key in KEYS.values()
+        for value in (
+            [] if key.setting.minimum is None else [key.setting.minimum - 1],
+            [] if key.setting.above is None else [key.setting.above],
+            [] if key.setting.maximum is None else [key.setting.maximum + 1],
+            [] if key.setting.below is None else [key.setting.below],
+            ["nonsense"] if key.setting.choices else [],
+            [float("nan"), float("inf")] if key.type is float else [],
+        )
+        for value in value
+    ],
+)
+def test_every_bound_is_kept(name, value):
+    message = refusal(put(tiny.get_config(), name, value))
+    assert message.startswith(f"{name} = {value!r}") and "give" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"update.num_minibatches": 33}, ["update.num_minibatches = 33", "32 groups", "32 or less"]),
+        ({"rollout.questions_per_step": 30}, ["questions_per_step = 30", "not divisible", "28 or 32"]),
+        ({"data.num_questions": 31}, ["data.num_questions = 31", "questions_per_step = 32", "32 or more"]),
+        ({"replay.capacity": 0}, ["replay.capacity = 0", "at least 1"]),
+        ({"rollout.group_size": 1}, ["rollout.group_size = 1", "at least 2"]),
+        ({"replay.fraction": 0.03}, ["replay.fraction = 0.03", "less than one question", "34", "replay.fraction=0"]),
+        ({"zppo.augmentation_fraction": 0.03}, ["zppo.augmentation_fraction = 0.03", "less than one question"]),
+        ({"rollout.rows_per_call": 7}, ["rollout.rows_per_call = 7", "group_size = 8", "8 or more"]),
+        ({"prompt.min_pixels": 10_000}, ["prompt.min_pixels = 10000", "prompt.max_pixels = 9216"]),
+        ({"prompt.buckets": (192, 48)}, ["prompt.buckets = (192, 48)", "ascending"]),
+        ({"prompt.buckets": (48, 48)}, ["prompt.buckets = (48, 48)", "ascending"]),
+        ({"prompt.buckets": ()}, ["prompt.buckets = ()", "ascending"]),
+        (
+            {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 120},
+            ["optimizer.warmup_steps = 120", "num_steps = 120", "119 or less"],
+        ),
+    ],
+)
+def test_impossible_combinations_are_refused(changes, words):
+    tree = tiny.get_config()
+    tree.update_from_flattened_dict(changes)
+    message = refusal(tree)
+    assert all(word in message for word in words), message
+
+
+def test_a_fraction_of_nothing_is_allowed_when_it_is_zero():
+    tree = tiny.get_config()
+    tree.update_from_flattened_dict({"replay.fraction": 0.0, "zppo.augmentation_fraction": 0.0})
+    tree.update_from_flattened_dict({"rollout.questions_per_step": 2, "update.num_minibatches": 1})
+    assert from_config_dict(tree).replay.fraction == 0
+
+
+def test_changed_keys_survive_a_round_through_the_file():
+    old = to_json(from_config_dict(tiny.get_config()))
+    assert changed_keys(json.loads(json.dumps(old)), old) == {}
+    tree = tiny.get_config()
+    tree.update_from_flattened_dict({"num_steps": 999, "rollout.group_size": 4, "prompt.buckets": (64,)})
+    new = to_json(from_config_dict(tree))
+    assert changed_keys(old, new) == {"prompt.buckets": ([48, 192], [64]), "rollout.group_size": (8, 4)}
+    assert "num_steps" in changed_keys(old, new, ignore=())
+    del old["update"]["clip_low"]
+    assert changed_keys(old, new)["update.clip_low"] == ("absent", 0.2)

@@ -1,0 +1,70 @@
+"""What the person sees: plain lines in a file, and the same facts on a terminal."""
+
+from __future__ import annotations
+
+import io
+
+from zppo_jax.console import RunConsole, step_line
+
+METRICS = {
+    "rollout/accuracy": 0.52,
+    "rollout/hard_fraction": 0.4,
+    "replay/size": 12,
+    "replay/graduated_total": 3,
+    "rollout/tokens_per_second": 3456.2,
+}
+
+
+def show(live: bool, tmp_path) -> str:
+    (tmp_path / "metrics.jsonl").write_text("")
+    file = io.StringIO()
+    with RunConsole(num_steps=2, file=file, live=live) as console:
+        with console.compiling("sampler [48]"):
+            pass
+        console.start_clock()
+        console.step(1, METRICS)
+        console.results({"all": (0.5, 0.02), "old": (0.1, 0.01)}, {"all": (0.7, 0.021), "new [x]": (0.9, 0.01)}, 2)
+        console.files(tmp_path)
+    return file.getvalue()
+
+
+def test_a_file_gets_plain_lines(tmp_path):
+    text = show(False, tmp_path)
+    assert text.isascii() and not any(ord(character) < 32 and character != "\n" for character in text)
+    lines = text.splitlines()
+    assert lines[0] == "compiling sampler [48] ..."
+    assert lines[1].startswith("compiled sampler [48] in 0.") and lines[1].endswith(" s")
+    assert lines[2] == step_line(1, 2, METRICS, 0)
+    assert any(
+        line.split() == ["|", "all", "|", "50.0", "+-", "2.0", "%", "|", "70.0", "+-", "2.1", "%", "|", "+20.0", "|"]
+        for line in lines
+    )
+    assert any(
+        line.split() == ["|", "new", "[x]", "|", "-", "|", "90.0", "+-", "1.0", "%", "|", "-", "|"] for line in lines
+    )
+    assert any(line.split()[:1] == ["metrics.jsonl"] for line in lines) and "curves.png" not in text
+
+
+def test_a_terminal_shows_the_same_facts(tmp_path):
+    text = show(True, tmp_path)
+    assert "\x1b[" in text
+    assert all(word in text for word in ("compiled sampler [48] in", "70.0 +- 2.1 %", "metrics.jsonl"))
+
+
+def test_a_failed_compilation_is_not_reported_as_done():
+    file = io.StringIO()
+    console = RunConsole(1, file=file)
+    try:
+        with console.compiling("update"):
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    assert file.getvalue() == "compiling update ...\n"
+
+
+def test_step_line():
+    line = step_line(7, 120, METRICS, 3725)
+    whole = "step 7/120 accuracy 52 % hard 40 % buffer 12 graduated 3 3456 tokens/s 1:02:05 left"
+    assert " ".join(line.split()) == whole
+    absent = step_line(7, 120, {"rollout/accuracy": None, "rollout/hard_fraction": float("nan")}, 5)
+    assert " ".join(absent.split()) == "step 7/120 accuracy - hard - buffer - graduated - - tokens/s 0:05 left"

@@ -1,0 +1,131 @@
+"""Imports go one way, and the host's side of a step imports no jax. Read from the source, nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "zppo_jax"
+
+LAYERS = (
+    {"types"},
+    {"config"},
+    {"prompts", "console", "workdir"},
+    {"metrics", "ops", "parallel", "processor"},
+    {"models"},
+    {"data", "rewards", "rollout", "zppo", "update"},
+    {"teacher"},
+    {"checkpoint", "evaluate", "warmstart", "report"},
+    {"train"},
+    {"main"},
+)
+"""A part imports from the sets before its own only; `config` is the schema and `workdir` the directory of a run."""
+
+HOST_ONLY = {
+    *("types", "config", "prompts", "console", "workdir", "metrics", "processor"),
+    *("data", "rewards", "zppo", "report", "main"),
+}
+"""Parts that run in worker processes, or before a mistake is answered: no jax at import, and none of the parts with it.
+
+Grain imports jax itself, so `data` cannot be without it in memory; `main` imports `train` when all is checked.
+"""
+
+DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
+FOREIGN = {"torch", "torchvision", "tests", "configs", "experiments", "benchmarks"}
+"""What no part of the package may import: the oracle, and what is built on the package."""
+
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+
+def module_name(file: Path) -> str:
+    parts = ("zppo_jax", *file.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str | None:
+    """`zppo_jax.data.digits` -> `data`; None outside the package and for the package itself."""
+    root, *rest = module.split(".")
+    return rest[0] if root == "zppo_jax" and rest else None
+
+
+def imports(tree: ast.AST, package: str, top_level_only: bool = False) -> Iterator[tuple[str, int]]:
+    """(module, line) of each import; those in functions are lazy and left out if `top_level_only`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join(
+                    [*package.split(".")[: len(package.split(".")) - node.level + 1], *filter(None, [base])]
+                )
+            # `from zppo_jax import train` imports a module too.
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+        elif not (top_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            yield from imports(node, package, top_level_only)
+
+
+def faults(name: str, source: str, is_package: bool = False) -> list[str]:
+    """The imports of a module that go the wrong way."""
+    package = name if is_package else name.rpartition(".")[0]
+    tree, part = ast.parse(source), part_of(name)
+    found = []
+    for module, line in imports(tree, package):
+        target, root = part_of(module), module.split(".")[0]
+        if root in FOREIGN:
+            found.append(f"{name}:{line} imports {root}, which the package may not")
+        if part and target in LEVEL and target != part and LEVEL[target] >= LEVEL[part]:
+            found.append(f"{name}:{line} imports {module}: {part} may not import {target}")
+    if part in HOST_ONLY:
+        for module, line in imports(tree, package, top_level_only=True):
+            target, root = part_of(module), module.split(".")[0]
+            if root in DEVICE_LIBRARIES or (target in LEVEL and target not in HOST_ONLY):
+                found.append(f"{name}:{line} imports {module}: {part} is host-only")
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_imports_go_one_way(file):
+    found = faults(module_name(file), file.read_text(), file.name == "__init__.py")
+    assert not found, "\n".join(found)
+
+
+def test_every_part_has_a_layer():
+    parts = {part_of(module_name(file)) for file in FILES} - {None}
+    assert parts <= LEVEL.keys(), f"give {parts - LEVEL.keys()} a place in LAYERS"
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        ("zppo_jax.types", "from zppo_jax.config import Config", "types may not import config"),
+        ("zppo_jax.data.digits", "import zppo_jax.rollout.sampler", "data may not import rollout"),
+        ("zppo_jax.update.step", "def f():\n    from zppo_jax import train", "update may not import train"),
+        ("zppo_jax.update.step", "from .. import train", "update may not import train"),
+        ("zppo_jax.rewards.pool", "import jax.numpy as jnp", "rewards is host-only"),
+        ("zppo_jax.zppo.select", "try:\n    import jax\nexcept ImportError: pass", "zppo is host-only"),
+        ("zppo_jax.data.pipeline", "from zppo_jax.models import qwen3_5", "data is host-only"),
+        ("zppo_jax.models.qwen3_5.hf", "import torch", "imports torch"),
+        ("zppo_jax.train", "from configs import tiny", "imports configs"),
+    ],
+)
+def test_a_wrong_import_is_found(name, source, words):
+    assert any(words in fault for fault in faults(name, source))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("zppo_jax.main", "def run():\n    from zppo_jax import train"),
+        ("zppo_jax.data.pipeline", "import grain\nfrom zppo_jax.processor import Processor\nfrom . import digits"),
+        ("zppo_jax.rollout.engine", "import jax\nfrom zppo_jax.models import qwen3_5"),
+    ],
+)
+def test_a_right_import_is_let_through(name, source):
+    assert faults(name, source) == []

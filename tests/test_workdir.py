@@ -1,0 +1,153 @@
+"""One process at a time, one configuration for a run's life, and a stop that finishes the step."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import tiny
+from zppo_jax.config import ConfigError, from_config_dict, to_json
+from zppo_jax.workdir import RunDirectory, StopRequest, WorkdirError
+
+ROOT = Path(__file__).parent.parent
+HOLD = """
+import sys, time
+from zppo_jax.workdir import RunDirectory
+with RunDirectory(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def config(**changes):
+    tree = tiny.get_config()
+    tree.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return from_config_dict(tree)
+
+
+def python(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_another_process_cannot_have_it_until_this_one_is_gone(tmp_path):
+    holder = python(HOLD, tmp_path / "run")
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    for _ in range(2):  # a refused start must not spoil what the lock file says
+        with pytest.raises(WorkdirError, match=f"in use by process {holder.pid} on ") as caught:
+            RunDirectory(tmp_path / "run")
+        assert "\n" not in str(caught.value)
+    holder.kill()
+    holder.communicate()
+    RunDirectory(tmp_path / "run").release()
+
+
+def test_release_lets_go(tmp_path):
+    with RunDirectory(tmp_path), pytest.raises(WorkdirError, match="in use"):
+        RunDirectory(tmp_path)
+    with RunDirectory(tmp_path):
+        pass
+
+
+def test_first_start_writes_the_configuration(tmp_path):
+    with RunDirectory(tmp_path / "deep" / "run") as directory:
+        directory.accept(config())
+    assert json.loads((tmp_path / "deep" / "run" / "config.json").read_text()) == to_json(config())
+
+
+def test_a_changed_configuration_is_refused_naming_the_keys(tmp_path):
+    with RunDirectory(tmp_path) as directory:
+        directory.accept(config())
+        with pytest.raises(ConfigError) as caught:
+            directory.accept(config(rollout__group_size=4, prompt__buckets=(64,)))
+        message = str(caught.value)
+        assert "rollout.group_size (was 8, now 4)" in message and "prompt.buckets (was [48, 192], now [64])" in message
+        assert "\n" not in message and "--workdir" in message
+        directory.accept(config())  # the file is as it was
+
+
+def test_the_number_of_steps_may_grow_but_not_fall_behind_the_run(tmp_path):
+    with RunDirectory(tmp_path) as directory:
+        directory.accept(config(num_steps=10))
+        directory.accept(config(num_steps=20), restored_step=10)
+        assert json.loads(directory.config_file.read_text())["num_steps"] == 20
+        directory.accept(config(num_steps=15), restored_step=15)
+        with pytest.raises(ConfigError, match=r"num_steps = 14 is less than the 15 steps .*--config.num_steps=15"):
+            directory.accept(config(num_steps=14), restored_step=15)
+        assert json.loads(directory.config_file.read_text())["num_steps"] == 15
+
+
+def test_a_damaged_configuration_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with RunDirectory(tmp_path) as directory, pytest.raises(WorkdirError, match=r"config\.json is no JSON"):
+        directory.accept(config())
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/zppo")):
+        with pytest.raises(WorkdirError, match="cannot be written") as caught:
+            RunDirectory(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkdirError, match="No space left on device"):
+        RunDirectory(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+LOOP = """
+import sys, time
+from zppo_jax.workdir import StopRequest
+try:
+    with StopRequest() as stop:
+        print("ready", flush=True)
+        for _ in range(3000):
+            if stop.requested and sys.argv[1] == "polite":
+                print("saved", flush=True)
+                break
+            time.sleep(0.01)
+except KeyboardInterrupt:
+    print("at once", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_finishes_the_step(number):
+    process = python(LOOP, "polite")
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, error = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("saved\n", 0)
+    assert "finishing the step, then saving; press again to stop at once" in error
+
+
+def test_the_second_signal_stops_at_once():
+    process = python(LOOP, "busy")
+    assert process.stdout is not None and process.stderr is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    while "finishing" not in process.stderr.readline():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[0] == "at once\n"
+
+
+def test_the_handlers_of_before_come_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert signal.getsignal(signal.SIGINT) != before[0] and not stop.requested
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
