@@ -3,6 +3,9 @@
 Conversions that are not a plain copy: every matrix is transposed (torch keeps [out, in]); the depthwise convolution is
 [C, 1, K] there and [K, C] here; the patch convolution is [W, 3, 2, 16, 16] there and [1536, W] here; layers are
 separate tensors there and slices of stacked leaves here. A tied checkpoint has no `lm_head.weight`; `mtp.*` is ignored.
+
+Published bfloat16 checkpoints keep `A_log` and `linear_attn.norm.weight` in float32 (9B: 3,840 elements); whatever a
+file holds of these two in float32 stays float32 in memory and on the way out.
 """
 
 from __future__ import annotations
@@ -80,6 +83,7 @@ _VISION = (
     ("merger.linear_fc2.bias", "merger/fc2/bias", "copy"),
 )
 IGNORED = ("mtp.",)
+_KEPT_FLOAT32 = ("text/linear/mixer/a_log", "text/linear/mixer/norm/weight")
 
 _INWARD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "copy": lambda x: x,
@@ -188,6 +192,8 @@ def load_params(directory: str | Path, config: Config, dtype: str) -> Params:
         if value.shape != target.shape:
             problems.append(f"{name}: {list(value.shape)} does not fit {path}{list(index)} {list(target.shape)}")
         else:
+            if path in _KEPT_FLOAT32 and value.dtype == np.float32:
+                flat[path] = flat[path].astype(np.float32, copy=False)
             flat[path][index] = value
         seen.add(name)
     problems += [f"missing tensor {name}" for name in wanted if name not in seen]
@@ -199,6 +205,15 @@ def load_params(directory: str | Path, config: Config, dtype: str) -> Params:
 # ---------------------------------------------------------------- out
 
 
+def tensors(config: Config, params: Params) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint, by their names and in their layout there, each in the dtype of its leaf here."""
+    flat = {path: np.asarray(jax.device_get(leaf)) for path, leaf in flatten(params).items()}
+    return {
+        name: np.ascontiguousarray(_outward(conversion, config)(flat[path][index]))
+        for name, path, index, conversion in table(config)
+    }
+
+
 def save_directory(directory: str | Path, config: Config, params: Params) -> None:
     """Write config.json, generation_config.json and model.safetensors so that transformers loads the model.
 
@@ -206,18 +221,14 @@ def save_directory(directory: str | Path, config: Config, params: Params) -> Non
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    flat = {path: np.asarray(jax.device_get(leaf)) for path, leaf in flatten(params).items()}
-    tensors = {
-        name: np.ascontiguousarray(_outward(conversion, config)(flat[path][index]))
-        for name, path, index, conversion in table(config)
-    }
-    dtype = str(next(iter(tensors.values())).dtype)
+    out = tensors(config, params)
+    dtype = str(out["model.language_model.embed_tokens.weight"].dtype)
     (directory / "config.json").write_text(json.dumps(configs.to_dict(config, dtype), indent=2) + "\n")
     stop = {"eos_token_id": list(config.stop_token_ids), "pad_token_id": config.pad_token_id}
     stop = stop if config.stop_token_ids else {}
     (directory / "generation_config.json").write_text(json.dumps(stop, indent=2) + "\n")
     temporary = directory / ".model.safetensors.partial"
-    save_file(tensors, temporary, metadata={"format": "pt"})
+    save_file(out, temporary, metadata={"format": "pt"})
     temporary.rename(directory / "model.safetensors")
 
 
