@@ -1,0 +1,166 @@
+"""The hybrid cache: prefill and decoding equal one pass over the whole sequence, and pads leave no trace in it.
+
+Prompts end at 63, 0 and 1 modulo the delta rule's chunk of 64 (transformers#46190: pads that fill up a chunk used to
+change the state), with rows padded on either side in the same batch.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models import tiny
+from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import inputs, text, vlm
+
+TOLERANCE = 2e-4
+NUM_SLOTS = 132  # key slots in decoding, the same in every test: one compiled step
+PADS = ((0, "left"), (5, "left"), (3, "right"), (41, "right"))
+
+_prefill = jax.jit(vlm.prefill, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _step(params, config, tokens_B, positions_B, mask_BS, states, slot):
+    weights = text.unstack_layers(params["text"], config.text)
+    x_B1D = text.embed(params["text"], tokens_B[:, None])
+    hidden_BD, states = text.step_layers(weights, params["text"], config.text, x_B1D, positions_B, mask_BS, states, slot)
+    return text.logits(params["text"], hidden_BD), states
+
+
+def reference(model):
+    """Ids [B, T] and the logits of the whole unpadded sequences, in the shape that test_parity checks."""
+    hf_inputs = tiny.text_batch(seed=5)
+    return hf_inputs["input_ids"], np.asarray(qwen3_5.forward(model, **hf_inputs))
+
+
+def prompt_inputs(config, ids_BT, length, pads=PADS):
+    """The first `length - pad` tokens of each row as a prompt of `length` slots."""
+    prompt = np.full((len(ids_BT), length), 9)
+    mask = np.zeros((len(ids_BT), length), np.int64)
+    for row, (pad, side) in enumerate(pads):
+        where = slice(pad, length) if side == "left" else slice(0, length - pad)
+        prompt[row, where], mask[row, where] = ids_BT[row, : length - pad], 1
+    batch, deltas_B = inputs.from_hf(config, input_ids=prompt, attention_mask=mask)
+    assert not deltas_B.any()
+    return batch
+
+
+def decode(model, cache, length, ids_BT, starts_B, num_steps):
+    """Feed `num_steps` tokens of each row, from index `starts_B`; yields the logits [B, V] after each."""
+    rows = np.arange(len(ids_BT))
+    states = text.unstack_cache(cache, model.config.text, NUM_SLOTS - length)
+    mask_BS = np.pad(np.asarray(cache["mask"]), [(0, 0), (0, NUM_SLOTS - length)])
+    for step in range(num_steps):
+        mask_BS[:, length + step] = True
+        index_B = starts_B + step
+        logits_BV, states = _step(
+            model.params, model.config, ids_BT[rows, index_B], index_B, mask_BS.copy(), states, length + step
+        )
+        yield np.asarray(logits_BV)
+
+
+@pytest.mark.parametrize(("length", "steps"), [(60, 3), (63, 1), (63, 2), (64, 1), (65, 63)])
+def test_prefill_and_steps_equal_one_pass(length, steps, model):
+    ids_BT, full_BTV = reference(model)
+    batch = prompt_inputs(model.config, ids_BT, length)
+    hidden_BTD, cache = _prefill(model.params, model.config, batch)
+    starts_B = length - np.asarray([pad for pad, _ in PADS])
+    logits_BTV = np.asarray(text.logits(model.params["text"], hidden_BTD))
+    for row, (pad, _) in enumerate(PADS):
+        np.testing.assert_allclose(
+            logits_BTV[row][batch["mask_BT"][row]], full_BTV[row, : length - pad], atol=TOLERANCE
+        )
+    worst = 0.0
+    for step, logits_BV in enumerate(decode(model, cache, length, ids_BT, starts_B, steps)):
+        worst = max(worst, float(np.abs(logits_BV - full_BTV[np.arange(4), starts_B + step]).max()))
+    print(f"prefill {length} + {steps} steps: max error {worst:.1e}")
+    assert worst < TOLERANCE
+
+
+def test_pads_leave_no_trace_in_the_state(model):
+    """The same 60 tokens left-padded, right-padded and padded on both sides give one state and one conv context."""
+    ids_T = np.broadcast_to(tiny.text_batch(seed=6)["input_ids"][0], (4, tiny.TEXT_LENGTH))
+    batch = prompt_inputs(model.config, ids_T, 64, [(4, "left"), (4, "right"), (4, "left"), (4, "right")])
+    for name in ("tokens_BT", "mask_BT", "feature_BT"):
+        batch[name][2] = np.roll(batch[name][2], -2)
+    batch["positions_3BT"][:, 2] = np.roll(batch["positions_3BT"][:, 2], -2, axis=-1)
+    batch["mask_BT"][3] = False
+    _, cache = _prefill(model.params, model.config, batch)
+    bare = prompt_inputs(model.config, ids_T, 60, [(0, "left")] * 4)
+    _, expected = _prefill(model.params, model.config, bare)
+    for name in ("conv", "recurrent"):
+        value, unpadded = np.asarray(cache[name]), np.asarray(expected[name])
+        for row in range(3):
+            np.testing.assert_allclose(value[:, :, row], unpadded[:, :, 0], atol=2e-5, err_msg=f"{name} {row}")
+        np.testing.assert_array_equal(value[:, :, 3], 0.0, err_msg="a row of pads keeps the empty state")
+
+
+def test_two_pieces_equal_one(model):
+    """A prompt padded on either side, then its continuation through `run_layers` from the cache (right-padded)."""
+    ids_BT, full_BTV = reference(model)
+    prompt, rest, pads = 64, 40, (0, 7, 0, 39)
+    config = model.config.text
+    _, cache = _prefill(model.params, model.config, prompt_inputs(model.config, ids_BT, prompt))
+    starts_B = prompt - np.asarray([pad for pad, _ in PADS])
+    index_BT = starts_B[:, None] + np.arange(rest)
+    mask_BT = np.arange(rest) < rest - np.asarray(pads)[:, None]
+    tokens_BT = np.where(mask_BT, np.take_along_axis(ids_BT, index_BT, axis=1), 9)
+    positions_3BT = np.broadcast_to(np.where(mask_BT, index_BT, 0), (3, *index_BT.shape))
+
+    @jax.jit
+    def continue_from(params, cache):
+        x_BTD = text.embed(params["text"], tokens_BT)
+        hidden, cache = text.run_layers(params["text"], config, x_BTD, positions_3BT, mask_BT, cache)
+        return text.logits(params["text"], hidden), cache
+
+    logits_BTV, longer = continue_from(model.params, cache)
+    expected_BTV = np.take_along_axis(full_BTV, index_BT[..., None], axis=1)
+    error = np.abs(np.asarray(logits_BTV) - expected_BTV)[mask_BT].max()
+    print(f"two pieces: max error {error:.1e}")
+    assert error < TOLERANCE
+    # And the states after both pieces carry on: rows now have pads before, between and after their tokens.
+    ends_B = starts_B + mask_BT.sum(axis=1)
+    (logits_BV,) = decode(model, longer, prompt + rest, ids_BT, ends_B, 1)
+    np.testing.assert_allclose(logits_BV, full_BTV[np.arange(4), ends_B], atol=TOLERANCE)
+
+
+def test_forked_rows_continue_their_own_prompt(model):
+    ids_BT, full_BTV = reference(model)
+    _, cache = _prefill(model.params, model.config, prompt_inputs(model.config, ids_BT, 64))
+    rows = np.asarray([2, 0, 3, 2])
+    forked = text.fork_cache(cache, jnp.asarray(rows))
+    starts_B = (64 - np.asarray([pad for pad, _ in PADS]))[rows]
+    for step, logits_BV in enumerate(decode(model, forked, 64, ids_BT[rows], starts_B, 2)):
+        np.testing.assert_allclose(logits_BV, full_BTV[rows, starts_B + step], atol=TOLERANCE)
+
+
+def test_bfloat16_keeps_its_dtypes_through_cache_and_steps(model):
+    """Activations, keys and conv contexts in the model dtype, the recurrent state in float32; shapes only, no compiling."""
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.params)
+    mixer = params["text"]["linear"]["mixer"]
+    kept = mixer | {"a_log": model.params["text"]["linear"]["mixer"]["a_log"]}
+    kept["norm"] = {"weight": model.params["text"]["linear"]["mixer"]["norm"]["weight"]}
+    params["text"]["linear"]["mixer"] = kept
+    batch = prompt_inputs(model.config, tiny.text_batch()["input_ids"], 64)
+
+    def run(params):
+        hidden, cache = vlm.prefill(params, model.config, batch)
+        states = text.unstack_cache(cache, model.config.text, 1)
+        weights = text.unstack_layers(params["text"], model.config.text)
+        x_B1D = text.embed(params["text"], jnp.zeros((4, 1), jnp.int32))
+        mask_BS, zeros_B = jnp.ones((4, 65), bool), jnp.zeros(4, jnp.int32)
+        stepped, states = text.step_layers(
+            weights, params["text"], model.config.text, x_B1D, zeros_B, mask_BS, states, 64
+        )
+        return hidden, cache, stepped, states
+
+    hidden, cache, stepped, states = jax.eval_shape(run, params)
+    assert hidden.dtype == stepped.dtype == cache["k"].dtype == cache["conv"].dtype == jnp.bfloat16
+    assert cache["recurrent"].dtype == jnp.float32
+    assert [leaf.dtype for leaf in states[0][0]] == [jnp.bfloat16, jnp.float32]
+    assert [leaf.dtype for leaf in states[0][3]] == [jnp.bfloat16, jnp.bfloat16]
