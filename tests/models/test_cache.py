@@ -28,7 +28,9 @@ _prefill = jax.jit(vlm.prefill, static_argnums=1)
 def _step(params, config, tokens_B, positions_B, mask_BS, states, slot):
     weights = text.unstack_layers(params["text"], config.text)
     x_B1D = text.embed(params["text"], tokens_B[:, None])
-    hidden_BD, states = text.step_layers(weights, params["text"], config.text, x_B1D, positions_B, mask_BS, states, slot)
+    hidden_BD, states = text.step_layers(
+        weights, params["text"], config.text, x_B1D, positions_B, mask_BS, states, slot
+    )
     return text.logits(params["text"], hidden_BD), states
 
 
@@ -140,7 +142,7 @@ def test_forked_rows_continue_their_own_prompt(model):
 
 
 def test_bfloat16_keeps_its_dtypes_through_cache_and_steps(model):
-    """Activations, keys and conv contexts in the model dtype, the recurrent state in float32; shapes only, no compiling."""
+    """Activations, keys and conv contexts in the model dtype, the state in float32; shapes only, nothing compiled."""
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.params)
     mixer = params["text"]["linear"]["mixer"]
     kept = mixer | {"a_log": model.params["text"]["linear"]["mixer"]["a_log"]}

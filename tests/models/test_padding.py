@@ -1,4 +1,4 @@
-"""Pads on the left change nothing (MaxText#5295: they leak through the four-tap convolution into the first real token)."""
+"""Pads change nothing (MaxText#5295: on the left they leaked through the convolution into the first real token)."""
 
 from __future__ import annotations
 

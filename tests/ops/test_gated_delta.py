@@ -1,0 +1,170 @@
+"""The chunked delta rule against the token-by-token one, and the triangular inverse against NumPy."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zppo_jax.ops.gated_delta import (
+    chunk_length,
+    gated_delta_chunked,
+    gated_delta_recurrent,
+    gated_delta_step,
+    inverse_unit_lower,
+)
+
+LENGTHS = (1, 2, 3, 17, 63, 64, 65, 130)
+LONGEST = max(LENGTHS)
+NAMES = ("q", "k", "v", "g", "beta", "state")
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def draw(num_tokens, seed=0, rows=2, heads=2, key_dim=8, value_dim=6):
+    """Random arguments: normalised queries and keys, decays from 1 to 1e-3 a token, and a state to continue."""
+    rng = np.random.default_rng(seed)
+    shape = (rows, num_tokens, heads)
+    q = unit(rng.standard_normal((*shape, key_dim))) * key_dim**-0.5
+    k = unit(rng.standard_normal((*shape, key_dim)))
+    v = rng.standard_normal((*shape, value_dim))
+    g = -(10.0 ** rng.uniform(-4, 0.8, shape))
+    beta = rng.uniform(0.0, 1.0, shape)
+    state = rng.standard_normal((rows, heads, key_dim, value_dim))
+    return tuple(np.asarray(x, np.float32) for x in (q, k, v, g, beta, state))
+
+
+def numpy_rule(q, k, v, g, beta, state):
+    """The four lines of the definition in float64."""
+    q, k, v, g, beta, state = (np.asarray(x, np.float64) for x in (q, k, v, g, beta, state))
+    out = np.zeros(v.shape)
+    for t in range(q.shape[1]):
+        state = state * np.exp(g[:, t])[..., None, None]
+        delta = beta[:, t][..., None] * (v[:, t] - np.einsum("bnkv,bnk->bnv", state, k[:, t]))
+        state = state + np.einsum("bnk,bnv->bnkv", k[:, t], delta)
+        out[:, t] = np.einsum("bnkv,bnk->bnv", state, q[:, t])
+    return out, state
+
+
+def values_and_gradients(rule):
+    """Output, state and the gradients of a random scalar of both for all six arguments, compiled once a shape."""
+
+    def objective(arguments, out_weights, state_weights):
+        out, state = rule(*arguments)
+        return jnp.sum(out * out_weights) + jnp.sum(state * state_weights), (out, state)
+
+    return jax.jit(jax.grad(objective, has_aux=True), compiler_options=FAST_COMPILE)
+
+
+chunked, recurrent = values_and_gradients(gated_delta_chunked), values_and_gradients(gated_delta_recurrent)
+
+
+def weights_of(num_tokens):
+    rng = np.random.default_rng(9)
+    out, state = rng.standard_normal((2, LONGEST, 2, 6)), rng.standard_normal((2, 2, 8, 6))
+    return np.asarray(out[:, :num_tokens], np.float32), np.asarray(state, np.float32)
+
+
+def pad_tokens(x):
+    """To the longest length with zeros: g = beta = 0 is neutral by definition, and one compiled reference serves all."""
+    return np.pad(x, [(0, 0), (0, LONGEST - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+
+
+@pytest.mark.parametrize("num_tokens", LENGTHS)
+def test_chunked_equals_recurrent(num_tokens):
+    arguments = draw(num_tokens, seed=num_tokens)
+    out_weights, state_weights = weights_of(num_tokens)
+    gradients, (out, state) = chunked(arguments, out_weights, state_weights)
+    padded = (*(pad_tokens(x) for x in arguments[:-1]), arguments[-1])
+    expected_gradients, (expected_out, expected_state) = recurrent(padded, pad_tokens(out_weights), state_weights)
+    np.testing.assert_allclose(out, expected_out[:, :num_tokens], atol=1e-5)
+    np.testing.assert_allclose(state, expected_state, atol=1e-5)
+    for name, actual, expected in zip(NAMES, gradients, expected_gradients, strict=True):
+        expected = expected if name == "state" else expected[:, :num_tokens]
+        largest = max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(actual, expected, atol=2e-5 * largest, err_msg=f"gradient of {name}")
+
+
+def test_recurrent_and_step_are_the_definition():
+    arguments = draw(LONGEST)
+    out, state = jax.jit(gated_delta_recurrent)(*arguments)
+    expected_out, expected_state = numpy_rule(*arguments)
+    np.testing.assert_allclose(out, expected_out, atol=1e-5)
+    np.testing.assert_allclose(state, expected_state, atol=1e-5)
+    one = draw(1)
+    out, state = gated_delta_step(*(x[:, 0] for x in one[:-1]), one[-1])
+    expected_out, expected_state = numpy_rule(*one)
+    np.testing.assert_allclose(out, expected_out[:, 0], atol=1e-6)
+    np.testing.assert_allclose(state, expected_state, atol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [1, 4, 32, 128])
+def test_the_chunk_limit_changes_nothing(limit):
+    arguments = draw(70, seed=3)
+    out, state = jax.jit(functools.partial(gated_delta_chunked, limit=limit), compiler_options=FAST_COMPILE)(*arguments)
+    expected_out, expected_state = numpy_rule(*arguments)
+    np.testing.assert_allclose(out, expected_out, atol=1e-5)
+    np.testing.assert_allclose(state, expected_state, atol=1e-5)
+
+
+def test_chunk_length_is_the_smallest_power_of_two_that_fits():
+    assert [chunk_length(n) for n in (1, 2, 3, 17, 33, 64, 65, 1000)] == [1, 2, 4, 32, 64, 64, 64, 64]
+    assert [chunk_length(n, 16) for n in (5, 16, 17)] == [8, 16, 16]
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3])
+def test_near_parallel_keys_that_never_decay_stay_exact(spread):
+    """beta = 1, g = 0 and 64 equal keys: power-series inverses reach 1e30 here (MaxText#4577's form overflows)."""
+    q, k, v, g, beta, state = draw(65, seed=4)
+    k = unit(k[:, :1] + spread * k).astype(np.float32)
+    arguments = (q, k, v, np.zeros_like(g), np.ones_like(beta), state)
+    gradients, (out, new_state) = chunked(arguments, *weights_of(65))
+    expected_out, expected_state = numpy_rule(*arguments)
+    np.testing.assert_allclose(out, expected_out, atol=1e-5)
+    np.testing.assert_allclose(new_state, expected_state, atol=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_strong_decay_neither_overflows_nor_poisons_the_gradient():
+    """64 tokens of g = -20 make ratios of e^1280 above the diagonal: masked before exp, they cannot become inf * 0."""
+    q, k, v, g, beta, state = draw(65, seed=5)
+    arguments = (q, k, v, np.full_like(g, -20.0), beta, state)
+    gradients, (out, new_state) = chunked(arguments, *weights_of(65))
+    expected_out, expected_state = numpy_rule(*arguments)
+    np.testing.assert_allclose(out, expected_out, atol=1e-6)
+    np.testing.assert_allclose(new_state, expected_state, atol=1e-6)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("place", ["before", "between", "after"])
+def test_neutral_tokens_leave_no_trace(place):
+    """Pads have g = beta = 0 and, here, garbage everywhere else."""
+    q, k, v, g, beta, state = draw(65, seed=6)
+    is_pad = np.zeros(65, bool)
+    is_pad[{"before": slice(0, 20), "between": slice(30, 50), "after": slice(45, 65)}[place]] = True
+    g, beta = (np.where(is_pad[:, None], 0, x).astype(np.float32) for x in (g, beta))
+    _, (out, new_state) = chunked((q, k, v, g, beta, state), *weights_of(65))
+    kept = [x[:, ~is_pad] for x in (q, k, v, g, beta)]
+    expected_out, expected_state = numpy_rule(*kept, state)
+    np.testing.assert_allclose(np.asarray(out)[:, ~is_pad], expected_out, atol=1e-5)
+    np.testing.assert_allclose(new_state, expected_state, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 8, 64])
+def test_inverse_unit_lower_equals_numpy(length):
+    strict = np.tril(np.random.default_rng(length).standard_normal((3, length, length)), -1) * 0.3
+    inverse = jax.jit(inverse_unit_lower)(np.asarray(strict, np.float32))
+    expected = np.linalg.inv(np.eye(length) + strict)
+    np.testing.assert_allclose(inverse, expected, atol=2e-6 * np.abs(expected).max())
+
+
+def test_inverse_of_all_ones_is_exact():
+    """What 64 equal keys give; the answer is the identity minus the first subdiagonal, and rounding has no part in it."""
+    inverse = inverse_unit_lower(jnp.tril(jnp.ones((64, 64)), -1))
+    np.testing.assert_array_equal(inverse, np.eye(64) - np.eye(64, k=-1))
