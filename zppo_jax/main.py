@@ -208,10 +208,10 @@ def _reads_as(kind: type, text: str) -> bool:
 
 
 def _make_importable(file: Path) -> None:
-    """Lets a config file say `from configs import common` wherever the command is run."""
-    root = str(file.resolve().parent.parent)
-    if root not in sys.path:
-        sys.path.append(root)
+    """Lets a file in configs/ say `from configs import common` wherever the command is run."""
+    folder = file.resolve().parent
+    if folder.name == "configs" and str(folder.parent) not in sys.path:
+        sys.path.insert(0, str(folder.parent))
 
 
 def _nearby_config(file: str) -> str:
