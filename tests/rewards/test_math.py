@@ -13,6 +13,7 @@ from zppo_jax.rewards import ANSWER_TYPES, Status, Verdict, score
 
 EQUAL = [
     ("1/2", "0.5"),
+    (r"x\%", "x"),
     (r"\frac12", "0.5"),
     (r"\dfrac{1}{2}", r"\frac{1}{2}"),
     (r"-\frac{1}{3}", r"\frac{-1}{3}"),
@@ -28,6 +29,7 @@ EQUAL = [
     (r"30^\circ", "30"),
     ("30°", r"30^{\circ}"),
     (r"\frac{\pi}{6}^\circ", r"\pi/6"),
+    (r"x\%", "x"),
     ("(B)", "B"),
     (r"\text{B}", "B"),
     ("b", "B"),
@@ -96,6 +98,7 @@ DIFFERENT = [
     ("__import__('os').system('true')", "5"),
     ("x>2", r"(3,\infty)"),
     ("2x+1=0", "3x+1=0"),
+    (r"\frac{1414213562}{1000000000}", r"\sqrt{2}"),
 ]
 
 
@@ -115,6 +118,7 @@ def test_a_letter_followed_by_words_is_no_choice() -> None:
 
 BOMBS = {
     "tower": ("10^{10^{10^{10}}}", "malformed"),
+    "tower of small numbers": ("2^{2^{2^{2^{2}}}}", "malformed"),
     "short tower": ("10^{10^{10}}", "malformed"),
     "tower in braces": ("{" * 40 + "2^{2}" + "}" * 40, "malformed"),
     "factorial": ("10000000!", "malformed"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,6 +58,23 @@ def test_a_bomb_costs_its_own_verdict_only() -> None:
         assert [verdict.status for verdict in verdicts] == ["ok", "timeout", "ok"]
         assert [verdict.correct for verdict in verdicts] == [True, False, True]
         assert pool.counters == {"timeouts": 1, "errors": 0, "restarts": 1}
+
+
+def test_processor_time_ends_a_bomb_whatever_the_wall_clock_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_WALL_FACTOR", 200.0)
+    with ScoringPool(1, timeout_seconds=0.1) as pool:
+        killed: list[int] = []
+        monkeypatch.setattr(pool_module._Worker, "reap", _recording(pool_module._Worker.reap, killed))
+        assert pool.score(*boxed("(x+y+z+1)^{400}")[:2]).status == "timeout"
+        assert killed[0] == -signal.SIGXCPU
+
+
+def _recording(reap: Callable[..., int], codes: list[int]) -> Callable[..., int]:
+    def recorded(worker: object, grace_seconds: float = 0.0) -> int:
+        codes.append(reap(worker, grace_seconds))
+        return codes[-1]
+
+    return recorded
 
 
 def test_answers_of_other_types_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

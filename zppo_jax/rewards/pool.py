@@ -118,6 +118,11 @@ class _Worker:
         if os.getpid() == self._owner:
             self._process.kill()
 
+    def kill_and_reap(self) -> None:
+        """`kill`, and wait so that no zombie is left; for the end of the process. A forked copy does nothing."""
+        if os.getpid() == self._owner:
+            self.reap()
+
     def reap(self, grace_seconds: float = 0.0) -> int:
         """Kill the child unless it ends by itself within the grace, and free its pipes. Returns its exit code."""
         try:
@@ -286,4 +291,4 @@ def _item(item: Item | tuple[Any, ...]) -> Item:
 def _stop_all(workers: set[_Worker]) -> None:
     """At interpreter exit, or when a pool is dropped without being closed."""
     for worker in tuple(workers):
-        worker.kill()
+        worker.kill_and_reap()
