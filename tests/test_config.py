@@ -100,8 +100,8 @@ def test_every_key_refuses_a_wrong_type(name):
     assert message.startswith(f"{name} = {wrong!r}") and "give" in message
 
 
-@pytest.mark.parametrize("name", [name for name, key in KEYS.items() if key.type is int])
-def test_true_is_no_integer(name):
+@pytest.mark.parametrize("name", [name for name, key in KEYS.items() if key.type in (int, float)])
+def test_true_is_no_number(name):
     assert "wrong type" in refusal(put(tiny.get_config(), name, True))
 
 

@@ -19,7 +19,7 @@ def show(live: bool, tmp_path) -> str:
     (tmp_path / "metrics.jsonl").write_text("")
     file = io.StringIO()
     with RunConsole(num_steps=2, file=file, live=live) as console:
-        with console.compiling("sampler [48]"):
+        with console.compiling("sampler [bold]"):
             pass
         console.start_clock()
         console.step(1, METRICS)
@@ -32,8 +32,8 @@ def test_a_file_gets_plain_lines(tmp_path):
     text = show(False, tmp_path)
     assert text.isascii() and not any(ord(character) < 32 and character != "\n" for character in text)
     lines = text.splitlines()
-    assert lines[0] == "compiling sampler [48] ..."
-    assert lines[1].startswith("compiled sampler [48] in 0.") and lines[1].endswith(" s")
+    assert lines[0] == "compiling sampler [bold] ..."
+    assert lines[1].startswith("compiled sampler [bold] in 0.") and lines[1].endswith(" s")
     assert lines[2] == step_line(1, 2, METRICS, 0)
     assert any(
         line.split() == ["|", "all", "|", "50.0", "+-", "2.0", "%", "|", "70.0", "+-", "2.1", "%", "|", "+20.0", "|"]
@@ -48,7 +48,7 @@ def test_a_file_gets_plain_lines(tmp_path):
 def test_a_terminal_shows_the_same_facts(tmp_path):
     text = show(True, tmp_path)
     assert "\x1b[" in text
-    assert all(word in text for word in ("compiled sampler [48] in", "70.0 +- 2.1 %", "metrics.jsonl"))
+    assert all(word in text for word in ("compiled sampler [bold] in", "70.0 +- 2.1 %", "metrics.jsonl"))
 
 
 def test_a_failed_compilation_is_not_reported_as_done():

@@ -163,12 +163,14 @@ def test_what_the_loop_refuses_is_one_line_too(body, status, words):
     assert result.returncode == status and len(result.stderr.splitlines()) == 1 and words in result.stderr
 
 
-def test_a_configuration_is_found_from_any_folder(tmp_path):
-    arguments = [f"--config={ROOT / 'configs' / 'tiny.py'}", "--config.seed=-1", "--workdir=x"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "zppo_jax" / "..")}
-    command = [sys.executable, "-c", "from zppo_jax import main; main.main()", *arguments]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    assert result.stderr.splitlines() == ["zppo_jax: seed = -1 is out of range: give at least 0 and at most 2147483647"]
+def test_a_configuration_finds_its_neighbours_from_any_folder(tmp_path):
+    folder = tmp_path / "elsewhere" / "configs"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "common.py").write_text("def get_config():\n    raise ValueError('this is the neighbour')")
+    (folder / "mine.py").write_text("from configs.common import get_config")
+    result = run(f"--config={folder / 'mine.py'}", "--workdir=x")
+    assert result.returncode == 2 and "this is the neighbour" in result.stderr
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():
