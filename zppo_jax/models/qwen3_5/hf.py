@@ -148,6 +148,22 @@ def unflatten(flat: dict[str, Any]) -> Params:
 # ---------------------------------------------------------------- in
 
 
+def _indexed_names(index: Path) -> list[str]:
+    """The shards that an index names. It comes from elsewhere, so neither its form nor its paths are trusted."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is damaged ({error!r}): download it again") from error
+    if not names:
+        raise CheckpointError(f"{index} names no shard: download it again")
+    for name in names:
+        if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
+            raise CheckpointError(
+                f"{index}: shard name {name!r} is no safetensors file or leaves the directory; damaged or hostile"
+            )
+    return names
+
+
 def _shards(directory: Path) -> list[Path]:
     """The safetensors files, from the index where there is one; paths in an index may not leave the directory."""
     index = directory / "model.safetensors.index.json"
@@ -156,10 +172,8 @@ def _shards(directory: Path) -> list[Path]:
         if not files:
             raise FileNotFoundError(f"no *.safetensors in {directory}: give a Hugging Face checkpoint directory")
         return files
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    names = _indexed_names(index)
     for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index}: shard name {name!r} leaves the directory; the index is damaged or hostile")
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory / name} is missing, but {index.name} names it: download it again")
     return [directory / name for name in names]
@@ -187,6 +201,8 @@ def load_params(directory: str | Path, config: Config, dtype: str) -> Params:
         if name not in wanted:
             problems.append(f"unknown tensor {name} {list(tensor.shape)}")
             continue
+        if name in seen:
+            problems.append(f"tensor {name} occurs in more than one file")
         path, index, conversion = wanted[name]
         value, target = _INWARD[conversion](tensor), flat[path][index]
         if value.shape != target.shape:
