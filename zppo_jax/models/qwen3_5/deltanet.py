@@ -80,9 +80,9 @@ class GatedDeltaNet(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, mask_BT: jax.Array, end_B: jax.Array, state: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """A whole sequence from `state` = (context_BJC, recurrent_BNKV). Pads are neutral wherever they stand:
-        their input is zeroed before the convolution, and g = beta = 0 after it (three pads behind the text still
-        see it through the convolution)."""
+        """A whole sequence from `state` = (context_BJC, recurrent_BNKV). Pads before and after a row's tokens are
+        neutral: their input is zeroed before the convolution, and g = beta = 0 after it (three pads behind the text
+        still see it through the convolution). Pads between tokens, or before those of a continued row, are not."""
         context_BJC, recurrent_BNKV = state
         valid_BT1 = mask_BT[..., None]
         qkv_BTC = self.qkv(jnp.where(valid_BT1, x_BTD, 0))

@@ -116,7 +116,8 @@ def run_layers(
 ) -> tuple[jax.Array, Cache]:
     """All layers over a whole sequence that continues `cache`. Returns (hidden after the final norm, new cache).
 
-    Pads may stand anywhere (`mask_BT` false); attention is causal in slot order.
+    Pads (`mask_BT` false) may stand before and after a row's tokens, but not between two of them, and before them only
+    in the first piece: the convolution would see zeros there. Attention is causal in slot order.
     """
     tokens = x_BTD.shape[1]
     rope = _rope(config, positions_3BT)
