@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from tests.models import tiny
+from tests.models.tiny import MM_LENGTH, image
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import inputs, text, vlm
+from zppo_jax.types import Features
 
 TOLERANCE = 2e-4
 NUM_SLOTS = 132  # key slots in decoding, the same in every test: one compiled step
@@ -52,16 +54,17 @@ def prompt_inputs(config, ids_BT, length, pads=PADS):
     return batch
 
 
-def decode(model, cache, length, ids_BT, starts_B, num_steps):
+def decode(model, cache, length, ids_BT, starts_B, num_steps, positions_B=None):
     """Feed `num_steps` tokens of each row, from index `starts_B`; yields the logits [B, V] after each."""
     rows = np.arange(len(ids_BT))
+    positions_B = starts_B if positions_B is None else positions_B
     states = text.unstack_cache(cache, model.config.text, NUM_SLOTS - length)
     mask_BS = np.pad(np.asarray(cache["mask"]), [(0, 0), (0, NUM_SLOTS - length)])
     for step in range(num_steps):
         mask_BS[:, length + step] = True
         index_B = starts_B + step
         logits_BV, states = _step(
-            model.params, model.config, ids_BT[rows, index_B], index_B, mask_BS.copy(), states, length + step
+            model.params, model.config, ids_BT[rows, index_B], positions_B + step, mask_BS.copy(), states, length + step
         )
         yield np.asarray(logits_BV)
 
@@ -139,6 +142,35 @@ def test_forked_rows_continue_their_own_prompt(model):
     starts_B = (64 - np.asarray([pad for pad, _ in PADS]))[rows]
     for step, logits_BV in enumerate(decode(model, forked, 64, ids_BT[rows], starts_B, 2)):
         np.testing.assert_allclose(logits_BV, full_BTV[rows, starts_B + step], atol=TOLERANCE)
+
+
+def test_image_prompts_from_features_decode_as_one_pass(model):
+    """Prompts packed by `from_features`: the last token is fed as the first step, and positions go on from its own.
+
+    An image takes fewer positions than tokens, so a decoder that counts tokens (a stale rope delta) fails here.
+    """
+    rows = ([3, image(4, 6)], [9, image(2, 8)], [image(6, 4)], [])
+    hf_inputs = tiny.batch(rows, MM_LENGTH, seed=7)
+    full_BTV = np.asarray(qwen3_5.forward(model, **hf_inputs))
+    ids_BT, types_BT = hf_inputs["input_ids"], hf_inputs["mm_token_type_ids"]
+    positions_3BT = inputs.from_hf(model.config, **hf_inputs)[0]["positions_3BT"]
+    grids_N3, ends = hf_inputs["image_grid_thw"], (40, 33, 36, 49)
+    patches = [*np.split(hf_inputs["pixel_values"], np.cumsum(grids_N3.prod(axis=1))[:-1]), np.zeros((0, 1536), "f")]
+    prompts = [
+        Features(
+            ids_BT[row, :end].astype(np.int32), types_BT[row, :end].astype(np.int32), positions_3BT[:, row, :end],
+            0, patches[row], grids_N3[row : row + 1].astype(np.int32),
+        )
+        for row, end in enumerate(ends)
+    ]  # fmt: skip
+    batch = inputs.from_features(model.config, prompts, 4, 48, tiny.MM_PATCHES)
+    last_B, position_B = batch.pop("last_B"), batch.pop("last_position_B")
+    np.testing.assert_array_equal(last_B, [ids_BT[row, end - 1] for row, end in enumerate(ends)])
+    _, cache = _prefill(model.params, model.config, batch)
+    starts_B = np.asarray(ends) - 1
+    steps = decode(model, cache, 48, ids_BT, starts_B, 5, position_B)
+    for step, logits_BV in enumerate(steps):
+        np.testing.assert_allclose(logits_BV, full_BTV[np.arange(4), starts_B + step], atol=TOLERANCE)
 
 
 def test_bfloat16_keeps_its_dtypes_through_cache_and_steps(model):

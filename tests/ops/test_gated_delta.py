@@ -72,7 +72,7 @@ def weights_of(num_tokens):
 
 
 def pad_tokens(x):
-    """To the longest length with zeros: g = beta = 0 is neutral by definition, and one compiled reference serves all."""
+    """To the longest length with zeros: g = beta = 0 is neutral by definition; one compiled reference serves all."""
     return np.pad(x, [(0, 0), (0, LONGEST - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
 
 
@@ -165,6 +165,6 @@ def test_inverse_unit_lower_equals_numpy(length):
 
 
 def test_inverse_of_all_ones_is_exact():
-    """What 64 equal keys give; the answer is the identity minus the first subdiagonal, and rounding has no part in it."""
+    """What 64 equal keys give; the answer is the identity minus the first subdiagonal, with no rounding in it."""
     inverse = inverse_unit_lower(jnp.tril(jnp.ones((64, 64)), -1))
     np.testing.assert_array_equal(inverse, np.eye(64) - np.eye(64, k=-1))

@@ -1,0 +1,141 @@
+"""Interleaved M-RoPE, the vision tower on padded frames, and the packing of images; transformers is not needed here."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from tests.models import tiny
+from tests.models.tiny import MM_LENGTH, image
+from zppo_jax.models.qwen3_5 import inputs, layers, vision, vlm
+
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+_logits = jax.jit(vlm.logits, static_argnums=1, compiler_options=FAST_COMPILE)
+_encode = jax.jit(vision.encode, static_argnums=1, compiler_options=FAST_COMPILE)
+
+
+@functools.cache
+def image_batch():
+    """Four images of H != W in two rows, and two rows of text."""
+    return tiny.batch([[1, image(4, 6), 1, image(2, 8)], [], [3, image(6, 2), 2, image(6, 4)], []], MM_LENGTH)
+
+
+# ---------------------------------------------------------------- positions
+
+
+def test_height_and_width_rows_matter(model):
+    """slime#2336: with the H and W rows dropped, text and OCR stayed right and boxes were 90 pixels off."""
+    batch, _ = inputs.from_hf(model.config, **image_batch())
+    right = np.asarray(_logits(model.params, model.config, batch))
+    time, height, width = batch["positions_3BT"]
+    for wrong in ([time, width, height], [time, time, time], [height, height, width]):
+        moved = np.asarray(_logits(model.params, model.config, batch | {"positions_3BT": np.stack(wrong)}))
+        error = np.abs(moved - right).max(axis=(1, 2))
+        assert (error[[0, 2]] > 0.01).all(), "rows with images"
+        np.testing.assert_array_equal(error[[1, 3]], 0.0, err_msg="rows of text have three equal rows")
+
+
+def test_mrope_axes_of_the_published_section():
+    """Section [11, 11, 10]: the axis of each of the 32 frequencies, written out."""
+    positions = np.asarray([1, 10, 100], np.int32)[:, None, None]
+    cos, sin = layers.mrope_tables(positions, 64, 1e7, (11, 11, 10))
+    axis = np.asarray([0, 1, 2] * 10 + [0, 1])
+    angle = np.asarray([1, 10, 100])[axis] * 1e7 ** (-np.arange(32) / 32)
+    np.testing.assert_allclose(cos[0, 0], np.cos(angle), atol=1e-5)
+    np.testing.assert_allclose(sin[0, 0], np.sin(angle), atol=1e-5)
+
+
+def test_rotation_keeps_lengths_and_leaves_the_rest():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 3, 2, 16), np.float32)
+    angle = rng.standard_normal((1, 3, 4))
+    y = np.asarray(layers.rotate(x, np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)))
+    np.testing.assert_array_equal(y[..., 8:], x[..., 8:])
+    turned = (x[..., :4] + 1j * x[..., 4:8]) * np.exp(1j * angle)[:, :, None]
+    np.testing.assert_allclose(y[..., :8], np.concatenate([turned.real, turned.imag], axis=-1), atol=1e-6)
+
+
+# ---------------------------------------------------------------- padded frames
+
+
+def test_padding_slots_and_empty_frames_change_nothing(model):
+    config = model.config.vision
+    sizes = np.asarray([[4, 6], [2, 4]], np.int32)
+    patches = np.random.default_rng(0).standard_normal((32, config.patch_dim), np.float32)
+    tight, tight_sizes = inputs.pack_frames(patches, sizes, 24, 2)
+    roomy, roomy_sizes = inputs.pack_frames(patches, sizes, 36, 5)
+    slots = np.arange(36)
+    roomy[slots >= roomy_sizes.prod(axis=1)[:, None]] = 100.0
+    expected = np.asarray(_encode(model.params["vision"], config, tight, tight_sizes))
+    actual = np.asarray(_encode(model.params["vision"], config, roomy, roomy_sizes))
+    assert actual.shape == (5, 9, config.out_hidden_size)
+    assert np.isfinite(actual).all()
+    np.testing.assert_allclose(actual[0, :6], expected[0, :6], atol=1e-5)
+    np.testing.assert_allclose(actual[1, :2], expected[1, :2], atol=1e-5)
+    assert np.abs(expected[0, :6]).std() > 0.05
+
+
+def test_pack_frames_splits_in_order():
+    patches = np.arange(1, 13, dtype=np.float32)[:, None]
+    packed, sizes = inputs.pack_frames(patches, np.asarray([[2, 2], [2, 4]]), 10, 3)
+    assert packed.shape == (3, 10, 1)
+    np.testing.assert_array_equal(packed[0, :, 0], [1, 2, 3, 4, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(packed[1, :, 0], [5, 6, 7, 8, 9, 10, 11, 12, 0, 0])
+    np.testing.assert_array_equal(packed[2], 0.0)
+    np.testing.assert_array_equal(sizes, [[2, 2], [2, 4], [0, 0]])
+
+
+def test_feature_index_counts_each_type_by_itself():
+    """Placeholders of a type take that type's frames in order; frames of 8 slots have 2 features."""
+    types = np.asarray([[0, 1, 1, 0, 2], [2, 0, 0, 1, 0]])
+    sizes = {1: np.asarray([[4, 2], [2, 2]]), 2: np.asarray([[2, 2], [2, 2]])}
+    index = inputs.feature_index(types, sizes, {1: 0, 2: 2}, 8, 2)
+    np.testing.assert_array_equal(index, [[-1, 0, 1, -1, 4], [6, -1, -1, 2, -1]])
+
+
+# ---------------------------------------------------------------- refusals name their numbers
+
+
+def change(**changes):
+    return image_batch() | changes
+
+
+def test_patches_that_do_not_fit_the_grids_are_refused(model):
+    with pytest.raises(ValueError, match=r"75 patches.* 76"):
+        inputs.from_hf(model.config, **change(pixel_values=image_batch()["pixel_values"][:-1]))
+
+
+def test_placeholders_that_do_not_match_their_grid_are_refused(model):
+    types = image_batch()["mm_token_type_ids"].copy()
+    types[0, np.flatnonzero(types[0] == 1)[0]] = 0
+    with pytest.raises(ValueError, match=r"5 tokens .*1x2x3"):
+        inputs.from_hf(model.config, **change(mm_token_type_ids=types))
+
+
+def test_placeholders_and_features_are_counted():
+    types = np.asarray([[0, 1, 1, 0]])
+    with pytest.raises(ValueError, match=r"2 image placeholder tokens for 3 image features"):
+        inputs.feature_index(types, {1: np.asarray([[2, 6]])}, {1: 0}, 12, 2)
+
+
+def test_more_images_in_the_text_than_grids_are_refused(model):
+    types = image_batch()["mm_token_type_ids"].copy()
+    types[3, 5:7] = 1
+    with pytest.raises(ValueError, match="more runs of image tokens than there are grids"):
+        inputs.from_hf(model.config, **change(mm_token_type_ids=types))
+
+
+def test_fewer_images_in_the_text_than_grids_are_refused(model):
+    inputs_of_text = {name: image_batch()[name] for name in ("input_ids", "attention_mask")}
+    inputs_of_text["input_ids"] = np.full_like(inputs_of_text["input_ids"], 9)
+    images = {name: image_batch()[name] for name in ("pixel_values", "image_grid_thw")}
+    with pytest.raises(ValueError, match=r"0 image placeholder tokens for 19"):
+        inputs.from_hf(model.config, **inputs_of_text, **images)
+
+
+def test_a_frame_larger_than_its_bucket_is_refused():
+    with pytest.raises(ValueError, match=r"24 patches.* 16 slots"):
+        inputs.pack_frames(np.zeros((24, 3), np.float32), np.asarray([[4, 6]]), 16, 1)
