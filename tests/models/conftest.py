@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.models import tiny
@@ -31,7 +33,8 @@ def torch_model(path):
     torch.set_num_threads(1)
     from transformers import Qwen3_5ForConditionalGeneration
 
-    oracle, info = Qwen3_5ForConditionalGeneration.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = Qwen3_5ForConditionalGeneration.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    oracle, info = loaded
     assert not any(info.values()), info
     return oracle.eval()
 

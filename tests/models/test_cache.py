@@ -119,8 +119,9 @@ def test_two_pieces_equal_one(model):
 
     @jax.jit
     def continue_from(params, cache):
-        x_BTD = text.embed(params["text"], tokens_BT)
-        hidden, cache = text.run_layers(params["text"], config, x_BTD, positions_3BT, mask_BT, cache)
+        x_BTD = text.embed(params["text"], jnp.asarray(tokens_BT))
+        positions, mask = jnp.asarray(positions_3BT), jnp.asarray(mask_BT)
+        hidden, cache = text.run_layers(params["text"], config, x_BTD, positions, mask, cache)
         return text.logits(params["text"], hidden), cache
 
     logits_BTV, longer = continue_from(model.params, cache)
@@ -187,9 +188,9 @@ def test_bfloat16_keeps_its_dtypes_through_cache_and_steps(model):
         states = text.unstack_cache(cache, model.config.text, 1)
         weights = text.unstack_layers(params["text"], model.config.text)
         x_B1D = text.embed(params["text"], jnp.zeros((4, 1), jnp.int32))
-        mask_BS, zeros_B = jnp.ones((4, 65), bool), jnp.zeros(4, jnp.int32)
+        mask_BS, zeros_B, slot = jnp.ones((4, 65), bool), jnp.zeros(4, jnp.int32), jnp.asarray(64)
         stepped, states = text.step_layers(
-            weights, params["text"], model.config.text, x_B1D, zeros_B, mask_BS, states, 64
+            weights, params["text"], model.config.text, x_B1D, zeros_B, mask_BS, states, slot
         )
         return hidden, cache, stepped, states
 

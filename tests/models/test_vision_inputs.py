@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -38,12 +39,20 @@ def test_height_and_width_rows_matter(model):
         np.testing.assert_array_equal(error[[1, 3]], 0.0, err_msg="rows of text have three equal rows")
 
 
-def test_mrope_axes_of_the_published_section():
-    """Section [11, 11, 10]: the axis of each of the 32 frequencies, written out."""
-    positions = np.asarray([1, 10, 100], np.int32)[:, None, None]
-    cos, sin = layers.mrope_tables(positions, 64, 1e7, (11, 11, 10))
-    axis = np.asarray([0, 1, 2] * 10 + [0, 1])
-    angle = np.asarray([1, 10, 100])[axis] * 1e7 ** (-np.arange(32) / 32)
+@pytest.mark.parametrize(
+    ("section", "axes"),
+    [
+        ((11, 11, 10), [0, 1, 2] * 10 + [0, 1]),
+        ((5, 2, 1), [0, 1, 2, 0, 1, 0, 0, 0]),
+        ((2, 3, 3), [0, 1, 2] * 2 + [0, 1]),
+    ],
+)
+def test_mrope_axis_of_each_frequency(section, axes):
+    """Written out for the published section and for two in which an axis ends early."""
+    axis, half = np.asarray(axes), len(axes)
+    positions = jnp.asarray([1, 10, 100])[:, None, None]
+    cos, sin = layers.mrope_tables(positions, 2 * half, 1e7, section)
+    angle = np.asarray([1, 10, 100])[axis] * 1e7 ** (-np.arange(half) / half)
     np.testing.assert_allclose(cos[0, 0], np.cos(angle), atol=1e-5)
     np.testing.assert_allclose(sin[0, 0], np.sin(angle), atol=1e-5)
 
@@ -52,7 +61,7 @@ def test_rotation_keeps_lengths_and_leaves_the_rest():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 3, 2, 16), np.float32)
     angle = rng.standard_normal((1, 3, 4))
-    y = np.asarray(layers.rotate(x, np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)))
+    y = np.asarray(layers.rotate(*(jnp.asarray(z, jnp.float32) for z in (x, np.cos(angle), np.sin(angle)))))
     np.testing.assert_array_equal(y[..., 8:], x[..., 8:])
     turned = (x[..., :4] + 1j * x[..., 4:8]) * np.exp(1j * angle)[:, :, None]
     np.testing.assert_allclose(y[..., :8], np.concatenate([turned.real, turned.imag], axis=-1), atol=1e-6)

@@ -173,7 +173,7 @@ def batch(
         row.add(rng.integers(10, 480, length - pad - len(row.ids)).tolist())
         where = slice(pad, length) if side == "left" else slice(0, length - pad)
         ids[index, where], mask[index, where], types[index, where] = row.ids, 1, row.types
-    inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
+    inputs: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
     for kind, pixels, grid in (
         ("image", "pixel_values", "image_grid_thw"),
         ("video", "pixel_values_videos", "video_grid_thw"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,17 +11,13 @@ from zppo_jax.ops.conv import causal_conv, next_context
 
 
 def draw(rows=3, tokens=11, channels=5, taps=4):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((rows, tokens, channels), np.float32)
-    return (
-        x,
-        rng.standard_normal((taps, channels), np.float32),
-        rng.standard_normal((rows, taps - 1, channels), np.float32),
-    )
+    shapes = (rows, tokens, channels), (taps, channels), (rows, taps - 1, channels)
+    keys = jax.random.split(jax.random.key(0), 3)
+    return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
 
 
 def numpy_conv(x, kernel, context):
-    before = np.concatenate([context, x], axis=1)
+    before, kernel = np.concatenate([context, x], axis=1), np.asarray(kernel)
     return np.stack(
         [
             np.stack([np.convolve(before[b, :, c], kernel[::-1, c], mode="valid") for c in range(x.shape[2])], axis=-1)
@@ -37,8 +34,7 @@ def test_causal_conv_equals_numpy(tokens, taps):
 
 def test_a_token_never_sees_the_next_one():
     x, kernel, context = draw()
-    changed = x.copy()
-    changed[:, 6:] += 100.0
+    changed = x.at[:, 6:].add(100.0)
     before, after = causal_conv(x, kernel, context), causal_conv(changed, kernel, context)
     np.testing.assert_array_equal(before[:, :6], after[:, :6])
     assert (np.asarray(before[:, 6]) != np.asarray(after[:, 6])).all()
@@ -48,8 +44,8 @@ def test_next_context_is_taken_at_each_rows_true_end():
     x, _, context = draw()
     ends = np.asarray([11, 5, 0])
     expected = [np.concatenate([context[b], x[b, :end]])[-3:] for b, end in enumerate(ends)]
-    np.testing.assert_array_equal(next_context(jnp.asarray(x), jnp.asarray(context), jnp.asarray(ends)), expected)
-    short = next_context(jnp.asarray(x), jnp.asarray(context), jnp.asarray([2, 1, 3]))
+    np.testing.assert_array_equal(next_context(x, context, jnp.asarray(ends)), expected)
+    short = next_context(x, context, jnp.asarray([2, 1, 3]))
     np.testing.assert_array_equal(short[0], np.concatenate([context[0, 2:], x[0, :2]]))
 
 
@@ -58,12 +54,12 @@ def test_pieces_equal_the_whole(cut):
     x, kernel, context = draw()
     whole = causal_conv(x, kernel, context)
     first = causal_conv(x[:, :cut], kernel, context)
-    middle = next_context(jnp.asarray(x[:, :cut]), jnp.asarray(context), jnp.full(3, cut))
+    middle = next_context(x[:, :cut], context, jnp.full(3, cut))
     second = causal_conv(x[:, cut:], kernel, middle)
     np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, atol=1e-6)
 
 
 def test_the_result_has_the_dtype_of_its_input():
     x, kernel, context = draw()
-    out = causal_conv(jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16), jnp.asarray(context))
+    out = causal_conv(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), context)
     assert out.dtype == jnp.bfloat16

@@ -76,19 +76,26 @@ def pad_tokens(x):
     return np.pad(x, [(0, 0), (0, LONGEST - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
 
 
+def compare_gradients(gradients, arguments, out_weights, state_weights):
+    """Against those of the token-by-token rule, to 2e-5 of the largest; returns its output and state."""
+    num_tokens = arguments[0].shape[1]
+    padded = (*(pad_tokens(x) for x in arguments[:-1]), arguments[-1])
+    expected_gradients, (out, state) = recurrent(padded, pad_tokens(out_weights), state_weights)
+    for name, actual, expected in zip(NAMES, gradients, expected_gradients, strict=True):
+        expected = expected if name == "state" else expected[:, :num_tokens]
+        largest = max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(actual, expected, atol=2e-5 * largest, err_msg=f"gradient of {name}")
+    return out[:, :num_tokens], state
+
+
 @pytest.mark.parametrize("num_tokens", LENGTHS)
 def test_chunked_equals_recurrent(num_tokens):
     arguments = draw(num_tokens, seed=num_tokens)
     out_weights, state_weights = weights_of(num_tokens)
     gradients, (out, state) = chunked(arguments, out_weights, state_weights)
-    padded = (*(pad_tokens(x) for x in arguments[:-1]), arguments[-1])
-    expected_gradients, (expected_out, expected_state) = recurrent(padded, pad_tokens(out_weights), state_weights)
-    np.testing.assert_allclose(out, expected_out[:, :num_tokens], atol=1e-5)
+    expected_out, expected_state = compare_gradients(gradients, arguments, out_weights, state_weights)
+    np.testing.assert_allclose(out, expected_out, atol=1e-5)
     np.testing.assert_allclose(state, expected_state, atol=1e-5)
-    for name, actual, expected in zip(NAMES, gradients, expected_gradients, strict=True):
-        expected = expected if name == "state" else expected[:, :num_tokens]
-        largest = max(1.0, float(np.abs(expected).max()))
-        np.testing.assert_allclose(actual, expected, atol=2e-5 * largest, err_msg=f"gradient of {name}")
 
 
 def test_recurrent_and_step_are_the_definition():
@@ -98,7 +105,8 @@ def test_recurrent_and_step_are_the_definition():
     np.testing.assert_allclose(out, expected_out, atol=1e-5)
     np.testing.assert_allclose(state, expected_state, atol=1e-5)
     one = draw(1)
-    out, state = gated_delta_step(*(x[:, 0] for x in one[:-1]), one[-1])
+    q, k, v, g, beta = (x[:, 0] for x in one[:-1])
+    out, state = gated_delta_step(q, k, v, g, beta, one[-1])
     expected_out, expected_state = numpy_rule(*one)
     np.testing.assert_allclose(out, expected_out[:, 0], atol=1e-6)
     np.testing.assert_allclose(state, expected_state, atol=1e-6)
@@ -124,11 +132,12 @@ def test_near_parallel_keys_that_never_decay_stay_exact(spread):
     q, k, v, g, beta, state = draw(65, seed=4)
     k = unit(k[:, :1] + spread * k).astype(np.float32)
     arguments = (q, k, v, np.zeros_like(g), np.ones_like(beta), state)
-    gradients, (out, new_state) = chunked(arguments, *weights_of(65))
+    out_weights, state_weights = weights_of(65)
+    gradients, (out, new_state) = chunked(arguments, out_weights, state_weights)
     expected_out, expected_state = numpy_rule(*arguments)
     np.testing.assert_allclose(out, expected_out, atol=1e-5)
     np.testing.assert_allclose(new_state, expected_state, atol=1e-5)
-    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    compare_gradients(gradients, arguments, out_weights, state_weights)
 
 
 def test_strong_decay_neither_overflows_nor_poisons_the_gradient():
@@ -150,8 +159,8 @@ def test_neutral_tokens_leave_no_trace(place):
     is_pad[{"before": slice(0, 20), "between": slice(30, 50), "after": slice(45, 65)}[place]] = True
     g, beta = (np.where(is_pad[:, None], 0, x).astype(np.float32) for x in (g, beta))
     _, (out, new_state) = chunked((q, k, v, g, beta, state), *weights_of(65))
-    kept = [x[:, ~is_pad] for x in (q, k, v, g, beta)]
-    expected_out, expected_state = numpy_rule(*kept, state)
+    q, k, v, g, beta = (x[:, ~is_pad] for x in (q, k, v, g, beta))
+    expected_out, expected_state = numpy_rule(q, k, v, g, beta, state)
     np.testing.assert_allclose(np.asarray(out)[:, ~is_pad], expected_out, atol=1e-5)
     np.testing.assert_allclose(new_state, expected_state, atol=1e-5)
 
@@ -162,6 +171,17 @@ def test_inverse_unit_lower_equals_numpy(length):
     inverse = jax.jit(inverse_unit_lower)(np.asarray(strict, np.float32))
     expected = np.linalg.inv(np.eye(length) + strict)
     np.testing.assert_allclose(inverse, expected, atol=2e-6 * np.abs(expected).max())
+
+
+def test_the_gradient_of_the_inverse_stays_below_the_diagonal():
+    """dS = -X^T G X^T, its strictly lower part: what NumPy's inverse gives."""
+    rng = np.random.default_rng(0)
+    strict, cotangent = np.tril(rng.standard_normal((8, 8)), -1), rng.standard_normal((8, 8))
+    _, pull = jax.vjp(inverse_unit_lower, jnp.asarray(strict, jnp.float32))
+    (gradient,) = pull(jnp.asarray(cotangent, jnp.float32))
+    inverse = np.linalg.inv(np.eye(8) + strict)
+    expected = np.tril(-inverse.T @ cotangent @ inverse.T, -1)
+    np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_inverse_of_all_ones_is_exact():
