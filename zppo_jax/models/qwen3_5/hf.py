@@ -193,7 +193,7 @@ def load_params(directory: str | Path, config: Config, dtype: str) -> Params:
     """Read every parameter exactly once, as NumPy arrays of `dtype`; all mismatches are raised together."""
     shapes = {path: leaf.shape for path, leaf in flatten(vlm.abstract_params(config)).items()}
     flat = {path: np.zeros(shape, jnp.dtype(dtype)) for path, shape in shapes.items()}
-    wanted = {name: entry for name, *entry in table(config)}
+    wanted = {name: (path, index, conversion) for name, path, index, conversion in table(config)}
     problems, seen = [], set()
     for name, tensor in _tensors(Path(directory)):
         if name.startswith(IGNORED) or (name == "lm_head.weight" and config.text.tie_word_embeddings):
