@@ -28,7 +28,8 @@ def gated_delta_recurrent(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV):
     """Token by token: the slow, obvious form that the chunked one is tested against."""
 
     def step(state, token):
-        out, state = gated_delta_step(*token, state)
+        q, k, v, g, beta = token
+        out, state = gated_delta_step(q, k, v, g, beta, state)
         return state, out
 
     tokens = tuple(jnp.moveaxis(x, 1, 0) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN))
@@ -36,13 +37,15 @@ def gated_delta_recurrent(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV):
     return jnp.moveaxis(out_TBNV, 0, 1), state_BNKV
 
 
+@jax.custom_vjp
 def inverse_unit_lower(strict_LM: jax.Array) -> jax.Array:
     """(I + S)^-1 for strictly lower triangular S of shape [..., L, L], L a power of two, by block doubling.
 
     Given the inverse X of the block diagonal with blocks of size b, the blocks of size 2b follow from
     X <- X - X (S restricted to the lower-left b x b corners) X. Matrix products only, and every intermediate is an
     exact inverse of a principal block, so near-parallel keys stay harmless; power-series (Neumann, Newton-Schulz)
-    forms overflow there.
+    forms overflow there. The gradient is the inverse's own, dS = -X^T dX X^T: two products instead of a walk back
+    through every level.
     """
     length = strict_LM.shape[-1]
     inverse = jnp.broadcast_to(jnp.eye(length, dtype=strict_LM.dtype), strict_LM.shape)
@@ -57,6 +60,20 @@ def inverse_unit_lower(strict_LM: jax.Array) -> jax.Array:
         inverse = inverse - product
         block *= 2
     return inverse
+
+
+def _inverse_forward(strict_LM: jax.Array) -> tuple[jax.Array, jax.Array]:
+    inverse = inverse_unit_lower(strict_LM)
+    return inverse, inverse
+
+
+def _inverse_backward(inverse: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    transposed = jnp.swapaxes(inverse, -1, -2)
+    product = jnp.matmul(jnp.matmul(transposed, cotangent, precision=HIGHEST), transposed, precision=HIGHEST)
+    return (-jnp.tril(product, -1),)
+
+
+inverse_unit_lower.defvjp(_inverse_forward, _inverse_backward)
 
 
 def chunk_length(num_tokens: int, limit: int = 64) -> int:

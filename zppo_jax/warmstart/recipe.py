@@ -1,0 +1,101 @@
+"""The recipe of the warm start: which examples, how many steps, and the fingerprint that ties the shipped weights to it.
+
+    python -m zppo_jax.warmstart          # trains student and teacher anew, with a progress bar
+
+Shape suffixes: V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.processor import Processor
+from zppo_jax.prompts import TEMPLATES
+from zppo_jax.warmstart import examples, supervised, tiny
+from zppo_jax.warmstart.examples import Example, Mixture
+
+BUCKETS = (20, 64, 160)
+PATCH_SLOTS = 16
+MAX_NEW_TOKENS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One supervised training: examples a step of each kind, steps, peak learning rate, seed."""
+
+    plain: int
+    bcq: int
+    ncq: int
+    num_steps: int
+    learning_rate: float
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The student from scratch; the teacher goes on from the student with the true meanings of all operations."""
+
+    mixture: Mixture = Mixture()
+    student: Stage = Stage(plain=48, bcq=16, ncq=8, num_steps=2400, learning_rate=3e-3, seed=1)
+    teacher: Stage = Stage(plain=64, bcq=0, ncq=0, num_steps=500, learning_rate=1e-3, seed=2)
+
+
+def draw(stage: Stage, mixture: Mixture, rng: np.random.Generator, teacher: bool) -> tuple[list[Example], ...]:
+    """The examples of one step, by length bucket."""
+    template = TEMPLATES["compact"]
+    return (
+        [examples.plain(rng, mixture, template, teacher) for _ in range(stage.plain)],
+        [examples.bcq(rng, mixture, template) for _ in range(stage.bcq)],
+        [examples.ncq(rng, mixture, template) for _ in range(stage.ncq)],
+    )
+
+
+def batches(
+    stage: Stage, mixture: Mixture, config: Config, processor: Processor, teacher: bool
+) -> Iterator[tuple[supervised.Batch, ...]]:
+    """Packed batches for ever; a function of the stage's seed alone."""
+    rng = np.random.default_rng(stage.seed)
+    while True:
+        drawn = draw(stage, mixture, rng, teacher)
+        yield tuple(
+            supervised.pack(config, processor, part, bucket, PATCH_SLOTS, MAX_NEW_TOKENS)
+            for part, bucket in zip(drawn, BUCKETS, strict=True)
+            if part
+        )
+
+
+def banned(config: Config, processor: Processor) -> np.ndarray:
+    """Ids that are never sampled, bool [V]: control tokens of turns and images, and rows beyond the tokenizer."""
+    mask_V = np.arange(config.text.vocab_size) >= processor.vocab_size
+    mask_V[list(processor.banned_ids)] = True
+    return mask_V
+
+
+def fingerprint(recipe: Recipe | None = None) -> str:
+    """A hash over architecture, tokenizer, recipe and the first examples that the recipe draws.
+
+    The examples are in it because the recipe's meaning lies in code: change how a candidate looks, and the shipped
+    weights no longer belong to the source beside them.
+    """
+    recipe = recipe or Recipe()
+    processor = tiny.processor()
+    content: dict[str, Any] = {
+        "architecture": configs.to_dict(tiny.config(processor), "float32"),
+        "tokenizer": json.loads(processor.tokenizer.to_str()),
+        "recipe": dataclasses.asdict(recipe),
+        "examples": [
+            [example.text, example.response, hashlib.sha256(example.image.tobytes()).hexdigest()]
+            for teacher in (False, True)
+            for part in draw(recipe.student, recipe.mixture, np.random.default_rng(0), teacher)
+            for example in part
+        ],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
