@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.models import tiny
-from tests.models.tiny import MM_LENGTH, image
+from tests.models.tiny import FAST_COMPILE, MM_LENGTH, image
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import inputs, text, vlm
 from zppo_jax.types import Features
@@ -23,10 +23,10 @@ TOLERANCE = 2e-4
 NUM_SLOTS = 132  # key slots in decoding, the same in every test: one compiled step
 PADS = ((0, "left"), (5, "left"), (3, "right"), (41, "right"))
 
-_prefill = jax.jit(vlm.prefill, static_argnums=1)
+_prefill = jax.jit(vlm.prefill, static_argnums=1, compiler_options=FAST_COMPILE)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=1, compiler_options=FAST_COMPILE)
 def _step(params, config, tokens_B, positions_B, mask_BS, states, slot):
     weights = text.unstack_layers(params["text"], config.text)
     x_B1D = text.embed(params["text"], tokens_B[:, None])
@@ -117,7 +117,7 @@ def test_two_pieces_equal_one(model):
     tokens_BT = np.where(mask_BT, np.take_along_axis(ids_BT, index_BT, axis=1), 9)
     positions_3BT = np.broadcast_to(np.where(mask_BT, index_BT, 0), (3, *index_BT.shape))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
     def continue_from(params, cache):
         x_BTD = text.embed(params["text"], jnp.asarray(tokens_BT))
         positions, mask = jnp.asarray(positions_3BT), jnp.asarray(mask_BT)

@@ -13,11 +13,8 @@ import numpy as np
 import pytest
 
 from tests.models import tiny
-from tests.models.tiny import MM_LENGTH, image
+from tests.models.tiny import FAST_COMPILE, MM_LENGTH, image
 from zppo_jax.models.qwen3_5 import deltanet, hf, inputs, layers, vlm
-
-# Gradients compile for long; the optimiser of XLA's CPU backend has nothing to do with what is tested.
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 CASES = {
     "text, left padding": tiny.batch([[], [], []], MM_LENGTH, (0, 5, 40), seed=1),

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from tests.models import tiny
-from tests.models.tiny import MM_LENGTH, image
+from tests.models.tiny import FAST_COMPILE, MM_LENGTH, image
 from zppo_jax.models.qwen3_5 import inputs, layers, vision, vlm
 
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
 _logits = jax.jit(vlm.logits, static_argnums=1, compiler_options=FAST_COMPILE)
 _encode = jax.jit(vision.encode, static_argnums=1, compiler_options=FAST_COMPILE)
 

@@ -23,6 +23,9 @@ from zppo_jax.models.qwen3_5 import hf
 NUM_ROWS, TEXT_LENGTH = 4, 130
 MM_LENGTH, MM_FRAMES, MM_PATCHES = 72, 4, 24
 
+# For programs of the tests' own: XLA's CPU optimiser doubles the time to compile and is not what is tested.
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3_5",
     "tie_word_embeddings": True,
