@@ -17,14 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from zppo_jax.compilation import Compiler, Program
 from zppo_jax.models.qwen3_5 import inputs
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.rollout import sampler
-from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.rollout import filters, sampler
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features, FinishReason
 
-PURPOSES = {"student": 1, "teacher": 2, "reformulated": 3, "evaluate": 4, "warmstart": 5}
+PURPOSES = {"student": 1, "teacher": 2, "reformulated": 3, "evaluate": 4, "compress": 5}
 """What a draw is for: a part of every key, so that no two uses share random numbers."""
 
 
@@ -61,12 +61,22 @@ class Engine:
     """Samples responses for any number of prompts with a bounded set of compiled programs.
 
     Programs: one prefill and one decode for each prompt bucket (and a fork for each number of prefilled batches).
+    `banned_ids` are never sampled; `name` tells this engine's programs from those of another with other shapes.
     """
 
     config: Config
     shapes: Shapes
     rows_per_call: int
     prompts_per_call: int
+    banned_V: np.ndarray
+    compiler: Compiler
+    name: str = ""
+
+    def prepare(self, params: dict[str, Any]) -> None:
+        """Start compiling everything, short prompts first; `params` may be shapes."""
+        for bucket in range(len(self.shapes.buckets)):
+            self._prefill(params, bucket)
+            self._decode(params, bucket)
 
     def sample(
         self,
@@ -94,6 +104,45 @@ class Engine:
                 on_rows(len(rows))
         return out
 
+    def _prompts(self, features: Sequence[Features], bucket: int) -> inputs.Inputs:
+        return inputs.from_features(
+            self.config, features, self.prompts_per_call, self.shapes.buckets[bucket], self.shapes.patch_slots
+        )
+
+    def _prefill(self, params: dict[str, Any], bucket: int) -> Program:
+        def lower() -> Any:
+            return sampler.prefill.lower(_shapes_of(params), self.config, prompt_inputs(self._prompts([], bucket)))
+
+        return self.compiler.program(f"{self.name}prefill of {self.shapes.buckets[bucket]} tokens", lower)
+
+    def _decode(self, params: dict[str, Any], bucket: int) -> Program:
+        def lower() -> Any:
+            cache = jax.eval_shape(
+                lambda params: sampler.fork(
+                    (sampler.prefill(params, self.config, prompt_inputs(self._prompts([], bucket))),),
+                    np.zeros(self.rows_per_call, np.int32),
+                ),
+                _shapes_of(params),
+            )
+            row_B = np.zeros(self.rows_per_call, np.int32)
+            keys_B = _row_keys(0, 0, 0, row_B.astype(np.uint32), row_B.astype(np.uint32))
+            rest = self._decode_arguments(row_B, row_B, keys_B, 0, filters.settings())
+            return sampler.decode.lower(_shapes_of(params), self.config, self.shapes.max_new_tokens, cache, *rest)
+
+        return self.compiler.program(f"{self.name}decode after {self.shapes.buckets[bucket]} tokens", lower)
+
+    def _decode_arguments(self, last_B, position_B, keys_B, num_rows: int, sampling: dict[str, Any]) -> tuple[Any, ...]:
+        return (
+            last_B,
+            position_B,
+            keys_B,
+            np.arange(self.rows_per_call) < num_rows,
+            np.asarray(self.config.stop_token_ids, np.int32),
+            self.banned_V,
+            np.int32(self.config.pad_token_id),
+            sampling,
+        )
+
     def _by_bucket(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[int]]]:
         places = [self.shapes.bucket_of(request.features, request.uid) for request in requests]
         for bucket in range(len(self.shapes.buckets)):
@@ -120,29 +169,24 @@ class Engine:
         prompts = [requests[index].features for index in order]
         caches, last, position = [], [], []
         for start in range(0, len(prompts), self.prompts_per_call):
-            part = prompts[start : start + self.prompts_per_call]
-            batch = inputs.from_features(
-                self.config, part, self.prompts_per_call, self.shapes.buckets[bucket], self.shapes.patch_slots
-            )
-            last.append(batch.pop("last_B"))
-            position.append(batch.pop("last_position_B"))
-            caches.append(sampler.prefill(params, self.config, batch))
+            batch = self._prompts(prompts[start : start + self.prompts_per_call], bucket)
+            last.append(batch["last_B"])
+            position.append(batch["last_position_B"])
+            caches.append(self._prefill(params, bucket)(params, prompt_inputs(batch)))
         row_B = np.zeros(self.rows_per_call, np.int32)
         row_B[: len(rows)] = [place[index] for index, _ in rows]
-        return sampler.decode(
-            params,
-            self.config,
-            self.shapes.max_new_tokens,
-            sampler.fork(tuple(caches), row_B),
-            np.concatenate(last)[row_B],
-            np.concatenate(position)[row_B],
-            keys_B,
-            np.arange(self.rows_per_call) < len(rows),
-            np.asarray(self.config.stop_token_ids, np.int32),
-            banned_mask(self.config),
-            np.int32(self.config.pad_token_id),
-            sampling,
-        )
+        last_B, position_B = np.concatenate(last)[row_B], np.concatenate(position)[row_B]
+        arguments = self._decode_arguments(last_B, position_B, keys_B, len(rows), sampling)
+        return self._decode(params, bucket)(params, sampler.fork(tuple(caches), row_B), *arguments)
+
+
+def prompt_inputs(batch: inputs.Inputs) -> inputs.Inputs:
+    """The part of a batch that prefill reads."""
+    return {name: batch[name] for name in sampler.PREFILL_INPUTS}
+
+
+def _shapes_of(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _sample(result: dict[str, np.ndarray], row: int) -> Sample:
@@ -152,4 +196,3 @@ def _sample(result: dict[str, np.ndarray], row: int) -> Sample:
         logprobs_T=result["logprobs_BR"][row, :length].astype(np.float32),
         finish_reason="stop" if result["stopped_B"][row] else "length",
     )
-

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from zppo_jax.models.qwen3_5 import Model, inputs
@@ -41,7 +40,9 @@ def split_last(batch: inputs.Inputs, deltas_B: np.ndarray) -> tuple[inputs.Input
     """Take each row's last valid token off the prompt: (inputs to prefill, last token [B], its rope position [B])."""
     mask_BT = np.asarray(batch["mask_BT"])
     if not mask_BT.any(axis=1).all():
-        raise ValueError(f"rows {np.flatnonzero(~mask_BT.any(axis=1)).tolist()} hold no token at all: every prompt needs one")
+        raise ValueError(
+            f"rows {np.flatnonzero(~mask_BT.any(axis=1)).tolist()} hold no token at all: every prompt needs one"
+        )
     last_B = mask_BT.shape[1] - 1 - np.argmax(mask_BT[:, ::-1], axis=1)
     rows = np.arange(len(last_B))
     shortened = mask_BT.copy()

@@ -21,6 +21,8 @@ from zppo_jax.models.qwen3_5 import text, vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters
 
+PREFILL_INPUTS = ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT", "patches_ISC", "size_I2")
+
 
 @functools.partial(jax.jit, static_argnums=1)
 def prefill(params: dict[str, Any], config: Config, inputs: dict[str, Any]) -> text.Cache:
@@ -40,7 +42,7 @@ def _uniform(keys_B: jax.Array, step: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, step)))(keys_B)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=3)
 def decode(
     params: dict[str, Any],
     config: Config,

@@ -40,7 +40,9 @@ def advantages(
     return out
 
 
-def _responses(groups: Sequence[Group], advantages_MG: np.ndarray, num_groups: int, shapes: Shapes) -> dict[str, np.ndarray]:
+def _responses(
+    groups: Sequence[Group], advantages_MG: np.ndarray, num_groups: int, shapes: Shapes
+) -> dict[str, np.ndarray]:
     sizes = (num_groups, shapes.group_size)
     out = {
         "response_MGR": np.zeros((*sizes, shapes.max_new_tokens), np.int32),

@@ -85,7 +85,10 @@ def accumulate(params, config: Config, objective: Objective, minibatch: dict[str
     """
     gradient_of = jax.grad(_loss_sum, has_aux=True)
     names = ("loss", "clipped", "dual_clipped", "ratio", "kl", "tokens")
-    carry = (jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params), {name: jnp.float32(0.0) for name in names})
+    carry = (
+        jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params),
+        {name: jnp.float32(0.0) for name in names},
+    )
     for bucket in minibatch["buckets"]:
 
         def add(index, carry, arrays=bucket["arrays"]):

@@ -24,7 +24,12 @@ Batch = dict[str, Any]
 
 
 def pack(
-    config: Config, processor: Processor, examples: Sequence[Example], bucket: int, patch_slots: int, max_new_tokens: int
+    config: Config,
+    processor: Processor,
+    examples: Sequence[Example],
+    bucket: int,
+    patch_slots: int,
+    max_new_tokens: int,
 ) -> Batch:
     """Examples of one length bucket as the arrays of a micro-batch with one response a prompt."""
     features = [processor.features(example.text, [example.image]) for example in examples]
@@ -54,7 +59,9 @@ def _loss(params, config: Config, batches: tuple[Batch, ...], banned_V: jax.Arra
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=0)
-def step(state, config: Config, transform: optax.GradientTransformation, batches: tuple[Batch, ...], banned_V: jax.Array):
+def step(
+    state, config: Config, transform: optax.GradientTransformation, batches: tuple[Batch, ...], banned_V: jax.Array
+):
     """One optimiser step on one batch of each length bucket; returns (state, loss in nats a token)."""
     loss, gradient = jax.value_and_grad(_loss)(state["params"], config, batches, banned_V)
     changes, optimizer = transform.update(gradient, state["optimizer"], state["params"])

@@ -162,6 +162,10 @@ class ReplayBuffer:
             )
         return buffer
 
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Becomes the buffer that `state` was taken from, in place: whoever holds the buffer goes on with it."""
+        self.__dict__.update(ReplayBuffer.from_state(state).__dict__)
+
     def _keep(self, question_id: str) -> None:
         if self.refresh_position:
             self._entries[question_id] = self._entries.pop(question_id)

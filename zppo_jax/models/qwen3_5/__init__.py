@@ -1,8 +1,8 @@
 """Qwen3.5 vision-language models: gated DeltaNet, gated attention, interleaved M-RoPE, vision tower.
 
-    model = qwen3_5.load("Qwen3.5-0.8B")           # config.json + *.safetensors -> Model(config, params)
-    logits = qwen3_5.forward(model, **hf_inputs)   # what the Hugging Face processor returns -> [B, T, V]
-    qwen3_5.save(model, "out")                     # transformers loads it
+model = qwen3_5.load("Qwen3.5-0.8B")           # config.json + *.safetensors -> Model(config, params)
+logits = qwen3_5.forward(model, **hf_inputs)   # what the Hugging Face processor returns -> [B, T, V]
+qwen3_5.save(model, "out")                     # transformers loads it
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zppo_jax.models.qwen3_5 import hf, inputs, vlm
 from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5 import hf, inputs, vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.hf import CheckpointError
 from zppo_jax.models.qwen3_5.vlm import abstract_params, init_params

@@ -184,12 +184,12 @@ def _vision_config(vision: Mapping[str, Any]) -> VisionConfig:
     return VisionConfig(**values)
 
 
-def from_dict(
-    raw: Mapping[str, Any], stop_token_ids: tuple[int, ...] = (), pad_token_id: int | None = None
-) -> Config:
+def from_dict(raw: Mapping[str, Any], stop_token_ids: tuple[int, ...] = (), pad_token_id: int | None = None) -> Config:
     """Build a `Config` from the parsed `config.json` of a Qwen3.5 vision-language checkpoint."""
     if "text_config" not in raw or "vision_config" not in raw:
-        raise UnsupportedConfigError("config.json has no text_config/vision_config: not a Qwen3.5 vision-language model")
+        raise UnsupportedConfigError(
+            "config.json has no text_config/vision_config: not a Qwen3.5 vision-language model"
+        )
     text = raw["text_config"]
     tied = bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
     if not stop_token_ids:

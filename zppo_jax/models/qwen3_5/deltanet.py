@@ -92,7 +92,9 @@ class GatedDeltaNet(nnx.Module):
         o_BTNV, recurrent_BNKV = gated_delta_chunked(q, k, v, g, beta, recurrent_BNKV)
         return self._output(o_BTNV, x_BTD), (next_context(qkv_BTC, context_BJC, end_B), recurrent_BNKV)
 
-    def step(self, x_B1D: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def step(
+        self, x_B1D: jax.Array, state: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """One token: the recurrence itself."""
         context_BJC, recurrent_BNKV = state
         qkv_B1C = self.qkv(x_B1D)

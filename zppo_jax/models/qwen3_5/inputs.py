@@ -129,7 +129,12 @@ def from_hf(
 
 
 def from_features(
-    config: Config, features: Sequence[Features], num_rows: int, num_tokens: int, num_slots: int, frames_per_row: int = 1
+    config: Config,
+    features: Sequence[Features],
+    num_rows: int,
+    num_tokens: int,
+    num_slots: int,
+    frames_per_row: int = 1,
 ) -> Inputs:
     """Prompts packed to static shapes, right-padded to `num_tokens` slots; rows beyond `features` are empty.
 

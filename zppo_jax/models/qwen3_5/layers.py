@@ -138,7 +138,9 @@ def abstract(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, stack: t
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*stack, *x.shape), x.dtype), _structure(build, config)[1])
 
 
-def init(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, key: jax.Array, stack: tuple[int, ...] = ()) -> Params:
+def init(
+    build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, key: jax.Array, stack: tuple[int, ...] = ()
+) -> Params:
     """Random parameters of a module, one draw per entry of the leading layer axes `stack`."""
 
     def one(key: jax.Array) -> Params:

@@ -1,0 +1,89 @@
+"""Programs compiled ahead of their first call, in background threads, each for exactly one set of shapes.
+
+A compiled program refuses arguments of other shapes, so "compile once" holds by construction; and while the update is
+still compiling, the first rollouts already run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+Announce = Callable[[str], AbstractContextManager[Any]]
+
+
+class Program:
+    """A program that is being compiled or ready; calling it waits, and says so, if it must."""
+
+    def __init__(self, name: str, future: Future[Any], announce: Announce) -> None:
+        self.name = name
+        self._future = future
+        self._announce = announce
+
+    def __call__(self, *args: Any) -> Any:
+        if not self._future.done():
+            with self._announce(self.name):
+                self._future.result()
+        return self._future.result()(*args)
+
+
+class Compiler:
+    """Compiles programs by name, once each.
+
+    Args:
+      announce: a context manager for the time that somebody waits for a program (the console shows it).
+      num_threads: compilations at the same time.
+    """
+
+    def __init__(self, announce: Announce | None = None, num_threads: int | None = None) -> None:
+        self._announce = announce or (lambda name: contextlib.nullcontext())
+        self._pool = ThreadPoolExecutor(num_threads or min(os.cpu_count() or 1, 4), thread_name_prefix="compile")
+        self._programs: dict[str, Program] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that was compiled so far, in order."""
+        return tuple(self._programs)
+
+    def program(self, name: str, lower: Callable[[], Any]) -> Program:
+        """The program of that name; `lower()` makes the `jax.stages.Lowered` the first time it is asked for."""
+        with self._lock:
+            if name not in self._programs:
+                future = self._pool.submit(lambda: lower().compile())
+                self._programs[name] = Program(name, future, self._announce)
+            return self._programs[name]
+
+    def close(self) -> None:
+        """Gives up what has not begun to compile."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def use_cache() -> None:
+    """Keep compiled programs on disk, so that the second run starts at once.
+
+    JAX_COMPILATION_CACHE_DIR, where set, decides the place (empty: no cache); XDG_CACHE_HOME is respected.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(root / "zppo_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@contextlib.contextmanager
+def compiler(announce: Announce | None = None) -> Iterator[Compiler]:
+    """A `Compiler` that is closed at the end."""
+    made = Compiler(announce)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,5 @@
+"""Held-out accuracy: one response a question, scored as in training."""
+
+from zppo_jax.evaluate.heldout import Evaluation, evaluate
+
+__all__ = ["Evaluation", "evaluate"]

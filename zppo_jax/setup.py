@@ -1,0 +1,198 @@
+"""From a configuration to everything a run needs. Nothing here decides anything: every value comes from the config."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zppo_jax import prompts
+from zppo_jax.actor import Actor
+from zppo_jax.compilation import Compiler
+from zppo_jax.config import Config, ConfigError
+from zppo_jax.data.digits import DigitsSource
+from zppo_jax.data.pipeline import Item, PromptProcessing, StepStream, open_stream
+from zppo_jax.models import qwen3_5
+from zppo_jax.processor import Processor
+from zppo_jax.prompts import Template
+from zppo_jax.rewards import ScoringPool
+from zppo_jax.rollout.engine import Engine
+from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.teacher import LocalTeacher, Teacher
+from zppo_jax.update import optimizer
+from zppo_jax.update.learner import Learner, Settings
+from zppo_jax.update.step import Objective, State
+from zppo_jax.zppo import ReplayBuffer, get_method, select
+from zppo_jax.zppo.methods import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a run works with; the student's state and the step are the loop's own."""
+
+    config: Config
+    method: Method
+    template: Template
+    process: PromptProcessing
+    student: Actor
+    teacher: Teacher | None
+    learner: Learner
+    stream: StepStream
+    buffer: ReplayBuffer | None
+    held_out: list[Item]
+    augmentation_limit: int
+
+    def close(self) -> None:
+        """Ends the workers of the data stream and of the scorer."""
+        self.stream.close()
+        self.student.scorer.close()
+
+
+def build(config: Config, student_directory: Path, teacher_directory: Path, compiler: Compiler) -> tuple[Job, State]:
+    """Load models and data and start compiling. Returns the job and the student's initial state."""
+    method = get_method(config.method)
+    model = qwen3_5.load(student_directory, dtype=config.model.dtype)
+    processor = _processor(config, student_directory, config.prompt.enable_thinking)
+    template = prompts.get_template(config.prompt.template)
+    process = PromptProcessing(processor, template)
+    scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
+    student = Actor(_engine(config, model.config, processor, compiler), processor, scorer, config.reward.region)
+    learner = _learner(config, model.config, student.engine, compiler)
+    state = learner.init(model.params)
+    student.engine.prepare(model.params)
+    learner.prepare(state)
+    buffer = ReplayBuffer(config.replay.capacity, config.replay.refresh_position) if method.uses_replay else None
+    job = Job(
+        config=config,
+        method=method,
+        template=template,
+        process=process,
+        student=student,
+        teacher=_teacher(config, teacher_directory, student, model.config, compiler) if method.reformulations else None,
+        learner=learner,
+        stream=_stream(config, process, buffer),
+        buffer=buffer,
+        held_out=_held_out(config, process),
+        augmentation_limit=select.augmentation_limit(
+            config.zppo.augmentation_fraction, config.rollout.questions_per_step
+        ),
+    )
+    return job, state
+
+
+def _processor(config: Config, directory: Path, enable_thinking: bool) -> Processor:
+    return Processor.from_directory(
+        directory,
+        min_pixels=config.prompt.min_pixels,
+        max_pixels=config.prompt.max_pixels,
+        enable_thinking=enable_thinking,
+    )
+
+
+def banned(model: qwen3_5.Config, processor: Processor) -> np.ndarray:
+    """Ids that are never sampled, bool [V]: control tokens of turns and images, and rows beyond the tokenizer."""
+    mask_V = np.arange(model.text.vocab_size) >= processor.vocab_size
+    mask_V[list(processor.banned_ids)] = True
+    return mask_V
+
+
+def _engine(config: Config, model: qwen3_5.Config, processor: Processor, compiler: Compiler) -> Engine:
+    shapes = Shapes(
+        buckets=config.prompt.buckets,
+        patch_slots=config.prompt.max_pixels // model.vision.patch_size**2,
+        max_new_tokens=config.rollout.max_new_tokens,
+        group_size=config.rollout.group_size,
+    )
+    rows = config.rollout.rows_per_call
+    prompts_per_call = max(rows // config.rollout.group_size, 1)
+    return Engine(model, shapes, rows, prompts_per_call, banned(model, processor), compiler)
+
+
+def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler) -> Learner:
+    update, questions = config.update, config.rollout.questions_per_step
+    shares = (config.replay.fraction, config.zppo.augmentation_fraction)
+    groups = questions + sum(select.replay_count(share, questions) for share in shares)
+    settings = Settings(
+        num_minibatches=update.num_minibatches,
+        inner_epochs=update.inner_epochs,
+        groups_per_microbatch=update.groups_per_microbatch,
+        max_groups=-(-groups // update.num_minibatches),
+        normalisation=config.advantage.normalisation,
+        scope=config.advantage.scope,
+        eps=config.advantage.eps,
+    )
+    objective = Objective(update.clip_low, update.clip_high, update.dual_clip, config.rollout.temperature)
+    return Learner(model, engine.shapes, settings, objective, _transform(config), engine.banned_V, compiler)
+
+
+def _transform(config: Config) -> Any:
+    chosen = config.optimizer
+    num_updates = config.num_steps * config.update.num_minibatches * config.update.inner_epochs
+    rate = optimizer.learning_rate(chosen.schedule, chosen.learning_rate, chosen.warmup_steps, num_updates)
+    return optimizer.adamw(rate, chosen.b1, chosen.b2, chosen.eps, chosen.weight_decay, chosen.grad_clip)
+
+
+def _teacher(
+    config: Config, directory: Path, student: Actor, student_model: qwen3_5.Config, compiler: Compiler
+) -> LocalTeacher:
+    """A teacher of the student's architecture shares its compiled programs."""
+    model = qwen3_5.load(directory, dtype=config.model.dtype)
+    processor = _processor(config, directory, config.prompt.enable_thinking)
+    if processor.tokenizer.to_str() != student.processor.tokenizer.to_str():
+        raise ConfigError(
+            f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
+        )
+    engine = student.engine
+    if model.config != student_model:
+        engine = dataclasses.replace(engine, config=model.config, name="teacher's ")
+    compress = config.teacher.compress
+    return LocalTeacher(
+        params=model.params,
+        actor=dataclasses.replace(student, engine=engine),
+        num_rollouts=config.teacher.num_rollouts,
+        temperature=config.teacher.temperature,
+        top_p=config.teacher.top_p,
+        max_tokens=compress.max_tokens,
+        compressor=_compressor(config, directory, student, engine) if compress.enabled else None,
+    )
+
+
+def _compressor(config: Config, directory: Path, student: Actor, engine: Engine) -> Actor:
+    """The teacher without thinking (512 tokens leave no room for it), with prompts that hold a whole response."""
+    tokens = config.teacher.compress.max_tokens
+    longest = max(*config.prompt.buckets, config.rollout.max_new_tokens + 512)
+    shapes = dataclasses.replace(engine.shapes, buckets=(longest,), max_new_tokens=tokens)
+    return dataclasses.replace(
+        student,
+        engine=dataclasses.replace(engine, shapes=shapes, name=f"{engine.name}compressor's "),
+        processor=_processor(config, directory, enable_thinking=False),
+    )
+
+
+def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | None) -> StepStream:
+    source = DigitsSource(config.data.family, "train", config.data.num_questions, config.seed)
+    return open_stream(
+        source,
+        process,
+        seed=config.seed,
+        questions_per_step=config.rollout.questions_per_step,
+        replay=buffer,
+        replay_fraction=config.replay.fraction,
+        num_threads=1,
+        worker_count=config.data.worker_count,
+    )
+
+
+def _held_out(config: Config, process: PromptProcessing) -> list[Item]:
+    source = DigitsSource(config.data.family, "test", config.eval.num_questions, config.seed)
+    questions = [source[index] for index in range(len(source))]
+    return process.items_of([process.plain_prompt(question, f"held-out/{question.id}") for question in questions])
+
+
+def copy_of(state: State) -> State:
+    """A state of one's own, since updates donate theirs."""
+    return jax.tree.map(jnp.copy, state)

@@ -1,0 +1,106 @@
+"""Trains student and teacher, and finds the ones that are shipped with the package."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import rich.progress
+
+from zppo_jax.config import Config, ConfigError
+from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import Model
+from zppo_jax.processor import Processor
+from zppo_jax.warmstart import recipe as recipes
+from zppo_jax.warmstart import supervised, tiny
+from zppo_jax.warmstart.recipe import Recipe, Stage
+from zppo_jax.workdir import write_atomically
+
+SHIPPED = Path(__file__).parent.parent / "assets" / "tiny"
+STAMP = "warmstart.json"
+
+
+def build(target: Path, recipe: Recipe | None = None, message: Callable[[str], None] = print) -> None:
+    """Train both models into `target`/student and `target`/teacher; a finished one is kept, so it can be resumed."""
+    recipe = recipe or Recipe()
+    stamp = {"fingerprint": recipes.fingerprint(recipe)}
+    processor = tiny.processor()
+    config = tiny.config(processor)
+    params = qwen3_5.init_params(config, jax.random.key(recipe.student.seed))
+    for name, stage in (("student", recipe.student), ("teacher", recipe.teacher)):
+        directory = target / name
+        if read_stamp(directory) != stamp:
+            params = _train(name, stage, recipe, params, processor, config)
+            qwen3_5.save(Model(config, params), directory)
+            processor.save(directory)
+            write_atomically(directory / STAMP, json.dumps(stamp, indent=2).encode() + b"\n")
+            message(f"{name} written to {directory}")
+        params = qwen3_5.load(directory).params
+
+
+def _train(name: str, stage: Stage, recipe: Recipe, params: Any, processor: Processor, config: qwen3_5.Config) -> Any:
+    columns = (*rich.progress.Progress.get_default_columns(), rich.progress.TextColumn("loss {task.fields[loss]:.3f}"))
+    with rich.progress.Progress(*columns) as progress:
+        task = progress.add_task(
+            f"warm start, {name} (the first step compiles)", total=stage.num_steps, loss=float("nan")
+        )
+
+        def on_step(step: int, loss: float) -> None:
+            progress.update(task, completed=step, loss=loss, description=f"warm start, {name}")
+
+        stream = recipes.batches(stage, recipe.mixture, config, processor, teacher=name == "teacher")
+        mask_V = recipes.banned(config, processor)
+        return supervised.train(params, config, _ahead(stream), stage.num_steps, stage.learning_rate, mask_V, on_step)
+
+
+def _ahead(stream: Iterator[Any], depth: int = 4) -> Iterator[Any]:
+    """Draws examples in a thread while the device computes."""
+    ready: queue.Queue[Any] = queue.Queue(depth)
+
+    def fill() -> None:
+        for batch in stream:
+            ready.put(batch)
+
+    threading.Thread(target=fill, daemon=True).start()
+    while True:
+        yield ready.get()
+
+
+def read_stamp(directory: Path) -> dict[str, Any] | None:
+    """What a built directory says of its recipe; None when it is not there or not finished."""
+    try:
+        return json.loads((directory / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def directories(config: Config, workdir: Path, message: Callable[[str], None] = print) -> tuple[Path, Path]:
+    """The checkpoint directories of student and teacher that a configuration names.
+
+    An empty path means the warm start: the shipped one, or one built anew in the run directory. Raises ConfigError when
+    the shipped one does not belong to this source.
+    """
+    target = SHIPPED
+    if not (config.model.path and config.teacher.path):
+        if config.warmstart.rebuild:
+            target = workdir / "warmstart"
+            build(target, message=message)
+        _check(target)
+    student = Path(config.model.path) if config.model.path else target / "student"
+    teacher = Path(config.teacher.path) if config.teacher.path else target / "teacher"
+    return student, teacher
+
+
+def _check(target: Path) -> None:
+    expected = {"fingerprint": recipes.fingerprint()}
+    for name in ("student", "teacher"):
+        if read_stamp(target / name) != expected:
+            raise ConfigError(
+                f"warmstart.rebuild = False, but the {name} in {target} is missing or was made by another recipe: set "
+                "--config.warmstart.rebuild=True, or run `python -m zppo_jax.warmstart`"
+            )
