@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections.config_flags import config_flags, tuple_parser
 
 from zppo_jax.config import Config, ConfigError, ConfigTree, Key, from_config_dict, keys, type_words, unknown_key
@@ -143,6 +143,7 @@ def _run(argv: Sequence[str]) -> None:
         _check_method(config)
         from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
 
+        logging.set_verbosity(logging.WARNING)  # orbax tells every thread's business at INFO
         train.run(config, Path(_WORKDIR.value or ""))
     except ConfigError as error:
         _exit(error, 2)

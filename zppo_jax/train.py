@@ -1,13 +1,14 @@
 """Training: Algorithm 1 of arXiv:2606.18216, one step after the other.
 
 `train_step` is the algorithm; `run` is what surrounds it: evaluation, checkpoints, records, stopping. The order of a
-step is a contract: draw questions, step, write records, evaluate, save. A checkpoint is therefore always the state after
-a whole step, and a run that continues from it is the run that was never interrupted.
+step is a contract: draw questions, step, evaluate, write records, save. A checkpoint is therefore the state after a
+whole step, and a run that continues from it is the run that was never interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def train_step(
     groups = [*plain, *augmented]
     with timers("update"):
         state, advantages_PG, update_metrics = job.learner.update(state, groups, seed=seed, step=step)
-    refreshed = job.buffer.refresh(select.plain_accuracies(plain), step, config.zppo.threshold) if job.buffer else None
+    refreshed = None
+    if job.buffer is not None:
+        refreshed = job.buffer.refresh(select.plain_accuracies(plain), step, config.zppo.threshold)
 
     metrics = _metrics(job, plain, hard, augmented, refreshed) | {f"update/{k}": v for k, v in update_metrics.items()}
     return state, groups, advantages_PG, metrics
@@ -94,7 +97,7 @@ def _metrics(job: Job, plain: list[Group], hard: list[Group], augmented: list[Gr
         prefix = "replay/" if kind == "replay" else f"zppo/{kind}_"
         metrics[f"{prefix}groups"] = len(accuracies)
         metrics[f"{prefix}accuracy"] = np.mean(accuracies) if accuracies else None
-    if job.buffer is not None:
+    if job.buffer is not None and refreshed is not None:
         metrics |= {
             "replay/size": len(job.buffer),
             "replay/admitted": len(refreshed.admitted),
@@ -119,7 +122,7 @@ class Records:
         self._metrics.truncate(-1 if step is None else step)
         self._samples.truncate(-1 if step is None else step)
 
-    def write(self, step: int, metrics: dict[str, Any], groups: list[Group] = (), advantages_PG: Any = ()) -> None:
+    def write(self, step: int, metrics: dict[str, Any], groups: Sequence[Group] = (), advantages_PG: Any = ()) -> None:
         self._metrics.write(step, metrics)
         for group, advantages_G in zip(groups, advantages_PG, strict=True):
             self._samples.write(step, group, advantages_G)

@@ -1,7 +1,8 @@
 """What the sampler does with logits: banned ids, temperature, truncation, inverse-CDF sampling.
 
-All settings are traced scalars, so changing them compiles nothing. Log-probabilities are always those of the untruncated
-distribution at the sampling temperature: with truncated ones the importance ratio would be wrong by the kept mass.
+All settings are traced scalars, so changing them compiles nothing. Log-probabilities are always those of the
+untruncated distribution at the sampling temperature: with truncated ones the importance ratio would be wrong by the
+kept mass.
 
 Shape suffixes: B rows, V vocabulary.
 """
@@ -59,7 +60,7 @@ def truncate(logprobs_BV: jax.Array, top_k: jax.Array, top_p: jax.Array, min_p: 
 
 
 def sample(logprobs_BV: jax.Array, uniform_B: jax.Array, sampling: dict[str, Any]) -> jax.Array:
-    """One token a row, int32 [B]: the argmax when greedy, else the inverse CDF of the surviving tokens at `uniform_B`."""
+    """One token a row, int32 [B]: the argmax when greedy, else the inverse CDF of what survives, at `uniform_B`."""
     active = (sampling["top_k"] > 0) | (sampling["top_p"] < 1.0) | (sampling["min_p"] > 0.0)
     keep_BV = jax.lax.cond(
         active,

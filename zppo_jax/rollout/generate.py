@@ -18,8 +18,8 @@ class Generation:
     """Sampled responses: B rows, N samples a row, T = max_new_tokens.
 
     `tokens` int32 [B, N, T] with pad ids after the stop token, `logprobs` float32 [B, N, T] of the untruncated
-    distribution at the sampling temperature (at temperature 1 when greedy), 0 after the stop token; `lengths` [B, N] count
-    the stop token; `finish_reasons` [B, N] are "stop" or "length".
+    distribution at the sampling temperature (at temperature 1 when greedy), 0 after the stop token; `lengths` [B, N]
+    count the stop token; `finish_reasons` [B, N] are "stop" or "length".
     """
 
     tokens: np.ndarray

@@ -42,7 +42,7 @@ def _uniform(keys_B: jax.Array, step: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, step)))(keys_B)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def decode(
     params: dict[str, Any],
     config: Config,

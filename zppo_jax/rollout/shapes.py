@@ -14,7 +14,7 @@ class PromptTooLongError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """`buckets` are prompt lengths in tokens, ascending; `patch_slots` patches of one frame; `max_new_tokens` of a response."""
+    """`buckets`: prompt lengths in tokens, ascending; `patch_slots`: of one frame; `max_new_tokens`: of a response."""
 
     buckets: tuple[int, ...]
     patch_slots: int
@@ -26,7 +26,7 @@ class Shapes:
         index = bisect.bisect_left(self.buckets, features.num_tokens - 1)
         if index == len(self.buckets):
             raise PromptTooLongError(
-                f"prompt {name} has {features.num_tokens} tokens, more than the largest of prompt.buckets={self.buckets}; "
-                "add a larger bucket"
+                f"prompt {name} has {features.num_tokens} tokens, more than the largest of "
+                f"prompt.buckets={self.buckets}: add a larger bucket"
             )
         return index

@@ -22,7 +22,7 @@ from zppo_jax.update.advantages import group_advantages
 
 
 def split(num_groups: int, num_minibatches: int, seed: int, step: int, epoch: int) -> list[np.ndarray]:
-    """Group indices of each mini-batch: a permutation from (seed, step, epoch), cut so that sizes differ by one at most."""
+    """Group indices of each mini-batch: a permutation from (seed, step, epoch) in parts whose sizes differ by one."""
     rng = np.random.default_rng([seed, step, epoch, 0x5B])
     return [part for part in np.array_split(rng.permutation(num_groups), num_minibatches) if len(part)]
 
@@ -79,7 +79,7 @@ def minibatch(
 ) -> dict[str, Any]:
     """The compiled update's input: {"buckets": ({"count", arrays [U, ...]}, ...), "num_tokens": mask total}.
 
-    `max_groups` bounds the groups of a mini-batch over the whole run; it fixes U = ceil(max_groups / groups_per_microbatch).
+    `max_groups` bounds the groups of a mini-batch over the whole run; U = ceil(max_groups / groups_per_microbatch).
     """
     capacity = -(-max_groups // groups_per_microbatch)
     buckets = []

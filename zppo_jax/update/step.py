@@ -110,7 +110,7 @@ def update(
     minibatch: dict[str, Any],
     banned_V: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One optimiser step. `state` is {"params", "optimizer"} and is donated. Returns the new state and scalar metrics."""
+    """One optimiser step. `state` is {"params", "optimizer"} and is donated. Returns the new state and scalars."""
     gradient, sums = accumulate(state["params"], config, objective, minibatch, banned_V)
     changes, optimizer = transform.update(gradient, state["optimizer"], state["params"])
     params = optax.apply_updates(state["params"], changes)

@@ -1,4 +1,4 @@
-"""The recipe of the warm start: which examples, how many steps, and the fingerprint that ties the shipped weights to it.
+"""The recipe of the warm start: which examples, how many steps, and the fingerprint that ties the weights to it.
 
     python -m zppo_jax.warmstart          # trains student and teacher anew, with a progress bar
 
@@ -22,7 +22,7 @@ from zppo_jax.prompts import TEMPLATES
 from zppo_jax.warmstart import examples, supervised, tiny
 from zppo_jax.warmstart.examples import Example, Mixture
 
-BUCKETS = (20, 64, 160)
+BUCKETS = (20, 64, 192)
 PATCH_SLOTS = 16
 MAX_NEW_TOKENS = 16
 
@@ -43,7 +43,7 @@ class Stage:
 class Recipe:
     """The student from scratch; the teacher goes on from the student with the true meanings of all operations."""
 
-    mixture: Mixture = Mixture()
+    mixture: Mixture = dataclasses.field(default_factory=Mixture)
     student: Stage = Stage(plain=48, bcq=16, ncq=8, num_steps=2400, learning_rate=3e-3, seed=1)
     teacher: Stage = Stage(plain=64, bcq=0, ncq=0, num_steps=500, learning_rate=1e-3, seed=2)
 

@@ -34,7 +34,7 @@ _GRID_TEXTS = tuple(digits.GRID_TEXTS.values())
 
 
 def tokenizer() -> Tokenizer:
-    """A byte-level BPE of about 330 ids; the words of the `grid` questions are merges, the template's are whole words."""
+    """A byte-level BPE of 340 ids; the words of the `grid` questions are merges, the template's are whole words."""
     return build_tokenizer(_GRID_TEXTS * 4, 340, _WHOLE_WORDS)
 
 

@@ -1,6 +1,6 @@
 """Gated full attention of Qwen3.5: grouped-query, q/k norm before partial rotary, sigmoid output gate.
 
-Shape suffixes: B rows, T query tokens, S key slots, D model, N query heads, K key-value heads, H head dim, R half rotary.
+Shape suffixes: B rows, T query tokens, S key slots, D model, N query heads, K key-value heads, H head dim.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class GatedAttention(nnx.Module):
         mask_BTS: jax.Array,
         past: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """A whole sequence, after `past` keys and values [B, S - T, K, H] when given. Returns the new tokens' k and v."""
+        """A whole sequence, after `past` keys and values [B, S - T, K, H] if given. Returns the new tokens' k and v."""
         q, k, v, gate = self.project(x_BTD, rope)
         keys, values = (k, v) if past is None else (jnp.concatenate([past[0], k], 1), jnp.concatenate([past[1], v], 1))
         return self.output(attend(q, keys, values, mask_BTS), gate), (k, v)

@@ -1,6 +1,7 @@
 """Gated DeltaNet, Qwen3.5's linear attention: short convolution, gated delta rule, gated norm.
 
-Shape suffixes: B rows, T tokens, D model, C conv channels, J conv context (taps - 1), N value heads, K key dim, V value dim.
+Shape suffixes: B rows, T tokens, D model, C conv channels, J conv context (taps - 1), N value heads,
+K key dim, V value dim.
 """
 
 from __future__ import annotations

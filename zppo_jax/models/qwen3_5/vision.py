@@ -3,7 +3,8 @@
 Attention never crosses a frame, so the tower runs over a batch of frames padded to the same number of patches; an
 image is one frame, a video one frame for each temporal patch.
 
-Shape suffixes: I frames, S patch slots, C patch values, W vision width, N heads, H head dim, M merged slots (S / 4), D model.
+Shape suffixes: I frames, S patch slots, C patch values, W vision width, N heads, H head dim,
+M merged slots (S / 4), D model.
 """
 
 from __future__ import annotations
