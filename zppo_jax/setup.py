@@ -148,7 +148,8 @@ def _teacher(
         )
     engine = student.engine
     if model.config != student_model:
-        engine = dataclasses.replace(engine, config=model.config, name="teacher's ")
+        banned_V = banned(model.config, processor)  # the rows beyond the tokenizer may be other ones
+        engine = dataclasses.replace(engine, config=model.config, banned_V=banned_V, name="teacher's ")
     compress = config.teacher.compress
     return LocalTeacher(
         params=model.params,

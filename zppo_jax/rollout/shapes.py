@@ -21,6 +21,10 @@ class Shapes:
     max_new_tokens: int
     group_size: int
 
+    def holds(self, features: Features) -> bool:
+        """Whether some bucket is long enough."""
+        return features.num_tokens - 1 <= self.buckets[-1]
+
     def bucket_of(self, features: Features, name: str = "") -> int:
         """Index of the smallest bucket that holds the prompt without its last token."""
         index = bisect.bisect_left(self.buckets, features.num_tokens - 1)

@@ -68,14 +68,19 @@ class LocalTeacher:
         return text if len(ids) <= self.max_tokens else processor.decode(ids[-self.max_tokens :])
 
     def _outputs(self, candidates: Sequence[Candidate], seed: int, step: int) -> list[str]:
-        """Greedy answers to the compression prompt (no image, no question, no thinking)."""
+        """Greedy answers to the compression prompt (no image, no question, no thinking); "" where it is too long.
+
+        A response of broken UTF-8 may need more tokens than it was sampled with: that must not end a run.
+        """
         assert self.compressor is not None
-        processor = self.compressor.processor
-        requests = [
-            Request(f"compress/{index}", processor.features(prompts.compress_text(candidate.text), ()), 1)
-            for index, candidate in enumerate(candidates)
-        ]
-        samples = self.compressor.engine.sample(
+        processor, engine = self.compressor.processor, self.compressor.engine
+        features = [processor.features(prompts.compress_text(candidate.text), ()) for candidate in candidates]
+        fitting = [index for index, prompt in enumerate(features) if engine.shapes.holds(prompt)]
+        requests = [Request(f"compress/{index}", features[index], 1) for index in fitting]
+        samples = engine.sample(
             self.params, requests, filters.settings(0.0), seed=seed, step=step, purpose="compress"
         )
-        return [self.compressor.text_of(group[0]) for group in samples]
+        outputs = [""] * len(candidates)
+        for index, group in zip(fitting, samples, strict=True):
+            outputs[index] = self.compressor.text_of(group[0])
+        return outputs

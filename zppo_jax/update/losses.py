@@ -30,7 +30,9 @@ def surrogate_sums(
     logprobs = jnp.where(is_real, logprobs_BT, 0.0)
     old = jnp.where(is_real, old_logprobs_BT, 0.0)
     advantages = advantages_B[:, None]
-    ratio = jnp.exp(logprobs - old)
+    # Beyond e^20 every branch of the loss is flat; without the bound exp overflows, and 0 * inf is no number.
+    log_ratio = jnp.minimum(logprobs - old, 20.0)
+    ratio = jnp.exp(log_ratio)
     plain = -advantages * ratio
     clipped = -advantages * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
     loss = jnp.maximum(plain, clipped)
@@ -46,7 +48,7 @@ def surrogate_sums(
         "clipped": total(clipped > plain),
         "dual_clipped": total(is_dual),
         "ratio": total(ratio),
-        "kl": total(ratio - 1.0 - (logprobs - old)),
+        "kl": total(ratio - 1.0 - log_ratio),
         "tokens": total(jnp.ones_like(ratio)),
     }
 

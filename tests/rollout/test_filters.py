@@ -1,0 +1,138 @@
+"""Truncation against transformers' warpers, draws against exact probabilities."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from zppo_jax.rollout import filters
+
+NO_BANS = np.zeros(1, bool)
+COMBINATIONS = [
+    {"top_k": 5},
+    {"top_k": 1},
+    {"top_k": 1000},
+    {"top_p": 0.9},
+    {"top_p": 0.3},
+    {"top_p": 0.01},
+    {"min_p": 0.1},
+    {"top_k": 12, "top_p": 0.8},
+    {"top_k": 20, "top_p": 0.95, "min_p": 0.05},
+]
+names = [",".join(f"{key}={value}" for key, value in one.items()) for one in COMBINATIONS]
+
+_truncate = jax.jit(filters.truncate)
+_sample = jax.jit(filters.sample)
+
+
+def kept(logits_BV: np.ndarray, **settings) -> np.ndarray:
+    logprobs_BV = filters.log_softmax(jnp.asarray(logits_BV), 1.0, NO_BANS)
+    traced = filters.settings(**settings)
+    return np.asarray(_truncate(logprobs_BV, traced["top_k"], traced["top_p"], traced["min_p"]))
+
+
+def transformers_keeps(logits_BV: np.ndarray, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> np.ndarray:
+    """Top-k, top-p and min-p in the order in which `generate` applies them."""
+    torch = pytest.importorskip("torch")
+    from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = torch.tensor(logits_BV)
+    ids: torch.LongTensor = torch.zeros((len(logits_BV), 1), dtype=torch.long)  # type: ignore[assignment]
+    warpers = []
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p < 1.0:
+        warpers.append(TopPLogitsWarper(top_p))
+    if min_p:
+        warpers.append(MinPLogitsWarper(min_p))
+    for warper in warpers:
+        scores = warper(ids, scores)
+    return torch.isfinite(scores).numpy()
+
+
+@pytest.mark.parametrize("settings", COMBINATIONS, ids=names)
+def test_truncation_keeps_what_transformers_keeps(settings):
+    logits_BV = 3 * np.random.default_rng(0).standard_normal((64, 50)).astype(np.float32)
+    expected_BV = transformers_keeps(logits_BV, **settings)
+    np.testing.assert_array_equal(kept(logits_BV, **settings), expected_BV)
+    assert expected_BV.all() == (settings.get("top_k") == 1000)
+
+
+@pytest.mark.parametrize("settings", COMBINATIONS, ids=names)
+def test_equal_logits_are_kept_or_cut_together(settings):
+    """transformers' top-p cuts equal probabilities by their place in a sort; here all of them stay."""
+    logits_BV = np.random.default_rng(1).integers(-4, 4, (64, 50)).astype(np.float32)
+    ours_BV, theirs_BV = kept(logits_BV, **settings), transformers_keeps(logits_BV, **settings)
+    lowest_B1 = np.where(theirs_BV, logits_BV, np.inf).min(axis=1, keepdims=True)
+    if "top_p" in settings:
+        np.testing.assert_array_equal(ours_BV, logits_BV >= lowest_B1)
+    else:
+        np.testing.assert_array_equal(ours_BV, theirs_BV)
+
+
+def test_settings_out_of_range_are_refused():
+    for wrong in ({"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"min_p": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            filters.settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"temperature": 0.6}, {"temperature": 2.0}, {"top_k": 6}, {"top_p": 0.7}, {"min_p": 0.1},
+     {"temperature": 1.3, "top_k": 8, "top_p": 0.9, "min_p": 0.02}],
+)  # fmt: skip
+def test_draws_follow_the_exact_probabilities(settings):
+    """Chi-square of 20,000 draws; the expected probabilities are computed here, in float64, by sorting."""
+    count, rng = 20_000, np.random.default_rng(2)
+    logits_V = 2 * rng.standard_normal(16).astype(np.float32)
+    banned_V = np.arange(16) == int(np.argmax(logits_V))
+    expected_V = _exact_probabilities(logits_V, banned_V, **settings)
+    traced = filters.settings(**settings)
+    logprobs_V = filters.log_softmax(jnp.asarray(logits_V), traced["temperature"], banned_V)
+    uniform_B = jax.random.uniform(jax.random.key(3), (count,))
+    drawn_B = np.asarray(_sample(jnp.broadcast_to(logprobs_V, (count, 16)), uniform_B, traced))
+    counts_V = np.bincount(drawn_B, minlength=16)
+    assert not counts_V[expected_V == 0].any()
+    possible = expected_V > 0
+    assert scipy.stats.chisquare(counts_V[possible], count * expected_V[possible]).pvalue > 1e-3
+
+
+def _exact_probabilities(logits_V, banned_V, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> np.ndarray:
+    probs_V = np.where(banned_V, 0.0, np.exp(logits_V.astype(np.float64) / temperature))
+    probs_V /= probs_V.sum()
+    order = np.argsort(-probs_V)
+    if top_k:
+        probs_V[order[top_k:]] = 0.0
+        probs_V /= probs_V.sum()
+    before = np.cumsum(probs_V[order]) - probs_V[order]
+    probs_V[order[before >= top_p]] = 0.0
+    probs_V[probs_V < min_p * probs_V.max()] = 0.0
+    return probs_V / probs_V.sum()
+
+
+def test_rounding_never_draws_a_token_without_weight():
+    """A prefix sum computed in parallel rises by rounding at some tokens of weight 0: aim exactly at those."""
+    rng = np.random.default_rng(4)
+    logits_1V = 3 * rng.standard_normal((1, 4096)).astype(np.float32)
+    banned_V = rng.random(4096) < 0.7
+    logprobs_1V = filters.log_softmax(jnp.asarray(logits_1V), 1.0, banned_V)
+    cumulative_V = np.asarray(jax.jit(lambda x: jnp.cumsum(jnp.exp(x), axis=-1))(logprobs_1V))[0]
+    before_V = np.maximum.accumulate(np.concatenate([[0.0], cumulative_V[:-1]]))
+    traps = np.flatnonzero(banned_V & (cumulative_V > before_V))
+    aims = [before_V[traps] / cumulative_V[-1], cumulative_V[traps] / cumulative_V[-1]]
+    aims = np.concatenate([*aims, np.linspace(0, 1, 2000, endpoint=False), [1 - 2**-24]]).astype(np.float32)
+    logprobs_BV = jnp.broadcast_to(logprobs_1V, (len(aims), 4096))
+    drawn_B = np.asarray(_sample(logprobs_BV, jnp.asarray(aims), filters.settings()))
+    assert not banned_V[drawn_B].any()
+
+
+def test_greedy_ignores_the_draw_and_the_filters():
+    logits_BV = np.random.default_rng(5).standard_normal((4, 50)).astype(np.float32)
+    logprobs_BV = filters.log_softmax(jnp.asarray(logits_BV), 0.0, NO_BANS)
+    np.testing.assert_allclose(logprobs_BV, jax.nn.log_softmax(logits_BV), rtol=1e-6)
+    for uniform in (0.0, 0.5, 0.999):
+        drawn_B = _sample(logprobs_BV, jnp.full(4, uniform), filters.settings(0.0, top_k=3, top_p=0.5))
+        np.testing.assert_array_equal(drawn_B, logits_BV.argmax(axis=1))

@@ -1,0 +1,149 @@
+"""A random tiny Qwen3.5 with its own tokenizer, and engines and learners that share their compiled programs.
+
+The architecture is the warm start's. Every parameter is random and of a size at which logits differ by several units, so
+that no test passes because all distributions are uniform. A hundred ids end a response, so that lengths differ.
+
+Compiling is what costs time here: everything that can use one engine or one learner does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tests.models.tiny import _random_leaf as random_leaf
+from zppo_jax import prompts, setup
+from zppo_jax.compilation import Compiler
+from zppo_jax.data.pipeline import Item
+from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import hf
+from zppo_jax.processor import Processor
+from zppo_jax.rollout import filters
+from zppo_jax.rollout.engine import Engine, Request, Sample
+from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.types import Features, Group, Prompt, Question, Rollout
+from zppo_jax.update.learner import Learner, Settings
+from zppo_jax.update.step import Objective
+from zppo_jax.warmstart import tiny
+
+TEMPLATE = prompts.get_template("compact")
+SHAPES = Shapes(buckets=(13, 26), patch_slots=16, max_new_tokens=8, group_size=3)
+"""Texts of a few words fit the first bucket, those with an image need the second."""
+
+
+@functools.cache
+def processor() -> Processor:
+    return tiny.processor()
+
+
+@functools.cache
+def model(seed: int = 0) -> qwen3_5.Model:
+    config = tiny.config(processor())
+    config = dataclasses.replace(config, stop_token_ids=(*config.stop_token_ids, *range(100, 200)))
+    rng = np.random.default_rng(seed)
+    flat = {
+        path: jnp.asarray(random_leaf(path, leaf.shape, rng), jnp.float32)
+        for path, leaf in hf.flatten(qwen3_5.abstract_params(config)).items()
+    }
+    return qwen3_5.Model(config, hf.unflatten(flat))
+
+
+@functools.cache
+def banned_V() -> np.ndarray:
+    return setup.banned(model().config, processor())
+
+
+@functools.cache
+def compiler() -> Compiler:
+    """One for the whole session: a program of the same name and shapes is compiled once."""
+    return Compiler(num_threads=1)
+
+
+@functools.cache
+def engine(rows_per_call: int = 8, prompts_per_call: int = 2, shapes: Shapes = SHAPES) -> Engine:
+    name = f"{rows_per_call} rows of {prompts_per_call} in {shapes}: "
+    return Engine(model().config, shapes, rows_per_call, prompts_per_call, banned_V(), compiler(), name)
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def question(name: str, num_images: int = 0, text: str = "") -> Question:
+    """A question with random images of 32 x 64 pixels (two digits' room)."""
+    rng = np.random.default_rng(list(name.encode()))
+    images = tuple(rng.integers(0, 256, (32, 64, 3), np.uint8) for _ in range(num_images))
+    return Question(name, text or f"{name}?", images, "7", "math")
+
+
+def item(name: str, num_images: int = 0, text: str = "") -> Item:
+    asked = question(name, num_images, text)
+    prompt = Prompt(f"1/{name}/plain", "plain", asked, prompts.plain_text(asked.text, TEMPLATE))
+    return Item(prompt, processor().features(prompt.text, asked.images))
+
+
+@functools.cache
+def items() -> tuple[Item, ...]:
+    """Seven prompts of different lengths, with and without an image, in both buckets."""
+    return tuple(item(name, num_images) for name, num_images in zip("abcdefg", (0, 1, 0, 1, 1, 0, 1), strict=True))
+
+
+def features(name: str, num_images: int = 0, text: str = "") -> Features:
+    return item(name, num_images, text).features
+
+
+def sample(
+    engine: Engine, requests: Sequence[Request], *, seed: int = 0, step: int = 1, purpose: str = "student", **settings: Any
+) -> list[list[Sample]]:
+    return engine.sample(model().params, requests, filters.settings(**settings), seed=seed, step=step, purpose=purpose)
+
+
+# ---------------------------------------------------------------- groups and updates
+
+
+def group(of: Item, samples: Sequence[Sample], correct: Sequence[bool]) -> Group:
+    rollouts = tuple(
+        Rollout(one.token_ids_T, one.logprobs_T, one.finish_reason, "", right, None, "ok")
+        for one, right in zip(samples, correct, strict=True)
+    )
+    return Group(of.prompt, of.features, rollouts)
+
+
+@functools.cache
+def groups() -> tuple[Group, ...]:
+    """What the random model answers to `items()`, rewarded at random; one group has no spread."""
+    requests = [Request(one.prompt.uid, one.features, SHAPES.group_size) for one in items()]
+    rewards = np.asarray([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0], [0, 1, 0]], bool)
+    answers = sample(engine(), requests)
+    return tuple(group(*row) for row in zip(items(), answers, rewards, strict=True))
+
+
+def keep_gradient(rate: float) -> optax.GradientTransformation:
+    """Plain gradient descent whose state is the last gradient: so a test can look at what the update computed."""
+    return optax.GradientTransformation(
+        init=lambda params: jax.tree.map(jnp.zeros_like, params),
+        update=lambda gradient, _, params=None: (jax.tree.map(lambda g: -rate * g, gradient), gradient),
+    )
+
+
+OBJECTIVE = Objective(clip_low=0.2, clip_high=0.28, dual_clip=10.0, temperature=1.0)
+SETTINGS = Settings(
+    num_minibatches=2, inner_epochs=1, groups_per_microbatch=2, max_groups=7, normalisation="nonzero", scope="batch",
+    eps=1e-6,
+)  # fmt: skip
+
+
+@functools.cache
+def learner() -> Learner:
+    return Learner(model().config, SHAPES, SETTINGS, OBJECTIVE, keep_gradient(0.03), banned_V(), compiler())
+
+
+def fresh_state() -> dict[str, Any]:
+    """A state whose buffers are its own: the update donates them."""
+    return learner().init(jax.tree.map(jnp.copy, model().params))
