@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import json
-import queue
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from zppo_jax.warmstart import recipe as recipes
 from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.recipe import Recipe, Stage
 from zppo_jax.workdir import write_atomically
+from zppo_jax.zppo import get_method
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "tiny"
 STAMP = "warmstart.json"
@@ -36,6 +37,7 @@ def build(target: Path, recipe: Recipe | None = None, message: Callable[[str], N
         directory = target / name
         if read_stamp(directory) != stamp:
             params = _train(name, stage, recipe, params, processor, config)
+            (directory / STAMP).unlink(missing_ok=True)  # a stamp never stands beside weights that it does not mean
             qwen3_5.save(Model(config, params), directory)
             processor.save(directory)
             write_atomically(directory / STAMP, json.dumps(stamp, indent=2).encode() + b"\n")
@@ -59,16 +61,12 @@ def _train(name: str, stage: Stage, recipe: Recipe, params: Any, processor: Proc
 
 
 def _ahead(stream: Iterator[Any], depth: int = 4) -> Iterator[Any]:
-    """Draws examples in a thread while the device computes."""
-    ready: queue.Queue[Any] = queue.Queue(depth)
-
-    def fill() -> None:
-        for batch in stream:
-            ready.put(batch)
-
-    threading.Thread(target=fill, daemon=True).start()
-    while True:
-        yield ready.get()
+    """Draws examples in a thread while the device computes; what goes wrong there is raised here."""
+    with ThreadPoolExecutor(1, thread_name_prefix="examples") as thread:
+        pending = collections.deque(thread.submit(next, stream) for _ in range(depth))
+        while True:
+            pending.append(thread.submit(next, stream))
+            yield pending.popleft().result()
 
 
 def read_stamp(directory: Path) -> dict[str, Any] | None:
@@ -83,22 +81,23 @@ def directories(config: Config, workdir: Path, message: Callable[[str], None] = 
     """The checkpoint directories of student and teacher that a configuration names.
 
     An empty path means the warm start: the shipped one, or one built anew in the run directory. Raises ConfigError when
-    the shipped one does not belong to this source.
+    the shipped one does not belong to this source. What the method does not need is not asked for.
     """
+    paths = {"student": config.model.path, "teacher": config.teacher.path}
+    needed = [name for name in paths if name == "student" or get_method(config.method).reformulations]
     target = SHIPPED
-    if not (config.model.path and config.teacher.path):
+    if not all(paths[name] for name in needed):
         if config.warmstart.rebuild:
             target = workdir / "warmstart"
             build(target, message=message)
-        _check(target)
-    student = Path(config.model.path) if config.model.path else target / "student"
-    teacher = Path(config.teacher.path) if config.teacher.path else target / "teacher"
+        _check(target, [name for name in needed if not paths[name]])
+    student, teacher = (Path(path) if path else target / name for name, path in paths.items())
     return student, teacher
 
 
-def _check(target: Path) -> None:
+def _check(target: Path, names: Sequence[str]) -> None:
     expected = {"fingerprint": recipes.fingerprint()}
-    for name in ("student", "teacher"):
+    for name in names:
         if read_stamp(target / name) != expected:
             raise ConfigError(
                 f"warmstart.rebuild = False, but the {name} in {target} is missing or was made by another recipe: set "

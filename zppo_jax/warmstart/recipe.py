@@ -44,8 +44,8 @@ class Recipe:
     """The student from scratch; the teacher goes on from the student with the true meanings of all operations."""
 
     mixture: Mixture = dataclasses.field(default_factory=Mixture)
-    student: Stage = Stage(plain=48, bcq=16, ncq=8, num_steps=2400, learning_rate=3e-3, seed=1)
-    teacher: Stage = Stage(plain=64, bcq=0, ncq=0, num_steps=500, learning_rate=1e-3, seed=2)
+    student: Stage = Stage(plain=48, bcq=16, ncq=8, num_steps=2000, learning_rate=3e-3, seed=1)
+    teacher: Stage = Stage(plain=64, bcq=0, ncq=0, num_steps=600, learning_rate=1e-3, seed=2)
 
 
 def draw(stage: Stage, mixture: Mixture, rng: np.random.Generator, teacher: bool) -> tuple[list[Example], ...]:
