@@ -67,12 +67,20 @@ def test_first_start_writes_the_configuration(tmp_path):
 def test_a_changed_configuration_is_refused_naming_the_keys(tmp_path):
     with RunDirectory(tmp_path) as directory:
         directory.accept(config())
+        directory.metrics_file.write_text('{"step": 0}\n')
         with pytest.raises(ConfigError) as caught:
             directory.accept(config(rollout__group_size=4, prompt__buckets=(64,)))
         message = str(caught.value)
         assert "rollout.group_size (was 8, now 4)" in message and "prompt.buckets (was [48, 192], now [64])" in message
         assert "\n" not in message and "--workdir" in message
         directory.accept(config())  # the file is as it was
+
+
+def test_a_start_that_came_to_no_row_binds_nobody(tmp_path):
+    with RunDirectory(tmp_path) as directory:
+        directory.accept(config())
+        directory.accept(config(rollout__group_size=4))
+    assert json.loads((tmp_path / "config.json").read_text())["rollout"]["group_size"] == 4
 
 
 def test_the_number_of_steps_may_grow_but_not_fall_behind_the_run(tmp_path):
@@ -88,6 +96,7 @@ def test_the_number_of_steps_may_grow_but_not_fall_behind_the_run(tmp_path):
 
 def test_a_damaged_configuration_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
     with RunDirectory(tmp_path) as directory, pytest.raises(WorkdirError, match=r"config\.json is no JSON"):
         directory.accept(config())
 

@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from zppo_jax.update.step import State
+from zppo_jax.workdir import WorkdirError
 
 
 class Checkpoints:
@@ -25,11 +26,12 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
+        self._directory = directory.absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
 
     @property
     def latest_step(self) -> int | None:
@@ -37,25 +39,50 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: State, host: dict[str, Any]) -> None:
-        """Write both parts under one step; `host` is JSON. A step that is saved already is left alone."""
-        if step == self.latest_step:
+        """Write both parts under one step; `host` is JSON. A step that is saved already is left alone.
+
+        Raises WorkdirError when it cannot be written (disk full, quota, file-size limit); the earlier ones are whole.
+        """
+        previous = self.latest_step
+        if step == previous:
             return
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
-        )
+        parts = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        try:
+            self._manager.save(step, args=parts)
+        except Exception as error:  # tensorstore and orbax have kinds of their own for a full disk
+            raise WorkdirError(
+                f"the checkpoint of step {step} cannot be written to {self._directory} ({_first_line(error)}): free some "
+                f"space, then the same command {_continues(previous)}"
+            ) from error
 
     def restore(self, state: State) -> tuple[int, State, dict[str, Any]]:
-        """The newest checkpoint: (step, state in the shapes and shardings of `state`, host values)."""
-        step = self.latest_step
-        assert step is not None
+        """The newest checkpoint: (step, state in the shapes and shardings of `state`, host values).
+
+        Raises WorkdirError when it is damaged. An older one is never taken in silence: that is for a person to decide.
+        """
+        steps = sorted(self._manager.all_steps())
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
-        )
-        return step, restored["state"], restored["host"]
+        parts = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(steps[-1], args=parts)
+        except Exception as error:  # every layer below has kinds of its own for a damaged file
+            raise WorkdirError(
+                f"the checkpoint {self._directory / str(steps[-1])} is damaged ({_first_line(error)}): delete it, then "
+                f"the same command {_continues(steps[-2] if len(steps) > 1 else None)}"
+            ) from error
+        return steps[-1], restored["state"], restored["host"]
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _continues(step: int | None) -> str:
+    return "starts anew" if step is None else f"continues after step {step}"
+
+
+def _first_line(error: Exception) -> str:
+    line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {line[:120]}"
 
 
 def equal(first: State, second: State) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -150,7 +151,8 @@ def _run(argv: Sequence[str]) -> None:
     except WorkdirError as error:
         _exit(error, 1)
     except KeyboardInterrupt:
-        _exit("stopped at once; the same command continues from the last checkpoint", 130)
+        print("zppo_jax: stopped at once; the same command continues from the last checkpoint", file=sys.stderr)
+        os._exit(130)  # sys.exit would wait for a program that is still compiling, which may take minutes
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -159,6 +161,7 @@ def _run(argv: Sequence[str]) -> None:
 
 _DISK_ERRORS = {
     errno.ENOSPC: "free some space, then run the same command to continue",
+    errno.EFBIG: "raise the limit on the size of files, then run the same command to continue",
     errno.EDQUOT: "the quota is used up; free some space, then run the same command to continue",
     errno.EROFS: "choose a --workdir that can be written",
     errno.EACCES: "choose a --workdir that can be written",

@@ -55,8 +55,7 @@ class Job:
 def build(config: Config, student_directory: Path, teacher_directory: Path, compiler: Compiler) -> tuple[Job, State]:
     """Load models and data and start compiling. Returns the job and the student's initial state."""
     method = get_method(config.method)
-    model = qwen3_5.load(student_directory, dtype=config.model.dtype)
-    processor = _processor(config, student_directory, config.prompt.enable_thinking)
+    model, processor = _checkpoint(config, "model.path", student_directory)
     template = prompts.get_template(config.prompt.template)
     process = PromptProcessing(processor, template)
     scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
@@ -82,6 +81,19 @@ def build(config: Config, student_directory: Path, teacher_directory: Path, comp
         ),
     )
     return job, state
+
+
+def _checkpoint(config: Config, key: str, directory: Path) -> tuple[qwen3_5.Model, Processor]:
+    """Model and processor of a Hugging Face directory; ConfigError in one line, naming the key, when it is none."""
+    try:
+        model = qwen3_5.load(directory, dtype=config.model.dtype)
+        return model, _processor(config, directory, config.prompt.enable_thinking)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{key} = {str(directory)!r} does not load ({reason[:300]}): name a directory with config.json, "
+            "*.safetensors and tokenizer.json of a Qwen3.5 checkpoint"
+        ) from error
 
 
 def _processor(config: Config, directory: Path, enable_thinking: bool) -> Processor:
@@ -140,8 +152,7 @@ def _teacher(
     config: Config, directory: Path, student: Actor, student_model: qwen3_5.Config, compiler: Compiler
 ) -> LocalTeacher:
     """A teacher of the student's architecture shares its compiled programs."""
-    model = qwen3_5.load(directory, dtype=config.model.dtype)
-    processor = _processor(config, directory, config.prompt.enable_thinking)
+    model, processor = _checkpoint(config, "teacher.path", directory)
     if processor.tokenizer.to_str() != student.processor.tokenizer.to_str():
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"

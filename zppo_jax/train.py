@@ -55,7 +55,9 @@ def train_step(
     with timers("teacher"):
         prompts = select.post_cap(_reformulated(job, chosen, hard, step), job.augmentation_limit)
     with timers("rollout"):
-        augmented = roll_out(job.process.items_of(prompts), "reformulated")
+        items = job.process.items_of(prompts)
+        fitting = [item for item in items if job.student.engine.shapes.holds(item.features)]
+        augmented = roll_out(fitting, "reformulated")
 
     # 6. I updates on all groups; the buffer learns from the plain rollouts alone.
     groups = [*plain, *augmented]
@@ -66,6 +68,7 @@ def train_step(
         refreshed = job.buffer.refresh(select.plain_accuracies(plain), step, config.zppo.threshold)
 
     metrics = _metrics(job, plain, hard, augmented, refreshed) | {f"update/{k}": v for k, v in update_metrics.items()}
+    metrics["zppo/too_long"] = len(items) - len(fitting)  # never cut short: a prompt that no bucket holds is left out
     return state, groups, advantages_PG, metrics
 
 
@@ -116,7 +119,6 @@ class Records:
     """Everything a run writes for people, cut back to the restored step at the start."""
 
     def __init__(self, directory: RunDirectory, config: Config, step: int | None) -> None:
-        self._directory = directory
         self._metrics = MetricsWriter(directory.path, config.log.tensorboard)
         self._samples = SampleWriter(directory.path, config.log.samples_max_megabytes, config.log.samples_keep)
         self._metrics.truncate(-1 if step is None else step)
@@ -129,7 +131,6 @@ class Records:
 
     def close(self) -> None:
         self._metrics.close()
-        draw_curves(self._directory.path)
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -149,6 +150,7 @@ def run(config: Config, workdir: Path) -> None:
         records = Records(directory, config, checkpoints.latest_step)
         stack.callback(records.close)
         _loop(job, state, checkpoints, records, console, stop)
+        draw_curves(directory.path)
         console.files(directory.path)
 
 
@@ -167,7 +169,8 @@ def _loop(
         first, last = (Evaluation.from_json(host[name]) for name in ("first", "last"))
         console.message(f"continuing after step {step}")
     console.start_clock()
-    while step < config.num_steps and not stop.requested:
+    done = step >= config.num_steps or stop.requested
+    while not done:
         with timers("step"):
             with timers("data"):
                 batch = next(job.stream)
@@ -180,7 +183,8 @@ def _loop(
         metrics |= seconds | {"rollout/tokens_per_second": metrics["rollout/tokens"] / seconds["time/rollout"]}
         records.write(step, metrics, groups, advantages_PG)
         console.step(step, metrics)
-        if step % config.checkpoint.every == 0 or step == config.num_steps or stop.requested:
+        done = step >= config.num_steps or stop.requested  # asked once: whatever ends the loop has saved
+        if step % config.checkpoint.every == 0 or done:
             host = {"stream": job.stream.get_state(), "first": first.to_json(), "last": last.to_json()}
             checkpoints.save(step, state, host)
     console.results(first.table(), last.table(), step)

@@ -58,6 +58,8 @@ class RunDirectory:
     def accept(self, config: Config, restored_step: int = 0) -> None:
         """Writes `config.json` at the first start, and afterwards refuses a configuration that differs from it.
 
+        A start that failed before its first row of metrics (a wrong model path, say) binds nobody.
+
         Args:
           config: of this start. Its `num_steps` may differ from before, but not be less than `restored_step`.
           restored_step: step of the checkpoint that the run continues from; 0 when there is none.
@@ -66,7 +68,8 @@ class RunDirectory:
           ConfigError: naming the keys that changed, with their values.
         """
         new = to_json(config)
-        if self.config_file.exists():
+        begun = restored_step > 0 or self.metrics_file.exists()
+        if begun and self.config_file.exists():
             self._refuse_changes(self._read_config(), new)
         if config.num_steps < restored_step:
             raise ConfigError(

@@ -35,7 +35,7 @@ class Mixture:
     """Probabilities of the recipe; see the module's docstring for what each is there for."""
 
     hidden_fraction: float = 0.35
-    habit: float = 0.9
+    habit: float = 1.0
     teacher_error: float = 0.15
     candidate_noise: float = 0.6
     candidate_random: float = 0.5
