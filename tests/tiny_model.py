@@ -35,7 +35,7 @@ from zppo_jax.update.step import Objective
 from zppo_jax.warmstart import tiny
 
 TEMPLATE = prompts.get_template("compact")
-SHAPES = Shapes(buckets=(13, 26), patch_slots=16, max_new_tokens=8, group_size=3)
+SHAPES = Shapes(buckets=(12, 16), patch_slots=16, max_new_tokens=8, group_size=3)
 """Texts of a few words fit the first bucket, those with an image need the second."""
 
 

@@ -1,0 +1,187 @@
+"""The engine: results belong to their prompts, whatever else is sampled and in whatever batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from tests import tiny_model
+from tests.tiny_model import SHAPES, engine, items, sample
+from zppo_jax.compilation import Compiler
+from zppo_jax.rollout import sampler
+from zppo_jax.rollout.engine import PURPOSES, Request, Sample
+from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
+
+NUM_SAMPLES = 3  # does not divide the 8 rows of a call
+
+
+def requests(*places: int, num_samples: int = NUM_SAMPLES) -> list[Request]:
+    chosen = [items()[place] for place in places or range(len(items()))]
+    return [Request(one.prompt.uid, one.features, num_samples) for one in chosen]
+
+
+def same(first: list[Sample], second: list[Sample]) -> None:
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.token_ids_T, b.token_ids_T)
+        np.testing.assert_allclose(a.logprobs_T, b.logprobs_T, atol=1e-4)
+        assert a.finish_reason == b.finish_reason
+
+
+@pytest.fixture(scope="module")
+def together() -> list[list[Sample]]:
+    return sample(engine(), requests())
+
+
+def drawn(samples: list[list[Sample]]) -> list[tuple[int, ...]]:
+    return [tuple(one.token_ids_T.tolist()) for group in samples for one in group]
+
+
+def test_samples_are_what_they_say(together):
+    stop_ids, reasons = tiny_model.model().config.stop_token_ids, set()
+    assert [len(group) for group in together] == [NUM_SAMPLES] * len(items())
+    assert len(set(drawn(together))) > 0.8 * NUM_SAMPLES * len(items())
+    for one in (one for group in together for one in group):
+        length = len(one.token_ids_T)
+        assert 1 <= length <= SHAPES.max_new_tokens and one.logprobs_T.shape == (length,)
+        assert (one.token_ids_T.dtype, one.logprobs_T.dtype) == (np.int32, np.float32)
+        assert (one.logprobs_T < 0).all()
+        assert not np.isin(one.token_ids_T[:-1], stop_ids).any()
+        assert (one.token_ids_T[-1] in stop_ids) == (one.finish_reason == "stop")
+        assert one.finish_reason == "stop" or length == SHAPES.max_new_tokens
+        assert not tiny_model.banned_V()[one.token_ids_T].any()
+        reasons.add(one.finish_reason)
+    assert reasons == {"stop", "length"}, "the test needs both"
+
+
+@pytest.mark.parametrize("order", [(6, 5, 4, 3, 2, 1, 0), (3, 0, 6, 1, 5, 2, 4)])
+def test_results_come_in_the_order_of_the_requests(order, together):
+    for place, group in zip(order, sample(engine(), requests(*order)), strict=True):
+        same(group, together[place])
+
+
+def test_other_requests_change_nothing(together):
+    for place in (0, 3):
+        (alone,) = sample(engine(), requests(place))
+        same(alone, together[place])
+
+
+def test_more_samples_begin_with_the_same(together):
+    """Sample i of a prompt depends on i, not on how many are asked for; 17 rows of one prompt need three calls."""
+    (many,) = sample(engine(), requests(1, num_samples=17))
+    same(many[:NUM_SAMPLES], together[1])
+    assert len(set(drawn([many]))) > 12
+
+
+@pytest.mark.parametrize(("rows_per_call", "prompts_per_call"), [(5, 3)])
+def test_batch_sizes_change_nothing(rows_per_call, prompts_per_call, together):
+    """Neither does the prompt bucket: here one of another length holds all prompts."""
+    shapes = dataclasses.replace(SHAPES, buckets=(24,))
+    for group, expected in zip(sample(engine(rows_per_call, prompts_per_call, shapes), requests()), together, strict=True):
+        same(group, expected)
+
+
+def test_group_of_three_in_64_rows(together):
+    """Rows left over at the end of a call go on with the next prompt; the last call is not full."""
+    rows = [row for call in engine(64, 22)._calls(requests(num_samples=30), range(7)) for row in call]
+    assert rows == [(index, number) for index in range(7) for number in range(30)]
+    sizes = [len(call) for call in engine(64, 22)._calls(requests(num_samples=30), range(7))]
+    assert sizes == [64, 64, 64, 18]
+
+
+def test_identity_decides_the_draw(together):
+    """Seed, step, purpose, uid: another one is another stream, the same is the same."""
+    same(sample(engine(), requests(0))[0], together[0])
+    seen = set(drawn([together[0]]))
+    changed = [{"seed": 1}, {"step": 2}, *({"purpose": purpose} for purpose in PURPOSES if purpose != "student")]
+    for settings in changed:
+        other = set(drawn(sample(engine(), requests(0), **settings)))
+        assert not other & seen, settings
+        seen |= other
+    renamed = [dataclasses.replace(requests(0)[0], uid="1/a/bcq")]
+    assert not set(drawn(sample(engine(), renamed))) & seen
+
+
+def test_purposes_are_distinct():
+    assert len(set(PURPOSES.values())) == len(PURPOSES)
+
+
+def test_rows_are_reported_as_they_finish():
+    told: list[int] = []
+    params, settings = tiny_model.model().params, tiny_model.filters.settings()
+    engine().sample(params, requests(), settings, seed=0, step=1, purpose="student", on_rows=told.append)
+    assert sum(told) == 7 * NUM_SAMPLES and max(told) <= 8
+
+
+def test_no_requests_no_samples():
+    assert sample(engine(), []) == []
+
+
+def test_a_prompt_too_long_names_itself_and_the_mend():
+    long = tiny_model.item("long", text="9" * 40)
+    request = Request(long.prompt.uid, long.features, 1)
+    length = long.features.num_tokens
+    with pytest.raises(PromptTooLongError, match=rf"1/long/plain has {length} tokens.*prompt\.buckets=\(12, 16\)"):
+        sample(engine(), [*requests(0), request])
+
+
+@pytest.mark.parametrize(("num_tokens", "bucket"), [(2, 0), (13, 0), (14, 1), (17, 1)])
+def test_a_bucket_holds_the_prompt_without_its_last_token(num_tokens, bucket):
+    prompt = dataclasses.replace(items()[0].features, token_ids_T=np.zeros(num_tokens, np.int32))
+    assert SHAPES.bucket_of(prompt) == bucket
+    assert SHAPES.holds(prompt)
+
+
+def test_holds_and_bucket_of_agree():
+    prompt = dataclasses.replace(items()[0].features, token_ids_T=np.zeros(18, np.int32))
+    assert not SHAPES.holds(prompt)
+    with pytest.raises(PromptTooLongError):
+        SHAPES.bucket_of(prompt)
+
+
+class CountingCompiler(Compiler):
+    """Runs nothing: counts what would be compiled."""
+
+    def __init__(self):
+        super().__init__(num_threads=1)
+        self.asked: list[str] = []
+
+    def program(self, name, lower):
+        self.asked.append(name)
+        return super().program(name, lower)
+
+
+def test_compiled_programs_are_bounded(together):
+    """Thirty prompts of mixed lengths, with and without images: a prefill and a decode for each bucket, no more.
+
+    The program refuses other shapes, so the names tell all; forks are told by their cache, one for each number of
+    prefilled batches in a call.
+    """
+    counting = CountingCompiler()
+    small = dataclasses.replace(engine(), compiler=counting, name="bounded: ")
+    counting._programs = {
+        name.replace(engine().name, "bounded: "): program for name, program in tiny_model.compiler()._programs.items()
+    }
+    before = sampler.fork._cache_size()
+    mixed = [tiny_model.item("abc"[: 1 + i % 3] + str(i), (i % 2)) for i in range(30)]
+    sample(small, [Request(one.prompt.uid, one.features, 1 + i % 4) for i, one in enumerate(mixed)])
+    assert set(counting.asked) == {
+        f"bounded: {what} {length} tokens" for what in ("prefill of", "decode after") for length in SHAPES.buckets
+    }
+    # Eight rows hold at most eight prompts, hence four batches of two: four forks a bucket.
+    assert sampler.fork._cache_size() - before <= 4 * len(SHAPES.buckets)
+
+
+def test_prepare_asks_for_every_program():
+    class Recorder(CountingCompiler):
+        def program(self, name, lower):
+            self.asked.append(name)
+
+    recorder = Recorder()
+    shapes = Shapes(buckets=(8, 16, 32), patch_slots=16, max_new_tokens=4, group_size=2)
+    dataclasses.replace(engine(), shapes=shapes, compiler=recorder, name="").prepare(tiny_model.model().params)
+    lengths = [int(found) for name in recorder.asked for found in re.findall(r"\d+", name)]
+    assert lengths == [8, 8, 16, 16, 32, 32], "short prompts first, which are needed first"
