@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 
 from zppo_jax import prompts
 from zppo_jax.actor import Actor
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, ConfigError
+from zppo_jax.config.schema import OptimizerConfig
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.pipeline import Item, PromptProcessing, StepStream, open_stream
 from zppo_jax.models import qwen3_5
@@ -141,10 +141,15 @@ def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Co
     return Learner(model, engine.shapes, settings, objective, _transform(config), engine.banned_V, compiler)
 
 
-def _transform(config: Config) -> Any:
-    chosen = config.optimizer
-    num_updates = config.num_steps * config.update.num_minibatches * config.update.inner_epochs
-    rate = optimizer.learning_rate(chosen.schedule, chosen.learning_rate, chosen.warmup_steps, num_updates)
+def _transform(config: Config) -> optax.GradientTransformation:
+    return _adamw(config.optimizer, config.num_steps, config.update.num_minibatches * config.update.inner_epochs)
+
+
+@functools.cache
+def _adamw(chosen: OptimizerConfig, num_steps: int, updates_per_step: int) -> optax.GradientTransformation:
+    """Cached, because its identity is a part of the compiled update: a second run in a process traces nothing anew."""
+    counts = (chosen.warmup_steps * updates_per_step, num_steps * updates_per_step)  # optax counts updates
+    rate = optimizer.learning_rate(chosen.schedule, chosen.learning_rate, *counts)
     return optimizer.adamw(rate, chosen.b1, chosen.b2, chosen.eps, chosen.weight_decay, chosen.grad_clip)
 
 
@@ -203,8 +208,3 @@ def _held_out(config: Config, process: PromptProcessing) -> list[Item]:
     source = DigitsSource(config.data.family, "test", config.eval.num_questions, config.seed)
     questions = [source[index] for index in range(len(source))]
     return process.items_of([process.plain_prompt(question, f"held-out/{question.id}") for question in questions])
-
-
-def copy_of(state: State) -> State:
-    """A state of one's own, since updates donate theirs."""
-    return jax.tree.map(jnp.copy, state)
