@@ -70,7 +70,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     arguments, extra = parser.parse_known_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    grid = list(itertools.product(arguments.rates.split(","), arguments.methods.split(","), seeds))
+    pairs = list(itertools.product(arguments.rates.split(","), arguments.methods.split(",")))
+    grid = [(rate, method, seed) for rate, method in pairs for seed in seeds]
     with ThreadPoolExecutor(arguments.processes) as pool:
         jobs = {
             (rate, method, seed): pool.submit(run, arguments.out.absolute(), method, seed, rate, extra, index)
@@ -79,7 +80,7 @@ def main() -> None:
         workdirs = {key: job.result() for key, job in jobs.items()}
     print("| method | rate | " + " | ".join(final(next(iter(workdirs.values())))) + " |")
     print("|---" * 8 + "|")
-    for rate, method in dict.fromkeys((rate, method) for rate, method, _ in grid):
+    for rate, method in pairs:
         results = [final(workdirs[rate, method, seed]) for seed in seeds]
         cells = [cell([result[name] for result in results]) for name in results[0]]
         print(f"| {method} | {rate or 'default'} | " + " | ".join(cells) + " |")

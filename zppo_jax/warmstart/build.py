@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,13 +59,14 @@ def _train(name: str, stage: Stage, recipe: Recipe, params: Any, processor: Proc
         return supervised.train(params, config, _ahead(stream), stage.num_steps, stage.learning_rate, mask_V, on_step)
 
 
-def _ahead(stream: Iterator[Any], depth: int = 4) -> Iterator[Any]:
-    """Draws examples in a thread while the device computes; what goes wrong there is raised here."""
-    with ThreadPoolExecutor(1, thread_name_prefix="examples") as thread:
-        pending = collections.deque(thread.submit(next, stream) for _ in range(depth))
+def _ahead(stream: Iterator[Any]) -> Iterator[Any]:
+    """Draws the next examples in a thread while the device computes; an error in there is raised here."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, stream)
         while True:
-            pending.append(thread.submit(next, stream))
-            yield pending.popleft().result()
+            batch = coming.result()
+            coming = pool.submit(next, stream)
+            yield batch
 
 
 def read_stamp(directory: Path) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ def processor(enable_thinking: bool = True, min_pixels: int = 1024, max_pixels: 
 
 def config(processor: Processor) -> Config:
     """The architecture; both student and teacher have it, so that they share every compiled program."""
-    ids = {token: processor.tokenizer.token_to_id(token) for token in ("<|vision_start|>", "<|vision_end|>")}
+    ids = processor.tokenizer.get_vocab()
     hidden = 64
     return Config(
         text=TextConfig(
