@@ -159,7 +159,7 @@ SETTINGS = Settings(
 
 @functools.cache
 def learner() -> Learner:
-    return Learner(model().config, SHAPES, SETTINGS, OBJECTIVE, keep_gradient(0.03), banned_V(), compiler())
+    return Learner(model().config, SHAPES, SETTINGS, OBJECTIVE, keep_gradient(0.003), banned_V(), compiler())
 
 
 def fresh_state() -> dict[str, Any]:

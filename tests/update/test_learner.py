@@ -1,0 +1,136 @@
+"""The learner on groups that the tiny model has sampled itself."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny_model
+from tests.tiny_model import SETTINGS, SHAPES, FastCompiler, fresh_state, groups, learner
+from zppo_jax.rollout.engine import Request
+from zppo_jax.update import batch, optimizer
+
+
+def logprobs_of(params, chosen) -> np.ndarray:
+    """The trainer's log-probabilities [M, G, R] of two groups, by the learner's own program."""
+    micro = batch.microbatch(
+        tiny_model.model().config, chosen, np.zeros((len(chosen), 3), np.float32), 2, len(SHAPES.buckets) - 1, SHAPES
+    )
+    return np.asarray(learner()._logprobs(params)(params, micro, tiny_model.banned_V()))
+
+
+def test_the_update_is_compiled_once_for_all_groups():
+    state, step_groups = fresh_state(), (groups(), groups()[2:], groups()[1::-1])
+    learner().update(fresh_state(), groups(), seed=0, step=0)
+    names = tiny_model.compiler().names
+    for step, chosen in enumerate(step_groups):
+        state, advantages_PG, metrics = learner().update(state, chosen, seed=0, step=step)
+        assert advantages_PG.shape == (len(chosen), SHAPES.group_size)
+        assert metrics["tokens"] == sum(len(r.token_ids_T) for g in chosen for r in g.rollouts)
+        assert all(np.isfinite(value) for value in metrics.values())
+    assert tiny_model.compiler().names == names
+    assert {"update", "log-probabilities"} <= set(names)
+
+
+def test_fresh_rollouts_show_no_mismatch():
+    """Sampler and trainer are the same distribution: images, lengths and both buckets included."""
+    for step in range(5):
+        found = learner().mismatch(tiny_model.model().params, groups(), np.zeros((7, 3)), seed=0, step=step)
+        assert 0 < found["mismatch_abs"] < 1e-4 and abs(found["mismatch_kl"]) < 1e-6
+
+
+def test_other_parameters_show_a_mismatch():
+    found = learner().mismatch(tiny_model.model(seed=1).params, groups(), np.zeros((7, 3)), seed=0, step=0)
+    assert found["mismatch_abs"] > 0.1 and found["mismatch_kl"] > 0.05
+
+
+def test_the_temperature_is_in_sampler_and_trainer_alike():
+    requests = [Request(one.prompt.uid, one.features, 3) for one in tiny_model.items()[:2]]
+    answers = tiny_model.sample(tiny_model.engine(), requests, temperature=2.0)
+    hot = [tiny_model.group(*row, [True, False, False]) for row in zip(tiny_model.items(), answers, strict=False)]
+    objective = dataclasses.replace(tiny_model.OBJECTIVE, temperature=2.0)
+    trainer = dataclasses.replace(learner(), objective=objective, compiler=FastCompiler(num_threads=1))
+    found = trainer.mismatch(tiny_model.model().params, hot, np.zeros((2, 3)), seed=0, step=0)
+    assert 0 < found["mismatch_abs"] < 1e-4
+    wrong = learner().mismatch(tiny_model.model().params, hot, np.zeros((2, 3)), seed=0, step=0)
+    assert wrong["mismatch_abs"] > 0.1
+
+
+def test_an_update_likes_good_tokens_more_and_bad_tokens_less():
+    chosen = groups()[:2]
+    state, advantages_PG, _ = learner().update(fresh_state(), chosen, seed=0, step=1)
+    change = logprobs_of(state["params"], chosen) - logprobs_of(tiny_model.model().params, chosen)
+    tokens = [
+        (advantages_PG[m, g], change[m, g, t])
+        for m, group in enumerate(chosen)
+        for g, rollout in enumerate(group.rollouts)
+        for t in range(len(rollout.token_ids_T))
+    ]
+    advantage, moved = np.asarray(tokens).T
+    assert (advantage * moved).sum() > 0
+    assert moved[advantage < 0].mean() < -1e-3 and moved[advantage > 0].mean() > 1e-3
+
+
+def test_equal_rewards_everywhere_move_nothing():
+    """No advantage, no gradient; the parameters stay bit for bit (without weight decay)."""
+    everywhere = [
+        dataclasses.replace(g, rollouts=tuple(dataclasses.replace(r, correct=True) for r in g.rollouts)) for g in groups()
+    ]
+    state, advantages_PG, metrics = learner().update(fresh_state(), everywhere, seed=0, step=1)
+    assert not advantages_PG.any() and metrics["nonzero_group_fraction"] == 0.0 and metrics["grad_norm"] == 0.0
+    jax.tree.map(np.testing.assert_array_equal, state["params"], tiny_model.model().params)
+
+
+@pytest.mark.parametrize("inner_epochs", [1, 2])
+def test_minibatches_and_inner_epochs_are_walked_in_turn(inner_epochs):
+    """I updates an epoch, each on its own groups, from the parameters that the last one left."""
+    settings = dataclasses.replace(SETTINGS, inner_epochs=inner_epochs)
+    walked = dataclasses.replace(learner(), settings=settings)
+    state, advantages_PG, metrics = walked.update(fresh_state(), groups(), seed=3, step=5)
+    expected = fresh_state()
+    for epoch in range(inner_epochs):
+        for part in batch.split(len(groups()), SETTINGS.num_minibatches, 3, 5, epoch):
+            packed = learner()._pack([groups()[i] for i in part], advantages_PG[part])
+            expected, _ = learner()._update(expected)(expected, packed, tiny_model.banned_V())
+    jax.tree.map(np.testing.assert_array_equal, state["params"], expected["params"])
+    assert metrics["tokens"] == inner_epochs * sum(len(r.token_ids_T) for g in groups() for r in g.rollouts)
+
+
+def test_the_same_step_again_is_bit_equal():
+    first, second = (learner().update(fresh_state(), groups(), seed=0, step=4) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first[0], second[0])
+    assert first[2] == second[2]
+    other, _, _ = learner().update(fresh_state(), groups(), seed=0, step=5)
+    pairs = zip(jax.tree.leaves(first[0]["params"]), jax.tree.leaves(other["params"]), strict=True)
+    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs), "another step, other mini-batches"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0, [2.0, 2.0, 2.0, 2.0, 2.0]),
+        ("constant", 2, [0.0, 1.0, 2.0, 2.0, 2.0]),
+        ("linear", 0, [2.0, 1.5, 1.0, 0.5, 0.0]),
+        ("linear", 2, [0.0, 1.0, 2.0, 1.0, 0.0]),
+        ("cosine", 0, [2.0, 2 * 0.853553, 1.0, 2 * 0.146447, 0.0]),
+    ],
+)
+def test_learning_rate_by_update(schedule, warmup, expected):
+    rate = optimizer.learning_rate(schedule, 2.0, warmup, 4)
+    np.testing.assert_allclose([rate(count) for count in range(5)], expected, atol=1e-5)
+
+
+def test_adamw_clips_the_global_norm_and_decays():
+    """Clipping scales all gradients alike, so the moments after one step tell the norm that Adam saw."""
+    transform = optimizer.adamw(optimizer.learning_rate("constant", 0.1, 0, 1), 0.9, 0.999, 1e-8, 0.5, grad_clip=1.0)
+    params = {"a": np.full(2, 4.0, np.float32), "b": np.zeros(2, np.float32)}
+    gradient = {"a": np.asarray([30.0, 0.0], np.float32), "b": np.asarray([0.0, 40.0], np.float32)}
+    changes, state = transform.update(gradient, transform.init(params), params)
+    (moments,) = [part for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu")]
+    np.testing.assert_allclose(moments.mu["a"], [0.06, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(moments.mu["b"], [0.0, 0.08], rtol=1e-5)
+    np.testing.assert_allclose(changes["a"], [-0.1 - 0.1 * 0.5 * 4, -0.1 * 0.5 * 4], rtol=1e-4)
+    np.testing.assert_allclose(changes["b"], [0.0, -0.1], rtol=1e-4)
