@@ -1,7 +1,7 @@
 """A random tiny Qwen3.5 with its own tokenizer, and engines and learners that share their compiled programs.
 
-The architecture is the warm start's. Every parameter is random and of a size at which logits differ by several units, so
-that no test passes because all distributions are uniform. Sixty more ids end a response, so that lengths differ.
+The architecture is the warm start's. Every parameter is random and of a size at which logits differ by several units,
+so that no test passes because all distributions are uniform. Sixty more ids end a response, so that lengths differ.
 
 Compiling is what costs time here: everything that can use one engine or one learner does.
 """
@@ -117,7 +117,13 @@ def features(name: str, num_images: int = 0, text: str = "") -> Features:
 
 
 def sample(
-    engine: Engine, requests: Sequence[Request], *, seed: int = 0, step: int = 1, purpose: str = "student", **settings: Any
+    engine: Engine,
+    requests: Sequence[Request],
+    *,
+    seed: int = 0,
+    step: int = 1,
+    purpose: str = "student",
+    **settings: Any,
 ) -> list[list[Sample]]:
     return engine.sample(model().params, requests, filters.settings(**settings), seed=seed, step=step, purpose=purpose)
 

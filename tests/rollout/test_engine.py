@@ -80,7 +80,9 @@ def test_more_samples_begin_with_the_same(together):
 def test_batch_sizes_change_nothing(rows_per_call, prompts_per_call, together):
     """Neither does the prompt bucket: here one of another length holds all prompts."""
     shapes = dataclasses.replace(SHAPES, buckets=(24,))
-    for group, expected in zip(sample(engine(rows_per_call, prompts_per_call, shapes), requests()), together, strict=True):
+    for group, expected in zip(
+        sample(engine(rows_per_call, prompts_per_call, shapes), requests()), together, strict=True
+    ):
         same(group, expected)
 
 

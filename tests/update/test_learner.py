@@ -77,7 +77,8 @@ def test_an_update_likes_good_tokens_more_and_bad_tokens_less():
 def test_equal_rewards_everywhere_move_nothing():
     """No advantage, no gradient; the parameters stay bit for bit (without weight decay)."""
     everywhere = [
-        dataclasses.replace(g, rollouts=tuple(dataclasses.replace(r, correct=True) for r in g.rollouts)) for g in groups()
+        dataclasses.replace(g, rollouts=tuple(dataclasses.replace(r, correct=True) for r in g.rollouts))
+        for g in groups()
     ]
     state, advantages_PG, metrics = learner().update(fresh_state(), everywhere, seed=0, step=1)
     assert not advantages_PG.any() and metrics["nonzero_group_fraction"] == 0.0 and metrics["grad_norm"] == 0.0

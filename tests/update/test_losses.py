@@ -55,9 +55,7 @@ def test_loss_and_gradient_equal_the_reference(old_BT, step_BT, advantages_B, ma
         return  # at a corner the two sides differ
     loss, gradient_BT = reference(new_BT, old_BT, advantages_B, mask_BT)
     np.testing.assert_allclose(_loss(new_BT, old_BT, advantages_B, mask_BT)[0], loss, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        _gradient(new_BT, old_BT, advantages_B, mask_BT), gradient_BT, rtol=1e-4, atol=1e-6
-    )
+    np.testing.assert_allclose(_gradient(new_BT, old_BT, advantages_B, mask_BT), gradient_BT, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,11 @@ def whole_sequences() -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarra
 
     Returns the model's inputs and per token [B, T]: old log-probabilities, advantages, and whether it was sampled.
     """
-    rows = [(g, r, a) for g, row in zip(groups(), advantages_PG(), strict=True) for r, a in zip(g.rollouts, row, strict=True)]
+    rows = [
+        (g, rollout, advantage)
+        for g, advantages_G in zip(groups(), advantages_PG(), strict=True)
+        for rollout, advantage in zip(g.rollouts, advantages_G, strict=True)
+    ]
     shape = (len(rows), NUM_SLOTS)
     ids, mask, types = (np.zeros(shape, np.int64) for _ in range(3))
     old_BT, advantages_BT, sampled_BT = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
@@ -82,7 +86,8 @@ def whole_sequences() -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarra
         end = start + len(rollout.token_ids_T)
         ids[b, :start], ids[b, start:end] = g.features.token_ids_T, rollout.token_ids_T
         mask[b, :end], types[b, :start] = 1, g.features.token_types_T
-        old_BT[b, start:end], advantages_BT[b, start:end], sampled_BT[b, start:end] = rollout.logprobs_T, advantage, True
+        old_BT[b, start:end], advantages_BT[b, start:end] = rollout.logprobs_T, advantage
+        sampled_BT[b, start:end] = True
     images = {
         "pixel_values": np.concatenate([g.features.patches_IC for g, *_ in rows]),
         "image_grid_thw": np.concatenate([g.features.grid_thw_N3 for g, *_ in rows]),
@@ -127,7 +132,7 @@ def assert_close(actual, expected, relative: float) -> None:
 
 
 def test_gradient_equals_that_of_whole_sequences():
-    """A prompt run once and forked to its rollouts gives the same gradient, in the text, the head and the vision tower."""
+    """A prompt run once and forked to its rollouts gives the same gradient, down to the vision tower."""
     gradient, metrics = from_learner()
     expected, loss = naive()
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)

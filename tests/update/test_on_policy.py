@@ -1,0 +1,184 @@
+"""On-policy by construction: what has weight in the loss, the student has sampled; teacher text is in prompts.
+
+The real `train_step` and the real micro-batches over random rollouts, for every method, with a student, a teacher and a
+learner that only hand out and take in groups. Nothing is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import tiny_model
+from tests.tiny_model import TEMPLATE
+from zppo_jax import train
+from zppo_jax.data.pipeline import Item, PromptProcessing, StepBatch
+from zppo_jax.metrics import PhaseTimers
+from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.types import Group, Kind, Rollout
+from zppo_jax.update import batch
+from zppo_jax.zppo import METHODS, Candidate, Method
+
+SHAPES = Shapes(buckets=(64, 640), patch_slots=16, max_new_tokens=12, group_size=4)
+TEACHER_MARK, STUDENT_MARK = "TEACHERTRACE", "studenttrace"
+TEACHER_IDS, STUDENT_IDS = (300, 340), (1, 250)  # token ids tell as well who sampled them
+
+
+def rollout(rng: np.random.Generator, who: str, mark: str, ids: tuple[int, int], chance: float) -> Rollout:
+    length = int(rng.integers(1, SHAPES.max_new_tokens + 1))
+    tokens = rng.integers(*ids, length).astype(np.int32)
+    correct = bool(rng.random() < chance)
+    answer = None if rng.random() < 0.2 else ("7" if correct else str(rng.integers(9)))
+    text = f"{mark} {who} {rng.integers(100)}"
+    return Rollout(tokens, -rng.exponential(1.0, length).astype(np.float32), "stop", text, correct, answer, "ok")
+
+
+def answers(rng: np.random.Generator, items, mark: str, ids: tuple[int, int], chance: float) -> list[Group]:
+    return [
+        Group(one.prompt, one.features, tuple(rollout(rng, one.prompt.uid, mark, ids, chance) for _ in range(4)))
+        for one in items
+    ]
+
+
+class Student:
+    """Answers like the actor, from a random generator."""
+
+    engine = SimpleNamespace(shapes=SHAPES)
+
+    def __init__(self, rng: np.random.Generator, chance: float):
+        self._rng, self._chance = rng, chance
+
+    def answer(self, params: Any, items: Sequence[Item], size: int, sampling: Any, **identity: Any) -> list[Group]:
+        assert size == SHAPES.group_size
+        return answers(self._rng, items, STUDENT_MARK, STUDENT_IDS, self._chance)
+
+
+class MarkedTeacher:
+    """Its answers can be told from the student's by text and by token ids; it compresses nothing."""
+
+    def __init__(self, rng: np.random.Generator):
+        self._rng = rng
+        self.groups: list[Group] = []
+
+    def answer(self, items: Sequence[Item], *, seed: int, step: int) -> list[Group]:
+        self.groups += answers(self._rng, items, TEACHER_MARK, TEACHER_IDS, 0.6)
+        return self.groups
+
+    def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> dict[Candidate, str]:
+        return {candidate: candidate.text for candidate in candidates}
+
+
+class Recorder:
+    """Stands where the learner stands and keeps the groups that an update would be made of."""
+
+    def update(self, state: Any, groups: list[Group], **identity: Any) -> tuple[Any, np.ndarray, dict[str, float]]:
+        self.groups = groups
+        return state, np.zeros((len(groups), SHAPES.group_size)), {}
+
+
+def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[Group], list[Group]]:
+    """(all groups that the update sees, the teacher's groups) of the real `train_step`."""
+    process = PromptProcessing(tiny_model.processor(), TEMPLATE)
+    questions = [tiny_model.question(f"q{i}", int(rng.integers(2))) for i in range(6)]
+    kinds: tuple[Kind, ...] = (*["plain"] * 4, *["replay"] * 2)
+    prompts = [process.plain_prompt(q, f"{step}/{q.id}/{k}", k) for q, k in zip(questions, kinds, strict=True)]
+    items = tuple(process.items_of(prompts))
+    teacher, learner = MarkedTeacher(rng), Recorder()
+    config = SimpleNamespace(
+        seed=0,
+        rollout=SimpleNamespace(temperature=1.0, top_k=0, top_p=1.0, group_size=SHAPES.group_size),
+        zppo=SimpleNamespace(threshold=0.5),
+        teacher=SimpleNamespace(scope=str(rng.choice(["capped", "all_hard"]))),
+    )
+    job: Any = SimpleNamespace(
+        config=config, method=method, template=TEMPLATE, process=process, learner=learner, buffer=None,
+        student=Student(rng, float(rng.choice([0.0, 0.2, 0.5]))), teacher=teacher, augmentation_limit=3,
+    )  # fmt: skip
+    drawn = StepBatch(step, items[:4], items[4:] if method.uses_replay else ())
+    train.train_step(job, {"params": {}}, drawn, PhaseTimers())
+    return learner.groups, teacher.groups
+
+
+def weighted_rows(packed) -> list[tuple]:
+    """(prompt tokens with the last one, response tokens, old log-probabilities) of each row with a weight."""
+    rows = []
+    for bucket in packed["buckets"]:
+        arrays = bucket["arrays"]
+        assert not arrays["mask_MGR"][bucket["count"] :].any()
+        weight = arrays["mask_MGR"] * (arrays["advantages_MG"] != 0.0)[..., None]
+        for u, m, g in np.argwhere(weight.any(axis=-1)):
+            prompt = arrays["tokens_BT"][u, m][arrays["mask_BT"][u, m]].tolist()
+            kept = weight[u, m, g].astype(bool)
+            response, old = (arrays[name][u, m, g][kept].tolist() for name in ("response_MGR", "old_logprobs_MGR"))
+            rows.append(((*prompt, int(arrays["last_B"][u, m])), tuple(response), tuple(old)))
+    return sorted(rows)
+
+
+def pack(groups: list[Group], advantages_PG: np.ndarray, parts: list[np.ndarray]) -> list[dict[str, Any]]:
+    config = tiny_model.model().config
+    return [batch.minibatch(config, [groups[i] for i in part], advantages_PG[part], SHAPES, 2, 9) for part in parts]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(max_examples=15)
+@given(st.integers(0, 2**32), st.integers(1, 1000))
+def test_every_token_with_weight_was_sampled_by_the_student(name, seed, step):
+    groups, taught = run_step(METHODS[name], np.random.default_rng(seed), step)
+    parts = batch.split(len(groups), 2, seed, step, 0)
+    advantages_PG = batch.advantages(groups, parts, "nonzero", "batch", 1e-6)
+    rows = [row for packed in pack(groups, advantages_PG, parts) for row in weighted_rows(packed)]
+    sampled = sorted(
+        (tuple(g.features.token_ids_T.tolist()), tuple(r.token_ids_T.tolist()), tuple(r.logprobs_T.tolist()))
+        for g, row in zip(groups, advantages_PG, strict=True)
+        for r, advantage in zip(g.rollouts, row, strict=True)
+        if advantage != 0.0
+    )
+    assert sorted(rows) == sampled, "each rollout with an advantage once, behind its own prompt, and nothing else"
+    teachers = {tuple(r.token_ids_T.tolist()) for g in taught for r in g.rollouts}
+    assert not teachers & {response for _, response, _ in rows}
+    assert all(STUDENT_IDS[0] <= token < STUDENT_IDS[1] for _, response, _ in rows for token in response)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32), st.integers(1, 1000))
+@pytest.mark.parametrize("name", METHODS)
+def test_teacher_text_is_in_bcq_prompts_alone(name, seed, step):
+    groups, taught = run_step(METHODS[name], np.random.default_rng(seed), step)
+    kinds = {group.prompt.kind for group in groups}
+    assert kinds <= {"plain", "replay", *METHODS[name].reformulations}
+    assert len({group.prompt.uid for group in groups}) == len(groups), "no two groups share a baseline"
+    decode = tiny_model.processor().tokenizer.decode
+    for group in groups:
+        prompt = decode(group.features.token_ids_T.tolist(), skip_special_tokens=False)
+        assert (TEACHER_MARK in prompt) == (group.prompt.kind == "bcq")
+        assert (STUDENT_MARK in prompt) == (group.prompt.kind in ("bcq", "ncq"))
+        assert all(TEACHER_MARK not in r.text for r in group.rollouts)
+    assert bool(taught) <= METHODS[name].needs_teacher
+
+
+def test_the_flow_reaches_every_kind():
+    """The property tests would be empty without BCQ and NCQ groups that have a spread."""
+    seen: dict[str, int] = {}
+    for seed in range(15):
+        groups, _ = run_step(METHODS["zppo"], np.random.default_rng(seed), 1)
+        for group in groups:
+            seen[group.prompt.kind] = seen.get(group.prompt.kind, 0) + (0 < group.accuracy < 1)
+    assert set(seen) == {"plain", "replay", "bcq", "ncq"} and min(seen.values()) > 3
+
+
+def test_a_teachers_rollout_in_a_group_would_be_seen():
+    """The test above can fail: a teacher's rollout smuggled in as the student's shows up with weight."""
+    groups, taught = run_step(METHODS["zppo"], np.random.default_rng(0), 1)
+    foreign = dataclasses.replace(taught[0].rollouts[0], correct=True)
+    others = tuple(dataclasses.replace(r, correct=False) for r in groups[0].rollouts[1:])
+    groups[0] = dataclasses.replace(groups[0], rollouts=(foreign, *others))
+    parts = [np.arange(len(groups))]
+    (packed,) = pack(groups, batch.advantages(groups, parts, "nonzero", "batch", 1e-6), parts)
+    assert any(token >= TEACHER_IDS[0] for _, response, _ in weighted_rows(packed) for token in response)
