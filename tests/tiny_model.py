@@ -90,6 +90,11 @@ def engine(rows_per_call: int = 8, prompts_per_call: int = 2, shapes: Shapes = S
     return Engine(model().config, shapes, rows_per_call, prompts_per_call, banned_V(), compiler(), name)
 
 
+def cache_size(jitted: Any) -> int:
+    """How often a jitted function was compiled."""
+    return jitted._cache_size()
+
+
 # ---------------------------------------------------------------- prompts
 
 
@@ -150,10 +155,11 @@ def groups() -> tuple[Group, ...]:
 
 def keep_gradient(rate: float) -> optax.GradientTransformation:
     """Plain gradient descent whose state is the last gradient: so a test can look at what the update computed."""
-    return optax.GradientTransformation(
-        init=lambda params: jax.tree.map(jnp.zeros_like, params),
-        update=lambda gradient, _, params=None: (jax.tree.map(lambda g: -rate * g, gradient), gradient),
-    )
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda g: -rate * g, updates), updates
+
+    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
 OBJECTIVE = Objective(clip_low=0.2, clip_high=0.28, dual_clip=10.0, temperature=1.0)

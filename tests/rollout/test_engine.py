@@ -167,14 +167,14 @@ def test_compiled_programs_are_bounded(together):
     counting._programs = {
         name.replace(engine().name, "bounded: "): program for name, program in tiny_model.compiler()._programs.items()
     }
-    before = sampler.fork._cache_size()
-    mixed = [tiny_model.item("abc"[: 1 + i % 3] + str(i), (i % 2)) for i in range(30)]
+    before = tiny_model.cache_size(sampler.fork)
+    mixed = [tiny_model.item(chr(65 + i), i % 2, "?" * (1 + i // 15)) for i in range(30)]
     sample(small, [Request(one.prompt.uid, one.features, 1 + i % 4) for i, one in enumerate(mixed)])
     assert set(counting.asked) == {
         f"bounded: {what} {length} tokens" for what in ("prefill of", "decode after") for length in SHAPES.buckets
     }
     # Eight rows hold at most eight prompts, hence four batches of two: four forks a bucket.
-    assert sampler.fork._cache_size() - before <= 4 * len(SHAPES.buckets)
+    assert tiny_model.cache_size(sampler.fork) - before <= 4 * len(SHAPES.buckets)
 
 
 def test_prepare_asks_for_every_program():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +76,14 @@ def test_equal_logits_are_kept_or_cut_together(settings):
 
 
 def test_settings_out_of_range_are_refused():
-    for wrong in ({"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"min_p": 1.0}):
+    wrongs: list[dict[str, Any]] = [
+        {"temperature": -0.1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"min_p": 1.0},
+    ]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             filters.settings(**wrong)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_a_summary_without_the_original_box_is_not_taken(output, actor):
 def test_the_compressor_is_asked_greedily_once_for_each_candidate(actor):
     compressor = scripted(actor, "", "", "")
     compressed(teacher(actor, compressor=compressor), [*CANDIDATES, *CANDIDATES])
-    asked = compressor.engine
+    asked: Any = compressor.engine
     assert [request.num_samples for request in asked.requests] == [1, 1, 1]
     assert float(asked.sampling["temperature"]) == 0.0 and asked.purpose == "compress"
     text = tiny_model.processor().tokenizer.decode(asked.requests[0].features.token_ids_T, skip_special_tokens=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -121,7 +122,7 @@ def test_the_same_step_again_is_bit_equal():
 )
 def test_learning_rate_by_update(schedule, warmup, expected):
     rate = optimizer.learning_rate(schedule, 2.0, warmup, 4)
-    np.testing.assert_allclose([rate(count) for count in range(5)], expected, atol=1e-5)
+    np.testing.assert_allclose([float(np.asarray(rate(count))) for count in range(5)], expected, atol=1e-5)
 
 
 def test_adamw_clips_the_global_norm_and_decays():
@@ -129,6 +130,7 @@ def test_adamw_clips_the_global_norm_and_decays():
     transform = optimizer.adamw(optimizer.learning_rate("constant", 0.1, 0, 1), 0.9, 0.999, 1e-8, 0.5, grad_clip=1.0)
     params = {"a": np.full(2, 4.0, np.float32), "b": np.zeros(2, np.float32)}
     gradient = {"a": np.asarray([30.0, 0.0], np.float32), "b": np.asarray([0.0, 40.0], np.float32)}
+    changes: Any
     changes, state = transform.update(gradient, transform.init(params), params)
     (moments,) = [part for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu")]
     np.testing.assert_allclose(moments.mu["a"], [0.06, 0.0], rtol=1e-5)

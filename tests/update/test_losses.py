@@ -33,8 +33,8 @@ def reference(new_BT, old_BT, advantages_B, mask_BT, low=0.2, high=0.28, dual=10
     """The loss and its gradient [B, T]."""
     total, gradient_BT = 0.0, np.zeros(new_BT.shape)
     for b, t in np.argwhere(mask_BT):
-        values = (float(x) for x in (new_BT[b, t], old_BT[b, t], advantages_B[b]))
-        loss, gradient_BT[b, t] = token_loss(*values, low, high, dual)
+        new, old, advantage = float(new_BT[b, t]), float(old_BT[b, t]), float(advantages_B[b])
+        loss, gradient_BT[b, t] = token_loss(new, old, advantage, low, high, dual)
         total += loss
     return total / max(mask_BT.sum(), 1), gradient_BT / max(mask_BT.sum(), 1)
 

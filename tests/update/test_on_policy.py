@@ -87,7 +87,7 @@ def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[
     """(all groups that the update sees, the teacher's groups) of the real `train_step`."""
     process = PromptProcessing(tiny_model.processor(), TEMPLATE)
     questions = [tiny_model.question(f"q{i}", int(rng.integers(2))) for i in range(6)]
-    kinds: tuple[Kind, ...] = (*["plain"] * 4, *["replay"] * 2)
+    kinds: list[Kind] = ["plain", "plain", "plain", "plain", "replay", "replay"]
     prompts = [process.plain_prompt(q, f"{step}/{q.id}/{k}", k) for q, k in zip(questions, kinds, strict=True)]
     items = tuple(process.items_of(prompts))
     teacher, learner = MarkedTeacher(rng), Recorder()

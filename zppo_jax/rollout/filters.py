@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 NEGATIVE = float("-inf")
 
@@ -32,7 +33,7 @@ def settings(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p
     }
 
 
-def log_softmax(logits: jax.Array, temperature: jax.Array | float, banned_V: jax.Array) -> jax.Array:
+def log_softmax(logits: jax.Array, temperature: jax.Array | float, banned_V: ArrayLike) -> jax.Array:
     """Log-probabilities in float32 at a temperature (0 counts as 1), banned ids at minus infinity.
 
     The sampler and the trainer both call this, so that their distributions are the same function of the logits.

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 def surrogate_sums(
@@ -54,10 +55,10 @@ def surrogate_sums(
 
 
 def clipped_surrogate(
-    logprobs_BT: jax.Array,
-    old_logprobs_BT: jax.Array,
-    advantages_B: jax.Array,
-    mask_BT: jax.Array,
+    logprobs_BT: ArrayLike,
+    old_logprobs_BT: ArrayLike,
+    advantages_B: ArrayLike,
+    mask_BT: ArrayLike,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     dual_clip: float = 10.0,
@@ -66,7 +67,8 @@ def clipped_surrogate(
 
     Masked positions give exactly zero gradient, whatever they hold.
     """
-    sums = surrogate_sums(logprobs_BT, old_logprobs_BT, advantages_B, mask_BT, clip_low, clip_high, dual_clip)
+    arrays = [jnp.asarray(array) for array in (logprobs_BT, old_logprobs_BT, advantages_B, mask_BT)]
+    sums = surrogate_sums(*arrays, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
     return sums["loss"] / jnp.maximum(sums["tokens"], 1.0), means(sums)
 
 
