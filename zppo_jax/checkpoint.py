@@ -51,8 +51,8 @@ class Checkpoints:
             self._manager.save(step, args=parts)
         except Exception as error:  # tensorstore and orbax have kinds of their own for a full disk
             raise WorkdirError(
-                f"the checkpoint of step {step} cannot be written to {self._directory} ({_first_line(error)}): free some space, "
-                f"then the same command {_continues(previous)}"
+                f"the checkpoint of step {step} cannot be written to {self._directory} ({_first_line(error)}): "
+                f"free some space, then the same command {_continues(previous)}"
             ) from error
 
     def restore(self, state: State) -> tuple[int, State, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import optax
@@ -14,7 +15,7 @@ from zppo_jax.actor import Actor
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, ConfigError
 from zppo_jax.config.schema import OptimizerConfig
-from zppo_jax.data.digits import DigitsSource
+from zppo_jax.data.digits import DigitsSource, Family
 from zppo_jax.data.pipeline import Item, PromptProcessing, StepStream, open_stream
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
@@ -142,7 +143,9 @@ def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Co
 
 
 def _transform(config: Config) -> optax.GradientTransformation:
-    return _adamw(config.optimizer, config.num_steps, config.update.num_minibatches * config.update.inner_epochs)
+    constant = config.optimizer.schedule == "constant"  # then the rate does not know the length of the run
+    num_steps = 0 if constant else config.num_steps
+    return _adamw(config.optimizer, num_steps, config.update.num_minibatches * config.update.inner_epochs)
 
 
 @functools.cache
@@ -191,7 +194,7 @@ def _compressor(config: Config, directory: Path, student: Actor, engine: Engine)
 
 
 def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | None) -> StepStream:
-    source = DigitsSource(config.data.family, "train", config.data.num_questions, config.seed)
+    source = DigitsSource(cast(Family, config.data.family), "train", config.data.num_questions, config.seed)
     return open_stream(
         source,
         process,
@@ -205,6 +208,6 @@ def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | No
 
 
 def _held_out(config: Config, process: PromptProcessing) -> list[Item]:
-    source = DigitsSource(config.data.family, "test", config.eval.num_questions, config.seed)
+    source = DigitsSource(cast(Family, config.data.family), "test", config.eval.num_questions, config.seed)
     questions = [source[index] for index in range(len(source))]
     return process.items_of([process.plain_prompt(question, f"held-out/{question.id}") for question in questions])

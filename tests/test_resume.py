@@ -1,0 +1,156 @@
+"""Stopping is safe: however a run ends, the same command goes on as if it had never ended."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+
+import pytest
+
+from tests import runs
+from zppo_jax.checkpoint import Checkpoints
+from zppo_jax.config import ConfigError
+from zppo_jax.workdir import RunDirectory, WorkdirError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+NUM_STEPS = runs.SETTINGS["num_steps"]
+
+
+def test_a_killed_run_continues_to_the_same_bits(straight, start, tmp_path):
+    """kill -9 after the row of step 4: step 4 is lost, its lines are cut away, and it is made again."""
+    script = runs.SIGNALLED.format(signal="SIGKILL", step=4)
+    killed = runs.command(runs.arguments(start, tmp_path), script)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert runs.saved_steps(tmp_path) == [3] and runs.metrics(tmp_path)[-1]["step"] == 4
+    runs.run(start, tmp_path)
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+def test_sigterm_saves_exits_0_and_continues_to_the_same_bits(straight, start, tmp_path):
+    script = runs.SIGNALLED.format(signal="SIGTERM", step=2)
+    stopped = runs.command(runs.arguments(start, tmp_path), script)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "finishing the step, then saving" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert runs.saved_steps(tmp_path) == [2] and runs.metrics(tmp_path)[-1]["step"] == 2
+    runs.run(start, tmp_path)
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+def test_ctrl_c_saves_and_continues_to_the_same_bits(straight, start, tmp_path, capsys):
+    with runs.after_row(lambda step: os.kill(os.getpid(), signal.SIGINT) if step in (1, 5) else None):
+        for last in (1, 5):
+            runs.run(start, tmp_path)
+            assert runs.metrics(tmp_path)[-1]["step"] == last == runs.saved_steps(tmp_path)[-1]
+            assert f"after {last} steps" in capsys.readouterr().out
+    runs.run(start, tmp_path)
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+def test_ctrl_c_twice_stops_at_once_and_a_run_without_checkpoint_starts_anew(straight, start, tmp_path):
+    def press_twice(step: int) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with runs.after_row(press_twice), pytest.raises(KeyboardInterrupt):
+        runs.run(start, tmp_path)
+    assert runs.saved_steps(tmp_path) == [] and runs.metrics(tmp_path)[-1]["step"] == 2
+    runs.run(start, tmp_path)
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+def test_the_number_of_steps_may_grow(straight, start, tmp_path):
+    """With a constant learning rate, three steps and three more are six."""
+    runs.run(start, tmp_path, num_steps=3)
+    runs.run(start, tmp_path)
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+def test_a_finished_run_is_left_as_it_is(straight, start, tmp_path, capsys):
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    runs.run(start, workdir)
+    assert f"continuing after step {NUM_STEPS}" in capsys.readouterr().out
+    runs.assert_same_end(workdir, straight, NUM_STEPS)
+    assert runs.metrics(workdir) == runs.metrics(straight)
+
+
+def one_line(result) -> str:
+    """What the command says on standard error, which must be one line."""
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def test_a_changed_key_is_refused_by_name(straight, start, tmp_path):
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    result = runs.command(runs.arguments(start, workdir, seed=1, rollout__group_size=2))
+    assert result.returncode == 2
+    assert "seed (was 0, now 1)" in one_line(result) and "rollout.group_size (was 4, now 2)" in one_line(result)
+    runs.assert_same_end(workdir, straight, NUM_STEPS)
+
+
+def test_fewer_steps_than_made_are_refused(straight, start, tmp_path):
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"num_steps = 5 is less than the 6 steps"):
+        runs.run(start, workdir, num_steps=5)
+
+
+def test_a_second_process_on_the_directory_is_refused(start, tmp_path):
+    with RunDirectory(tmp_path):
+        result = runs.command(runs.arguments(start, tmp_path))
+    assert result.returncode == 1
+    assert "is in use by process" in one_line(result) and str(os.getpid()) in one_line(result)
+
+
+def test_a_start_that_fails_is_one_line_and_binds_nobody(start, tmp_path):
+    with pytest.raises(ConfigError, match=r"model.path = '.*nowhere' does not load") as caught:
+        runs.run(start, tmp_path, model__path=str(tmp_path / "nowhere"))
+    assert "\n" not in str(caught.value)
+    runs.run(start, tmp_path, num_steps=1)
+    assert runs.saved_steps(tmp_path) == [1]
+
+
+def test_a_damaged_checkpoint_is_one_line_and_the_one_before_serves(straight, start, tmp_path):
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    (workdir / "checkpoints" / "6" / "host" / "metadata").unlink()
+    with pytest.raises(WorkdirError, match=r"checkpoints/6 is damaged .* continues after step 3") as caught:
+        runs.run(start, workdir)
+    assert "\n" not in str(caught.value)
+    shutil.rmtree(workdir / "checkpoints" / "6")  # what the message says
+    runs.run(start, workdir)
+    runs.assert_same_end(workdir, straight, NUM_STEPS)
+
+
+def test_a_checkpoint_that_was_cut_short_is_never_chosen(straight, start, tmp_path):
+    """What Orbax leaves when it is killed while it writes: a directory under a temporary name."""
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    (workdir / "checkpoints" / "6").rename(workdir / "checkpoints" / "6.orbax-checkpoint-tmp")
+    runs.run(start, workdir)
+    assert [path.name for path in sorted((workdir / "checkpoints").iterdir())] == ["3", "6"]
+    runs.assert_same_end(workdir, straight, NUM_STEPS)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(straight, start, tmp_path):
+    """The kernel lets no file grow beyond 100 kB from step 4 on, so that the checkpoint of step 6 cannot be written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step: int) -> None:
+        if step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+
+    try:
+        with (
+            runs.after_row(fill),
+            pytest.raises(WorkdirError, match=r"step 6 cannot be written .* continues after step 3") as caught,
+        ):
+            runs.run(start, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    with RunDirectory(tmp_path) as directory:
+        assert Checkpoints(directory.checkpoints, 2).latest_step == 3
+    runs.run(start, tmp_path)
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)

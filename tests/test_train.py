@@ -1,0 +1,183 @@
+"""The loop, end to end, on a tiny model that earns real rewards: what a run writes, and what each method does."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+
+import numpy as np
+import pytest
+
+from tests import runs
+from zppo_jax.config import to_json
+from zppo_jax.metrics import SCHEMA
+from zppo_jax.rollout import engine
+from zppo_jax.types import Kind
+from zppo_jax.zppo import METHODS
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+NUM_STEPS = runs.SETTINGS["num_steps"]
+REPLAY_COUNTS = ("replay/size", "replay/admitted", "replay/graduated", "replay/evicted", "replay/graduated_total")
+
+
+# ---------------------------------------------------------------- what a run writes
+
+
+def test_a_run_leaves_all_its_files(straight, start):
+    assert json.loads((straight / "config.json").read_text()) == to_json(runs.config(start))
+    assert (straight / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((straight / "tensorboard").glob("events*"))
+    assert runs.saved_steps(straight) == [3, 6]
+
+
+def test_every_step_has_a_row_with_every_name(straight):
+    rows = runs.metrics(straight)
+    assert [row["step"] for row in rows] == list(range(NUM_STEPS + 1))
+    assert all(row.keys() >= {"step", *SCHEMA} for row in rows)
+    assert all(value is None or isinstance(value, int | float) for row in rows for value in row.values())
+    evaluated = [row["step"] for row in rows if row["eval/accuracy"] is not None]
+    assert evaluated == [0, 3, NUM_STEPS]
+    assert all(row["eval/standard_error"] is not None for row in rows if row["step"] in evaluated)
+    trained = [name for name in SCHEMA if not name.startswith("eval/") and not name.endswith("cq_accuracy")]
+    assert all(row[name] is not None for row in rows[1:] for name in trained)
+
+
+def test_no_file_holds_a_number_that_json_does_not_know(straight):
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} in a file of the run")
+
+    for name in ("metrics.jsonl", "samples.jsonl", "config.json"):
+        text = (straight / name).read_text()
+        for line in text.splitlines() if name.endswith("l") else [text]:
+            json.loads(line, parse_constant=refuse)
+
+
+def test_the_model_learns_from_rewards_of_both_kinds(straight):
+    """The runs here would show little if every reward were 0: there are right answers, gradients and graduations."""
+    rows = runs.metrics(straight)[1:]
+    assert any(row["update/grad_norm"] > 0.01 for row in rows)
+    assert any(0 < row["rollout/accuracy"] < 1 for row in rows)
+    assert sum(row["zppo/bcq_groups"] for row in rows) > 0 and sum(row["zppo/ncq_groups"] for row in rows) > 0
+    assert rows[-1]["replay/graduated_total"] > 0
+    assert all(row["update/mismatch_kl"] < 1e-4 for row in rows)
+
+
+def test_samples_carry_their_lineage(straight):
+    samples = runs.samples(straight)
+    by_step = collections.defaultdict(dict)
+    for sample in samples:
+        assert sample["uid"] not in by_step[sample["step"]], "groups must never share a baseline"
+        by_step[sample["step"]][sample["uid"]] = sample
+    for sample in samples:
+        if sample["kind"] in ("plain", "replay"):
+            assert sample["parent"] is None
+            continue
+        parent = by_step[sample["step"]][sample["parent"]]
+        assert parent["kind"] in ("plain", "replay") and parent["question_id"] == sample["question_id"]
+        assert np.mean(parent["rewards"]) < 0.5 and parent["gold"] == sample["gold"]
+    kinds = {sample["kind"] for sample in samples}
+    assert kinds == {"plain", "replay", "bcq", "ncq"}
+
+
+def test_samples_agree_with_the_metrics(straight):
+    samples = runs.samples(straight)
+    for row in runs.metrics(straight)[1:]:
+        groups = [sample for sample in samples if sample["step"] == row["step"]]
+        plain = [group for group in groups if group["kind"] in ("plain", "replay")]
+        assert row["rollout/accuracy"] == pytest.approx(np.mean([group["rewards"] for group in plain]))
+        assert row["rollout/hard_fraction"] == np.mean([np.mean(group["rewards"]) < 0.5 for group in plain])
+        for kind, name in (("replay", "replay/groups"), ("bcq", "zppo/bcq_groups"), ("ncq", "zppo/ncq_groups")):
+            assert row[name] == sum(group["kind"] == kind for group in groups)
+        assert row["zppo/bcq_groups"] + row["zppo/ncq_groups"] <= 2  # half of four questions
+
+
+def test_advantages_follow_the_rewards(straight):
+    for sample in runs.samples(straight):
+        rewards, advantages = np.asarray(sample["rewards"]), np.asarray(sample["advantages"])
+        assert len(rewards) == len(advantages) == len(sample["responses"]) == runs.SETTINGS["rollout.group_size"]
+        if rewards.min() == rewards.max():
+            assert not advantages.any()
+        else:
+            assert np.all(np.sign(advantages) == np.sign(rewards - rewards.mean()))
+
+
+def test_the_console_tells_the_story(start, tmp_path, capsys):
+    runs.run(start, tmp_path, num_steps=1)
+    out = capsys.readouterr().out
+    for words in ("held-out accuracy before training", "step 1/1", "after 1 steps", "curves.png", "checkpoints"):
+        assert words in out
+
+
+# ---------------------------------------------------------------- compiled once
+
+
+def test_nothing_compiles_after_the_first_steps(straight):
+    """Replayed and reformulated prompts come with the second step; after that there is nothing new to compile."""
+    counts = {int(step): names for step, names in json.loads((straight / "compiled.json").read_text()).items()}
+    late = counts[NUM_STEPS][len(counts[2]) :]
+    assert not late, f"compiled after step 2: {late}"
+    # Two buckets, hence two programs of each kind for the sampler; student and teacher share them.
+    expected = {"update": 1, "logprobs": 1, "prefill": 2, "decode": 2}
+    assert {name: counts[NUM_STEPS].count(f"jit({name})") for name in expected} == expected
+    assert counts[NUM_STEPS].count("jit(_row_keys)") <= len(engine.PURPOSES) + 1
+    assert counts[NUM_STEPS].count("jit(fork)") <= 4, "one for each bucket and number of prefilled batches"
+
+
+# ---------------------------------------------------------------- methods
+
+
+@pytest.fixture(scope="module")
+def by_method(start, tmp_path_factory):
+    def train(method: str):
+        # A teacher that nobody needs need not exist.
+        changes = {} if METHODS[method].reformulations else {"teacher__path": "no/such/teacher"}
+        workdir = tmp_path_factory.mktemp(method)
+        return runs.run(start, workdir, method, num_steps=3, log__tensorboard=False, **changes)
+
+    return {method: train(method) for method in METHODS}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_adds_what_its_row_says(by_method, name):
+    method, workdir = METHODS[name], by_method[name]
+    rows, samples = runs.metrics(workdir)[1:], runs.samples(workdir)
+    kinds: set[Kind] = {"plain", *method.reformulations}  # pyright: ignore[reportAssignmentType]
+    if method.uses_replay:
+        kinds.add("replay")
+    assert {sample["kind"] for sample in samples} == kinds
+    for row in rows:
+        assert all((row.get(key) is not None) == method.uses_replay for key in REPLAY_COUNTS)
+        for kind in ("bcq", "ncq"):
+            assert kind in method.reformulations or row[f"zppo/{kind}_groups"] == 0
+
+
+def test_all_methods_begin_with_the_same_rollouts(by_method):
+    """They differ in what they add, not in luck."""
+
+    def first(workdir) -> list:
+        keys = ("uid", "prompt", "responses", "rewards")
+        samples = [one for one in runs.samples(workdir) if one["step"] == 1 and one["kind"] == "plain"]
+        return [[one[key] for key in keys] for one in samples]
+
+    assert all(first(workdir) == first(by_method["zppo"]) for workdir in by_method.values())
+
+
+# ---------------------------------------------------------------- the unexpected
+
+
+def test_a_prompt_that_no_bucket_holds_is_left_out_and_counted(start, tmp_path):
+    """In the paper's words a tiny tokenizer's BCQ and NCQ prompts are longer than the largest bucket."""
+    runs.run(start, tmp_path, num_steps=2, prompt__template="paper", log__tensorboard=False)
+    rows = runs.metrics(tmp_path)[1:]
+    assert sum(row["zppo/too_long"] for row in rows) > 0
+    assert all(row["zppo/bcq_groups"] == row["zppo/ncq_groups"] == 0 for row in rows)
+
+
+def test_threads_that_compile_change_nothing(straight, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    runs.run(start, tmp_path, num_steps=2, log__tensorboard=False)
+    assert runs.timeless(tmp_path)[:2] == runs.timeless(straight)[:2]
+    whole = (straight / "samples.jsonl").read_bytes()
+    assert whole.startswith((tmp_path / "samples.jsonl").read_bytes())
