@@ -152,5 +152,8 @@ def test_the_teacher_answers_with_its_own_parameters_and_settings(actor):
     student = dataclasses.replace(teacher(actor, temperature=0.0), params=tiny_model.model().params)
     (other,) = student.answer(items, seed=0, step=1)
     assert not np.array_equal(first, other.rollouts[0].token_ids_T)
-    narrow = teacher(actor, top_p=1e-6).answer(items, seed=0, step=1)[0]
-    np.testing.assert_array_equal(narrow.rollouts[0].token_ids_T, first)
+    narrow, wide = (
+        teacher(actor, top_p=top_p, num_rollouts=6).answer(items, seed=0, step=1)[0] for top_p in (1e-6, 1.0)
+    )
+    assert {rollout.token_ids_T.tobytes() for rollout in narrow.rollouts} == {first.tobytes()}
+    assert len({rollout.token_ids_T.tobytes() for rollout in wide.rollouts}) > 1
