@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import tiny as tiny_config
-from zppo_jax import prompts, train
+from zppo_jax import checkpoint, prompts, train
 from zppo_jax.config import Config, from_config_dict
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.metrics import MetricsWriter, depends_on_clock, read_rows
@@ -232,6 +231,4 @@ def assert_same_end(one: Path, other: Path, step: int) -> None:
     host, other_host = (json.loads((folder / "host" / "metadata").read_text()) for folder in folders)
     assert host == other_host
     state, other_state = (ocp.StandardCheckpointer().restore((folder / "state").absolute()) for folder in folders)
-    assert jax.tree.structure(state) == jax.tree.structure(other_state)
-    for (path, value), other_value in zip(jax.tree.leaves_with_path(state), jax.tree.leaves(other_state), strict=True):
-        assert np.asarray(value).tobytes() == np.asarray(other_value).tobytes(), jax.tree_util.keystr(path)
+    assert checkpoint.equal(state, other_state)

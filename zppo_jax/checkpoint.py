@@ -86,6 +86,8 @@ def _first_line(error: Exception) -> str:
 
 
 def equal(first: State, second: State) -> bool:
-    """Whether two states are the same to the bit."""
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
+    """Whether two states are the same to the bit; unlike for ==, a NaN is itself and -0.0 is not 0.0."""
+    if jax.tree.structure(first) != jax.tree.structure(second):
+        return False
+    pairs = zip(map(np.asarray, jax.tree.leaves(first)), map(np.asarray, jax.tree.leaves(second)), strict=True)
+    return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)

@@ -1,0 +1,138 @@
+"""From a configuration to a job: every value arrives where it belongs, and what cannot be is one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import runs
+from zppo_jax import setup
+from zppo_jax.compilation import Compiler
+from zppo_jax.config import ConfigError
+from zppo_jax.teacher import LocalTeacher
+
+
+class Names:
+    """In place of a compiler: takes down what would be compiled, and compiles nothing."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def program(self, name: str, lower: Any) -> None:
+        del lower
+        self.asked.append(name)
+
+
+@pytest.fixture
+def build(start):
+    jobs: list[setup.Job] = []
+
+    def make(method: str = "zppo", teacher: Path = start, **changes: Any):
+        names = Names()
+        job, state = setup.build(runs.config(start, method, **changes), start, teacher, cast(Compiler, names))
+        jobs.append(job)
+        return job, state, names.asked
+
+    yield make
+    for job in jobs:
+        job.close()
+
+
+def test_the_programs_of_a_run_are_known_before_it_begins(build):
+    _, _, names = build()
+    of_the_sampler = [f"{name} {length} tokens" for length in (32, 192) for name in ("prefill of", "decode after")]
+    assert names == [*of_the_sampler, "update", "log-probabilities"]
+
+
+def test_sizes_come_from_the_configuration(build):
+    job, state, _ = build()
+    assert job.augmentation_limit == 2  # half of four questions
+    # Four new questions, one replayed, at most two prompts more: seven groups in two mini-batches.
+    assert job.learner.settings.max_groups == 4 and job.learner.settings.num_minibatches == 2
+    shapes = job.student.engine.shapes
+    assert (shapes.buckets, shapes.max_new_tokens, shapes.group_size) == ((32, 192), 10, 4)
+    assert shapes.patch_slots == 16  # four merged tokens of four patches
+    assert job.student.engine.prompts_per_call == 2 and job.student.engine.rows_per_call == 8
+    assert all(item.prompt.uid.startswith("held-out/") for item in job.held_out)
+    held_out, new = ({item.prompt.question.id for item in items} for items in (job.held_out, next(job.stream).new))
+    assert len(held_out) == 8 and len(new) == 4 and not held_out & new
+    assert jax.tree.structure(state["params"]) == jax.tree.structure(job.learner.init(state["params"])["params"])
+
+
+def test_ids_that_no_prompt_may_hold_are_banned(build):
+    job, _, _ = build()
+    banned, processor = job.student.engine.banned_V, job.student.processor
+    assert banned[processor.image_token_id] and banned[processor.video_token_id]
+    assert not banned[list(processor.stop_ids)].any() and not banned[processor.encode_text("7")].any()
+    assert banned[processor.vocab_size :].all() and len(banned) > processor.vocab_size
+    assert np.array_equal(banned, job.learner.banned_V), "sampler and trainer alike"
+
+
+def test_methods_without_reformulation_have_no_teacher_and_those_without_replay_no_buffer(build):
+    for method, teacher, buffer in (("grpo", False, False), ("grpo_replay", False, True), ("zppo", True, True)):
+        job, _, _ = build(method)
+        assert (job.teacher is not None, job.buffer is not None) == (teacher, buffer)
+
+
+def test_a_teacher_of_the_same_shape_shares_the_programs(build):
+    teacher = cast(LocalTeacher, build()[0].teacher)
+    job = build()[0]
+    assert cast(LocalTeacher, job.teacher).actor.engine == job.student.engine
+    assert teacher.compressor is None and teacher.num_rollouts == 4
+
+
+def test_the_compressor_reads_whole_responses_and_does_not_think(build):
+    job, _, _ = build(teacher__compress__enabled=True, teacher__compress__max_tokens=7)
+    compressor = cast(LocalTeacher, job.teacher).compressor
+    assert compressor is not None
+    assert compressor.engine.shapes.max_new_tokens == 7
+    assert compressor.engine.shapes.buckets[-1] >= runs.SETTINGS["rollout.max_new_tokens"] + 512
+    assert compressor.processor.response_prefix == "" and job.student.processor.response_prefix == "<think>\n"
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(build, start, tmp_path):
+    other = shutil.copytree(start, tmp_path / "teacher")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"].pop()
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ConfigError, match=r"teacher.path='.*teacher' has another tokenizer") as caught:
+        build(teacher=other)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"])
+def test_a_directory_that_does_not_load_is_one_line(start, tmp_path, missing):
+    broken = shutil.copytree(start, tmp_path / "model")
+    (broken / missing).unlink()
+    with pytest.raises(ConfigError, match=r"model.path = '.*model' does not load") as caught:
+        setup.build(runs.config(start), broken, start, cast(Compiler, Names()))
+    assert "\n" not in str(caught.value)
+
+
+def test_warm_up_is_counted_in_steps(start):
+    """Two steps of two updates each: the fourth update has three quarters of the rate, the fifth the whole."""
+    changes = {"optimizer__warmup_steps": 2, "optimizer__weight_decay": 0.0, "optimizer__grad_clip": 1e9}
+    transform = setup._transform(runs.config(start, **changes))
+    params = {"x": jnp.zeros(1)}
+    state, sizes = transform.init(params), []
+    for _ in range(6):
+        change, state = transform.update({"x": jnp.ones(1)}, state, params)
+        sizes.append(-float(cast(Any, change)["x"][0]) / runs.SETTINGS["optimizer.learning_rate"])
+    assert sizes == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1], rel=1e-4, abs=1e-6)
+
+
+def test_the_same_optimiser_is_the_same_object(start):
+    """Its identity is a part of the compiled update: without this, a second run in a process traces all anew."""
+    first: optax.GradientTransformation = setup._transform(runs.config(start, num_steps=3))
+    assert setup._transform(runs.config(start)) is first
+    assert setup._transform(runs.config(start, optimizer__b2=0.9)) is not first
+    decaying = [setup._transform(runs.config(start, optimizer__schedule="linear", num_steps=n)) for n in (3, 6)]
+    assert decaying[0] is not decaying[1]
