@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -181,3 +183,56 @@ def test_threads_that_compile_change_nothing(straight, start, tmp_path, monkeypa
     assert runs.timeless(tmp_path)[:2] == runs.timeless(straight)[:2]
     whole = (straight / "samples.jsonl").read_bytes()
     assert whole.startswith((tmp_path / "samples.jsonl").read_bytes())
+
+
+HOST_ONLY = """
+import numpy as np
+from zppo_jax import prompts
+from zppo_jax.data.digits import DigitsSource
+from zppo_jax.data.pipeline import PromptProcessing, open_stream
+from zppo_jax.processor import Processor
+from zppo_jax.rewards import Item, ScoringPool
+from zppo_jax.types import Group, Rollout
+from zppo_jax.zppo import ReplayBuffer, reformulate, select
+
+template, buffer, kinds = prompts.get_template("compact"), ReplayBuffer(10), set()
+process = PromptProcessing(Processor.from_directory({start!r}), template)
+source = DigitsSource("rules", "train", 16)
+stream = open_stream(
+    source, process, seed=0, questions_per_step=4, replay=buffer, replay_fraction=0.25, num_threads=1
+)
+
+def answers(item, texts):
+    question = item.prompt.question
+    verdicts = scorer.score_many([Item(text, question.answer, question.answer_type, "final") for text in texts])
+    tokens = np.zeros(1, np.int32), np.zeros(1, np.float32)
+    rollouts = zip(texts, verdicts)
+    return tuple(Rollout(*tokens, "stop", text, v.correct, v.answer, str(v.status)) for text, v in rollouts)
+
+with ScoringPool(1) as scorer:
+    for step in (1, 2):
+        batch = next(stream)
+        items = [*batch.new, *batch.replayed]
+        kinds |= {{item.prompt.kind for item in items}}
+        wrong = [f"<think>\\n</think>\\n\\\\boxed{{{{{{n}}}}}}" for n in range(4)]
+        groups = [Group(item.prompt, item.features, answers(item, wrong)) for item in items]
+        for group, item in zip(groups, items):
+            right = answers(item, [f"</think>\\\\boxed{{{{{{item.prompt.question.answer}}}}}}"])
+            assert right[0].correct
+            made = reformulate(group, right, lambda one: one.text, template, 0, step)
+            kinds |= {{item.prompt.kind for item in process.items_of(made)}}
+        buffer.refresh(select.plain_accuracies(groups), step, 0.5)
+stream.close()
+assert kinds == {{"plain", "replay", "bcq", "ncq"}} and len(buffer) >= 7, (kinds, len(buffer))
+print("done")
+"""
+
+
+def test_the_host_needs_no_device(start):
+    """Data, rewards, buffer and reformulation on a machine whose accelerator is busy or absent."""
+    script = HOST_ONLY.format(start=str(start))
+    environment = os.environ | {"JAX_PLATFORMS": "nonexistent", "PYTHONPATH": str(runs.ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.stdout == "done\n", result.stderr
