@@ -22,7 +22,7 @@ from zppo_jax.config import ConfigTree
 
 def get_config(method: str = "zppo") -> ConfigTree:
     config = common.get_config(method)
-    config.num_steps = 120
+    config.num_steps = 240
     config.model.dtype = "float32"
     config.data.num_questions = 4096
     config.prompt.template = "compact"
@@ -35,6 +35,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.reward.num_workers = 1
     config.teacher.compress.enabled = False
     config.rollout.rows_per_call = 64
+    config.update.num_minibatches = 2
     config.optimizer.learning_rate = 4e-4
     config.checkpoint.every = 20
     config.eval.every = 40

@@ -69,9 +69,11 @@ def rollouts_in(packed) -> list[tuple]:
 
 
 def expected_rows(groups, advantages_PG) -> list[tuple]:
+    """Every rollout of every group with an advantage; a group without one has no gradient and is not computed."""
     return sorted(
         (tuple(rollout.token_ids_T.tolist()), tuple(rollout.logprobs_T.tolist()), float(advantage))
         for group, advantages_G in zip(groups, advantages_PG, strict=True)
+        if np.any(advantages_G)
         for rollout, advantage in zip(group.rollouts, advantages_G, strict=True)
     )
 

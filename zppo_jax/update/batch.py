@@ -80,12 +80,15 @@ def minibatch(
     """The compiled update's input: {"buckets": ({"count", arrays [U, ...]}, ...), "num_tokens": mask total}.
 
     `max_groups` bounds the groups of a mini-batch over the whole run; U = ceil(max_groups / groups_per_microbatch).
+    A group without spread has advantages of exactly zero, hence no gradient: it counts in `num_tokens` and is not
+    computed. Most groups are all right or all wrong, so this is most of the update's time.
     """
     capacity = -(-max_groups // groups_per_microbatch)
     buckets = []
     places = np.asarray([shapes.bucket_of(group.features, group.prompt.uid) for group in groups])
+    has_gradient = np.any(advantages_PG != 0.0, axis=1)
     for bucket in range(len(shapes.buckets)):
-        members = np.flatnonzero(places == bucket)
+        members = np.flatnonzero((places == bucket) & has_gradient)
         parts = [members[i : i + groups_per_microbatch] for i in range(0, len(members), groups_per_microbatch)]
         count = len(parts)
         parts += [members[:0]] * (capacity - count)

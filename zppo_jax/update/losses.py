@@ -72,14 +72,19 @@ def clipped_surrogate(
     return sums["loss"] / jnp.maximum(sums["tokens"], 1.0), means(sums)
 
 
-def means(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Token means of `surrogate_sums`."""
-    tokens = jnp.maximum(sums["tokens"], 1.0)
+def means(sums: dict[str, jax.Array], num_tokens: jax.Array | None = None) -> dict[str, jax.Array]:
+    """Token means of `surrogate_sums`.
+
+    `num_tokens` counts those as well that were not computed because their advantage is zero: they add nothing to the
+    loss and are never clipped. ratio and kl are means over the computed tokens.
+    """
+    computed = jnp.maximum(sums["tokens"], 1.0)
+    tokens = computed if num_tokens is None else jnp.maximum(num_tokens, 1.0)
     return {
         "loss": sums["loss"] / tokens,
         "clip_fraction": sums["clipped"] / tokens,
         "dual_clip_fraction": sums["dual_clipped"] / tokens,
-        "ratio": sums["ratio"] / tokens,
-        "kl": sums["kl"] / tokens,
+        "ratio": sums["ratio"] / computed,
+        "kl": sums["kl"] / computed,
         "tokens": sums["tokens"],
     }

@@ -114,5 +114,5 @@ def update(
     gradient, sums = accumulate(state["params"], config, objective, minibatch, banned_V)
     changes, optimizer = transform.update(gradient, state["optimizer"], state["params"])
     params = optax.apply_updates(state["params"], changes)
-    metrics = losses.means(sums) | {"grad_norm": optax.global_norm(gradient)}
+    metrics = losses.means(sums, minibatch["num_tokens"]) | {"grad_norm": optax.tree.norm(gradient)}
     return {"params": params, "optimizer": optimizer}, metrics

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import rich.progress
 
 from zppo_jax.config import Config, ConfigError
@@ -26,22 +28,38 @@ STAMP = "warmstart.json"
 
 
 def build(target: Path, recipe: Recipe | None = None, message: Callable[[str], None] = print) -> None:
-    """Train both models into `target`/student and `target`/teacher; a finished one is kept, so it can be resumed."""
+    """Train both models into `target`/student and `target`/teacher; a finished part is kept, so it can be resumed.
+
+    Both go on from a common base, which lies in `target`/base until they are done.
+    """
     recipe = recipe or Recipe()
-    stamp = {"fingerprint": recipes.fingerprint(recipe)}
     processor = tiny.processor()
-    config = tiny.config(processor)
-    params = qwen3_5.init_params(config, jax.random.key(recipe.student.seed))
+    start = qwen3_5.init_params(tiny.config(processor), jax.random.key(recipe.base.seed))
+    if all(read_stamp(target / name) == _stamp(recipe) for name in ("student", "teacher")):
+        return
+    base = _stage(target / "base", recipe.base, recipe, start, processor, message)
     for name, stage in (("student", recipe.student), ("teacher", recipe.teacher)):
-        directory = target / name
-        if read_stamp(directory) != stamp:
-            params = _train(name, stage, recipe, params, processor, config)
-            (directory / STAMP).unlink(missing_ok=True)  # a stamp never stands beside weights that it does not mean
-            qwen3_5.save(Model(config, params), directory)
-            processor.save(directory)
-            write_atomically(directory / STAMP, json.dumps(stamp, indent=2).encode() + b"\n")
-            message(f"{name} written to {directory}")
-        params = qwen3_5.load(directory).params
+        _stage(target / name, stage, recipe, base, processor, message)
+    shutil.rmtree(target / "base")
+
+
+def _stamp(recipe: Recipe) -> dict[str, str]:
+    return {"fingerprint": recipes.fingerprint(recipe)}
+
+
+def _stage(
+    directory: Path, stage: Stage, recipe: Recipe, params: Any, processor: Processor, message: Callable[[str], None]
+) -> Any:
+    """Train one stage from `params` into `directory`, unless it is there; returns its parameters."""
+    if read_stamp(directory) != _stamp(recipe):
+        config = tiny.config(processor)
+        trained = _train(directory.name, stage, recipe, jax.tree.map(jnp.copy, params), processor, config)
+        (directory / STAMP).unlink(missing_ok=True)  # a stamp never stands beside weights that it does not mean
+        qwen3_5.save(Model(config, trained), directory)
+        processor.save(directory)
+        write_atomically(directory / STAMP, json.dumps(_stamp(recipe), indent=2).encode() + b"\n")
+        message(f"{directory.name} written to {directory}")
+    return qwen3_5.load(directory).params
 
 
 def _train(name: str, stage: Stage, recipe: Recipe, params: Any, processor: Processor, config: qwen3_5.Config) -> Any:
