@@ -130,19 +130,19 @@ def test_every_bound_is_kept(name, value):
     ("changes", "words"),
     [
         ({"update.num_minibatches": 33}, ["update.num_minibatches = 33", "32 groups", "32 or less"]),
-        ({"rollout.questions_per_step": 30}, ["questions_per_step = 30", "not divisible", "28 or 32"]),
+        ({"rollout.questions_per_step": 31}, ["questions_per_step = 31", "not divisible", "30 or 32"]),
         ({"data.num_questions": 31}, ["data.num_questions = 31", "questions_per_step = 32", "32 or more"]),
         ({"replay.capacity": 0}, ["replay.capacity = 0", "at least 1"]),
         ({"rollout.group_size": 1}, ["rollout.group_size = 1", "at least 2"]),
         ({"replay.fraction": 0.03}, ["replay.fraction = 0.03", "less than one question", "34", "replay.fraction=0"]),
         ({"zppo.augmentation_fraction": 0.03}, ["zppo.augmentation_fraction = 0.03", "less than one question"]),
         ({"rollout.rows_per_call": 7}, ["rollout.rows_per_call = 7", "group_size = 8", "8 or more"]),
-        ({"prompt.min_pixels": 10_000}, ["prompt.min_pixels = 10000", "prompt.max_pixels = 9216"]),
+        ({"prompt.min_pixels": 10_000}, ["prompt.min_pixels = 10000", "prompt.max_pixels = 4096"]),
         ({"prompt.buckets": (192, 48)}, ["prompt.buckets = (192, 48)", "ascending"]),
         ({"prompt.buckets": (48, 48)}, ["prompt.buckets = (48, 48)", "ascending"]),
         ({"prompt.buckets": ()}, ["prompt.buckets = ()", "ascending"]),
         (
-            {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 120},
+            {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 120, "num_steps": 120},
             ["optimizer.warmup_steps = 120", "num_steps = 120", "119 or less"],
         ),
     ],
@@ -167,7 +167,7 @@ def test_changed_keys_survive_a_round_through_the_file():
     tree = tiny.get_config()
     tree.update_from_flattened_dict({"num_steps": 999, "rollout.group_size": 4, "prompt.buckets": (64,)})
     new = to_json(from_config_dict(tree))
-    assert changed_keys(old, new) == {"prompt.buckets": ([48, 192], [64]), "rollout.group_size": (8, 4)}
+    assert changed_keys(old, new) == {"prompt.buckets": ([20, 64, 192], [64]), "rollout.group_size": (8, 4)}
     assert "num_steps" in changed_keys(old, new, ignore=())
     del old["update"]["clip_low"]
     assert changed_keys(old, new)["update.clip_low"] == ("absent", 0.2)
