@@ -146,7 +146,7 @@ def _finish(
         axis.text(0.5, 0.5, "not measured", ha="center", va="center", color=_GREY, transform=axis.transAxes)
         return
     if log and _is_positive(axis):
-        axis.set_yscale("log")
+        axis.set_yscale("log", nonpositive="mask")  # a step without a clipped token is a gap, not a fall to the floor
     elif bottom is not None:
         axis.set_ylim(bottom=bottom)
     if top is not None:
