@@ -6,12 +6,16 @@ nothing is pickled. A checkpoint that was cut short is never chosen, because Orb
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from zppo_jax.update.step import State
 from zppo_jax.workdir import WorkdirError
@@ -47,8 +51,10 @@ class Checkpoints:
         if step == previous:
             return
         parts = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        self._require_space(step, state)
         try:
-            self._manager.save(step, args=parts)
+            with _quiet():
+                self._manager.save(step, args=parts)
         except Exception as error:  # tensorstore and orbax have kinds of their own for a full disk
             raise WorkdirError(
                 f"the checkpoint of step {step} cannot be written to {self._directory} ({_first_line(error)}): "
@@ -64,7 +70,8 @@ class Checkpoints:
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
-            restored = self._manager.restore(steps[-1], args=parts)
+            with _quiet():
+                restored = self._manager.restore(steps[-1], args=parts)
         except Exception as error:  # every layer below has kinds of its own for a damaged file
             raise WorkdirError(
                 f"the checkpoint {self._directory / str(steps[-1])} is damaged ({_first_line(error)}): delete it, then "
@@ -72,8 +79,28 @@ class Checkpoints:
             ) from error
         return steps[-1], restored["state"], restored["host"]
 
+    def _require_space(self, step: int, state: State) -> None:
+        """Refuses before anything is written: on a full disk, tensorstore's threads bury one line under many."""
+        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise WorkdirError(
+                f"the checkpoint of step {step} needs {needed / 1e6:.1f} MB, {self._directory} has {free / 1e6:.1f} MB "
+                f"left: free some space, then the same command {_continues(self.latest_step)}"
+            )
+
     def close(self) -> None:
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs the traceback of an error that it raises as well; ours is the one line that a person reads."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _continues(step: int | None) -> str:
@@ -81,8 +108,8 @@ def _continues(step: int | None) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {line[:120]}"
+    line = next(iter(str(error).splitlines()), "").partition(" [tensorstore_spec=")[0]
+    return f"{type(error).__name__}: {line if len(line) <= 200 else f'{line[:80]} ... {line[-110:]}'}"
 
 
 def equal(first: State, second: State) -> bool:
