@@ -113,9 +113,7 @@ def test_a_place_that_cannot_be_written_is_one_line(folder):
 def test_a_full_disk_is_found_before_anything_is_written(folder, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
     checkpoints = Checkpoints(folder, 2)
-    with pytest.raises(
-        WorkdirError, match=r"step 9 needs 0.0 MB and .* left: free .* continues after step 6"
-    ) as caught:
+    with pytest.raises(WorkdirError, match=r"step 9 needs .* left: free .* continues after step 6") as caught:
         checkpoints.save(9, make_state(), HOST)
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in folder.iterdir()) == ["3", "6"]
