@@ -2,20 +2,21 @@
 
     python -m zppo_jax.main --config=configs/tiny.py --workdir=runs/tiny
 
-`:grpo`, `:grpo_replay`, `:grpo_both`, `:grpo_replay_bcq` and `:grpo_replay_ncq` after the file's name select another method.
+`:grpo`, `:grpo_replay`, `:grpo_both`, `:grpo_replay_bcq` and `:grpo_replay_ncq` after the file's name select another
+method.
 
 What differs from the paper (configs/common.py), and why:
 - a model of less than a million parameters, warm-started by supervision and shipped with the package, in float32:
   a random model never earns a reward, and a large one does not fit in minutes;
 - embedded questions about scikit-learn's handwritten digits, 32 a step instead of 384, answers of 16 tokens at most;
 - two updates a step instead of four: a mini-batch of a dozen groups holds two or three with any spread, and such
-  gradients undo what the warm start taught (four updates lost 10 points of the taught operations more);
+  gradients undo what the warm start taught (in pilots, four updates lost 10 points more on the taught operations);
 - the template in fewer words (each costs a token), and pixel limits that show one digit to one merged vision token;
 - learning rate 4e-4, chosen on grpo_replay: 1e-6 moves nothing in a hundred steps of so small a model;
 - an answer counts only after the last </think>, the stricter of the two rules;
 - a buffer small enough to evict, and checkpoints and evaluations that suit a run of minutes.
 
-Two CPU cores: about 3 minutes with a warm compilation cache, 4 without. What to expect: README.md.
+Two CPU cores: about 3 minutes, half a minute of it compilation. What to expect: README.md.
 """
 
 from __future__ import annotations

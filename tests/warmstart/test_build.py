@@ -127,13 +127,21 @@ def test_an_empty_path_is_the_shipped_one(shipped, tmp_path):
     assert directories(config(model="a", teacher="b"), tmp_path) == (Path("a"), Path("b"))
 
 
-@pytest.mark.parametrize("content", ['{"fingerprint": "of another recipe"}', "{", None])
-def test_weights_of_another_recipe_are_refused_in_one_line(shipped, tmp_path, content):
+@pytest.mark.parametrize("content", ["{", None])
+def test_missing_weights_are_refused_in_one_line(shipped, tmp_path, content):
     stamp = shipped / "teacher" / builder.STAMP
     stamp.unlink() if content is None else stamp.write_text(content)
-    with pytest.raises(ConfigError, match=r"the teacher in .* another recipe: set --config") as caught:
+    with pytest.raises(ConfigError, match=r"the teacher in .* is missing: set --config") as caught:
         directories(config(), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_recipe_are_used_and_named(shipped, tmp_path):
+    """Another NumPy may draw other examples; that must not keep a newcomer from the first run."""
+    (shipped / "teacher" / builder.STAMP).write_text('{"fingerprint": "of another recipe"}')
+    said: list[str] = []
+    assert directories(config(), tmp_path, said.append)[1] == shipped / "teacher"
+    assert len(said) == 1 and "teacher" in said[0] and "another recipe" in said[0]
 
 
 def test_what_is_not_needed_is_not_asked_for(shipped, tmp_path):

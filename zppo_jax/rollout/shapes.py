@@ -5,10 +5,11 @@ from __future__ import annotations
 import bisect
 import dataclasses
 
+from zppo_jax.config import ConfigError
 from zppo_jax.types import Features
 
 
-class PromptTooLongError(ValueError):
+class PromptTooLongError(ConfigError):
     """A prompt that no bucket holds; the message names it, its length and the key to raise."""
 
 

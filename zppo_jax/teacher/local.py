@@ -77,9 +77,7 @@ class LocalTeacher:
         features = [processor.features(prompts.compress_text(candidate.text), ()) for candidate in candidates]
         fitting = [index for index, prompt in enumerate(features) if engine.shapes.holds(prompt)]
         requests = [Request(f"compress/{index}", features[index], 1) for index in fitting]
-        samples = engine.sample(
-            self.params, requests, filters.settings(0.0), seed=seed, step=step, purpose="compress"
-        )
+        samples = engine.sample(self.params, requests, filters.settings(0.0), seed=seed, step=step, purpose="compress")
         outputs = [""] * len(candidates)
         for index, group in zip(fitting, samples, strict=True):
             outputs[index] = self.compressor.text_of(group[0])

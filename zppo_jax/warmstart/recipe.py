@@ -99,7 +99,7 @@ def fingerprint(recipe: Recipe | None = None) -> str:
     processor = tiny.processor()
     content: dict[str, Any] = {
         "architecture": configs.to_dict(tiny.config(processor), "float32"),
-        "tokenizer": json.loads(processor.tokenizer.to_str()),
+        "tokenizer": processor.tokenizer.get_vocab(with_added_tokens=True),  # the file's format is the library's
         "recipe": dataclasses.asdict(recipe),
         "examples": [
             [example.text, example.response, hashlib.sha256(example.image.tobytes()).hexdigest()]
