@@ -27,7 +27,8 @@ from zppo_jax.config import Config, from_config_dict
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.metrics import MetricsWriter, depends_on_clock, read_rows
 from zppo_jax.models import qwen3_5
-from zppo_jax.warmstart import recipe, supervised, tiny
+from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.examples import Example
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +73,7 @@ def train_start(directory: Path) -> list[float]:
         itertools.repeat((batch,)),
         NUM_SUPERVISED_STEPS,
         1e-2,
-        recipe.banned(config, processor),
+        banned_mask(config, processor),
         lambda _, loss: losses.append(loss),
     )
     qwen3_5.save(qwen3_5.Model(config, params), directory)

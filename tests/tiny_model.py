@@ -20,7 +20,7 @@ import optax
 
 from tests.models.tiny import FAST_COMPILE
 from tests.models.tiny import _random_leaf as random_leaf
-from zppo_jax import prompts, setup
+from zppo_jax import prompts
 from zppo_jax.compilation import Compiler, Program
 from zppo_jax.data.pipeline import Item
 from zppo_jax.models import qwen3_5
@@ -28,6 +28,7 @@ from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.processor import Processor
 from zppo_jax.rollout import filters
 from zppo_jax.rollout.engine import Engine, Request, Sample
+from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features, Group, Prompt, Question, Rollout
 from zppo_jax.update.learner import Learner, Settings
@@ -60,7 +61,7 @@ def model(seed: int = 0) -> qwen3_5.Model:
 
 @functools.cache
 def banned_V() -> np.ndarray:
-    return setup.banned(model().config, processor())
+    return banned_mask(model().config, processor())
 
 
 class _Lowered:

@@ -20,6 +20,11 @@ import jax
 Announce = Callable[[str], AbstractContextManager[Any]]
 
 
+def shapes_of(tree: Any) -> Any:
+    """The same tree of shapes and dtypes, nothing allocated: what a program is compiled for."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
 class Program:
     """A program that is being compiled or ready; calling it waits, and says so, if it must."""
 

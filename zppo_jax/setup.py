@@ -7,7 +7,6 @@ import functools
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import optax
 
 from zppo_jax import prompts
@@ -22,6 +21,7 @@ from zppo_jax.processor import Processor
 from zppo_jax.prompts import Template
 from zppo_jax.rewards import ScoringPool
 from zppo_jax.rollout.engine import Engine
+from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.teacher import LocalTeacher, Teacher
 from zppo_jax.update import optimizer
@@ -106,13 +106,6 @@ def _processor(config: Config, directory: Path, enable_thinking: bool) -> Proces
     )
 
 
-def banned(model: qwen3_5.Config, processor: Processor) -> np.ndarray:
-    """Ids that are never sampled, bool [V]: control tokens of turns and images, and rows beyond the tokenizer."""
-    mask_V = np.arange(model.text.vocab_size) >= processor.vocab_size
-    mask_V[list(processor.banned_ids)] = True
-    return mask_V
-
-
 def _engine(config: Config, model: qwen3_5.Config, processor: Processor, compiler: Compiler) -> Engine:
     shapes = Shapes(
         buckets=config.prompt.buckets,
@@ -122,7 +115,7 @@ def _engine(config: Config, model: qwen3_5.Config, processor: Processor, compile
     )
     rows = config.rollout.rows_per_call
     prompts_per_call = max(rows // config.rollout.group_size, 1)
-    return Engine(model, shapes, rows, prompts_per_call, banned(model, processor), compiler)
+    return Engine(model, shapes, rows, prompts_per_call, banned_mask(model, processor), compiler)
 
 
 def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler) -> Learner:
@@ -167,7 +160,7 @@ def _teacher(
         )
     engine = student.engine
     if model.config != student_model:
-        banned_V = banned(model.config, processor)  # the rows beyond the tokenizer may be other ones
+        banned_V = banned_mask(model.config, processor)  # the rows beyond the tokenizer may be other ones
         engine = dataclasses.replace(engine, config=model.config, banned_V=banned_V, name="teacher's ")
     compress = config.teacher.compress
     return LocalTeacher(

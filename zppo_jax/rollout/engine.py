@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zppo_jax.compilation import Compiler, Program
+from zppo_jax.compilation import Compiler, Program, shapes_of
 from zppo_jax.models.qwen3_5 import inputs
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters, sampler
@@ -111,7 +111,7 @@ class Engine:
 
     def _prefill(self, params: dict[str, Any], bucket: int) -> Program:
         def lower() -> Any:
-            return sampler.prefill.lower(_shapes_of(params), self.config, prompt_inputs(self._prompts([], bucket)))
+            return sampler.prefill.lower(shapes_of(params), self.config, prompt_inputs(self._prompts([], bucket)))
 
         return self.compiler.program(f"{self.name}prefill of {self.shapes.buckets[bucket]} tokens", lower)
 
@@ -122,12 +122,12 @@ class Engine:
                     (sampler.prefill(params, self.config, prompt_inputs(self._prompts([], bucket))),),
                     np.zeros(self.rows_per_call, np.int32),
                 ),
-                _shapes_of(params),
+                shapes_of(params),
             )
             row_B = np.zeros(self.rows_per_call, np.int32)
             keys_B = _row_keys(0, 0, 0, row_B.astype(np.uint32), row_B.astype(np.uint32))
             rest = self._decode_arguments(row_B, row_B, keys_B, 0, filters.settings())
-            return sampler.decode.lower(_shapes_of(params), self.config, self.shapes.max_new_tokens, cache, *rest)
+            return sampler.decode.lower(shapes_of(params), self.config, self.shapes.max_new_tokens, cache, *rest)
 
         return self.compiler.program(f"{self.name}decode after {self.shapes.buckets[bucket]} tokens", lower)
 
@@ -183,10 +183,6 @@ class Engine:
 def prompt_inputs(batch: inputs.Inputs) -> inputs.Inputs:
     """The part of a batch that prefill reads."""
     return {name: batch[name] for name in sampler.PREFILL_INPUTS}
-
-
-def _shapes_of(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _sample(result: dict[str, np.ndarray], row: int) -> Sample:

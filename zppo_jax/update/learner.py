@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from zppo_jax.compilation import Compiler, Program
+from zppo_jax.compilation import Compiler, Program, shapes_of
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group
@@ -110,7 +110,7 @@ class Learner:
         def lower() -> Any:
             packed = self._pack([], np.zeros((0, self.shapes.group_size), np.float32))
             return step.update.lower(
-                _shapes_of(state), self.config, self.objective, self.transform, _shapes_of(packed), self.banned_V
+                shapes_of(state), self.config, self.objective, self.transform, shapes_of(packed), self.banned_V
             )
 
         return self.compiler.program("update", lower)
@@ -121,13 +121,9 @@ class Learner:
             none = np.zeros((0, self.shapes.group_size), np.float32)
             micro = batch.microbatch(self.config, [], none, groups, bucket, self.shapes)
             temperature = self.objective.temperature
-            return step.logprobs.lower(_shapes_of(params), self.config, micro, temperature, self.banned_V)
+            return step.logprobs.lower(shapes_of(params), self.config, micro, temperature, self.banned_V)
 
         return self.compiler.program("log-probabilities", lower)
-
-
-def _shapes_of(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def _mean_rows(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from zppo_jax.config import Config, ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import Model
 from zppo_jax.processor import Processor
+from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.warmstart import recipe as recipes
 from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.recipe import Recipe, Stage
@@ -73,7 +74,7 @@ def _train(name: str, stage: Stage, recipe: Recipe, params: Any, processor: Proc
             progress.update(task, completed=step, loss=loss, description=f"warm start, {name}")
 
         stream = recipes.batches(stage, recipe.mixture, config, processor, teacher=name == "teacher")
-        mask_V = recipes.banned(config, processor)
+        mask_V = banned_mask(config, processor)
         return supervised.train(params, config, _ahead(stream), stage.num_steps, stage.learning_rate, mask_V, on_step)
 
 

@@ -82,13 +82,6 @@ def batches(
         )
 
 
-def banned(config: Config, processor: Processor) -> np.ndarray:
-    """Ids that are never sampled, bool [V]: control tokens of turns and images, and rows beyond the tokenizer."""
-    mask_V = np.arange(config.text.vocab_size) >= processor.vocab_size
-    mask_V[list(processor.banned_ids)] = True
-    return mask_V
-
-
 def fingerprint(recipe: Recipe | None = None) -> str:
     """A hash over architecture, tokenizer, recipe and the first examples that the recipe draws.
 
