@@ -33,8 +33,7 @@ def prefill(params: dict[str, Any], config: Config, inputs: dict[str, Any]) -> t
 @jax.jit
 def fork(caches: tuple[text.Cache, ...], row_B: jax.Array) -> text.Cache:
     """One row for each rollout from prefilled prompts; `row_B` counts through the given caches in order."""
-    axis = {"conv": 2, "recurrent": 2, "k": 1, "v": 1, "mask": 0}
-    joined = {name: jnp.concatenate([cache[name] for cache in caches], axis) for name, axis in axis.items()}
+    joined = {name: jnp.concatenate([cache[name] for cache in caches], axis) for name, axis in text.ROW_AXIS.items()}
     return text.fork_cache(joined, row_B)
 
 

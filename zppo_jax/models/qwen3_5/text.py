@@ -23,6 +23,8 @@ from zppo_jax.models.qwen3_5.deltanet import GatedDeltaNet
 from zppo_jax.models.qwen3_5.layers import Params, RMSNorm, SwiGLU, weight
 
 Cache = dict[str, Any]
+ROW_AXIS = {"conv": 2, "recurrent": 2, "k": 1, "v": 1, "mask": 0}
+"""Where the rows (B) stand in each part of a cache."""
 
 
 class Block(nnx.Module):
@@ -97,8 +99,7 @@ def empty_cache(config: TextConfig, num_rows: int, num_slots: int, dtype: Any) -
 
 def fork_cache(cache: Cache, row_B: jax.Array) -> Cache:
     """Row b of the result continues row `row_B[b]`: how one prefilled prompt serves all its rollouts."""
-    axis = {"conv": 2, "recurrent": 2, "k": 1, "v": 1, "mask": 0}
-    return {name: jnp.take(value, row_B, axis=axis[name]) for name, value in cache.items()}
+    return {name: jnp.take(value, row_B, axis=ROW_AXIS[name]) for name, value in cache.items()}
 
 
 def _rope(config: TextConfig, positions_3BT: jax.Array) -> tuple[jax.Array, jax.Array]:
