@@ -18,13 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tests.models.tiny import FAST_COMPILE
-from tests.models.tiny import _random_leaf as random_leaf
+from tests.models.tiny import FAST_COMPILE, random_params
 from zppo_jax import prompts
 from zppo_jax.compilation import Compiler, Program
 from zppo_jax.data.pipeline import Item
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.processor import Processor
 from zppo_jax.rollout import filters
 from zppo_jax.rollout.engine import Engine, Request, Sample
@@ -51,12 +49,7 @@ def model(seed: int = 0) -> qwen3_5.Model:
     # With a head of its own: tied, a random model says its last token again and again.
     text = dataclasses.replace(config.text, tie_word_embeddings=False)
     config = dataclasses.replace(config, text=text, stop_token_ids=(*config.stop_token_ids, *range(100, 160)))
-    rng = np.random.default_rng(seed)
-    flat = {
-        path: jnp.asarray(random_leaf(path, leaf.shape, rng), jnp.float32)
-        for path, leaf in hf.flatten(qwen3_5.abstract_params(config)).items()
-    }
-    return qwen3_5.Model(config, hf.unflatten(flat))
+    return qwen3_5.Model(config, random_params(config, seed))
 
 
 @functools.cache

@@ -33,9 +33,6 @@ def token_weights(hf_inputs) -> np.ndarray:
 def with_a_pad_row(config, hf_inputs):
     """The model's inputs with one more row that holds nothing but pads; text gets empty frames, to share a shape."""
     given, _ = inputs.from_hf(config, **hf_inputs)
-    if "pixel_values" not in hf_inputs:
-        given["patches_ISC"] = np.zeros((tiny.MM_FRAMES, tiny.MM_PATCHES, config.vision.patch_dim), np.float32)
-        given["size_I2"] = np.zeros((tiny.MM_FRAMES, 2), np.int32)
     return given | {
         "tokens_BT": np.pad(given["tokens_BT"], [(0, 1), (0, 0)], constant_values=7),
         "mask_BT": np.pad(given["mask_BT"], [(0, 1), (0, 0)]),

@@ -73,35 +73,56 @@ def test_padding_slots_and_empty_frames_change_nothing(model):
     config = model.config.vision
     sizes = np.asarray([[4, 6], [2, 4]], np.int32)
     patches = np.random.default_rng(0).standard_normal((32, config.patch_dim), np.float32)
-    tight, tight_sizes = inputs.pack_frames(patches, sizes, 24, 2)
-    roomy, roomy_sizes = inputs.pack_frames(patches, sizes, 36, 5)
-    slots = np.arange(36)
-    roomy[slots >= roomy_sizes.prod(axis=1)[:, None]] = 100.0
-    expected = np.asarray(_encode(model.params["vision"], config, tight, tight_sizes))
-    actual = np.asarray(_encode(model.params["vision"], config, roomy, roomy_sizes))
+    tight, tight_grid, tight_starts = inputs.pack_frames(patches, sizes, 24, 2, 2)
+    roomy, roomy_grid, roomy_starts = inputs.pack_frames(patches, sizes, 36, 5, 2)
+    assert (tight_starts.tolist(), roomy_starts.tolist()) == ([0, 24], [0, 24]), "one a row, and both in one row"
+    roomy[roomy_grid[..., 0] == 0] = 100.0
+    expected = np.asarray(_encode(model.params["vision"], config, tight, tight_grid))
+    actual = np.asarray(_encode(model.params["vision"], config, roomy, roomy_grid))
     assert actual.shape == (5, 9, config.out_hidden_size)
     assert np.isfinite(actual).all()
     np.testing.assert_allclose(actual[0, :6], expected[0, :6], atol=1e-5)
-    np.testing.assert_allclose(actual[1, :2], expected[1, :2], atol=1e-5)
+    np.testing.assert_allclose(actual[0, 6:8], expected[1, :2], atol=1e-5)
     assert np.abs(expected[0, :6]).std() > 0.05
 
 
-def test_pack_frames_splits_in_order():
-    patches = np.arange(1, 13, dtype=np.float32)[:, None]
-    packed, sizes = inputs.pack_frames(patches, np.asarray([[2, 2], [2, 4]]), 10, 3)
-    assert packed.shape == (3, 10, 1)
-    np.testing.assert_array_equal(packed[0, :, 0], [1, 2, 3, 4, 0, 0, 0, 0, 0, 0])
-    np.testing.assert_array_equal(packed[1, :, 0], [5, 6, 7, 8, 9, 10, 11, 12, 0, 0])
+def test_frames_are_packed_where_they_first_fit():
+    patches = np.arange(1, 25, dtype=np.float32)[:, None]
+    packed, grid, starts = inputs.pack_frames(patches, np.asarray([[2, 4], [2, 4], [2, 2], [2, 2]]), 12, 3, 2)
+    assert packed.shape == (3, 12, 1) and starts.tolist() == [0, 12, 8, 20]
+    np.testing.assert_array_equal(packed[0, :, 0], [1, 2, 3, 4, 5, 6, 7, 8, 17, 18, 19, 20])
+    np.testing.assert_array_equal(packed[1, :, 0], [9, 10, 11, 12, 13, 14, 15, 16, 21, 22, 23, 24])
     np.testing.assert_array_equal(packed[2], 0.0)
-    np.testing.assert_array_equal(sizes, [[2, 2], [2, 4], [0, 0]])
+    np.testing.assert_array_equal(grid[0, :, 0], [1] * 8 + [3] * 4)
+    np.testing.assert_array_equal(grid[0, :8, 1:3].T, [[0, 0, 1, 1, 0, 0, 1, 1], [0, 1, 0, 1, 2, 3, 2, 3]])
+    np.testing.assert_array_equal(grid[0, :8, 3:], [[2, 4]] * 8)
+    np.testing.assert_array_equal(grid[2], 0)
+
+
+def test_frames_that_no_row_is_left_for_are_refused():
+    with pytest.raises(ValueError, match=r"3 frames of 72 patches need 3 rows of 24 slots, and there are 2"):
+        inputs.pack_frames(np.zeros((72, 3), np.float32), np.asarray([[4, 6]] * 3), 24, 2, 2)
+
+
+def test_new_sizes_compile_little(model):
+    """A hundred batches of random sizes of images share a handful of programs of the vision tower."""
+    rng, config = np.random.default_rng(0), model.config.vision
+    shapes = set()
+    for _ in range(100):
+        sizes = rng.integers(1, 9, (rng.integers(1, 6), 2)) * 2
+        patches = np.zeros((sizes.prod(axis=1).sum(), config.patch_dim), np.float32)
+        packed, _ = inputs._pack_by_type(model.config, {1: sizes, 2: sizes[:0]}, {1: patches, 2: None})
+        shapes.add(packed["patches_ISC"].shape)
+    assert {slots for _, slots, _ in shapes} <= {16, 32, 64, 128, 256} and {rows for rows, *_ in shapes} <= {1, 2, 4, 8}
+    assert len(shapes) <= 12
 
 
 def test_feature_index_counts_each_type_by_itself():
-    """Placeholders of a type take that type's frames in order; frames of 8 slots have 2 features."""
+    """Placeholders of a type take that type's frames in order, wherever these were packed."""
     types = np.asarray([[0, 1, 1, 0, 2], [2, 0, 0, 1, 0]])
     sizes = {1: np.asarray([[4, 2], [2, 2]]), 2: np.asarray([[2, 2], [2, 2]])}
-    index = inputs.feature_index(types, sizes, {1: 0, 2: 2}, 8, 2)
-    np.testing.assert_array_equal(index, [[-1, 0, 1, -1, 4], [6, -1, -1, 2, -1]])
+    index = inputs.feature_index(types, sizes, {1: np.asarray([0, 20]), 2: np.asarray([32, 8])}, 2)
+    np.testing.assert_array_equal(index, [[-1, 0, 1, -1, 8], [2, -1, -1, 5, -1]])
 
 
 # ---------------------------------------------------------------- refusals name their numbers
@@ -126,7 +147,7 @@ def test_placeholders_that_do_not_match_their_grid_are_refused(model):
 def test_placeholders_and_features_are_counted():
     types = np.asarray([[0, 1, 1, 0]])
     with pytest.raises(ValueError, match=r"2 image placeholder tokens for 3 image features"):
-        inputs.feature_index(types, {1: np.asarray([[2, 6]])}, {1: 0}, 12, 2)
+        inputs.feature_index(types, {1: np.asarray([[2, 6]])}, {1: np.asarray([0])}, 2)
 
 
 def test_more_images_in_the_text_than_grids_are_refused(model):
@@ -146,4 +167,4 @@ def test_fewer_images_in_the_text_than_grids_are_refused(model):
 
 def test_a_frame_larger_than_its_bucket_is_refused():
     with pytest.raises(ValueError, match=r"24 patches.* 16 slots"):
-        inputs.pack_frames(np.zeros((24, 3), np.float32), np.asarray([[4, 6]]), 16, 1)
+        inputs.pack_frames(np.zeros((24, 3), np.float32), np.asarray([[4, 6]]), 16, 1, 2)

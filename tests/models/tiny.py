@@ -87,7 +87,7 @@ def config_dict(**changes: Any) -> dict[str, Any]:
     return raw
 
 
-def _random_leaf(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+def _random_leaf(path: str, shape: tuple[int, ...], fan_in: int, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(shape, np.float32)
     *_, owner, name = path.split("/")
     if path in ("text/embed", "text/lm_head", "vision/patch/position"):
@@ -102,18 +102,24 @@ def _random_leaf(path: str, shape: tuple[int, ...], rng: np.random.Generator) ->
         zero_centred = path.startswith("text/") and path != "text/linear/mixer/norm/weight"
         return 0.2 * noise + (0.0 if zero_centred else 1.0)
     assert (owner, name) == ("mixer", "conv") or name == "kernel", path
-    return 0.5 * noise / np.sqrt(shape[-2])
+    return 0.5 * noise / np.sqrt(fan_in)
+
+
+def random_params(config: configs.Config, seed: int) -> dict[str, Any]:
+    """Random parameters of any configuration in float32."""
+    rng = np.random.default_rng(seed)
+    fan_in = {entry.path: int(np.prod(entry.shape_there[1:])) for entry in hf.table(config)}
+    flat = {
+        path: jnp.asarray(_random_leaf(path, leaf.shape, fan_in[path], rng), jnp.float32)
+        for path, leaf in hf.flatten(qwen3_5.abstract_params(config)).items()
+    }
+    return hf.unflatten(flat)
 
 
 def random_model(tied: bool = True, seed: int = 0) -> qwen3_5.Model:
     """The tiny model in float32."""
     config = configs.from_dict(config_dict(tie_word_embeddings=tied))
-    rng = np.random.default_rng(seed)
-    flat = {
-        path: jnp.asarray(_random_leaf(path, leaf.shape, rng), jnp.float32)
-        for path, leaf in hf.flatten(qwen3_5.abstract_params(config)).items()
-    }
-    return qwen3_5.Model(config, hf.unflatten(flat))
+    return qwen3_5.Model(config, random_params(config, seed))
 
 
 # ---------------------------------------------------------------- batches

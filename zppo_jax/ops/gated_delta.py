@@ -9,6 +9,8 @@ Shape suffixes: B rows, T tokens, N heads, K key dim, V value dim, L chunk lengt
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -84,34 +86,38 @@ def chunk_length(num_tokens: int, limit: int = 64) -> int:
     return length
 
 
-def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, *, limit: int = 64):
+def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, segment_BT=None, *, limit: int = 64):
     """The delta rule in chunks of matrix products (WY form). Same values as `gated_delta_recurrent`.
 
-    Args are float32: q already scaled by 1/sqrt(K), q and k already normalised. Returns (o [B, T, N, V], state).
+    Args are float32: q already scaled by 1/sqrt(K), q and k already normalised. With `segment_BT` (equal numbers for
+    the tokens of a segment, which stand together) each segment starts from a zero state, but the first token's, which
+    continues `state_BNKV`. Returns (o [B, T, N, V], the state after the last token).
     """
     num_tokens = q_BTNK.shape[1]
     length = chunk_length(num_tokens, limit)
     padding = -num_tokens % length
 
-    def chunks(x):
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+    def chunks(x, **pad):
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2), **pad)
         x = x.reshape(x.shape[0], -1, length, *x.shape[2:])
-        return jnp.moveaxis(x, (1, 3), (0, 2))  # [chunks, B, N, L, ...]
+        return jnp.moveaxis(x, 1, 0) if x.ndim == 3 else jnp.moveaxis(x, (1, 3), (0, 2))  # [chunks, B, N, L, ...]
 
     q, k, v, g, beta = (chunks(x) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN))
     decay = jnp.cumsum(g, axis=-1)
     lower = jnp.tril(jnp.ones((length, length), bool))
+    reach = _Reach.of(None if segment_BT is None else chunks(segment_BT, mode="edge"))
     # The exponent is masked before exp: above the diagonal it is positive and would overflow into inf * 0.
-    ratio = jnp.exp(jnp.where(lower, decay[..., :, None] - decay[..., None, :], 0.0)) * lower
+    ratio = jnp.exp(jnp.where(lower, decay[..., :, None] - decay[..., None, :], 0.0)) * (lower & reach.pair)
+    since_start = jnp.where(reach.from_before, jnp.exp(decay), 0.0)[..., None]
     keys = k * beta[..., None]
     overlap = jnp.einsum("cbnik,cbnjk->cbnij", keys, k, precision=HIGHEST) * ratio
     inverse = inverse_unit_lower(jnp.where(jnp.tril(lower, -1), overlap, 0.0))
     u = jnp.matmul(inverse, v * beta[..., None], precision=HIGHEST)
-    w = jnp.matmul(inverse, keys * jnp.exp(decay)[..., None], precision=HIGHEST)
+    w = jnp.matmul(inverse, keys * since_start, precision=HIGHEST)
     attention = jnp.einsum("cbnik,cbnjk->cbnij", q, k, precision=HIGHEST) * ratio
-    query = q * jnp.exp(decay)[..., None]
-    carried = k * jnp.exp(decay[..., -1:] - decay)[..., None]
-    total = jnp.exp(decay[..., -1])[..., None, None]
+    query = q * since_start
+    carried = k * jnp.where(reach.to_end, jnp.exp(decay[..., -1:] - decay), 0.0)[..., None]
+    total = jnp.where(reach.through, jnp.exp(decay[..., -1]), 0.0)[..., None, None]
 
     def step(state, chunk):
         u, w, attention, query, carried, total = chunk
@@ -123,3 +129,27 @@ def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, *, 
     state_BNKV, out = jax.lax.scan(step, state_BNKV, (u, w, attention, query, carried, total))
     out = jnp.moveaxis(out, (0, 2), (1, 3))
     return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :num_tokens], state_BNKV
+
+
+class _Reach(NamedTuple):
+    """Which influence crosses no start of a segment, for chunks [C, B, 1, ...]: between two tokens of a chunk (`pair`),
+    from the state before the chunk to a token (`from_before`), from a token to the state behind it (`to_end`), and from
+    state to state (`through`). Without segments everything reaches everything."""
+
+    pair: Any = True
+    from_before: Any = True
+    to_end: Any = True
+    through: Any = True
+
+    @classmethod
+    def of(cls, segment_CBL: jax.Array | None) -> _Reach:
+        if segment_CBL is None:
+            return cls()
+        last_CB1 = segment_CBL[:, :, -1:]
+        before_CB1 = jnp.concatenate([segment_CBL[:1, :, :1], last_CB1[:-1]])
+        return cls(
+            pair=(segment_CBL[..., :, None] == segment_CBL[..., None, :])[:, :, None],
+            from_before=(segment_CBL == before_CB1)[:, :, None],
+            to_end=(segment_CBL == last_CB1)[:, :, None],
+            through=last_CB1 == before_CB1,
+        )

@@ -21,7 +21,7 @@ from zppo_jax.models.qwen3_5 import text, vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters
 
-PREFILL_INPUTS = ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT", "patches_ISC", "size_I2")
+PREFILL_INPUTS = ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT", "patches_ISC", "grid_IS5")
 
 
 @functools.partial(jax.jit, static_argnums=1)

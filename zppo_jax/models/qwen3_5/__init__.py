@@ -56,4 +56,4 @@ def _logits(params, config, batch):
 def forward(model: Model, **hf_inputs: np.ndarray) -> jax.Array:
     """Logits [B, T, V] for exactly what the Hugging Face processor returns (NumPy arrays, either padding side)."""
     batch, _ = inputs.from_hf(model.config, **hf_inputs)
-    return _logits(model.params, model.config, batch)
+    return _logits(model.params, model.config, batch)[:, : np.shape(hf_inputs["input_ids"])[1]]

@@ -1,9 +1,12 @@
 """Gated full attention of Qwen3.5: grouped-query, q/k norm before partial rotary, sigmoid output gate.
 
-Shape suffixes: B rows, T query tokens, S key slots, D model, N query heads, K key-value heads, H head dim.
+Shape suffixes: B rows, T query tokens, Q tokens of a block of queries, S key slots, D model, N query heads,
+K key-value heads, H head dim.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +14,43 @@ from flax import nnx
 
 from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.layers import Linear, RMSNorm, rotate
+from zppo_jax.parallel import constrain
+
+QUERY_BLOCK = 512
+"""Queries attended at once: scores take N x 512 x S numbers instead of N x T x S, and are recomputed backwards."""
+
+Visible = Callable[[jax.Array | int, int], jax.Array]
+"""(first query, number of queries) -> mask [B, Q, S] of the slots that each of these queries sees."""
 
 
-def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """Softmax attention in float32 over the slots that `mask_BTS` allows; query head i reads key head i // (N / K).
-
-    A row whose mask is empty (a padded query) attends uniformly to nothing of use; its output is finite and ignored.
-    """
-    num_rows, num_tokens, num_heads, head_dim = q_BTNH.shape
+def _attend(q_BQNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BQS: jax.Array) -> jax.Array:
+    num_rows, num_queries, num_heads, head_dim = q_BQNH.shape
     num_kv = k_BSKH.shape[2]
-    q = q_BTNH.reshape(num_rows, num_tokens, num_kv, num_heads // num_kv, head_dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k_BSKH).astype(jnp.float32) * head_dim**-0.5
-    scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q_BTNH.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v_BSKH).reshape(num_rows, num_tokens, num_heads, head_dim)
+    q = q_BQNH.reshape(num_rows, num_queries, num_kv, num_heads // num_kv, head_dim)
+    scores = jnp.einsum("btkgh,bskh->bkgts", q, k_BSKH, preferred_element_type=jnp.float32) * head_dim**-0.5
+    scores = jnp.where(mask_BQS[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q_BQNH.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v_BSKH).reshape(q_BQNH.shape)
+
+
+def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visible: Visible) -> jax.Array:
+    """Softmax attention in float32 over the slots that each query sees; query head i reads key head i // (N / K).
+
+    A query that sees nothing (a pad) attends uniformly to nothing of use; its output is finite and ignored.
+    """
+    num_tokens = q_BTNH.shape[1]
+    if num_tokens <= QUERY_BLOCK:
+        return _attend(q_BTNH, k_BSKH, v_BSKH, visible(0, num_tokens))
+    num_blocks = -(-num_tokens // QUERY_BLOCK)
+    padded = jnp.pad(q_BTNH, [(0, 0), (0, num_blocks * QUERY_BLOCK - num_tokens), (0, 0), (0, 0)])
+
+    @jax.checkpoint
+    def block(start: jax.Array) -> jax.Array:
+        q_BQNH = jax.lax.dynamic_slice_in_dim(padded, start, QUERY_BLOCK, axis=1)
+        return _attend(q_BQNH, k_BSKH, v_BSKH, visible(start, QUERY_BLOCK))
+
+    blocks = jax.lax.map(block, jnp.arange(num_blocks) * QUERY_BLOCK)
+    return jnp.moveaxis(blocks, 0, 1).reshape(padded.shape)[:, :num_tokens]
 
 
 class GatedAttention(nnx.Module):
@@ -32,11 +58,11 @@ class GatedAttention(nnx.Module):
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         size, head = config.hidden_size, config.head_dim
-        self.num_heads, self.num_kv, self.head_dim = config.num_attention_heads, config.num_key_value_heads, head
-        self.q = Linear(rngs, (size, config.num_attention_heads * 2 * head), ("embed", "heads"))
-        self.k = Linear(rngs, (size, config.num_key_value_heads * head), ("embed", "kv_heads"))
-        self.v = Linear(rngs, (size, config.num_key_value_heads * head), ("embed", "kv_heads"))
-        self.o = Linear(rngs, (config.num_attention_heads * head, size), ("heads", "embed"))
+        num_heads, num_kv = config.num_attention_heads, config.num_key_value_heads
+        self.q = Linear(rngs, size, (num_heads, 2 * head), ("embed", "heads", None))
+        self.k = Linear(rngs, size, (num_kv, head), ("embed", "kv_heads", None))
+        self.v = Linear(rngs, size, (num_kv, head), ("embed", "kv_heads", None))
+        self.o = Linear(rngs, (num_heads, head), size, ("heads", None, "embed"))
         self.q_norm = RMSNorm(rngs, head, config.rms_norm_eps)
         self.k_norm = RMSNorm(rngs, head, config.rms_norm_eps)
 
@@ -45,27 +71,25 @@ class GatedAttention(nnx.Module):
 
         q's projection holds [q | gate] for each head in turn, not all queries and then all gates.
         """
-        rows, tokens = x_BTD.shape[:2]
-        q, gate = jnp.split(self.q(x_BTD).reshape(rows, tokens, self.num_heads, 2 * self.head_dim), 2, axis=-1)
-        k = self.k(x_BTD).reshape(rows, tokens, self.num_kv, self.head_dim)
-        v = self.v(x_BTD).reshape(rows, tokens, self.num_kv, self.head_dim)
+        q, gate = jnp.split(constrain(self.q(x_BTD), "batch", None, "heads", None), 2, axis=-1)
+        k = constrain(self.k(x_BTD), "batch", None, "kv_heads", None)
+        v = constrain(self.v(x_BTD), "batch", None, "kv_heads", None)
         return rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope), v, gate
 
     def output(self, attended_BTNH: jax.Array, gate_BTNH: jax.Array) -> jax.Array:
-        y = attended_BTNH * jax.nn.sigmoid(gate_BTNH)
-        return self.o(y.reshape(*y.shape[:2], -1))
+        return self.o(attended_BTNH * jax.nn.sigmoid(gate_BTNH))
 
     def __call__(
         self,
         x_BTD: jax.Array,
         rope: tuple[jax.Array, jax.Array],
-        mask_BTS: jax.Array,
-        past: tuple[jax.Array, jax.Array] | None,
+        visible: Visible,
+        past: tuple[jax.Array, jax.Array],
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """A whole sequence, after `past` keys and values [B, S - T, K, H] if given. Returns the new tokens' k and v."""
+        """A whole sequence, after `past` keys and values [B, S - T, K, H]. Returns the new tokens' k and v."""
         q, k, v, gate = self.project(x_BTD, rope)
-        keys, values = (k, v) if past is None else (jnp.concatenate([past[0], k], 1), jnp.concatenate([past[1], v], 1))
-        return self.output(attend(q, keys, values, mask_BTS), gate), (k, v)
+        keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(past, (k, v), strict=True))
+        return self.output(attend(q, keys, values, visible), gate), (k, v)
 
     def step(
         self,
@@ -79,4 +103,4 @@ class GatedAttention(nnx.Module):
         q, k, v, gate = self.project(x_B1D, rope)
         keys = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), slot, axis=1)
         values = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), slot, axis=1)
-        return self.output(attend(q, keys, values, mask_BS[:, None]), gate), (keys, values)
+        return self.output(_attend(q, keys, values, mask_BS[:, None]), gate), (keys, values)

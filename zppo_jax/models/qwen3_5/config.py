@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zppo_jax.models.qwen3_5 import config_keys as keys
+from zppo_jax.models.qwen3_5.config_keys import UnsupportedConfigError
 
-class UnsupportedConfigError(ValueError):
-    """A `config.json` that this port cannot represent; the message names the key."""
+__all__ = ["Config", "TextConfig", "UnsupportedConfigError", "VisionConfig", "from_dict", "from_directory", "to_dict"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,11 @@ class TextConfig:
     partial_rotary_factor: float
     mrope_section: tuple[int, int, int]
     tie_word_embeddings: bool
+    max_position_embeddings: int = 262144
+    """Limits nothing here; it is kept because vLLM takes its longest context from it."""
 
     def __post_init__(self):
+        keys.check_numbers(self, "text_config")
         if self.num_hidden_layers % self.full_attention_interval:
             raise UnsupportedConfigError(
                 f"num_hidden_layers={self.num_hidden_layers} is not a multiple of "
@@ -95,6 +98,13 @@ class VisionConfig:
     num_position_embeddings: int
     out_hidden_size: int
 
+    def __post_init__(self):
+        keys.check_numbers(self, "vision_config")
+        if self.hidden_size % self.num_heads:
+            raise UnsupportedConfigError(
+                f"vision_config.hidden_size={self.hidden_size} is not a multiple of num_heads={self.num_heads}"
+            )
+
     @property
     def patch_dim(self) -> int:
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
@@ -107,7 +117,12 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole Qwen3.5 vision-language model; hashable, so it is a static argument of compiled functions."""
+    """A whole Qwen3.5 vision-language model; hashable, so it is a static argument of compiled functions.
+
+    `stop_token_ids` are what the files say: both of `generation_config.json`, or, without that file (the first small
+    releases had none), the one of `config.json`, which alone lets a response run past the end of its turn. Who
+    generates stops on `Processor.stop_ids`: these, and `<|im_end|>` and `<|endoftext|>` of the tokenizer in any case.
+    """
 
     text: TextConfig
     vision: VisionConfig
@@ -119,92 +134,131 @@ class Config:
     pad_token_id: int = 0
 
 
-# What transformers itself ignores or what has one value in every published checkpoint.
-_FIXED = {
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "attn_output_gate": True,
-    "attention_dropout": 0.0,
-}
-_VISION_FIXED = {"hidden_act": "gelu_pytorch_tanh", "deepstack_visual_indexes": []}
+_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 
-def _check_fixed(section: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:
-    for key, value in fixed.items():
-        if section.get(key, value) != value:
-            raise UnsupportedConfigError(f"{where}.{key}={section[key]!r} is not supported (only {value!r})")
+def _layer_types(num_layers: int, interval: int) -> list[str]:
+    return ["linear_attention" if (layer + 1) % interval else "full_attention" for layer in range(num_layers)]
 
 
 def _interval(text: Mapping[str, Any]) -> int:
-    """The full-attention interval, from its own key or from `layer_types`."""
-    layer_types = text.get("layer_types")
-    interval = text.get("full_attention_interval")
-    if interval is None and layer_types:
+    """The full-attention interval, from its own key or from `layer_types`; where both are, they must agree."""
+    layer_types, interval = text.get("layer_types"), text.get("full_attention_interval")
+    if interval is not None and (type(interval) is not int or interval < 1):
+        raise UnsupportedConfigError(f"text_config.full_attention_interval={interval!r} is no positive int")
+    if layer_types is None:
+        return interval or 4
+    if not isinstance(layer_types, list) or len(layer_types) != text.get("num_hidden_layers"):
+        raise UnsupportedConfigError(
+            f"layer_types of {text.get('num_hidden_layers')!r} layers must be a list as long, not {layer_types!r}"
+        )
+    if interval is None:
         interval = layer_types.index("full_attention") + 1 if "full_attention" in layer_types else len(layer_types) + 1
-    interval = int(interval or 4)
-    expected = [
-        "full_attention" if (layer + 1) % interval == 0 else "linear_attention"
-        for layer in range(int(text["num_hidden_layers"]))
-    ]
-    if layer_types and list(layer_types) != expected:
+    if layer_types != _layer_types(len(layer_types), interval):
         raise UnsupportedConfigError(f"layer_types {layer_types} are not a repetition of LLLF with interval {interval}")
     return interval
 
 
-def _text_config(text: Mapping[str, Any], tied: bool) -> TextConfig:
-    _check_fixed(text, _FIXED, "text_config")
+_ROPE = {
+    "rope_type": "default",
+    "mrope_interleaved": True,
+}
+
+
+def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary embedding's part of `TextConfig`, from `rope_parameters` or its older places."""
     rope = dict(text.get("rope_parameters") or text.get("rope_scaling") or {})
-    if rope.get("rope_type", "default") != "default":
-        raise UnsupportedConfigError(f"rope_type={rope['rope_type']!r} is not supported (only 'default')")
-    values = {field.name: text[field.name] for field in dataclasses.fields(TextConfig) if field.name in text}
-    values |= {
-        "full_attention_interval": _interval(text),
-        "rope_theta": float(rope.get("rope_theta", text.get("rope_theta", 1e7))),
-        "partial_rotary_factor": float(rope.get("partial_rotary_factor", text.get("partial_rotary_factor", 0.25))),
-        "mrope_section": tuple(rope.get("mrope_section", (11, 11, 10))),
-        "tie_word_embeddings": tied,
+    for key, value in _ROPE.items():
+        if rope.get(key, value) != value:
+            raise UnsupportedConfigError(f"text_config {key}={rope[key]!r} is not supported (only {value!r})")
+    theta = rope.get("rope_theta", text.get("rope_theta"))
+    if theta is None:  # transformers would take 10,000 then, and every published file says 10,000,000
+        raise UnsupportedConfigError("text_config lacks rope_parameters.rope_theta")
+    section = rope.get("mrope_section", [11, 11, 10])
+    if not isinstance(section, list) or [type(size) for size in section] != [int] * 3:
+        raise UnsupportedConfigError(f"text_config mrope_section={section!r} must be three whole numbers")
+    return {
+        "rope_theta": theta,
+        "partial_rotary_factor": rope.get("partial_rotary_factor", text.get("partial_rotary_factor", 0.25)),
+        "mrope_section": tuple(section),
     }
-    values.setdefault("rms_norm_eps", 1e-6)
-    values.setdefault("linear_conv_kernel_dim", 4)
-    missing = [field.name for field in dataclasses.fields(TextConfig) if field.name not in values]
+
+
+def _fields(section: Mapping[str, Any], kind: type, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a section's dataclass: `values`, what the file says of the others, and its defaults."""
+    keys.check_model_type(section, name)
+    keys.check_fixed(section, name)
+    fields = dataclasses.fields(kind)
+    found = {field.name: section[field.name] for field in fields if field.name in section} | values
+    missing = [field.name for field in fields if field.name not in found and field.default is dataclasses.MISSING]
     if missing:
-        raise UnsupportedConfigError(f"text_config lacks {', '.join(missing)}")
-    return TextConfig(**values)
+        raise UnsupportedConfigError(f"{name} lacks {', '.join(missing)}")
+    return found
+
+
+def _text_config(text: Mapping[str, Any], tied: bool) -> TextConfig:
+    defaults = {"rms_norm_eps": 1e-6, "linear_conv_kernel_dim": 4}
+    values = {name: text.get(name, default) for name, default in defaults.items()}
+    values |= _rope(text) | {"full_attention_interval": _interval(text), "tie_word_embeddings": tied}
+    return TextConfig(**_fields(text, TextConfig, "text_config", values))
 
 
 def _vision_config(vision: Mapping[str, Any]) -> VisionConfig:
-    _check_fixed(vision, _VISION_FIXED, "vision_config")
     defaults = {"in_channels": 3, "patch_size": 16, "temporal_patch_size": 2, "spatial_merge_size": 2}
-    values = defaults | {
-        field.name: vision[field.name] for field in dataclasses.fields(VisionConfig) if field.name in vision
-    }
-    missing = [field.name for field in dataclasses.fields(VisionConfig) if field.name not in values]
-    if missing:
-        raise UnsupportedConfigError(f"vision_config lacks {', '.join(missing)}")
-    return VisionConfig(**values)
+    rope = vision.get("rope_parameters") or {}
+    if rope.get("rope_theta", 10000.0) != 10000.0 or rope.get("rope_type", "axial") not in ("axial", "default"):
+        raise UnsupportedConfigError(f"vision_config.rope_parameters={rope} is not supported (axial, theta 10000)")
+    values = {name: vision.get(name, default) for name, default in defaults.items()}
+    return VisionConfig(**_fields(vision, VisionConfig, "vision_config", values))
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    """Token ids, of which files hold none, one, or a list."""
+    return tuple(value) if isinstance(value, list) else () if value is None else (value,)
+
+
+_READ_TEXT = ("layer_types", "rope_parameters", "rope_scaling", "eos_token_id", "pad_token_id")
+_READ_TOP = ("text_config", "vision_config", "tie_word_embeddings", "eos_token_id", "pad_token_id", *_TOKENS)
+
+
+def _unknown(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """All keys of a file that nobody reads and nobody decided to ignore."""
+    text, vision = ([field.name for field in dataclasses.fields(kind)] for kind in (TextConfig, VisionConfig))
+    return (
+        *keys.unknown(raw, "", (*_READ_TOP, "quantization_config")),
+        *keys.unknown(raw["text_config"], "text_config", (*text, *_READ_TEXT)),
+        *keys.unknown(raw["vision_config"], "vision_config", (*vision, "rope_parameters")),
+    )
 
 
 def from_dict(raw: Mapping[str, Any], stop_token_ids: tuple[int, ...] = (), pad_token_id: int | None = None) -> Config:
-    """Build a `Config` from the parsed `config.json` of a Qwen3.5 vision-language checkpoint."""
-    if "text_config" not in raw or "vision_config" not in raw:
+    """Build a `Config` from the parsed `config.json` of a Qwen3.5 vision-language checkpoint.
+
+    Raises UnsupportedConfigError, naming the key, for another model; warns of keys that it does not know. The file's
+    `quantization_config` says how the weights lie in the files, not what the model is: see `hf.quantization`.
+    """
+    keys.check_model_type(raw, "")
+    if not all(isinstance(raw.get(section), Mapping) for section in ("text_config", "vision_config")):
         raise UnsupportedConfigError(
             "config.json has no text_config/vision_config: not a Qwen3.5 vision-language model"
         )
+    missing = [name for name in _TOKENS if type(raw.get(name)) is not int]
+    if missing:
+        raise UnsupportedConfigError(f"config.json lacks {', '.join(missing)} (token ids)")
     text = raw["text_config"]
     tied = bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
-    if not stop_token_ids:
-        eos = text.get("eos_token_id", raw.get("eos_token_id"))
-        stop_token_ids = tuple(eos) if isinstance(eos, list) else (eos,) if eos is not None else ()
-    return Config(
+    stop_token_ids = stop_token_ids or _ids(text.get("eos_token_id", raw.get("eos_token_id")))
+    if pad_token_id is None:
+        pad_token_id = text.get("pad_token_id", raw.get("pad_token_id"))
+    config = Config(
         text=_text_config(text, tied),
         vision=_vision_config(raw["vision_config"]),
-        image_token_id=raw["image_token_id"],
-        video_token_id=raw["video_token_id"],
-        vision_start_token_id=raw["vision_start_token_id"],
-        vision_end_token_id=raw["vision_end_token_id"],
         stop_token_ids=stop_token_ids,
         pad_token_id=pad_token_id if pad_token_id is not None else min(stop_token_ids, default=0),
+        **{name: raw[name] for name in _TOKENS},
     )
+    keys.report(_unknown(raw))
+    return config
 
 
 def from_directory(directory: str | Path) -> Config:
@@ -214,40 +268,31 @@ def from_directory(directory: str | Path) -> Config:
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: give a Hugging Face directory with config.json and *.safetensors")
     generation = directory / "generation_config.json"
-    settings = json.loads(generation.read_text()) if generation.is_file() else {}
-    eos = settings.get("eos_token_id")
-    stop = tuple(eos) if isinstance(eos, list) else (eos,) if eos is not None else ()
-    return from_dict(json.loads(path.read_text()), stop, settings.get("pad_token_id"))
+    settings = keys.read_json(generation) if generation.is_file() else {}
+    return from_dict(keys.read_json(path), _ids(settings.get("eos_token_id")), settings.get("pad_token_id"))
 
 
 def to_dict(config: Config, dtype: str) -> dict[str, Any]:
-    """The `config.json` that transformers reads back to the same model."""
+    """The `config.json` that transformers, vLLM and `from_dict` read back to the same model."""
     text = dataclasses.asdict(config.text)
-    rope = {key: text.pop(key) for key in ("rope_theta", "partial_rotary_factor")}
-    rope |= {"rope_type": "default", "mrope_section": list(text.pop("mrope_section")), "mrope_interleaved": True}
-    interval = text.pop("full_attention_interval")
-    layer_types = [
-        "full_attention" if (layer + 1) % interval == 0 else "linear_attention"
-        for layer in range(config.text.num_hidden_layers)
-    ]
-    eos = config.stop_token_ids[0] if config.stop_token_ids else None
-    text |= _FIXED | {
-        "model_type": "qwen3_5_text",
+    rope = {key: text.pop(key) for key in ("rope_theta", "partial_rotary_factor")} | _ROPE
+    rope["mrope_section"] = list(text.pop("mrope_section"))
+    text |= keys.FIXED["text_config"] | {
+        "model_type": keys.MODEL_TYPES["text_config"][0],
         "rope_parameters": rope,
-        "layer_types": layer_types,
-        "eos_token_id": eos,
+        "layer_types": _layer_types(config.text.num_hidden_layers, config.text.full_attention_interval),
+        "mamba_ssm_dtype": "float32",
+        "eos_token_id": list(config.stop_token_ids) or None,
+        "pad_token_id": config.pad_token_id,
         "dtype": dtype,
     }
-    vision = dataclasses.asdict(config.vision) | _VISION_FIXED | {"model_type": "qwen3_5_vision", "dtype": dtype}
+    vision = dataclasses.asdict(config.vision) | keys.FIXED["vision_config"]
     return {
         "architectures": ["Qwen3_5ForConditionalGeneration"],
-        "model_type": "qwen3_5",
+        "model_type": keys.MODEL_TYPES[""][0],
         "dtype": dtype,
         "text_config": text,
-        "vision_config": vision,
+        "vision_config": vision | {"model_type": keys.MODEL_TYPES["vision_config"][0], "dtype": dtype},
         "tie_word_embeddings": config.text.tie_word_embeddings,
-        "image_token_id": config.image_token_id,
-        "video_token_id": config.video_token_id,
-        "vision_start_token_id": config.vision_start_token_id,
-        "vision_end_token_id": config.vision_end_token_id,
+        **{name: getattr(config, name) for name in _TOKENS},
     }

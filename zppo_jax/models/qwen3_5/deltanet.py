@@ -1,7 +1,10 @@
 """Gated DeltaNet, Qwen3.5's linear attention: short convolution, gated delta rule, gated norm.
 
-Shape suffixes: B rows, T tokens, D model, C conv channels, J conv context (taps - 1), N value heads,
-K key dim, V value dim.
+q, k and v lie together by key head: channel block h holds q_h, k_h and the v of the value heads that read key head h.
+So one product makes all three, and cutting the axis of key heads over devices cuts nothing else.
+
+Shape suffixes: B rows, T tokens, D model, G key heads, W channels of a key head (q, k and its v), J conv context
+(taps - 1), N value heads, K key dim, V value dim.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.layers import Linear, weight
 from zppo_jax.ops.conv import causal_conv, next_context
 from zppo_jax.ops.gated_delta import gated_delta_chunked, gated_delta_step
+from zppo_jax.parallel import constrain
 
 
 def l2_normalise(x: jax.Array) -> jax.Array:
@@ -41,32 +45,29 @@ class GatedRMSNorm(nnx.Module):
 
 
 class GatedDeltaNet(nnx.Module):
-    """The mixer of the linear layers. State per row: conv context [J, C] and recurrent state [N, K, V] (float32)."""
+    """The mixer of the linear layers. State per row: conv context [J, G, W] and recurrent state [N, K, V] (float32)."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
-        size, heads = config.hidden_size, config.linear_num_value_heads
-        self.key_heads, self.heads = config.linear_num_key_heads, heads
-        self.key_head_dim, self.value_head_dim = config.linear_key_head_dim, config.linear_value_head_dim
-        self.qkv = Linear(rngs, (size, config.conv_dim), ("embed", "linear_heads"))
-        self.z = Linear(rngs, (size, config.value_dim), ("embed", "linear_heads"))
-        self.b = Linear(rngs, (size, heads), ("embed", None))
-        self.a = Linear(rngs, (size, heads), ("embed", None))
-        self.conv = weight(rngs, (config.linear_conv_kernel_dim, config.conv_dim), (None, "linear_heads"))
-        self.a_log = weight(rngs, (heads,), (None,), "zeros")
-        self.dt_bias = weight(rngs, (heads,), (None,), "ones")
-        self.norm = GatedRMSNorm(rngs, config.linear_value_head_dim, config.rms_norm_eps)
-        self.out = Linear(rngs, (config.value_dim, size), ("linear_heads", "embed"))
+        size, groups, heads = config.hidden_size, config.linear_num_key_heads, config.linear_num_value_heads
+        self.key_dim, self.value_dim, self.heads = config.linear_key_head_dim, config.linear_value_head_dim, heads
+        channels = (groups, config.conv_dim // groups)
+        self.qkv = Linear(rngs, size, channels, ("embed", "linear_heads", None))
+        self.z = Linear(rngs, size, (heads, self.value_dim), ("embed", "linear_heads", None))
+        self.b = Linear(rngs, size, heads, ("embed", "linear_heads"))
+        self.a = Linear(rngs, size, heads, ("embed", "linear_heads"))
+        self.conv = weight(rngs, (config.linear_conv_kernel_dim, *channels), (None, "linear_heads", None))
+        self.a_log = weight(rngs, (heads,), ("linear_heads",), "zeros")
+        self.dt_bias = weight(rngs, (heads,), ("linear_heads",), "ones")
+        self.norm = GatedRMSNorm(rngs, self.value_dim, config.rms_norm_eps)
+        self.out = Linear(rngs, (heads, self.value_dim), size, ("linear_heads", None, "embed"))
 
-    def _heads(self, qkv_BTC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _heads(self, qkv_BTGW: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Split the activated convolution output in normalised q, k and v of all value heads, float32."""
-        rows, tokens = qkv_BTC.shape[:2]
-        key_dim = self.key_heads * self.key_head_dim
-        q, k, v = jnp.split(qkv_BTC.astype(jnp.float32), [key_dim, 2 * key_dim], axis=-1)
-        repeats = self.heads // self.key_heads
-        q = l2_normalise(q.reshape(rows, tokens, self.key_heads, self.key_head_dim)) * self.key_head_dim**-0.5
-        k = l2_normalise(k.reshape(rows, tokens, self.key_heads, self.key_head_dim))
-        v = v.reshape(rows, tokens, self.heads, self.value_head_dim)
-        return jnp.repeat(q, repeats, axis=2), jnp.repeat(k, repeats, axis=2), v
+        q, k, v = jnp.split(qkv_BTGW.astype(jnp.float32), [self.key_dim, 2 * self.key_dim], axis=-1)
+        repeats = self.heads // q.shape[2]
+        q = jnp.repeat(l2_normalise(q) * self.key_dim**-0.5, repeats, axis=2)
+        k = jnp.repeat(l2_normalise(k), repeats, axis=2)
+        return q, k, v.reshape(*v.shape[:2], self.heads, self.value_dim)
 
     def _gates(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Log decay g <= 0 and write strength beta, both float32 [B, T, N]."""
@@ -75,33 +76,39 @@ class GatedDeltaNet(nnx.Module):
         return -jnp.exp(self.a_log[...].astype(jnp.float32)) * rate, beta
 
     def _output(self, o_BTNV: jax.Array, x_BTD: jax.Array) -> jax.Array:
-        o = self.norm(o_BTNV.astype(x_BTD.dtype), self.z(x_BTD).reshape(o_BTNV.shape))
-        return self.out(o.reshape(*o.shape[:2], -1))
+        return self.out(self.norm(o_BTNV.astype(x_BTD.dtype), self.z(x_BTD)))
 
     def __call__(
-        self, x_BTD: jax.Array, mask_BT: jax.Array, end_B: jax.Array, state: tuple[jax.Array, jax.Array]
+        self,
+        x_BTD: jax.Array,
+        mask_BT: jax.Array,
+        segment_BT: jax.Array | None,
+        end_B: jax.Array,
+        state: tuple[jax.Array, jax.Array],
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """A whole sequence from `state` = (context_BJC, recurrent_BNKV). Pads before and after a row's tokens are
+        """A whole sequence from `state` = (context_BJGW, recurrent_BNKV). Pads before and after a row's tokens are
         neutral: their input is zeroed before the convolution, and g = beta = 0 after it (three pads behind the text
-        still see it through the convolution). Pads between tokens, or before those of a continued row, are not."""
-        context_BJC, recurrent_BNKV = state
-        valid_BT1 = mask_BT[..., None]
-        qkv_BTC = self.qkv(jnp.where(valid_BT1, x_BTD, 0))
-        mixed_BTC = jax.nn.silu(causal_conv(qkv_BTC, self.conv[...], context_BJC))
-        q, k, v = self._heads(jnp.where(valid_BT1, mixed_BTC, 0))
-        g, beta = (jnp.where(valid_BT1, gate, 0.0) for gate in self._gates(x_BTD))
-        o_BTNV, recurrent_BNKV = gated_delta_chunked(q, k, v, g, beta, recurrent_BNKV)
-        return self._output(o_BTNV, x_BTD), (next_context(qkv_BTC, context_BJC, end_B), recurrent_BNKV)
+        still see it through the convolution). Pads between tokens, or before those of a continued row, are not.
+
+        With `segment_BT`, every segment starts from nothing, but the first, which continues `state`.
+        """
+        context_BJGW, recurrent_BNKV = state
+        qkv_BTGW = constrain(self.qkv(jnp.where(mask_BT[..., None], x_BTD, 0)), "batch", None, "linear_heads", None)
+        mixed_BTGW = jax.nn.silu(causal_conv(qkv_BTGW, self.conv[...], context_BJGW, segment_BT))
+        q, k, v = self._heads(jnp.where(mask_BT[..., None, None], mixed_BTGW, 0))
+        g, beta = (jnp.where(mask_BT[..., None], gate, 0.0) for gate in self._gates(x_BTD))
+        o_BTNV, recurrent_BNKV = gated_delta_chunked(q, k, v, g, beta, recurrent_BNKV, segment_BT)
+        return self._output(o_BTNV, x_BTD), (next_context(qkv_BTGW, context_BJGW, end_B), recurrent_BNKV)
 
     def step(
         self, x_B1D: jax.Array, state: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """One token: the recurrence itself."""
-        context_BJC, recurrent_BNKV = state
-        qkv_B1C = self.qkv(x_B1D)
-        mixed_B1C = jax.nn.silu(causal_conv(qkv_B1C, self.conv[...], context_BJC))
-        q, k, v = self._heads(mixed_B1C)
+        context_BJGW, recurrent_BNKV = state
+        qkv_B1GW = constrain(self.qkv(x_B1D), "batch", None, "linear_heads", None)
+        mixed_B1GW = jax.nn.silu(causal_conv(qkv_B1GW, self.conv[...], context_BJGW))
+        q, k, v = self._heads(mixed_B1GW)
         g, beta = self._gates(x_B1D)
         o_BNV, recurrent_BNKV = gated_delta_step(q[:, 0], k[:, 0], v[:, 0], g[:, 0], beta[:, 0], recurrent_BNKV)
-        context_BJC = jnp.concatenate([context_BJC[:, 1:], qkv_B1C.astype(context_BJC.dtype)], axis=1)
-        return self._output(o_BNV[:, None], x_B1D), (context_BJC, recurrent_BNKV)
+        context_BJGW = jnp.concatenate([context_BJGW[:, 1:], qkv_B1GW.astype(context_BJGW.dtype)], axis=1)
+        return self._output(o_BNV[:, None], x_B1D), (context_BJGW, recurrent_BNKV)

@@ -1,9 +1,11 @@
 """From what a Hugging Face processor returns (NumPy) to the static-shaped arrays that the model reads. Host only.
 
 The model's inputs are a dict: tokens_BT int32, mask_BT bool, positions_3BT int32, feature_BT int32 (row of the
-flattened vision features that replaces the token's embedding, -1 for text), patches_ISC float32, size_I2 int32.
+flattened vision features that replaces the token's embedding, -1 for text), patches_ISC float32, grid_IS5 int32 (of
+each patch slot: number of its frame, row, column, height and width of the frame; see vision.encode).
 
-Shape suffixes: B rows, T tokens, I frames, S patch slots of a frame, C patch values, P patches of all images.
+Shape suffixes: B rows, T tokens, F frames, I rows of packed frames, S patch slots of a row, C patch values, P patches
+of all frames.
 """
 
 from __future__ import annotations
@@ -22,41 +24,88 @@ _KIND = {1: "image", 2: "video"}
 
 
 def frame_sizes(grids_N3: np.ndarray) -> np.ndarray:
-    """Grids (t, h, w) -> one (h, w) for each frame, int32 [I, 2]."""
+    """Grids (t, h, w) -> one (h, w) for each frame, int32 [F, 2]."""
     grids = np.asarray(grids_N3, np.int64).reshape(-1, 3)
     return np.repeat(grids[:, 1:], grids[:, 0], axis=0).astype(np.int32)
 
 
+def bucket(size: int, smallest: int = 16) -> int:
+    """The next power of two: a bounded set of shapes, hence of compiled programs, for any size."""
+    return max(smallest, 1 << max(size - 1, 0).bit_length())
+
+
+def length_bucket(num_tokens: int) -> int:
+    """The next of 16, 24, 32, 48, 64, 96, ...: at most half as long again."""
+    double = bucket(num_tokens)
+    return double if num_tokens > double * 3 // 4 or double == 16 else double * 3 // 4
+
+
+def place_frames(count_F: np.ndarray, num_slots: int) -> tuple[np.ndarray, int]:
+    """Each frame's first slot in rows of `num_slots` (first fit, in order), and the number of rows.
+
+    Raises ValueError for a frame that no row holds.
+    """
+    if len(count_F) and count_F.max() > num_slots:
+        raise ValueError(
+            f"a frame has {count_F.max()} patches, more than the {num_slots} slots of a row: lower max_pixels"
+        )
+    used: list[int] = []
+    start_F = np.zeros(len(count_F), np.int64)
+    for frame, count in enumerate(count_F.tolist()):
+        row = next((row for row, taken in enumerate(used) if taken + count <= num_slots), len(used))
+        if row == len(used):
+            used.append(0)
+        start_F[frame] = row * num_slots + used[row]
+        used[row] += count
+    return start_F, len(used)
+
+
 def pack_frames(
-    patches_PC: np.ndarray, size_I2: np.ndarray, num_slots: int, num_frames: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split consecutive patches into frames padded to `num_slots`, and pad with empty frames to `num_frames`."""
-    counts = size_I2[:, 0].astype(np.int64) * size_I2[:, 1]
-    if int(counts.sum()) != len(patches_PC):
-        raise ValueError(f"pixel_values has {len(patches_PC)} patches but the grids need {int(counts.sum())}")
-    if len(counts) and counts.max() > num_slots:
-        raise ValueError(f"a frame has {counts.max()} patches, more than the {num_slots} slots; raise the patch bucket")
-    packed = np.zeros((num_frames, num_slots, patches_PC.shape[-1]), np.float32)
-    sizes = np.zeros((num_frames, 2), np.int32)
-    sizes[: len(counts)] = size_I2
-    packed[: len(counts)][np.arange(num_slots) < counts[:, None]] = patches_PC
-    return packed, sizes
+    patches_PC: np.ndarray, size_F2: np.ndarray, num_slots: int, num_rows: int, merge: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Consecutive patches of frames -> (patches_ISC, grid_IS5, first slot of each frame [F])."""
+    count_F = size_F2[:, 0].astype(np.int64) * size_F2[:, 1]
+    if int(count_F.sum()) != len(patches_PC):
+        raise ValueError(f"pixel_values has {len(patches_PC)} patches but the grids need {int(count_F.sum())}")
+    start_F, needed = place_frames(count_F, num_slots)
+    if needed > num_rows:
+        raise ValueError(
+            f"{len(count_F)} frames of {int(count_F.sum())} patches need {needed} rows of {num_slots} slots, and there "
+            f"are {num_rows}: show fewer or smaller images in a prompt"
+        )
+    patches = np.zeros((num_rows * num_slots, patches_PC.shape[-1]), np.float32)
+    grid = np.zeros((num_rows * num_slots, 5), np.int32)
+    if len(count_F):
+        slot_P = np.concatenate(
+            [np.arange(start, start + count) for start, count in zip(start_F, count_F, strict=True)]
+        )
+        patches[slot_P] = patches_PC
+        grid[slot_P] = np.concatenate([_frame_grid(frame, *size_F2[frame], merge) for frame in range(len(count_F))])
+    return patches.reshape(num_rows, num_slots, -1), grid.reshape(num_rows, num_slots, 5), start_F
+
+
+def _frame_grid(frame: int, height: int, width: int, merge: int) -> np.ndarray:
+    """(number, row, column, height, width) of each patch of a frame, in merge-block order."""
+    row, col = np.indices((height, width)).reshape(2, height // merge, merge, width // merge, merge).swapaxes(2, 3)
+    whole = np.broadcast_to([[frame + 1], [height], [width]], (3, height * width))
+    return np.stack([whole[0], row.reshape(-1), col.reshape(-1), whole[1], whole[2]], axis=-1)
 
 
 def feature_index(
-    types_BT: np.ndarray, sizes: dict[int, np.ndarray], first_frame: dict[int, int], num_slots: int, merge: int
+    types_BT: np.ndarray, sizes: dict[int, np.ndarray], starts: dict[int, np.ndarray], merge: int
 ) -> np.ndarray:
     """Which flattened feature each vision token takes: tokens of a type consume that type's frames in order."""
     index_BT = np.full(types_BT.shape, -1, np.int32)
-    for token_type, size_I2 in sizes.items():
-        per_frame = (size_I2[:, 0] // merge) * (size_I2[:, 1] // merge)
-        frame = np.repeat(np.arange(len(per_frame)), per_frame)
-        slot = np.concatenate([np.arange(count) for count in per_frame] or [np.zeros(0, np.int64)])
+    for token_type, size_F2 in sizes.items():
+        count_F = (size_F2[:, 0] // merge) * (size_F2[:, 1] // merge)
+        first_F = starts[token_type] // merge**2
+        parts = [np.arange(first, first + count) for first, count in zip(first_F, count_F, strict=True)]
+        feature = np.concatenate(parts or [np.zeros(0, np.int64)])
         where = types_BT == token_type
-        if int(where.sum()) != len(slot):
+        if int(where.sum()) != len(feature):
             kind = _KIND[token_type]
-            raise ValueError(f"{int(where.sum())} {kind} placeholder tokens for {len(slot)} {kind} features")
-        index_BT[where] = (frame + first_frame[token_type]) * (num_slots // merge**2) + slot
+            raise ValueError(f"{int(where.sum())} {kind} placeholder tokens for {len(feature)} {kind} features")
+        index_BT[where] = feature
     return index_BT
 
 
@@ -102,30 +151,40 @@ def from_hf(
 ) -> tuple[Inputs, np.ndarray]:
     """The model's inputs and the rope deltas [B] for exactly what a Hugging Face processor returns.
 
-    Either padding side; no mask means all ones. Raises ValueError when placeholders, grids and patches disagree.
+    Either padding side; no mask means all ones. Rows are padded on the right to a bucket of lengths, and patches to
+    buckets of rows and slots, so that new sizes compile little. Raises ValueError when placeholders, grids and patches
+    disagree.
     """
     tokens_BT = np.asarray(input_ids).astype(np.int32)
     mask_BT = np.ones(tokens_BT.shape, bool) if attention_mask is None else np.asarray(attention_mask) != 0
     types_BT = np.where(mask_BT, _token_types(config, tokens_BT, mm_token_type_ids), 0)
-    vision, none = config.vision, np.zeros((0, 3), np.int32)
+    padding = [(0, 0), (0, length_bucket(tokens_BT.shape[1]) - tokens_BT.shape[1])]
+    tokens_BT, mask_BT, types_BT = (np.pad(array, padding) for array in (tokens_BT, mask_BT, types_BT))
+    none = np.zeros((0, 3), np.int32)
     sizes = {1: frame_sizes(none if image_grid_thw is None else image_grid_thw)}
     sizes[2] = frame_sizes(none if video_grid_thw is None else video_grid_thw)
-    patches = [np.asarray(rows) for rows in (pixel_values, pixel_values_videos) if rows is not None]
-    patches_PC = np.concatenate(patches) if patches else np.zeros((0, vision.patch_dim), np.float32)
-    size_I2 = np.concatenate([sizes[1], sizes[2]])
-    num_slots = int(max((size_I2[:, 0] * size_I2[:, 1]).tolist(), default=vision.spatial_merge_size**2))
-    patches_ISC, size_I2 = pack_frames(patches_PC, size_I2, num_slots, max(len(size_I2), 1))
-    first_frame = {1: 0, 2: len(sizes[1])}
-    positions_3BT, deltas_B = batch_positions(types_BT, mask_BT, sizes, vision.spatial_merge_size)
-    inputs = {
-        "tokens_BT": tokens_BT,
-        "mask_BT": mask_BT,
-        "positions_3BT": positions_3BT,
-        "feature_BT": feature_index(types_BT, sizes, first_frame, num_slots, vision.spatial_merge_size),
-        "patches_ISC": patches_ISC,
-        "size_I2": size_I2,
-    }
+    vision, starts = _pack_by_type(config, sizes, {1: pixel_values, 2: pixel_values_videos})
+    positions_3BT, deltas_B = batch_positions(types_BT, mask_BT, sizes, config.vision.spatial_merge_size)
+    inputs = {"tokens_BT": tokens_BT, "mask_BT": mask_BT, "positions_3BT": positions_3BT} | vision
+    inputs["feature_BT"] = feature_index(types_BT, sizes, starts, config.vision.spatial_merge_size)
     return inputs, deltas_B
+
+
+def _pack_by_type(
+    config: Config, sizes: dict[int, np.ndarray], pixels: dict[int, np.ndarray | None]
+) -> tuple[Inputs, dict[int, np.ndarray]]:
+    """The frames of images and videos in shapes from the buckets, and each type's first slots."""
+    given = [np.asarray(rows) for rows in pixels.values() if rows is not None]
+    patches_PC = np.concatenate(given) if given else np.zeros((0, config.vision.patch_dim), np.float32)
+    size_F2 = np.concatenate([sizes[1], sizes[2]])
+    count_F = size_F2[:, 0].astype(np.int64) * size_F2[:, 1]
+    num_slots = bucket(int(count_F.max(initial=1)))
+    num_rows = bucket(place_frames(count_F, num_slots)[1], smallest=1)
+    patches_ISC, grid_IS5, start_F = pack_frames(
+        patches_PC, size_F2, num_slots, num_rows, config.vision.spatial_merge_size
+    )
+    split = len(sizes[1])
+    return {"patches_ISC": patches_ISC, "grid_IS5": grid_IS5}, {1: start_F[:split], 2: start_F[split:]}
 
 
 def from_features(
@@ -134,14 +193,14 @@ def from_features(
     num_rows: int,
     num_tokens: int,
     num_slots: int,
-    frames_per_row: int = 1,
+    rows_of_patches: int = 0,
 ) -> Inputs:
     """Prompts packed to static shapes, right-padded to `num_tokens` slots; rows beyond `features` are empty.
 
     Each prompt's last token is kept apart (`last_B`, `last_position_B`): it is the first input of the response, in
-    sampling and in training alike. `num_slots` bounds the patches of a frame, `frames_per_row` the mean frames a row.
+    sampling and in training alike. The frames of all prompts share `rows_of_patches` rows (0: one a prompt) of
+    `num_slots` patches, which bounds the patches of a frame. Raises ValueError when something does not fit.
     """
-    merge = config.vision.spatial_merge_size
     batch = {
         "tokens_BT": np.zeros((num_rows, num_tokens), np.int32),
         "mask_BT": np.zeros((num_rows, num_tokens), bool),
@@ -149,7 +208,7 @@ def from_features(
         "last_B": np.zeros(num_rows, np.int32),
         "last_position_B": np.zeros(num_rows, np.int32),
     }
-    types_BT = np.zeros((num_rows, num_tokens), np.int32)
+    vision_BT = np.zeros((num_rows, num_tokens), np.int32)
     for row, prompt in enumerate(features):
         length = prompt.num_tokens - 1
         if length > num_tokens:
@@ -157,14 +216,13 @@ def from_features(
         batch["tokens_BT"][row, :length] = prompt.token_ids_T[:-1]
         batch["mask_BT"][row, :length] = True
         batch["positions_3BT"][:, row, :length] = prompt.positions_3T[:, :-1]
-        types_BT[row, :length] = prompt.token_types_T[:-1]
+        vision_BT[row, :length] = prompt.token_types_T[:-1] > 0  # images and videos come in the order of the prompt
         batch["last_B"][row] = prompt.token_ids_T[-1]
         batch["last_position_B"][row] = prompt.positions_3T[0, -1]
-    grids = [prompt.grid_thw_N3 for prompt in features]
-    size_I2 = frame_sizes(np.concatenate(grids) if grids else np.zeros((0, 3), np.int32))
-    patches_PC = [prompt.patches_IC for prompt in features if len(prompt.patches_IC)]
-    patches_PC = np.concatenate(patches_PC) if patches_PC else np.zeros((0, config.vision.patch_dim), np.float32)
-    num_frames = num_rows * max(frames_per_row, -(-len(size_I2) // num_rows))
-    batch["feature_BT"] = feature_index(types_BT, {1: size_I2}, {1: 0}, num_slots, merge)
-    batch["patches_ISC"], batch["size_I2"] = pack_frames(patches_PC, size_I2, num_slots, num_frames)
+    merge, none = config.vision.spatial_merge_size, np.zeros((0, config.vision.patch_dim), np.float32)
+    size_F2 = np.concatenate([np.zeros((0, 2), np.int32), *(frame_sizes(prompt.grid_thw_N3) for prompt in features)])
+    patches_PC = np.concatenate([none, *(prompt.patches_IC for prompt in features)])
+    packed = pack_frames(patches_PC, size_F2, num_slots, rows_of_patches or num_rows, merge)
+    batch["patches_ISC"], batch["grid_IS5"] = packed[:2]
+    batch["feature_BT"] = feature_index(vision_BT, {1: size_F2}, {1: packed[2]}, merge)
     return batch

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,20 @@ import numpy as np
 from flax import nnx
 
 Params = dict[str, Any]
+Remat = Literal["none", "block", "group"]
+"""What the backward pass computes anew instead of keeping it: nothing, each layer (its input is kept), or each group of
+layers (only the group's input is kept, and its layers are recomputed once more inside)."""
 
 
-def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], init: str = "normal") -> nnx.Param:
-    """Declare one parameter: `axes` are logical names, `init` is normal (1/sqrt(fan-in)), embedding, zeros or ones."""
+def weight(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    init: str = "normal",
+    fan_in: int | None = None,
+) -> nnx.Param:
+    """Declare one parameter: `axes` are logical names (parallel/rules.py), `init` is normal (1/sqrt(fan_in), which is
+    the first axis unless given), embedding, zeros or ones."""
     key = rngs.params()
     if init == "zeros":
         value = jnp.zeros(shape, jnp.float32)
@@ -32,20 +42,29 @@ def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...],
     elif init == "embedding":
         value = 0.02 * jax.random.normal(key, shape, jnp.float32)
     else:
-        value = jax.random.normal(key, shape, jnp.float32) / math.sqrt(math.prod(shape[:-1]))
+        value = jax.random.normal(key, shape, jnp.float32) / math.sqrt(fan_in or shape[0])
     return nnx.Param(value, logical_axes=axes)
 
 
 class Linear(nnx.Module):
-    """x @ kernel (+ bias); the kernel is stored [in, out]."""
+    """x @ kernel (+ bias); the kernel is stored [*inputs, *outputs], with an axis of its own for heads."""
 
-    def __init__(self, rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str | None, str | None], bias: bool = False):
-        self.kernel = weight(rngs, shape, axes)
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        inputs: int | tuple[int, ...],
+        outputs: int | tuple[int, ...],
+        axes: tuple[str | None, ...],
+        bias: bool = False,
+    ):
+        inputs, outputs = (size if isinstance(size, tuple) else (size,) for size in (inputs, outputs))
+        self.num_inputs = len(inputs)
+        self.kernel = weight(rngs, (*inputs, *outputs), axes, fan_in=math.prod(inputs))
         if bias:
-            self.bias = weight(rngs, shape[1:], axes[1:], "zeros")
+            self.bias = weight(rngs, outputs, axes[len(inputs) :], "zeros")
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...]
+        y = jnp.tensordot(x, self.kernel[...], self.num_inputs)
         return y + self.bias[...] if hasattr(self, "bias") else y
 
 
@@ -81,9 +100,9 @@ class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x)), no biases."""
 
     def __init__(self, rngs: nnx.Rngs, size: int, inner: int):
-        self.gate = Linear(rngs, (size, inner), ("embed", "mlp"))
-        self.up = Linear(rngs, (size, inner), ("embed", "mlp"))
-        self.down = Linear(rngs, (inner, size), ("mlp", "embed"))
+        self.gate = Linear(rngs, size, inner, ("embed", "mlp"))
+        self.up = Linear(rngs, size, inner, ("embed", "mlp"))
+        self.down = Linear(rngs, inner, size, ("mlp", "embed"))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
@@ -127,15 +146,23 @@ def mrope_tables(
 
 
 @functools.lru_cache(maxsize=64)
-def _structure(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> tuple[Any, Params]:
-    module = nnx.eval_shape(lambda: build(config, nnx.Rngs(0)))
-    graph, state = nnx.split(module)
-    return graph, nnx.to_pure_dict(state)
+def _structure(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> tuple[Any, Params, Params]:
+    """The module's graph, the shapes of its parameters and their logical axes."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: build(config, nnx.Rngs(0))))
+    names = jax.tree.map(
+        lambda leaf: leaf.get_metadata("logical_axes"), state, is_leaf=lambda x: isinstance(x, nnx.Param)
+    )
+    return graph, nnx.to_pure_dict(state), nnx.to_pure_dict(names)
 
 
 def abstract(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, stack: tuple[int, ...] = ()) -> Params:
     """Shapes of a module's parameters, with leading layer axes `stack`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*stack, *x.shape), x.dtype), _structure(build, config)[1])
+
+
+def logical_axes(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> Params:
+    """Logical names of the axes of a module's parameters, without the leading layer axes."""
+    return _structure(build, config)[2]
 
 
 def init(

@@ -2,14 +2,15 @@
 unrolled for decoding.
 
 Parameters: {"embed", "linear": leading axes [groups, L], "full": leading axis [groups], "norm", "lm_head" if untied}.
-A cache holds the states after the tokens so far: {"conv" [groups, L, B, J, C], "recurrent" [groups, L, B, N, K, V],
+A cache holds the states after the tokens so far: {"conv" [groups, L, B, J, G, W], "recurrent" [groups, L, B, N, K, V],
 "k" and "v" [groups, B, S, K, H], "mask" [B, S]}; key slots need not be contiguous, `mask` says which are real.
 
-Shape suffixes: B rows, T tokens, S key slots, D model, V vocabulary.
+Shape suffixes: B rows, T tokens, Q tokens of a block of queries, S key slots, D model, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,10 +18,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from zppo_jax.models.qwen3_5 import layers
-from zppo_jax.models.qwen3_5.attention import GatedAttention
+from zppo_jax.models.qwen3_5.attention import QUERY_BLOCK, GatedAttention, Visible
 from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.deltanet import GatedDeltaNet
-from zppo_jax.models.qwen3_5.layers import Params, RMSNorm, SwiGLU, weight
+from zppo_jax.models.qwen3_5.layers import Params, Remat, RMSNorm, SwiGLU, weight
+from zppo_jax.parallel import constrain
 
 Cache = dict[str, Any]
 ROW_AXIS = {"conv": 2, "recurrent": 2, "k": 1, "v": 1, "mask": 0}
@@ -83,13 +85,30 @@ def init(config: TextConfig, key: jax.Array) -> Params:
     }
 
 
+def logical_axes(config: TextConfig) -> Params:
+    """Logical names of the axes of all parameters, without the leading layer axes."""
+    parts = {"linear": layers.logical_axes(linear_block, config), "full": layers.logical_axes(full_block, config)}
+    return layers.logical_axes(Ends, config) | parts
+
+
+CACHE_AXES = {
+    "conv": ("batch", None, "linear_heads", None),
+    "recurrent": ("batch", "linear_heads", None, None),
+    "k": ("batch", None, "kv_heads", None),
+    "v": ("batch", None, "kv_heads", None),
+    "mask": ("batch", None),
+}
+"""Logical names of the axes of a cache, without the leading layer axes."""
+
+
 def empty_cache(config: TextConfig, num_rows: int, num_slots: int, dtype: Any) -> Cache:
     """A cache before the first token: zero states and `num_slots` empty key slots."""
     groups, linear = config.num_groups, config.num_linear
     heads, key_dim, value_dim = config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim
     keys = (groups, num_rows, num_slots, config.num_key_value_heads, config.head_dim)
+    channels = (config.linear_num_key_heads, config.conv_dim // config.linear_num_key_heads)
     return {
-        "conv": jnp.zeros((groups, linear, num_rows, config.linear_conv_kernel_dim - 1, config.conv_dim), dtype),
+        "conv": jnp.zeros((groups, linear, num_rows, config.linear_conv_kernel_dim - 1, *channels), dtype),
         "recurrent": jnp.zeros((groups, linear, num_rows, heads, key_dim, value_dim), jnp.float32),
         "k": jnp.zeros(keys, dtype),
         "v": jnp.zeros(keys, dtype),
@@ -106,6 +125,25 @@ def _rope(config: TextConfig, positions_3BT: jax.Array) -> tuple[jax.Array, jax.
     return layers.mrope_tables(positions_3BT, config.rotary_dim, config.rope_theta, config.mrope_section)
 
 
+def _visible(past_BS: jax.Array, mask_BT: jax.Array, segment_BT: jax.Array | None) -> Visible:
+    """Causal attention in slot order, to the real tokens of `past_BS` and of one's own segment."""
+    num_past, num_tokens = past_BS.shape[1], mask_BT.shape[1]
+    valid_BS = jnp.concatenate([past_BS, mask_BT], axis=1)
+    order_S = jnp.concatenate([jnp.full(num_past, -1), jnp.arange(num_tokens)])
+
+    def visible(start: jax.Array | int, length: int) -> jax.Array:
+        order_Q = start + jnp.arange(length)
+        mask_BQS = valid_BS[:, None, :] & (order_S <= order_Q[:, None])
+        if segment_BT is None:
+            return mask_BQS
+        padded = jnp.pad(segment_BT, [(0, 0), (0, -num_tokens % QUERY_BLOCK)])  # a last block may reach beyond the row
+        query_BQ = jax.lax.dynamic_slice_in_dim(padded, start, length, axis=1)
+        key_BS = jnp.concatenate([jnp.broadcast_to(segment_BT[:, :1], past_BS.shape), segment_BT], axis=1)
+        return mask_BQS & (query_BQ[:, :, None] == key_BS[:, None, :])
+
+    return visible
+
+
 def run_layers(
     params: Params,
     config: TextConfig,
@@ -113,35 +151,42 @@ def run_layers(
     positions_3BT: jax.Array,
     mask_BT: jax.Array,
     cache: Cache,
-    remat: bool = False,
+    segment_BT: jax.Array | None = None,
+    remat: Remat = "none",
 ) -> tuple[jax.Array, Cache]:
     """All layers over a whole sequence that continues `cache`. Returns (hidden after the final norm, new cache).
 
     Pads (`mask_BT` false) may stand before and after a row's tokens, but not between two of them, and before them only
     in the first piece: the convolution would see zeros there. Attention is causal in slot order.
+
+    `segment_BT` packs several samples in a row: the tokens of one stand together and share a number, pads have 0, and
+    nothing passes from one to the next (pads may then stand between samples). Positions start anew in each; the first
+    continues `cache`.
     """
-    tokens = x_BTD.shape[1]
     rope = _rope(config, positions_3BT)
-    end_B = jnp.max(jnp.where(mask_BT, jnp.arange(1, tokens + 1), 0), axis=1)
-    causal_TT = jnp.tril(jnp.ones((tokens, tokens), bool))
-    new_BTT = causal_TT & mask_BT[:, None, :]
-    past_BTS = jnp.broadcast_to(cache["mask"][:, None, :], (*mask_BT.shape, cache["mask"].shape[1]))
-    mask_BTS = jnp.concatenate([past_BTS, new_BTT], axis=2)
+    end_B = jnp.max(jnp.where(mask_BT, jnp.arange(1, mask_BT.shape[1] + 1), 0), axis=1)
+    visible = _visible(cache["mask"], mask_BT, segment_BT)
 
     def linear_layer(x, layer):
         weights, conv, recurrent = layer
-        block = layers.bind(linear_block, config, weights)
-        return block(x, mask_BT, end_B, (conv, recurrent))
+        x, state = layers.bind(linear_block, config, weights)(x, mask_BT, segment_BT, end_B, (conv, recurrent))
+        return constrain(x, "batch", None, None), state
+
+    def full_layer(x, weights, past):
+        x, keys = layers.bind(full_block, config, weights)(x, rope, visible, past)
+        return constrain(x, "batch", None, None), keys
+
+    linear_layer, full_layer = (_remat(layer, remat != "none") for layer in (linear_layer, full_layer))
 
     def group(x, weights):
         x, states = jax.lax.scan(linear_layer, x, (weights["linear"], weights["conv"], weights["recurrent"]))
-        block = layers.bind(full_block, config, weights["full"])
-        x, keys = block(x, rope, mask_BTS, (weights["k"], weights["v"]))
+        x, keys = full_layer(x, weights["full"], (weights["k"], weights["v"]))
         return x, (*states, *keys)
 
     stacked = {name: params[name] for name in ("linear", "full")}
     stacked |= {name: cache[name] for name in ("conv", "recurrent", "k", "v")}
-    x_BTD, (conv, recurrent, k, v) = jax.lax.scan(jax.checkpoint(group) if remat else group, x_BTD, stacked)
+    x_BTD = constrain(x_BTD, "batch", None, None)
+    x_BTD, (conv, recurrent, k, v) = jax.lax.scan(_remat(group, remat == "group"), x_BTD, stacked)
     new_cache = {
         "conv": conv,
         "recurrent": recurrent,
@@ -152,18 +197,23 @@ def run_layers(
     return layers.bind(Ends, config, _ends(params)).norm(x_BTD), new_cache
 
 
+def _remat(layer: Callable[..., Any], active: bool) -> Callable[..., Any]:
+    return jax.checkpoint(layer) if active else layer
+
+
 def _ends(params: Params) -> Params:
     return {name: value for name, value in params.items() if name not in ("linear", "full")}
 
 
 def embed(params: Params, tokens_BT: jax.Array) -> jax.Array:
     """Token embeddings [B, T, D]."""
-    return jnp.take(params["embed"], tokens_BT, axis=0)
+    return constrain(jnp.take(params["embed"], tokens_BT, axis=0), "batch", None, None)
 
 
 def logits(params: Params, hidden: jax.Array) -> jax.Array:
     """Unnormalised next-token scores [..., V] in the model dtype."""
-    return hidden @ params.get("lm_head", params["embed"]).T
+    scores = hidden @ params.get("lm_head", params["embed"]).T
+    return constrain(scores, "batch", *(None,) * (scores.ndim - 2), "vocab")
 
 
 # ---------------------------------------------------------------- decoding: one token, layers unrolled

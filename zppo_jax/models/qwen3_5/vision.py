@@ -1,10 +1,11 @@
-"""The vision tower: patches in merge-block order -> one feature per 2x2 block, frame by frame.
+"""The vision tower: patches in merge-block order -> one feature per 2x2 block.
 
-Attention never crosses a frame, so the tower runs over a batch of frames padded to the same number of patches; an
-image is one frame, a video one frame for each temporal patch.
+Frames (an image is one, a video one for each temporal patch) are packed into rows of a fixed number of patch slots,
+whole frames, in any order: attention stays inside a frame, so nothing else depends on where a frame lies, a new size of
+image compiles nothing, and the work grows with the length of a row, never with that of a video.
 
-Shape suffixes: I frames, S patch slots, C patch values, W vision width, N heads, H head dim,
-M merged slots (S / 4), D model.
+Shape suffixes: I rows, S patch slots, Q slots of a block of queries, C patch values, W vision width, N heads,
+H head dim, M merged slots (S / 4), D model.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from zppo_jax.models.qwen3_5 import layers
-from zppo_jax.models.qwen3_5.attention import attend
+from zppo_jax.models.qwen3_5.attention import QUERY_BLOCK, Visible, attend
 from zppo_jax.models.qwen3_5.config import VisionConfig
-from zppo_jax.models.qwen3_5.layers import LayerNorm, Linear, Params, rotate, weight
+from zppo_jax.models.qwen3_5.layers import LayerNorm, Linear, Params, Remat, rotate, weight
+from zppo_jax.parallel import constrain
 
 
 class VisionBlock(nnx.Module):
@@ -24,22 +26,21 @@ class VisionBlock(nnx.Module):
 
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
         width, inner = config.hidden_size, config.intermediate_size
-        self.num_heads = config.num_heads
+        heads = (config.num_heads, width // config.num_heads)
         self.norm1, self.norm2 = LayerNorm(rngs, width), LayerNorm(rngs, width)
-        self.qkv = Linear(rngs, (width, 3 * width), ("vision_embed", "vision_heads"), bias=True)
-        self.proj = Linear(rngs, (width, width), ("vision_heads", "vision_embed"), bias=True)
-        self.fc1 = Linear(rngs, (width, inner), ("vision_embed", "vision_mlp"), bias=True)
-        self.fc2 = Linear(rngs, (inner, width), ("vision_mlp", "vision_embed"), bias=True)
+        self.qkv = Linear(rngs, width, (3, *heads), ("vision_embed", None, "vision_heads", None), bias=True)
+        self.proj = Linear(rngs, heads, width, ("vision_heads", None, "vision_embed"), bias=True)
+        self.fc1 = Linear(rngs, width, inner, ("vision_embed", "vision_mlp"), bias=True)
+        self.fc2 = Linear(rngs, inner, width, ("vision_mlp", "vision_embed"), bias=True)
 
-    def __call__(self, x_ISW: jax.Array, rope: tuple[jax.Array, jax.Array], mask_IS: jax.Array) -> jax.Array:
-        frames, slots, width = x_ISW.shape
-        q, k, v = jnp.split(self.qkv(self.norm1(x_ISW)), 3, axis=-1)
-        q, k, v = (y.reshape(frames, slots, self.num_heads, width // self.num_heads) for y in (q, k, v))
+    def __call__(self, x_ISW: jax.Array, rope: tuple[jax.Array, jax.Array], visible: Visible) -> jax.Array:
+        qkv = constrain(self.qkv(self.norm1(x_ISW)), "batch", None, None, "vision_heads", None)
+        q, k, v = (qkv[:, :, part] for part in range(3))
         # Rotation in float32, as the reference does for vision (text rotates in the model dtype).
         q, k = (rotate(y.astype(jnp.float32), *rope).astype(v.dtype) for y in (q, k))
-        mask_ISS = jnp.broadcast_to(mask_IS[:, None, :], (frames, slots, slots))
-        x_ISW = x_ISW + self.proj(attend(q, k, v, mask_ISS).reshape(frames, slots, width))
-        return x_ISW + self.fc2(jax.nn.gelu(self.fc1(self.norm2(x_ISW)), approximate=True))
+        x_ISW = x_ISW + self.proj(attend(q, k, v, visible))
+        x_ISW = x_ISW + self.fc2(jax.nn.gelu(self.fc1(self.norm2(x_ISW)), approximate=True))
+        return constrain(x_ISW, "batch", None, None)
 
 
 class Merger(nnx.Module):
@@ -48,8 +49,8 @@ class Merger(nnx.Module):
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
         merged = config.hidden_size * config.spatial_merge_size**2
         self.norm = LayerNorm(rngs, config.hidden_size)
-        self.fc1 = Linear(rngs, (merged, merged), (None, "vision_mlp"), bias=True)
-        self.fc2 = Linear(rngs, (merged, config.out_hidden_size), ("vision_mlp", "embed"), bias=True)
+        self.fc1 = Linear(rngs, merged, merged, (None, "vision_mlp"), bias=True)
+        self.fc2 = Linear(rngs, merged, config.out_hidden_size, ("vision_mlp", "embed"), bias=True)
 
     def __call__(self, x_ISW: jax.Array) -> jax.Array:
         merged_IMW = self.norm(x_ISW).reshape(x_ISW.shape[0], -1, self.fc1.kernel.shape[0])
@@ -60,7 +61,7 @@ class PatchEmbed(nnx.Module):
     """The Conv3d whose stride is its kernel, as a matrix product, and the table of learned positions."""
 
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
-        self.proj = Linear(rngs, (config.patch_dim, config.hidden_size), (None, "vision_embed"), bias=True)
+        self.proj = Linear(rngs, config.patch_dim, config.hidden_size, (None, "vision_embed"), bias=True)
         self.position = weight(
             rngs, (config.num_position_embeddings, config.hidden_size), (None, "vision_embed"), "embedding"
         )
@@ -82,50 +83,58 @@ def init(config: VisionConfig, key: jax.Array) -> Params:
     return parts | {"blocks": layers.init(VisionBlock, config, keys[2], (config.depth,))}
 
 
-def _interpolated_positions(table: jax.Array, side: int, row_IS: jax.Array, col_IS: jax.Array, size_I2: jax.Array):
+def logical_axes(config: VisionConfig) -> Params:
+    """Logical names of the axes of all parameters, without the leading layer axis."""
+    parts = {name: layers.logical_axes(build, config) for name, build in _PARTS.items()}
+    return parts | {"blocks": layers.logical_axes(VisionBlock, config)}
+
+
+def _interpolated_positions(table: jax.Array, side: int, grid_IS5: jax.Array) -> jax.Array:
     """Bilinear samples (corners aligned) of the learned side x side table, stretched over each frame's own grid."""
 
-    def taps(index_IS: jax.Array, size_I: jax.Array):
-        source = index_IS * (side - 1) / jnp.maximum(size_I[:, None] - 1, 1)
+    def taps(index_IS: jax.Array, size_IS: jax.Array):
+        source = index_IS * (side - 1) / jnp.maximum(size_IS - 1, 1)
         low = jnp.clip(jnp.floor(source).astype(jnp.int32), 0, side - 1)
         return low, jnp.minimum(low + 1, side - 1), (source - low)[..., None]
 
-    row_low, row_high, row_part = taps(row_IS, size_I2[:, 0])
-    col_low, col_high, col_part = taps(col_IS, size_I2[:, 1])
+    row_low, row_high, row_part = taps(grid_IS5[..., 1], grid_IS5[..., 3])
+    col_low, col_high, col_part = taps(grid_IS5[..., 2], grid_IS5[..., 4])
     table = table.astype(jnp.float32)
     top = table[row_low * side + col_low] * (1 - col_part) + table[row_low * side + col_high] * col_part
     bottom = table[row_high * side + col_low] * (1 - col_part) + table[row_high * side + col_high] * col_part
     return top * (1 - row_part) + bottom * row_part
 
 
-def _coordinates(size_I2: jax.Array, slots: int, merge: int) -> tuple[jax.Array, jax.Array]:
-    """Row and column [I, S] of each patch slot in merge-block order."""
-    slot_S = jnp.arange(slots)
-    block_S, inside_S = slot_S // merge**2, slot_S % merge**2
-    blocks_wide_I1 = jnp.maximum(size_I2[:, 1:] // merge, 1)
-    row = block_S // blocks_wide_I1 * merge + inside_S // merge
-    col = block_S % blocks_wide_I1 * merge + inside_S % merge
-    return row, col
+def _own_frame(frame_IS: jax.Array) -> Visible:
+    """Every patch sees the patches of its own frame; padding (frame 0) sees padding."""
+    num_slots = frame_IS.shape[1]
+    padded = jnp.pad(frame_IS, [(0, 0), (0, -num_slots % QUERY_BLOCK)])
+
+    def visible(start: jax.Array | int, length: int) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(padded, start, length, axis=1)[:, :, None] == frame_IS[:, None, :]
+
+    return visible
 
 
-def encode(params: Params, config: VisionConfig, patches_ISC: jax.Array, size_I2: jax.Array) -> jax.Array:
-    """Features [I, M, D] of frames whose patch grids are `size_I2` (height, width in patches).
+def encode(
+    params: Params, config: VisionConfig, patches_ISC: jax.Array, grid_IS5: jax.Array, remat: Remat = "none"
+) -> jax.Array:
+    """Features [I, M, D] of packed frames.
 
-    Slots at or beyond height * width are padding and never attended to; a frame of size 0 x 0 is all padding.
+    `grid_IS5` int32 says of each slot: (number of its frame, row, column, height, width), the last four in patches of
+    that frame; frames are numbered from 1 in each row, and 0 marks padding.
     """
-    slots, head_dim = patches_ISC.shape[1], config.hidden_size // config.num_heads
-    row_IS, col_IS = _coordinates(size_I2, slots, config.spatial_merge_size)
-    mask_IS = jnp.arange(slots) < (size_I2[:, 0] * size_I2[:, 1])[:, None]
+    head_dim = config.hidden_size // config.num_heads
     frequency = layers.rotary_frequencies(head_dim // 2, 10000.0)
-    angle = jnp.concatenate([row_IS[..., None] * frequency, col_IS[..., None] * frequency], axis=-1)
-    rope = (jnp.cos(angle), jnp.sin(angle))
+    angle = jnp.concatenate([grid_IS5[..., axis, None] * frequency for axis in (1, 2)], axis=-1)
+    rope, visible = (jnp.cos(angle), jnp.sin(angle)), _own_frame(grid_IS5[..., 0])
     embed = layers.bind(PatchEmbed, config, params["patch"])
     x_ISW = embed.proj(patches_ISC.astype(embed.proj.kernel.dtype))
-    positions = _interpolated_positions(embed.position[...], config.grid_side, row_IS, col_IS, size_I2)
-    x_ISW = x_ISW + positions.astype(x_ISW.dtype)
+    positions = _interpolated_positions(embed.position[...], config.grid_side, grid_IS5)
+    x_ISW = constrain(x_ISW + positions.astype(x_ISW.dtype), "batch", None, None)
 
     def block(x, weights):
-        return layers.bind(VisionBlock, config, weights)(x, rope, mask_IS), None
+        return layers.bind(VisionBlock, config, weights)(x, rope, visible), None
 
-    x_ISW, _ = jax.lax.scan(block, x_ISW, params["blocks"])
+    x_ISW, _ = jax.lax.scan(jax.checkpoint(block) if remat != "none" else block, x_ISW, params["blocks"])
     return layers.bind(Merger, config, params["merger"])(x_ISW)

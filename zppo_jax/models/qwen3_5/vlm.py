@@ -1,9 +1,9 @@
 """The whole vision-language model as pure functions of (params, config, inputs).
 
 `inputs` is the dict that `inputs.from_hf` or the rollout batches build: tokens_BT, mask_BT, positions_3BT, feature_BT,
-patches_ISC, size_I2.
+patches_ISC, grid_IS5, and segment_BT where rows are packed.
 
-Shape suffixes: B rows, T tokens, D model, V vocabulary, I frames, M merged slots.
+Shape suffixes: B rows, T tokens, D model, V vocabulary, I rows of patches, S patch slots, M merged slots.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ import jax.numpy as jnp
 
 from zppo_jax.models.qwen3_5 import text, vision
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.models.qwen3_5.layers import Params
+from zppo_jax.models.qwen3_5.layers import Params, Remat
 
 
 def abstract_params(config: Config) -> Params:
     """Shapes of all parameters, nothing allocated."""
     return {"text": text.abstract(config.text), "vision": vision.abstract(config.vision)}
+
+
+def logical_axes(config: Config) -> Params:
+    """Logical names of the axes of all parameters (parallel/rules.py), without the leading layer axes."""
+    return {"text": text.logical_axes(config.text), "vision": vision.logical_axes(config.vision)}
 
 
 def init_params(config: Config, key: jax.Array) -> Params:
@@ -29,21 +34,27 @@ def init_params(config: Config, key: jax.Array) -> Params:
     return {"text": text.init(config.text, text_key), "vision": vision.init(config.vision, vision_key)}
 
 
-def embed(params: Params, config: Config, inputs: dict[str, Any]) -> jax.Array:
+def embed(params: Params, config: Config, inputs: dict[str, Any], remat: Remat = "none") -> jax.Array:
     """Token embeddings [B, T, D] with the vision features in place of the placeholders."""
     x_BTD = text.embed(params["text"], inputs["tokens_BT"])
-    features_IMD = vision.encode(params["vision"], config.vision, inputs["patches_ISC"], inputs["size_I2"])
+    features_IMD = vision.encode(params["vision"], config.vision, inputs["patches_ISC"], inputs["grid_IS5"], remat)
     features = features_IMD.reshape(-1, features_IMD.shape[-1]).astype(x_BTD.dtype)
     index_BT = inputs["feature_BT"]
     chosen_BTD = jnp.take(features, jnp.maximum(index_BT, 0), axis=0)
     return jnp.where((index_BT >= 0)[..., None], chosen_BTD, x_BTD)
 
 
-def prefill(params: Params, config: Config, inputs: dict[str, Any]) -> tuple[jax.Array, text.Cache]:
-    """Run prompts from an empty cache. Returns (final hidden states [B, T, D], cache with T key slots)."""
-    x_BTD = embed(params, config, inputs)
+def prefill(
+    params: Params, config: Config, inputs: dict[str, Any], remat: Remat = "none"
+) -> tuple[jax.Array, text.Cache]:
+    """Run prompts from an empty cache. Returns (final hidden states [B, T, D], cache with T key slots).
+
+    `inputs` may hold "segment_BT", which packs several samples in a row (text.run_layers).
+    """
+    x_BTD = embed(params, config, inputs, remat)
     cache = text.empty_cache(config.text, x_BTD.shape[0], 0, x_BTD.dtype)
-    return text.run_layers(params["text"], config.text, x_BTD, inputs["positions_3BT"], inputs["mask_BT"], cache)
+    positions, mask, segments = inputs["positions_3BT"], inputs["mask_BT"], inputs.get("segment_BT")
+    return text.run_layers(params["text"], config.text, x_BTD, positions, mask, cache, segments, remat)
 
 
 def logits(params: Params, config: Config, inputs: dict[str, Any]) -> jax.Array:

@@ -1,0 +1,17 @@
+"""Meshes of devices, and the one table that says which logical axis of an array lies on which mesh axis."""
+
+from __future__ import annotations
+
+from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, use
+from zppo_jax.parallel.rules import constrain, partition_spec, shardings, undivided
+
+__all__ = [
+    "AXES",
+    "abstract_mesh",
+    "constrain",
+    "make_mesh",
+    "partition_spec",
+    "shardings",
+    "undivided",
+    "use",
+]

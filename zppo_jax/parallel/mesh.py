@@ -1,0 +1,61 @@
+"""The mesh: `data` (replicas), `fsdp` (parameters and rows over the same devices), `tensor` (heads, mlp, vocabulary).
+
+The only place that makes meshes; the names of their axes are used in rules.py and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1) -> tuple[int, int, int]:
+    """Sizes of the three axes; one of them may be -1, which takes the devices that the others leave.
+
+    Raises ValueError when the product is not the number of devices.
+    """
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f"mesh sizes data={data}, fsdp={fsdp}, tensor={tensor}: positive, and at most one -1")
+    given = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and num_devices % given == 0:
+        sizes[sizes.index(-1)] = num_devices // given
+    if -1 in sizes or math.prod(sizes) != num_devices:
+        raise ValueError(
+            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} does not use {num_devices} devices exactly: "
+            "set mesh.data, mesh.fsdp and mesh.tensor so that their product is that number (fsdp=-1 takes the rest)"
+        )
+    return sizes[0], sizes[1], sizes[2]
+
+
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of `devices` (all of all processes by default), neighbours along `tensor` nearest to each other."""
+    devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(len(devices), data, fsdp, tensor)
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def abstract_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
+    """A mesh without devices, to plan shardings of a model that this machine could not hold."""
+    return AbstractMesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh | None) -> Iterator[None]:
+    """Trace and run under `mesh`, so that `rules.constrain` knows it; None changes nothing.
+
+    The context belongs to the thread: whoever compiles in another thread enters it there.
+    """
+    if mesh is None:
+        yield
+        return
+    with jax.set_mesh(mesh):
+        yield

@@ -1,0 +1,79 @@
+"""Logical axes onto mesh axes: one table for parameters, activations and caches.
+
+An array axis whose size the mesh axes do not divide stays whole, which is always right and sometimes wasteful: two
+key-value heads over a tensor axis of four are replicated on every device. `undivided` lists these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Axes = tuple[str | None, ...]
+
+RULES: dict[str, tuple[str, ...]] = {
+    # Parameters: the model's width is cut over fsdp (gathered where it is used), heads and inner widths over tensor.
+    "embed": ("fsdp",),
+    "vocab": ("tensor",),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "linear_heads": ("tensor",),
+    "vision_embed": ("fsdp",),
+    "vision_heads": ("tensor",),
+    "vision_mlp": ("tensor",),
+    # Activations and caches: rows over every device that is not a tensor neighbour.
+    "batch": ("data", "fsdp"),
+}
+
+
+def partition_spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
+    """Where each axis of an array lies; `axes` names its last axes, leading axes of layers are never cut."""
+    names: list[Any] = [None] * (len(shape) - len(axes))
+    for name, size in zip(axes, shape[len(names) :], strict=True):
+        names.append(_mesh_axes(name, size, mesh))
+    return P(*names)
+
+
+def _mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> Any:
+    """The mesh axes of one array axis: as many of the rule's as divide its size, from the left."""
+    chosen: list[str] = []
+    for axis in RULES[name] if name else ():
+        if size % math.prod([mesh.shape[each] for each in (*chosen, axis)]) == 0:
+            chosen.append(axis)
+    return tuple(chosen) if len(chosen) > 1 else chosen[0] if chosen else None
+
+
+def shardings(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Any:
+    """A NamedSharding for each leaf of `abstract`; `axes` is the tree of their logical axes."""
+    return jax.tree.map(
+        lambda leaf, names: NamedSharding(mesh, partition_spec(names, leaf.shape, mesh)), abstract, axes
+    )
+
+
+def undivided(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Iterator[str]:
+    """What stays whole although a rule would cut it: "path: axis of size n over tensor=m"."""
+    paths = jax.tree_util.tree_leaves_with_path(abstract)
+    for (path, leaf), names in zip(paths, jax.tree.leaves(axes, is_leaf=_is_axes), strict=True):
+        for name, size in zip(names, leaf.shape[len(leaf.shape) - len(names) :], strict=True):
+            for axis in RULES[name] if name else ():
+                if size % mesh.shape[axis]:
+                    where = "/".join(str(part.key) for part in path)
+                    yield f"{where}: axis {name} of size {size} is not divided by {axis}={mesh.shape[axis]}: replicated"
+
+
+def _is_axes(value: Any) -> bool:
+    return isinstance(value, tuple)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Says to the compiler where `x` lies, by the logical names of all its axes; nothing happens without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not set(mesh.axis_names) & {axis for rule in RULES.values() for axis in rule}:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))
