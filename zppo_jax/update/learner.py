@@ -14,7 +14,7 @@ from zppo_jax.compilation import Compiler, Program, shapes_of
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group
-from zppo_jax.update import batch, step
+from zppo_jax.update import batch, freeze, step
 from zppo_jax.update.step import Objective, State
 
 
@@ -36,7 +36,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """Updates the student; holds no parameters."""
+    """Updates the student; holds no parameters. `frozen_patterns`: what it leaves alone (see freeze.py)."""
 
     config: Config
     shapes: Shapes
@@ -45,10 +45,12 @@ class Learner:
     transform: optax.GradientTransformation
     banned_V: np.ndarray
     compiler: Compiler
+    frozen_patterns: tuple[str, ...] = ()
 
     def init(self, params: dict[str, Any]) -> State:
-        """Parameters and a fresh optimiser state."""
-        return {"params": params, "optimizer": self.transform.init(params)}
+        """Parameters and a fresh optimiser state for the trainable ones; ConfigError when a pattern means none."""
+        trainable, _ = freeze.split(params, self.frozen_patterns)
+        return {"params": params, "optimizer": self.transform.init(trainable)}
 
     def prepare(self, state: State) -> None:
         """Start compiling the update and the log-probabilities; `state` may be shapes."""
@@ -109,9 +111,8 @@ class Learner:
     def _update(self, state: State) -> Program:
         def lower() -> Any:
             packed = self._pack([], np.zeros((0, self.shapes.group_size), np.float32))
-            return step.update.lower(
-                shapes_of(state), self.config, self.objective, self.transform, shapes_of(packed), self.banned_V
-            )
+            static = (self.config, self.objective, self.transform, self.frozen_patterns)
+            return step.update.lower(shapes_of(state), *static, shapes_of(packed), self.banned_V)
 
         return self.compiler.program("update", lower)
 

@@ -19,7 +19,7 @@ import optax
 from zppo_jax.models.qwen3_5 import text, vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters
-from zppo_jax.update import losses
+from zppo_jax.update import freeze, losses
 
 State = dict[str, Any]
 
@@ -64,7 +64,8 @@ def logprobs(params: dict[str, Any], config: Config, micro: dict[str, Any], temp
     return response_logprobs(params, config, micro, temperature, banned_V).reshape(micro["response_MGR"].shape)
 
 
-def _loss_sum(params, config: Config, objective: Objective, micro: dict[str, Any], banned_V: jax.Array):
+def _loss_sum(trainable, frozen, config: Config, objective: Objective, micro: dict[str, Any], banned_V: jax.Array):
+    params = freeze.merge(trainable, frozen)
     new_BR = response_logprobs(params, config, micro, objective.temperature, banned_V)
     sums = losses.surrogate_sums(
         new_BR,
@@ -78,22 +79,23 @@ def _loss_sum(params, config: Config, objective: Objective, micro: dict[str, Any
     return sums["loss"], sums
 
 
-def accumulate(params, config: Config, objective: Objective, minibatch: dict[str, Any], banned_V: jax.Array):
+def accumulate(trainable, frozen, config: Config, objective: Objective, minibatch: dict[str, Any], banned_V: jax.Array):
     """Gradient of the token-mean loss over all micro-batches of a mini-batch, and the sums of its metrics.
 
+    The gradient, in float32, is that of `trainable` alone: nothing is computed or kept for `frozen`.
     Token sums are added up and divided once, so the split in micro-batches changes nothing but rounding.
     """
     gradient_of = jax.grad(_loss_sum, has_aux=True)
     names = ("loss", "clipped", "dual_clipped", "ratio", "kl", "tokens")
     carry = (
-        jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params),
+        jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trainable),
         {name: jnp.float32(0.0) for name in names},
     )
     for bucket in minibatch["buckets"]:
 
         def add(index, carry, arrays=bucket["arrays"]):
             micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), arrays)
-            gradient, sums = gradient_of(params, config, objective, micro, banned_V)
+            gradient, sums = gradient_of(trainable, frozen, config, objective, micro, banned_V)
             return jax.tree.map(jnp.add, carry, (gradient, sums))
 
         carry = jax.lax.fori_loop(0, bucket["count"], add, carry)
@@ -101,18 +103,23 @@ def accumulate(params, config: Config, objective: Objective, minibatch: dict[str
     return jax.tree.map(lambda g: g / jnp.maximum(minibatch["num_tokens"], 1.0), gradient), sums
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3), donate_argnums=0)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4), donate_argnums=0)
 def update(
     state: State,
     config: Config,
     objective: Objective,
     transform: optax.GradientTransformation,
+    frozen_patterns: tuple[str, ...],
     minibatch: dict[str, Any],
     banned_V: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One optimiser step. `state` is {"params", "optimizer"} and is donated. Returns the new state and scalars."""
-    gradient, sums = accumulate(state["params"], config, objective, minibatch, banned_V)
-    changes, optimizer = transform.update(gradient, state["optimizer"], state["params"])
-    params = optax.apply_updates(state["params"], changes)
+    """One optimiser step. `state` is {"params", "optimizer"} and is donated. Returns the new state and scalars.
+
+    The optimiser, its clipping and its weight decay see the trainable parameters only.
+    """
+    trainable, frozen = freeze.split(state["params"], frozen_patterns)
+    gradient, sums = accumulate(trainable, frozen, config, objective, minibatch, banned_V)
+    changes, optimizer = transform.update(gradient, state["optimizer"], trainable)
+    params = freeze.merge(optax.apply_updates(trainable, changes), frozen)
     metrics = losses.means(sums, minibatch["num_tokens"]) | {"grad_norm": optax.tree.norm(gradient)}
     return {"params": params, "optimizer": optimizer}, metrics
