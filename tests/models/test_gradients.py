@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 from tests.models import tiny
-from tests.models.tiny import FAST_COMPILE, MM_LENGTH, image
-from zppo_jax.models.qwen3_5 import deltanet, hf, inputs, layers, vlm
+from tests.models.tiny import FAST_COMPILE, MM_LENGTH, image, video
+from zppo_jax.models.qwen3_5 import deltanet, hf, inputs, layers, text, vlm
 
 CASES = {
     "text, left padding": tiny.batch([[], [], []], MM_LENGTH, (0, 5, 40), seed=1),
     "images, left padding": tiny.batch(
         [[3, image(4, 6), 2, image(6, 2)], [1, image(6, 4)], [2, image(2, 2)]], MM_LENGTH, (0, 3, 31), seed=2
     ),
+    "image and video": tiny.batch([[3, image(4, 6), 2, video(2, 4, 4)], [2], []], MM_LENGTH, (1, 0, 6), seed=3),
 }
 
 
@@ -31,7 +32,7 @@ def token_weights(hf_inputs) -> np.ndarray:
 
 
 def with_a_pad_row(config, hf_inputs):
-    """The model's inputs with one more row that holds nothing but pads; text gets empty frames, to share a shape."""
+    """The model's inputs with one more row that holds nothing but pads."""
     given, _ = inputs.from_hf(config, **hf_inputs)
     return given | {
         "tokens_BT": np.pad(given["tokens_BT"], [(0, 1), (0, 0)], constant_values=7),
@@ -68,8 +69,9 @@ def torch_loss_and_gradients(oracle, hf_inputs):
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_equal_torch(case, model, oracle):
-    weights = np.pad(token_weights(CASES[case]), [(0, 1), (0, 0)])
     batch = with_a_pad_row(model.config, CASES[case])
+    weights = np.zeros(np.subtract(batch["tokens_BT"].shape, (0, 1)), np.float32)
+    weights[:-1, : MM_LENGTH - 1] = token_weights(CASES[case])
     loss, gradients = loss_and_gradients(model.params, model.config, batch, weights)
     actual = hf.tensors(model.config, gradients)
     expected_loss, expected = torch_loss_and_gradients(oracle, CASES[case])
@@ -96,12 +98,9 @@ def layer_gradients(weights, config, x_BTD, mask_BT, cotangent_BTD):
 
     def objective(weights, x_BTD):
         layer = layers.bind(deltanet.GatedDeltaNet, config, weights)
-        heads = (config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim)
-        state = (
-            jnp.zeros((len(x_BTD), config.linear_conv_kernel_dim - 1, config.conv_dim)),
-            jnp.zeros((len(x_BTD), *heads)),
-        )
-        y_BTD, _ = layer(x_BTD, mask_BT, jnp.full(len(x_BTD), x_BTD.shape[1]), state)
+        cache = text.empty_cache(config, len(x_BTD), 0, jnp.float32)
+        state = (cache["conv"][0, 0], cache["recurrent"][0, 0])
+        y_BTD, _ = layer(x_BTD, mask_BT, None, jnp.full(len(x_BTD), x_BTD.shape[1]), state)
         return jnp.sum(y_BTD * cotangent_BTD)
 
     return jax.grad(objective, argnums=(0, 1))(weights, x_BTD)

@@ -103,9 +103,9 @@ def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, seg
         return jnp.moveaxis(x, 1, 0) if x.ndim == 3 else jnp.moveaxis(x, (1, 3), (0, 2))  # [chunks, B, N, L, ...]
 
     q, k, v, g, beta = (chunks(x) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN))
-    decay = jnp.cumsum(g, axis=-1)
     lower = jnp.tril(jnp.ones((length, length), bool))
     reach = _Reach.of(None if segment_BT is None else chunks(segment_BT, mode="edge"))
+    decay = jnp.cumsum(g, axis=-1) if segment_BT is None else _sum_within(g, lower & reach.pair)
     # The exponent is masked before exp: above the diagonal it is positive and would overflow into inf * 0.
     ratio = jnp.exp(jnp.where(lower, decay[..., :, None] - decay[..., None, :], 0.0)) * (lower & reach.pair)
     since_start = jnp.where(reach.from_before, jnp.exp(decay), 0.0)[..., None]
@@ -129,6 +129,12 @@ def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, seg
     state_BNKV, out = jax.lax.scan(step, state_BNKV, (u, w, attention, query, carried, total))
     out = jnp.moveaxis(out, (0, 2), (1, 3))
     return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :num_tokens], state_BNKV
+
+
+def _sum_within(g_CBNL: jax.Array, reached_CBNLM: jax.Array) -> jax.Array:
+    """Sums of g over the tokens that reach each token. A running sum over the whole chunk would do, but for rounding:
+    what an earlier segment has decayed away would cost the digits of this one's differences."""
+    return jnp.matmul(reached_CBNLM.astype(g_CBNL.dtype), g_CBNL[..., None], precision=HIGHEST)[..., 0]
 
 
 class _Reach(NamedTuple):

@@ -1,0 +1,146 @@
+"""Several samples in a row: packed equals separate, forwards and backwards; nothing leaks across a start."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models import tiny
+from tests.models.tiny import FAST_COMPILE, image, video
+from zppo_jax.models.qwen3_5 import attention, hf, inputs, vlm
+
+LENGTH, ALONE = 160, 96
+ROWS, SLOTS = 2, 32
+SAMPLES = {
+    "text": [[[]], [[]], [[]], [[]]],
+    "images and a video": [[[3, image(4, 6)]], [[1, image(2, 4), 2, video(2, 2, 4)]], [[]], [[2, image(6, 4)]]],
+}
+LENGTHS = (37, 66, 2, 31)  # a start inside a chunk of 64, one sample across it, one shorter than the convolution
+
+
+@functools.cache
+def separate(case: str):
+    """Each sample alone in a row of its own; all in one shape, because compiling is what costs time."""
+    samples = []
+    for seed, (rows, length) in enumerate(zip(SAMPLES[case], LENGTHS, strict=True)):
+        sample, _ = inputs.from_hf(
+            tiny.random_model().config, **tiny.batch(rows, ALONE, [ALONE - length], "right", seed)
+        )
+        features = sample["patches_ISC"].shape[1] // 4
+        row, place = np.divmod(sample["feature_BT"], features)
+        sample["feature_BT"] = np.where(sample["feature_BT"] >= 0, row * SLOTS // 4 + place, -1)
+        samples.append(sample | {name: _widened(sample[name]) for name in ("patches_ISC", "grid_IS5")})
+    return samples
+
+
+def _widened(patches: np.ndarray) -> np.ndarray:
+    rows, slots = patches.shape[:2]
+    return np.pad(patches, [(0, ROWS - rows), (0, SLOTS - slots), (0, 0)])
+
+
+def packed(case: str, gap: int = 0) -> dict[str, np.ndarray]:
+    """One row with all samples one behind the other, `gap` pads between two of them."""
+    row = {
+        "tokens_BT": np.full((1, LENGTH), 7, np.int32),
+        "mask_BT": np.zeros((1, LENGTH), bool),
+        "segment_BT": np.zeros((1, LENGTH), np.int32),
+        "positions_3BT": np.zeros((3, 1, LENGTH), np.int32),
+        "feature_BT": np.full((1, LENGTH), -1, np.int32),
+    }
+    start, merged = 0, 0
+    for number, (sample, length) in enumerate(zip(separate(case), LENGTHS, strict=True)):
+        where, own = slice(start, start + length), slice(0, length)
+        for name in ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT"):
+            row[name][..., where] = sample[name][..., own]
+        row["segment_BT"][:, where] = number + 1
+        row["feature_BT"][:, where] += np.where(row["feature_BT"][:, where] >= 0, merged, 0)
+        merged += ROWS * SLOTS // 4
+        start += length + gap
+    return row | {
+        name: np.concatenate([sample[name] for sample in separate(case)]) for name in ("patches_ISC", "grid_IS5")
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3), compiler_options=FAST_COMPILE)
+def logits_and_gradients(params, config, batch, remat, cotangent):
+    def objective(params):
+        hidden, _ = vlm.prefill(params, config, batch, remat)
+        return jnp.sum(hidden * cotangent), hidden
+
+    gradients, hidden = jax.grad(objective, has_aux=True)(params)
+    return hidden, gradients
+
+
+@pytest.mark.parametrize("gap", [0, 5])
+@pytest.mark.parametrize("case", SAMPLES)
+def test_packed_equals_separate(case, gap, model):
+    rng, size = np.random.default_rng(7), model.config.text.hidden_size
+    row = packed(case, gap)
+    cotangent = rng.standard_normal((1, LENGTH, size), np.float32) * row["mask_BT"][..., None]
+    hidden, gradients = logits_and_gradients(model.params, model.config, row, "none", cotangent)
+    total = None
+    for number, sample in enumerate(separate(case)):
+        where = np.flatnonzero(row["segment_BT"][0] == number + 1)
+        own = np.zeros((1, sample["tokens_BT"].shape[1], size), np.float32)
+        own[:, : len(where)] = cotangent[:, where]
+        alone, part = logits_and_gradients(model.params, model.config, sample, "none", own)
+        np.testing.assert_allclose(hidden[0, where], alone[0, : len(where)], atol=1e-5)
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+    for (path, together), apart in zip(hf.flatten(gradients).items(), hf.flatten(total).values(), strict=True):
+        scale = float(np.abs(apart).max()) or 1.0
+        np.testing.assert_allclose(together / scale, apart / scale, atol=1e-5, err_msg=path)
+
+
+def test_nothing_of_one_sample_reaches_another(model):
+    """Another first sample changes nothing behind its end, to the bit."""
+    row = packed("text")
+    other = row | {"tokens_BT": row["tokens_BT"].copy()}
+    first, later = row["segment_BT"] == 1, row["segment_BT"] > 1
+    other["tokens_BT"][first] = 11
+    hidden = [vlm_hidden(model, batch) for batch in (row, other)]
+    assert np.abs(hidden[0] - hidden[1])[first].max() > 0.1
+    np.testing.assert_array_equal(hidden[0][later], hidden[1][later])
+    leaky = {name: value for name, value in row.items() if name != "segment_BT"}
+    assert np.abs(vlm_hidden(model, leaky) - hidden[0])[later].max() > 0.01, "without segments it does"
+
+
+def vlm_hidden(model, batch) -> np.ndarray:
+    prefill = jax.jit(vlm.prefill, static_argnums=1, compiler_options=FAST_COMPILE)
+    return np.asarray(prefill(model.params, model.config, batch)[0])
+
+
+# ---------------------------------------------------------------- what the backward pass keeps
+
+
+def test_recomputing_saves_memory_and_changes_no_gradient(model):
+    """What the compiler plans for 16 layers: all activations, 16 inputs of layers, 4 inputs of groups."""
+    config = dataclasses.replace(model.config, text=dataclasses.replace(model.config.text, num_hidden_layers=16))
+    params, row = tiny.random_params(config, 4), packed("text")
+    cotangent = np.random.default_rng(3).standard_normal((1, LENGTH, config.text.hidden_size), np.float32)
+    temporary, gradients = {}, {}
+    for remat in ("none", "block", "group"):
+        compiled = logits_and_gradients.lower(params, config, row, remat, cotangent).compile()
+        temporary[remat] = compiled.memory_analysis().temp_size_in_bytes
+        gradients[remat] = hf.flatten(compiled(params, row, cotangent)[1])
+    assert temporary["block"] < 0.4 * temporary["none"], temporary
+    assert temporary["group"] < temporary["block"], temporary
+    for path, kept in gradients["none"].items():
+        for remat in ("block", "group"):
+            scale = float(np.abs(kept).max()) or 1.0
+            np.testing.assert_allclose(gradients[remat][path], kept, rtol=0, atol=1e-5 * scale, err_msg=path)
+
+
+def test_blocks_of_queries_change_nothing(model, monkeypatch):
+    """Long rows are attended in blocks of queries; here blocks of 40, which do not divide the row."""
+    row = packed("images and a video")
+    whole = vlm_hidden(model, row)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 40)
+    monkeypatch.setattr("zppo_jax.models.qwen3_5.text.QUERY_BLOCK", 40)
+    monkeypatch.setattr("zppo_jax.models.qwen3_5.vision.QUERY_BLOCK", 40)
+    jax.clear_caches()
+    np.testing.assert_allclose(vlm_hidden(model, row), whole, atol=1e-5)
