@@ -19,9 +19,15 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.num_steps = 200  # one pass over ZPPO-77K
     config.method = method
 
+    config.mesh = ConfigDict()
+    config.mesh.data = 1
+    config.mesh.fsdp = -1  # all devices; the paper shards fully as well
+    config.mesh.tensor = 1
+
     config.model = ConfigDict()
     config.model.path = ""  # a Hugging Face directory; empty: the warm start shipped with the package
     config.model.dtype = "bfloat16"
+    config.model.remat = "block"
 
     config.teacher = ConfigDict()
     config.teacher.path = ""
@@ -47,7 +53,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.prompt.enable_thinking = True
     config.prompt.min_pixels = 256 * 32 * 32
     config.prompt.max_pixels = 1280 * 32 * 32
-    config.prompt.buckets = (1024, 2048, 4096, 16384)
+    config.prompt.buckets = (2048, 4096, 9216)  # 4,096 for a question; eight candidates of 512 and their frame
 
     config.rollout = ConfigDict()
     config.rollout.group_size = 8  # G_S
@@ -94,6 +100,9 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.optimizer.eps = 1e-8
     config.optimizer.weight_decay = 0.1
     config.optimizer.grad_clip = 1.0
+    config.optimizer.state_dtype = "bfloat16"
+    config.optimizer.kahan_summation = True  # a rate of 1e-6 moves no bfloat16 weight without it
+    config.optimizer.freeze = ()
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 10

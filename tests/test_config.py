@@ -59,6 +59,8 @@ def test_an_integer_will_do_for_a_float_and_a_list_for_a_tuple():
     config = from_config_dict(put(tiny.get_config(), "optimizer.learning_rate", 1))
     assert isinstance(config.optimizer.learning_rate, float)
     assert from_config_dict(put(tiny.get_config(), "prompt.buckets", [8, 16])).prompt.buckets == (8, 16)
+    frozen = from_config_dict(put(tiny.get_config(), "optimizer.freeze", ["vision/**"]))
+    assert frozen.optimizer.freeze == ("vision/**",)
 
 
 def test_a_config_cannot_be_changed_afterwards():
@@ -95,7 +97,8 @@ def test_unknown_missing_and_section_keys_are_named():
 
 @pytest.mark.parametrize("name", list(KEYS))
 def test_every_key_refuses_a_wrong_type(name):
-    wrong = {int: 4.5, float: "fast", bool: 1, str: 3, tuple: (1, "a")}[KEYS[name].type]
+    tuples = {tuple[int, ...]: (1, "a"), tuple[str, ...]: ("a", 1)}
+    wrong = ({int: 4.5, float: "fast", bool: 1, str: 3} | tuples)[KEYS[name].type]
     message = refusal(put(tiny.get_config(), name, wrong))
     assert message.startswith(f"{name} = {wrong!r}") and "give" in message
 
@@ -141,6 +144,12 @@ def test_every_bound_is_kept(name, value):
         ({"prompt.buckets": (192, 48)}, ["prompt.buckets = (192, 48)", "ascending"]),
         ({"prompt.buckets": (48, 48)}, ["prompt.buckets = (48, 48)", "ascending"]),
         ({"prompt.buckets": ()}, ["prompt.buckets = ()", "ascending"]),
+        ({"mesh.data": 0}, ["mesh.data = 0", "1 or more", "-1"]),
+        ({"mesh.tensor": -1}, ["mesh.fsdp and mesh.tensor = -1", "-1 once"]),
+        (
+            {"model.dtype": "bfloat16", "optimizer.learning_rate": 1e-6},
+            ["optimizer.learning_rate = 1e-06", "rounded away", "kahan_summation=True", "model.dtype=float32"],
+        ),
         (
             {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 120, "num_steps": 120},
             ["optimizer.warmup_steps = 120", "num_steps = 120", "119 or less"],

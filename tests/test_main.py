@@ -107,6 +107,22 @@ def test_overrides_are_read_in_every_way_that_absl_reads_them():
     assert list(main.overrides(argv)) == [("a.b", "1"), ("c", "2"), ("d", None), ("e", "false"), ("f", "")]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config.optimizer.freeze=vision/**"], ("vision/**",)),
+        (["--config.optimizer.freeze=vision/**,text/embed"], ("vision/**", "text/embed")),
+        (["--config.optimizer.freeze", "vision/**, text/embed"], ("vision/**", "text/embed")),
+        (["--config.optimizer.freeze=vision/**", "--config.optimizer.freeze=text/embed"], ("vision/**", "text/embed")),
+        (["--config.optimizer.freeze="], ()),
+    ],
+)
+def test_texts_are_given_with_commas(arguments, expected):
+    script = FAKE_TRAIN.format(body="print(config.optimizer.freeze)")
+    result = run(TINY, *arguments, "--workdir=x", script=script)
+    assert result.stdout == f"{expected}\n", result.stderr
+
+
 def test_unknown_key_is_answered_at_once_by_the_real_command():
     start = time.monotonic()
     result = run(TINY, "--config.foo=1")
@@ -139,6 +155,7 @@ def _text(value: object) -> str:
 def test_every_key_can_be_set_from_the_command_line():
     tree = tiny.get_config()
     changes = {"rollout.group_size": 4, "prompt.buckets": (64, 256, 512), "update.num_minibatches": 2, "seed": 7}
+    changes |= {"optimizer.freeze": ("vision/**", "text/embed"), "mesh.fsdp": 1, "model.remat": "group"}
     changes |= {"warmstart.rebuild": True, "prompt.enable_thinking": False, "optimizer.learning_rate": 1e-5}
     tree.update_from_flattened_dict(changes)
     flat = {key.name: main._value_at(tree, key) for key in keys()}

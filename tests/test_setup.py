@@ -52,6 +52,17 @@ def test_the_programs_of_a_run_are_known_before_it_begins(build):
     assert names == [*of_the_sampler, "update", "log-probabilities"]
 
 
+def test_what_is_frozen_and_how_the_optimiser_rounds_come_from_the_configuration(build):
+    _, state, _ = build(
+        optimizer__freeze=("vision/**",), optimizer__state_dtype="bfloat16", optimizer__kahan_summation=True
+    )
+    floating = [leaf for leaf in jax.tree.leaves(state["optimizer"]) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    trained = len(jax.tree.leaves(state["params"]["text"]))
+    assert len(floating) == 3 * trained and {leaf.dtype for leaf in floating} == {jnp.dtype("bfloat16")}
+    with pytest.raises(ConfigError, match=r"optimizer.freeze = 'vison/\*\*' matches no parameter"):
+        build(optimizer__freeze=("vison/**",))
+
+
 def test_sizes_come_from_the_configuration(build):
     job, state, _ = build()
     assert job.augmentation_limit == 2  # half of four questions

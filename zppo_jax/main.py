@@ -11,7 +11,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,6 +43,7 @@ Examples:
   python -m zppo_jax.main --config=configs/tiny.py:grpo --workdir=runs/grpo
   python -m zppo_jax.main --config=configs/tiny.py --config.seed=1 --config.rollout.group_size=4 --workdir=runs/s1
   python -m zppo_jax.main --config=configs/tiny.py --config.prompt.buckets=64,256 --workdir=runs/long
+  python -m zppo_jax.main --config=configs/tiny.py --config.optimizer.freeze=vision/** --workdir=runs/frozen
 
 Methods:
 {methods}
@@ -51,12 +52,25 @@ Keys{of}:
 {keys}
 """
 
-_PARSERS: dict[type, flags.ArgumentParser] = {
-    int: flags.IntegerParser(),
-    float: flags.FloatParser(),
-    bool: flags.BooleanParser(),
-    str: flags.ArgumentParser(),
-    tuple: tuple_parser.TupleParser(),
+
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    value: Any = tuple_parser.TupleParser().parse(text)
+    if not all(type(item) is int for item in value):
+        raise ValueError(text)
+    return value
+
+
+_PARSERS: dict[Any, Callable[[str], Any]] = {
+    int: flags.IntegerParser().parse,
+    float: flags.FloatParser().parse,
+    bool: flags.BooleanParser().parse,
+    str: flags.ArgumentParser().parse,
+    tuple[int, ...]: _integers,
+    tuple[str, ...]: _texts,
 }
 
 
@@ -78,7 +92,7 @@ def parse(argv: Sequence[str]) -> list[str]:
     for name, text in overrides(argv):
         check_override(name, text)
     try:
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS(_quoted(argv))
     except Exception as error:  # absl and config_flags raise many kinds, and each message is for a person to read
         raise ConfigError(f"{_one_line(error)}; `python -m zppo_jax.main --help` lists the flags and keys") from error
     if len(rest) > 1:
@@ -116,6 +130,22 @@ def overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         if value is None and not negated and position + 1 < len(argv) and not argv[position + 1].startswith("-"):
             value = argv[position + 1]
         yield name, "false" if negated else value
+
+
+def _quoted(argv: Sequence[str]) -> list[str]:
+    """The command line with every tuple of texts as Python writes it, which is how config_flags reads one."""
+    quoted, names = list(argv), {key.name for key in keys() if key.type == tuple[str, ...]}
+    for position, argument in enumerate(argv):
+        if argument == "--":
+            break
+        flag, equals, text = argument.partition("=")
+        if not flag.startswith("-") or flag.lstrip("-").removeprefix("config.") not in names:
+            continue
+        if equals:
+            quoted[position] = f"{flag}={_texts(text)!r}"
+        elif position + 1 < len(argv):
+            quoted[position + 1] = repr(_texts(argv[position + 1]))
+    return quoted
 
 
 def check_override(name: str, text: str | None) -> None:
@@ -203,12 +233,12 @@ def _last_value(argv: Sequence[str], flag: str) -> str | None:
     return value
 
 
-def _reads_as(kind: type, text: str) -> bool:
+def _reads_as(kind: Any, text: str) -> bool:
     try:
-        value = _PARSERS[kind].parse(text)
+        _PARSERS[kind](text)
     except (ValueError, TypeError):
         return False
-    return kind is not tuple or all(type(item) is int for item in value or ())
+    return True
 
 
 def _make_importable(file: Path) -> None:

@@ -132,7 +132,16 @@ def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Co
         eps=config.advantage.eps,
     )
     objective = Objective(update.clip_low, update.clip_high, update.dual_clip, config.rollout.temperature)
-    return Learner(model, engine.shapes, settings, objective, _transform(config), engine.banned_V, compiler)
+    return Learner(
+        model,
+        engine.shapes,
+        settings,
+        objective,
+        _transform(config),
+        engine.banned_V,
+        compiler,
+        config.optimizer.freeze,
+    )
 
 
 def _transform(config: Config) -> optax.GradientTransformation:
@@ -146,7 +155,16 @@ def _adamw(chosen: OptimizerConfig, num_steps: int, updates_per_step: int) -> op
     """Cached, because its identity is a part of the compiled update: a second run in a process traces nothing anew."""
     counts = (chosen.warmup_steps * updates_per_step, num_steps * updates_per_step)  # optax counts updates
     rate = optimizer.learning_rate(chosen.schedule, chosen.learning_rate, *counts)
-    return optimizer.adamw(rate, chosen.b1, chosen.b2, chosen.eps, chosen.weight_decay, chosen.grad_clip)
+    return optimizer.adamw(
+        rate,
+        chosen.b1,
+        chosen.b2,
+        chosen.eps,
+        chosen.weight_decay,
+        chosen.grad_clip,
+        chosen.state_dtype,
+        chosen.kahan_summation,
+    )
 
 
 def _teacher(

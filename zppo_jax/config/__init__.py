@@ -63,14 +63,21 @@ class ConfigTree(ConfigDict):
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key of a configuration: dotted name, type and `Setting`."""
+    """One key of a configuration: dotted name, type (a tuple with that of its items) and `Setting`."""
 
     name: str
-    type: type
+    type: Any
     setting: Setting
 
 
-_TYPE_WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "text", tuple: "integers, as 48,192"}
+_TYPE_WORDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    tuple[int, ...]: "integers, as 48,192",
+    tuple[str, ...]: "texts, as vision/**,text/embed",
+}
 
 
 def keys(schema: type = Config, prefix: str = "") -> Iterator[Key]:
@@ -80,10 +87,10 @@ def keys(schema: type = Config, prefix: str = "") -> Iterator[Key]:
             yield from keys(typing.cast(type, hint), f"{prefix}{name}.")
         else:
             kind, declared = typing.get_args(hint)
-            yield Key(prefix + name, typing.get_origin(kind) or kind, declared)
+            yield Key(prefix + name, kind, declared)
 
 
-def type_words(kind: type) -> str:
+def type_words(kind: Any) -> str:
     """How a person calls the type: `int` is "an integer"."""
     return _TYPE_WORDS[kind]
 
@@ -170,12 +177,12 @@ def _checked(key: Key, value: Any) -> Any:
     return typed
 
 
-def _typed(kind: type, value: Any) -> Any:
+def _typed(kind: Any, value: Any) -> Any:
     """The value as `kind`, or None when it is something else. True is no integer, and 4.0 is none either."""
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if kind is tuple and isinstance(value, tuple | list):
-        return tuple(value) if all(type(item) is int for item in value) else None
+    if typing.get_origin(kind) is tuple and isinstance(value, tuple | list):
+        return tuple(value) if all(type(item) is typing.get_args(kind)[0] for item in value) else None
     return value if type(value) is kind else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -77,6 +78,28 @@ def _buckets(config: Config) -> str | None:
     return None
 
 
+def _mesh(config: Config) -> str | None:
+    sizes = {f"mesh.{name}": size for name, size in dataclasses.asdict(config.mesh).items()}
+    for name, size in sizes.items():
+        if size == 0:
+            return f"{name} = 0 is no number of devices: give 1 or more, or -1 for all devices that are left"
+    rest = [name for name, size in sizes.items() if size == -1]
+    if len(rest) > 1:
+        return f"{' and '.join(rest)} = -1 cannot all have the devices that are left: give -1 once"
+    return None
+
+
+def _rounding(config: Config) -> str | None:
+    """The spacing of bfloat16 about a weight of 0.02 is 1e-4, and a change of less than half of it is nothing."""
+    rate, optimizer = config.optimizer.learning_rate, config.optimizer
+    if config.model.dtype == "bfloat16" and not optimizer.kahan_summation and 0 < rate < 1e-5:
+        return (
+            f"optimizer.learning_rate = {rate:g} is rounded away in bfloat16 parameters: set "
+            "optimizer.kahan_summation=True, or model.dtype=float32"
+        )
+    return None
+
+
 def _learning_rate(config: Config) -> str | None:
     optimizer = config.optimizer
     if optimizer.schedule != "constant" and optimizer.warmup_steps >= config.num_steps:
@@ -95,5 +118,7 @@ COMBINATIONS: tuple[Callable[[Config], str | None], ...] = (
     _rows,
     _pixels,
     _buckets,
+    _mesh,
+    _rounding,
     _learning_rate,
 )

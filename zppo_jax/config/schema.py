@@ -41,11 +41,22 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    data: Annotated[int, Setting("copies of the parameters over devices; -1: all devices left", minimum=-1)]
+    fsdp: Annotated[int, Setting("devices that share the parameters' width; -1: all devices left", minimum=-1)]
+    tensor: Annotated[int, Setting("devices that share heads and inner widths; -1: all devices left", minimum=-1)]
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     path: Annotated[
-        str, Setting("Hugging Face directory of the student; empty: the warm start shipped with the package")
+        str, Setting("Hugging Face directory or hub id of the student; empty: the warm start shipped with the package")
     ]
     dtype: Annotated[str, Setting("dtype of the parameters and of the computation", choices=("float32", "bfloat16"))]
+    remat: Annotated[
+        str,
+        Setting("what the backward pass computes again, to save memory", choices=("none", "group", "block")),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +67,7 @@ class CompressConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:
-    path: Annotated[str, Setting("Hugging Face directory of the teacher; empty: the one shipped with the package")]
+    path: Annotated[str, Setting("Hugging Face directory or hub id of the teacher; empty: the one shipped")]
     num_rollouts: Annotated[int, Setting("teacher rollouts for a hard question (G_T)", minimum=1)]
     scope: Annotated[str, Setting("which hard questions the teacher answers", choices=("capped", "all_hard"))]
     temperature: Annotated[float, Setting("sampling temperature of the teacher; 0 is greedy", minimum=0)]
@@ -160,6 +171,13 @@ class OptimizerConfig:
     eps: Annotated[float, Setting("added to the root of the second moment", above=0)]
     weight_decay: Annotated[float, Setting("decoupled weight decay", minimum=0)]
     grad_clip: Annotated[float, Setting("largest global norm of a gradient", above=0)]
+    state_dtype: Annotated[str, Setting("dtype of the moments between updates", choices=("float32", "bfloat16"))]
+    kahan_summation: Annotated[
+        bool, Setting("what rounding a parameter to its dtype loses is kept for the next update")
+    ]
+    freeze: Annotated[
+        tuple[str, ...], Setting("patterns of parameters that do not learn, such as vision/**; empty: all learn")
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +209,7 @@ class Config:
         int, Setting("training steps; the only key that may change on resuming: it may grow", minimum=1)
     ]
     method: Annotated[str, Setting("row of the table of methods; chosen by --config=configs/tiny.py:METHOD")]
+    mesh: MeshConfig
     model: ModelConfig
     teacher: TeacherConfig
     warmstart: WarmstartConfig
