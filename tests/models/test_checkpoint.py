@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
+import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.models import tiny
+from tests.runs import compilations
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import CheckpointError, hf
+from zppo_jax.models.qwen3_5.hf import load, reader
 
 WEIGHTS = "model.safetensors"
 EMBED = "model.language_model.embed_tokens.weight"
@@ -79,11 +83,27 @@ def test_bfloat16_checkpoints_come_back_with_their_mixed_dtypes(tensors, tmp_pat
     assert json.loads((tmp_path / "b" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_a_wholly_bfloat16_checkpoint_comes_back_as_it_was(tensors, tmp_path):
-    """What transformers writes after from_pretrained(dtype=bfloat16), which casts A_log as well."""
+def test_a_wholly_bfloat16_checkpoint_comes_back_as_published_ones_are(tensors, tmp_path):
+    """What transformers writes after from_pretrained(dtype=bfloat16), which casts A_log as well: the same values."""
     original = {name: tensor.astype(jnp.bfloat16) for name, tensor in tensors.items()}
-    qwen3_5.save(qwen3_5.load(written(tmp_path / "a", original), dtype="bfloat16"), tmp_path / "b")
-    same_bytes(load_file(tmp_path / "b" / WEIGHTS), original)
+    loaded = qwen3_5.load(written(tmp_path / "a", original), dtype="bfloat16")
+    assert loaded.params["text"]["linear"]["mixer"]["a_log"].dtype == jnp.float32
+    qwen3_5.save(loaded, tmp_path / "b")
+    expected = {name: tensor.astype(np.float32) if name.endswith(KEPT) else tensor for name, tensor in original.items()}
+    same_bytes(load_file(tmp_path / "b" / WEIGHTS), expected)
+
+
+def test_transformers_loads_the_mixed_dtypes_that_we_write(tensors, tmp_path):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    qwen3_5.save(qwen3_5.load(written(tmp_path / "a", tensors), dtype="bfloat16"), tmp_path / "b")
+    theirs: Any = transformers.Qwen3_5ForConditionalGeneration.from_pretrained(tmp_path / "b", dtype="auto")
+    assert theirs.dtype == torch.bfloat16
+    same_bytes(
+        {name: tensor.float().numpy() for name, tensor in theirs.state_dict().items() if name != "lm_head.weight"},
+        {name: tensor.astype(jnp.bfloat16).astype(np.float32) for name, tensor in tensors.items()},
+    )
 
 
 def test_a_bfloat16_checkpoint_can_be_loaded_in_float32(tensors, tmp_path):
@@ -129,84 +149,96 @@ def test_multi_token_prediction_and_a_tied_head_are_passed_over(tensors, tmp_pat
     qwen3_5.load(written(tmp_path, tensors | extra))
 
 
-# ---------------------------------------------------------------- damage
+@pytest.mark.parametrize("kind", ["float16", "float64"])
+def test_other_floating_point_types_are_converted(kind, tensors, tmp_path):
+    loaded = qwen3_5.load(written(tmp_path, {name: tensor.astype(kind) for name, tensor in tensors.items()}))
+    np.testing.assert_array_equal(loaded.params["text"]["embed"], tensors[EMBED].astype(kind).astype(np.float32))
 
 
-def test_a_tensor_in_two_files_is_reported(tensors, tmp_path):
-    directory = written(tmp_path, tensors)
-    save_file({EMBED: tensors[EMBED]}, directory / "copy.safetensors")
-    with pytest.raises(CheckpointError, match=f"{EMBED} occurs in more than one file"):
-        qwen3_5.load(directory)
+def test_parameters_do_not_lie_in_the_file(directory, tmp_path):
+    """What is loaded stays as it was when the file changes, even where NumPy and jax could share its memory."""
+    path = tmp_path / WEIGHTS
+    path.write_bytes((directory / WEIGHTS).read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(tiny.config_dict()))
+    loaded = qwen3_5.load(tmp_path)
+    before = jax.tree.map(lambda leaf: np.array(leaf, copy=True), loaded.params)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, before)
+
+
+def test_loading_compiles_four_programs_and_none_again(directory):
+    with compilations() as names:
+        qwen3_5.load(directory, dtype="float16")  # which no other test loads
+    assert sorted(names) == ["jit(_write)"] * 3 + ["jit(_zeros)"]
+    with compilations() as names:
+        qwen3_5.load(directory, dtype="float16")
+    assert names == []
+
+
+# ---------------------------------------------------------------- shardings
+
+
+SHARDED = """
+import os, sys
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+import jax
+from pathlib import Path
+import numpy as np
+from zppo_jax import parallel
+from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import vlm
+
+directory, out = map(Path, sys.argv[1:])
+plain = qwen3_5.load(directory)
+mesh = parallel.make_mesh(data=2, fsdp=2, tensor=2)
+shardings = parallel.shardings(mesh, vlm.abstract_params(plain.config), vlm.logical_axes(plain.config))
+loaded = qwen3_5.load(directory, shardings=shardings)
+jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), loaded.params, plain.params)
+assert jax.tree.map(lambda leaf: leaf.sharding, loaded.params) == shardings
+divided = [leaf for leaf in jax.tree.leaves(loaded.params) if not leaf.is_fully_replicated]
+assert len(divided) > 20, len(divided)
+qwen3_5.save(loaded, out)
+"""
+
+
+def test_each_device_gets_its_own_part(directory, tensors, tmp_path):
+    """On eight devices the parameters are born sharded, equal the unsharded ones, and are written back the same."""
+    result = subprocess.run(
+        [sys.executable, "-c", SHARDED, str(directory), str(tmp_path / "out")], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    same_bytes(load_file(tmp_path / "out" / WEIGHTS), tensors)
+
+
+# ---------------------------------------------------------------- mismatches
 
 
 def test_all_mismatches_are_reported_together(tensors, tmp_path):
     changed = dict(tensors)
     del changed["model.visual.merger.norm.bias"], changed["model.language_model.layers.2.linear_attn.A_log"]
     changed["model.language_model.norm.weight"] = np.zeros(63, np.float32)
-    changed["model.language_model.layers.0.linear_attn.conv1d.weight"] = np.zeros((192, 1, 3), np.float32)
+    changed["model.language_model.layers.0.linear_attn.conv1d.weight"] = np.zeros((192, 1, 3), np.float16)
     changed["model.language_model.layers.9.mlp.up_proj.weight"] = np.zeros((2, 3), np.float32)
+    changed[EMBED] = changed[EMBED].astype(np.int32)
     with pytest.raises(CheckpointError) as error:
         qwen3_5.load(written(tmp_path, changed))
     message = str(error.value)
     for part in (
         str(tmp_path),
-        "missing tensor model.visual.merger.norm.bias",
-        "missing tensor model.language_model.layers.2.linear_attn.A_log",
-        "model.language_model.norm.weight: [63] does not fit text/norm/weight[] [64]",
-        "layers.0.linear_attn.conv1d.weight: [3, 192] does not fit",
-        "unknown tensor model.language_model.layers.9.mlp.up_proj.weight [2, 3]",
+        "missing tensor model.visual.merger.norm.bias [32] (for vision/merger/norm/bias)",
+        "missing tensor model.language_model.layers.2.linear_attn.A_log [4] (for text/linear/mixer/a_log[0, 2])",
+        "model.language_model.norm.weight: F32 [63] does not fit text/norm/weight, which needs [64]",
+        "conv1d.weight: F16 [192, 1, 3] does not fit text/linear/mixer/conv[0, 0], which needs [192, 1, 4]",
+        "unknown tensor model.language_model.layers.9.mlp.up_proj.weight F32 [2, 3]",
+        f"{EMBED}: I32 [512, 64] is no floating-point tensor",
     ):
         assert part in message
-    assert len(message.splitlines()) == 6
+    assert len(message.splitlines()) == 7
 
 
-@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, -1])
-def test_a_truncated_file_is_named(keep, directory, tensors, tmp_path):
-    path = written(tmp_path / "cut", tensors) / WEIGHTS
-    size = path.stat().st_size
-    os.truncate(path, int(size * keep) if isinstance(keep, float) else keep % size)
-    with pytest.raises(CheckpointError) as error:
-        qwen3_5.load(tmp_path / "cut")
-    assert str(path) in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/outside.safetensors", "sub/inside.safetensors", ".."])
-def test_an_index_may_not_leave_its_directory(name, tensors, tmp_path):
-    directory = written(tmp_path / "inside", tensors, **{"model.safetensors.index": {"weight_map": {EMBED: name}}})
-    (directory / "sub").mkdir()
-    for target in (tmp_path / "outside.safetensors", directory / "sub" / "inside.safetensors"):
-        save_file(tensors, target)
-    with pytest.raises(CheckpointError, match="leaves the directory"):
-        qwen3_5.load(directory)
-
-
-@pytest.mark.parametrize(
-    "index", [[], {}, "x", {"weight_map": {EMBED: 7}}, {"weight_map": {EMBED: [7]}}, {"weight_map": {}}]
-)
-def test_a_damaged_index_is_named(index, tensors, tmp_path):
-    directory = written(tmp_path, tensors, **{"model.safetensors.index": index})
-    with pytest.raises(CheckpointError, match=r"index\.json"):
-        qwen3_5.load(directory)
-
-
-def test_missing_files_are_named(tensors, tmp_path):
-    index = {"weight_map": {EMBED: "model-00001-of-00001.safetensors"}}
-    directory = written(tmp_path / "shard", tensors, **{"model.safetensors.index": index})
-    with pytest.raises(FileNotFoundError, match="model-00001-of-00001"):
-        qwen3_5.load(directory)
-    bare = written(tmp_path / "bare", tensors)
-    (bare / WEIGHTS).unlink()
-    with pytest.raises(FileNotFoundError, match="safetensors"):
-        qwen3_5.load(bare)
-
-
-def test_an_interrupted_save_leaves_the_old_file(model, directory, tensors, tmp_path, monkeypatch):
-    qwen3_5.save(model, tmp_path)
-
-    def fail(*args, **kwargs):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(hf, "save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
-        qwen3_5.save(tiny.random_model(seed=9), tmp_path)
-    same_bytes(load_file(tmp_path / WEIGHTS), tensors)
+def test_mismatches_are_found_before_anything_is_read_or_allocated(tensors, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader.Tensor, "view", lambda self: pytest.fail("a tensor was read"))
+    monkeypatch.setattr(load, "_empty_stacks", lambda *rest: pytest.fail("parameters were allocated"))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        qwen3_5.load(written(tmp_path, tensors | {EMBED: np.zeros((512, 63), np.float32)}))

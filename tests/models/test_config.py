@@ -5,55 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jax
 import pytest
 
 from tests.models.tiny import config_dict
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
-from zppo_jax.models.qwen3_5 import hf
+from zppo_jax.models.qwen3_5 import config_keys, hf, sizes
 from zppo_jax.models.qwen3_5.config import UnsupportedConfigError
 
-# The shape of the published 0.8B model.
-SMALLEST = config_dict(
-    image_token_id=248056,
-    video_token_id=248057,
-    vision_start_token_id=248053,
-    vision_end_token_id=248054,
-    text__vocab_size=248320,
-    text__hidden_size=1024,
-    text__intermediate_size=3584,
-    text__num_hidden_layers=24,
-    text__num_attention_heads=8,
-    text__num_key_value_heads=2,
-    text__head_dim=256,
-    text__linear_num_key_heads=16,
-    text__linear_num_value_heads=16,
-    text__linear_key_head_dim=128,
-    text__linear_value_head_dim=128,
-    text__eos_token_id=248044,
-    text__rope_parameters={
-        "rope_type": "default",
-        "rope_theta": 10000000,
-        "partial_rotary_factor": 0.25,
-        "mrope_section": [11, 11, 10],
-        "mrope_interleaved": True,
-    },
-    vision__depth=12,
-    vision__hidden_size=768,
-    vision__intermediate_size=3072,
-    vision__num_heads=12,
-    vision__num_position_embeddings=2304,
-    vision__out_hidden_size=1024,
-)
-
-
-def test_the_smallest_published_model_has_its_number_of_parameters():
-    config = configs.from_dict(SMALLEST)
-    shapes = qwen3_5.abstract_params(config)
-    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes))
-    assert hf.count(shapes) == 852_985_920
-    assert hf.count(shapes["text"]["embed"]) == 248320 * 1024
+SMALLEST = configs.to_dict(sizes.get("0.8B"), "bfloat16")
 
 
 def test_untying_the_head_adds_one_more_table():
@@ -66,8 +26,8 @@ def test_every_parameter_has_one_place_in_the_checkpoint():
     """Each leaf is filled completely and once by the table's entries."""
     config = configs.from_dict(config_dict(text__num_hidden_layers=8))
     seen: dict[str, list[tuple[int, ...]]] = {}
-    for _, path, index, _ in hf.table(config):
-        seen.setdefault(path, []).append(index)
+    for entry in hf.table(config):
+        seen.setdefault(entry.path, []).append(entry.index)
     leaves = hf.flatten(qwen3_5.abstract_params(config))
     assert set(seen) == set(leaves)
     for path, indices in seen.items():
@@ -97,12 +57,50 @@ def test_both_spellings_of_the_vision_type_are_read(spelling):
     assert configs.from_dict(config_dict(vision__model_type=spelling)) == configs.from_dict(config_dict())
 
 
-@pytest.mark.parametrize(
-    "change", [{"attn_output_gate": True}, {"mtp_num_hidden_layers": 1}, {"mamba_ssm_dtype": "float32"}]
-)
-def test_published_keys_without_meaning_here_are_passed_over(change):
-    changes = {f"text__{name}": value for name, value in change.items()}
-    assert configs.from_dict(config_dict(**changes)) == configs.from_dict(config_dict())
+# What the published files say beside the sizes, and what transformers adds when it writes one.
+PUBLISHED = {
+    "text_config": {
+        "attn_output_gate": True,
+        "mtp_num_hidden_layers": 1,
+        "mtp_use_dedicated_embeddings": False,
+        "mamba_ssm_dtype": "float32",
+        "mlp_only_layers": [],
+        "max_position_embeddings": 262144,
+        "use_cache": True,
+        "dtype": "bfloat16",
+        "bos_token_id": None,
+    },
+    "vision_config": {"initializer_range": 0.02, "rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0}},
+    "": {"architectures": ["Qwen3_5ForConditionalGeneration"], "transformers_version": "5.0", "torch_dtype": "x"},
+}
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What is warned of, as if nothing had been before."""
+    config_keys.report.cache_clear()
+    messages: list[str] = []
+    monkeypatch.setattr(config_keys.logging, "warning", lambda text, *rest: messages.append(text % rest))
+    return messages
+
+
+def test_published_keys_without_meaning_here_are_passed_over(warnings):
+    raw = config_dict() | PUBLISHED[""]
+    for section in ("text_config", "vision_config"):
+        raw[section] |= PUBLISHED[section]
+    assert configs.from_dict(raw) == configs.from_dict(config_dict())
+    assert warnings == []
+
+
+def test_unknown_keys_are_named_in_one_warning(warnings):
+    raw = config_dict(text__sliding_window=7, vision__window_size=8, num_experts=9)
+    assert [configs.from_dict(raw) for _ in range(2)] == [configs.from_dict(config_dict())] * 2
+    assert len(warnings) == 1
+    assert warnings[0].endswith("not follow: num_experts, text_config.sliding_window, vision_config.window_size")
+
+
+def test_every_ignored_key_has_a_reason():
+    assert all(len(reason) > 10 for reason in config_keys.IGNORED.values())
 
 
 def rope(**changes):
@@ -125,6 +123,30 @@ def rope(**changes):
         ({"vision__hidden_act": "gelu"}, "vision_config.hidden_act"),
         ({"text__vocab_size": None}, "vocab_size"),
         ({"vision__depth": None}, "depth"),
+        ({"text__num_hidden_layers": None}, "num_hidden_layers"),
+        ({"text__layer_types": "full_attention"}, "layer_types"),
+        ({"text__full_attention_interval": "4"}, "full_attention_interval='4'"),
+        ({"text__hidden_size": "64"}, "hidden_size='64'"),
+        ({"text__head_dim": -64}, "head_dim=-64"),
+        ({"text__vocab_size": True}, "vocab_size=True"),
+        ({"text__num_hidden_layers": 4 * 10**9}, "more than 1024"),
+        ({"vision__depth": 10**9}, "more than 1024"),
+        ({"vision__num_heads": 3}, "num_heads=3"),
+        ({"vision__rope_parameters": {"rope_theta": 1e6}}, "vision_config.rope_parameters"),
+        ({"text__rope_parameters": rope(rope_theta=float("nan"))}, "rope_theta=nan"),
+        ({"text__rope_parameters": rope(rope_theta="1e7")}, "rope_theta='1e7'"),
+        ({"text__rope_parameters": rope(mrope_section=16)}, "mrope_section=16"),
+        ({"text__rope_parameters": rope(mrope_interleaved=False)}, "mrope_interleaved=False"),
+        ({"text__rope_parameters": {"rope_type": "default"}}, "lacks rope_parameters.rope_theta"),
+        ({"image_token_id": None}, "image_token_id"),
+        ({"video_token_id": "x"}, "video_token_id"),
+        ({"text_config": None}, "no text_config"),
+        ({"vision_config": [1]}, "vision_config"),
+        ({"model_type": "qwen3_vl"}, "model_type='qwen3_vl' is not a dense Qwen3.5"),
+        ({"model_type": "qwen3_5_moe"}, "model_type='qwen3_5_moe'"),
+        ({"model_type": "qwen3_5_text"}, "this is the language model alone"),
+        ({"text__model_type": "qwen3_5_moe_text"}, "text_config.model_type='qwen3_5_moe_text'"),
+        ({"vision__model_type": "qwen3_vl"}, "vision_config.model_type='qwen3_vl'"),
     ],
 )
 def test_what_cannot_be_represented_is_refused_by_name(changes, named):
@@ -145,24 +167,42 @@ def test_stop_ids_come_from_the_generation_config(tmp_path):
     assert configs.from_directory(tmp_path).stop_token_ids == (6, 5)
 
 
+def test_without_a_generation_config_stop_ids_are_what_config_json_says(tmp_path):
+    """The small releases: 248044 alone, with which a response runs past its turn; see `Config`."""
+    raw = json.loads(json.dumps(SMALLEST))
+    raw["text_config"]["eos_token_id"] = 248044
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert configs.from_directory(tmp_path).stop_token_ids == (248044,)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("content", ["{", "[1]", "\udcff", "[" * 100_000])
+def test_a_damaged_json_file_is_named(name, content, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config_dict()))
+    (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UnsupportedConfigError, match=rf"/{name} (is not JSON|must hold)"):
+        configs.from_directory(tmp_path)
+
+
 def test_a_directory_without_config_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json not found"):
         configs.from_directory(tmp_path)
 
 
 def test_what_is_written_is_read_back():
-    config = configs.from_dict(config_dict(text__num_hidden_layers=8), stop_token_ids=(6, 5))
-    written = json.loads(json.dumps(configs.to_dict(config, "float32")))
-    assert configs.from_dict(written, stop_token_ids=(6, 5)) == config
+    config = configs.from_dict(config_dict(text__num_hidden_layers=8), stop_token_ids=(6, 5), pad_token_id=3)
+    assert configs.from_dict(json.loads(json.dumps(configs.to_dict(config, "float32")))) == config
 
 
-def test_transformers_reads_the_same_model_from_what_is_written():
+def test_transformers_reads_the_same_model_from_what_is_written(warnings):
     pytest.importorskip("torch")  # without it transformers may refuse to import its models
     import transformers
 
-    written = configs.to_dict(configs.from_dict(SMALLEST), "bfloat16")
-    theirs: Any = transformers.Qwen3_5Config(**json.loads(json.dumps(written)))
+    theirs: Any = transformers.Qwen3_5Config(**json.loads(json.dumps(SMALLEST)))
     assert theirs.tie_word_embeddings is True
     assert theirs.text_config.layer_types[:4] == ["linear_attention"] * 3 + ["full_attention"]
     assert theirs.text_config.rope_parameters["rope_theta"] == 1e7
+    assert theirs.text_config.max_position_embeddings == 262144
+    assert theirs.text_config.eos_token_id == [248046, 248044]
     assert configs.from_dict(theirs.to_dict()) == configs.from_dict(SMALLEST)
+    assert warnings == []

@@ -1,6 +1,6 @@
 """Qwen3.5 vision-language models: gated DeltaNet, gated attention, interleaved M-RoPE, vision tower.
 
-model = qwen3_5.load("Qwen3.5-0.8B")           # config.json + *.safetensors -> Model(config, params)
+model = qwen3_5.load("Qwen/Qwen3.5-0.8B")      # config.json + *.safetensors -> Model(config, params)
 logits = qwen3_5.forward(model, **hf_inputs)   # what the Hugging Face processor returns -> [B, T, V]
 qwen3_5.save(model, "out")                     # transformers loads it
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from zppo_jax.models.qwen3_5 import config as configs
@@ -33,18 +32,22 @@ class Model:
     params: dict[str, Any]
 
 
-def load(directory: str | Path, dtype: str = "float32") -> Model:
-    """Load a Hugging Face directory; only config.json and the safetensors files are needed.
+def load(path: str | Path, dtype: str = "float32", shardings: dict[str, Any] | None = None) -> Model:
+    """Load a Hugging Face directory, or OWNER/NAME of the Hub; needs only config.json and the safetensors files.
 
-    Raises FileNotFoundError for a missing file and CheckpointError listing every tensor that does not fit.
+    `shardings` is a NamedSharding for each parameter (parallel.shardings). Raises FileNotFoundError for a missing file
+    and CheckpointError listing every tensor that does not fit.
     """
+    directory = hf.resolve(path)
     config = configs.from_directory(directory)
-    params = jax.tree.map(jnp.asarray, hf.load_params(directory, config, dtype))
-    return Model(config, params)
+    return Model(config, hf.load_params(directory, config, dtype, shardings))
 
 
 def save(model: Model, directory: str | Path) -> None:
-    """Write a directory that transformers loads; the same bytes come back for the same dtype."""
+    """Write a directory that transformers loads; the same bytes come back for the same dtype.
+
+    An earlier save there is replaced as a whole; a directory that holds anything else is refused (CheckpointError).
+    """
     hf.save_directory(directory, model.config, model.params)
 
 

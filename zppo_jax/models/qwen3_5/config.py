@@ -184,7 +184,7 @@ def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fields(section: Mapping[str, Any], kind: type, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(section: Mapping[str, Any], kind: type, name: str, values: dict[str, Any]) -> dict[str, Any]:
     """The fields of a section's dataclass: `values`, what the file says of the others, and its defaults."""
     keys.check_model_type(section, name)
     keys.check_fixed(section, name)

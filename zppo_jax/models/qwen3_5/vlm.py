@@ -13,13 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zppo_jax.models.qwen3_5 import text, vision
+from zppo_jax.models.qwen3_5 import sizes, text, vision
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.layers import Params, Remat
+from zppo_jax.parallel import constrain
 
 
-def abstract_params(config: Config) -> Params:
-    """Shapes of all parameters, nothing allocated."""
+def abstract_params(config: Config | str) -> Params:
+    """Shapes of all parameters, nothing allocated; of a configuration, or of a published size by name ("9B")."""
+    if isinstance(config, str):
+        config = sizes.get(config)
     return {"text": text.abstract(config.text), "vision": vision.abstract(config.vision)}
 
 
@@ -38,10 +41,11 @@ def embed(params: Params, config: Config, inputs: dict[str, Any], remat: Remat =
     """Token embeddings [B, T, D] with the vision features in place of the placeholders."""
     x_BTD = text.embed(params["text"], inputs["tokens_BT"])
     features_IMD = vision.encode(params["vision"], config.vision, inputs["patches_ISC"], inputs["grid_IS5"], remat)
-    features = features_IMD.reshape(-1, features_IMD.shape[-1]).astype(x_BTD.dtype)
+    # Any row of tokens may show any row of patches, so over a mesh every device holds all features.
+    features = constrain(features_IMD.reshape(-1, features_IMD.shape[-1]).astype(x_BTD.dtype), None, None)
     index_BT = inputs["feature_BT"]
     chosen_BTD = jnp.take(features, jnp.maximum(index_BT, 0), axis=0)
-    return jnp.where((index_BT >= 0)[..., None], chosen_BTD, x_BTD)
+    return constrain(jnp.where((index_BT >= 0)[..., None], chosen_BTD, x_BTD), "batch", None, None)
 
 
 def prefill(

@@ -1,9 +1,26 @@
-"""Hugging Face checkpoints <-> parameter trees: one table of names (`names`), used by `load` and `save`."""
+"""Hugging Face checkpoints <-> parameter trees: one table of names (`names`), used by `load` and `save`.
+
+`hub` finds a checkpoint's directory, `reader` maps its files, `quantization` undoes block-wise FP8.
+"""
 
 from __future__ import annotations
 
-from zppo_jax.models.qwen3_5.hf.load import CheckpointError, load_params
+from zppo_jax.models.qwen3_5.hf.hub import resolve
+from zppo_jax.models.qwen3_5.hf.load import load_params
 from zppo_jax.models.qwen3_5.hf.names import count, flatten, table, unflatten
-from zppo_jax.models.qwen3_5.hf.save import save_directory, tensors
+from zppo_jax.models.qwen3_5.hf.reader import CheckpointError
+from zppo_jax.models.qwen3_5.hf.save import save_directory, staged, tensors, write_model
 
-__all__ = ["CheckpointError", "count", "flatten", "load_params", "save_directory", "table", "tensors", "unflatten"]
+__all__ = [
+    "CheckpointError",
+    "count",
+    "flatten",
+    "load_params",
+    "resolve",
+    "save_directory",
+    "staged",
+    "table",
+    "tensors",
+    "unflatten",
+    "write_model",
+]

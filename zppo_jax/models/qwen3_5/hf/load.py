@@ -1,91 +1,167 @@
-"""Reading a Hugging Face checkpoint."""
+"""Reading a Hugging Face checkpoint straight into (sharded) parameters.
+
+First the headers of all files are compared with the configuration: every mismatch is raised, together, before anything
+is allocated. Then the parameters are filled in place, layer by layer: beyond them, memory holds one layer and the
+tensor at hand. Each device's slice is cut from the mapped file first and cast afterwards.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from zppo_jax.models.qwen3_5 import vlm
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.models.qwen3_5.hf.names import IGNORED, KEPT_FLOAT32, flatten, table, unflatten
+from zppo_jax.models.qwen3_5.hf import quantization, reader
+from zppo_jax.models.qwen3_5.hf.names import IGNORED, KEPT_FLOAT32, STACKS, Entry, flatten, stack_of, table, unflatten
+from zppo_jax.models.qwen3_5.hf.quantization import FLOAT8, SCALE, Quantization
+from zppo_jax.models.qwen3_5.hf.reader import CheckpointError, Tensor
 from zppo_jax.models.qwen3_5.layers import Params
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that does not hold exactly this model; the message lists every mismatch."""
-
-
-def _indexed_names(index: Path) -> list[str]:
-    """The shards that an index names. It comes from elsewhere, so neither its form nor its paths are trusted."""
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is damaged ({error!r}): download it again") from error
-    if not names:
-        raise CheckpointError(f"{index} names no shard: download it again")
-    for name in names:
-        if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
-            raise CheckpointError(
-                f"{index}: shard name {name!r} is no safetensors file or leaves the directory; damaged or hostile"
-            )
-    return names
+_FLOATS = ("F16", "BF16", "F32", "F64")
+Leaves = dict[str, jax.Array]
 
 
-def _shards(directory: Path) -> list[Path]:
-    """The safetensors files, from the index where there is one; paths in an index may not leave the directory."""
-    index = directory / "model.safetensors.index.json"
-    if not index.is_file():
-        files = sorted(directory.glob("*.safetensors"))
-        if not files:
-            raise FileNotFoundError(f"no *.safetensors in {directory}: give a Hugging Face checkpoint directory")
-        return files
-    names = _indexed_names(index)
-    for name in names:
-        if not (directory / name).is_file():
-            raise FileNotFoundError(f"{directory / name} is missing, but {index.name} names it: download it again")
-    return [directory / name for name in names]
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a parameter comes from: its tensor, and its scales when it is quantised."""
+
+    tensor: Tensor
+    scale: Tensor | None
+
+    def read(self) -> np.ndarray:
+        """The value in the checkpoint's layout; a view of the file unless it is quantised."""
+        value = self.tensor.view()
+        return value if self.scale is None else quantization.dequantise(value, self.scale.view())
 
 
-def _tensors(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
-    for path in _shards(directory):
-        try:
-            with safe_open(path, framework="numpy") as shard:
-                for name in shard.keys():  # noqa: SIM118 - safe_open is no mapping
-                    yield name, shard.get_tensor(name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged or cut short ({error}): download or write it again") from error
+def load_params(directory: str | Path, config: Config, dtype: str, shardings: Params | None = None) -> Params:
+    """The parameters of a checkpoint directory as arrays of `dtype`.
 
+    Args:
+      directory: with config.json and *.safetensors.
+      config: of the model, usually the directory's own.
+      dtype: of all parameters but `A_log` and the gated norm's weight, which are float32 as in published files.
+      shardings: a NamedSharding for each parameter, in a tree like the parameters'; None for the default device.
 
-def load_params(directory: str | Path, config: Config, dtype: str) -> Params:
-    """Read every parameter exactly once, as NumPy arrays of `dtype`; all mismatches are raised together."""
-    shapes = {path: leaf.shape for path, leaf in flatten(vlm.abstract_params(config)).items()}
-    flat = {path: np.zeros(shape, jnp.dtype(dtype)) for path, shape in shapes.items()}
-    wanted = {entry.name: entry for entry in table(config)}
-    problems, seen = [], set()
-    for name, tensor in _tensors(Path(directory)):
-        if name.startswith(IGNORED) or (name == "lm_head.weight" and config.text.tie_word_embeddings):
-            continue
-        if name not in wanted:
-            problems.append(f"unknown tensor {name} {list(tensor.shape)}")
-            continue
-        if name in seen:
-            problems.append(f"tensor {name} occurs in more than one file")
-        entry = wanted[name]
-        if tensor.shape != entry.shape_there:
-            problems.append(
-                f"{name}: {list(tensor.shape)} does not fit {entry.path}{list(entry.index)} {list(entry.shape_there)}"
-            )
+    Raises:
+      FileNotFoundError: a file is missing.
+      CheckpointError: files are damaged, or do not hold exactly this model; then with every mismatch.
+    """
+    directory = Path(directory)
+    found = reader.tensors(directory)
+    entries = list(table(config))
+    sources = _match(directory, config, entries, found)
+    placements = flatten(shardings) if shardings is not None else {}
+    stacks = _empty_stacks(config, dtype, placements)
+    leaves: Leaves = {}
+    for (stack, index), group in itertools.groupby(entries, lambda entry: (stack_of(entry.path), entry.index)):
+        values = {entry.path: _array(entry, sources[entry.name], dtype, placements.get(entry.path)) for entry in group}
+        if stack:
+            stacks[stack] = _place(stacks[stack], values, index, placements)
         else:
-            if entry.path in KEPT_FLOAT32 and tensor.dtype == np.float32:
-                flat[entry.path] = flat[entry.path].astype(np.float32, copy=False)
-            flat[entry.path][entry.index] = entry.inward(tensor)
-        seen.add(name)
-    problems += [f"missing tensor {name}" for name in wanted if name not in seen]
+            leaves |= values
+    return unflatten(leaves | {path: leaf for stack in stacks.values() for path, leaf in stack.items()})
+
+
+def _leaf_dtype(path: str, dtype: str) -> Any:
+    return jnp.dtype(np.float32 if path in KEPT_FLOAT32 else dtype)
+
+
+# ---------------------------------------------------------------- what belongs to what
+
+
+def _match(directory: Path, config: Config, entries: list[Entry], found: Mapping[str, Tensor]) -> dict[str, Source]:
+    """The source of every parameter by its name there; raises all that does not fit."""
+    ignored = IGNORED if not config.text.tie_word_embeddings else (*IGNORED, "lm_head.")
+    rest = {name: tensor for name, tensor in found.items() if not name.startswith(ignored)}
+    quantised = quantization.read(directory)
+    sources, problems = {}, []
+    for entry in entries:
+        tensor = rest.pop(entry.name, None)
+        if tensor is None:
+            problems.append(f"missing tensor {entry.name} {list(entry.shape_there)} (for {_place_of(entry)})")
+            continue
+        scale = rest.pop(entry.name + SCALE, None)
+        sources[entry.name] = Source(tensor, scale)
+        problems += _faults(entry, tensor, scale, quantised)
+    problems += [f"unknown tensor {name} {each.dtype} {list(each.shape)}" for name, each in rest.items()]
     if problems:
         raise CheckpointError(f"{directory} does not match its config.json:\n  " + "\n  ".join(problems))
-    return unflatten(flat)
+    return sources
+
+
+def _place_of(entry: Entry) -> str:
+    return f"{entry.path}{list(entry.index)}" if entry.index else entry.path
+
+
+def _faults(entry: Entry, tensor: Tensor, scale: Tensor | None, quantised: Quantization | None) -> Iterator[str]:
+    """Why a tensor is not what a parameter needs."""
+    what = f"{entry.name}: {tensor.dtype} {list(tensor.shape)}"
+    if tensor.shape != entry.shape_there:
+        yield f"{what} does not fit {_place_of(entry)}, which needs {list(entry.shape_there)}"
+        return
+    if tensor.dtype not in _FLOATS + FLOAT8:
+        yield f"{what} is no floating-point tensor"
+    if tensor.dtype in FLOAT8:
+        if quantised is None or not quantised.applies_to(entry.name):
+            yield f"{what} is quantised, but config.json's quantization_config says that it is not"
+        if scale is None:
+            yield f"{what} is quantised, but there is no {entry.name}{SCALE}"
+    if scale is not None:
+        expected = quantization.scale_shape(tensor.shape)
+        if tensor.dtype not in FLOAT8:
+            yield f"{what} is not quantised, but there is a {entry.name}{SCALE}"
+        elif len(expected) != 2 or scale.shape != expected or scale.dtype not in _FLOATS:
+            yield f"{entry.name}{SCALE}: {scale.dtype} {list(scale.shape)} does not fit, needs {list(expected)}"
+
+
+# ---------------------------------------------------------------- filling
+
+
+def _empty_stacks(config: Config, dtype: str, placements: Mapping[str, Any]) -> dict[str, Leaves]:
+    """Zeros for the leaves that several layers share, by stack; born where they stay, in one program."""
+    abstract = {path: leaf.shape for path, leaf in flatten(vlm.abstract_params(config)).items() if stack_of(path)}
+    shapes = tuple((path, shape, _leaf_dtype(path, dtype)) for path, shape in abstract.items())
+    out = {path: placements[path] for path in abstract} if placements else None
+    zeros = jax.jit(_zeros, static_argnums=0, out_shardings=out)(shapes)
+    return {stack: {path: leaf for path, leaf in zeros.items() if stack_of(path) == stack} for stack in STACKS}
+
+
+def _zeros(shapes: tuple[tuple[str, tuple[int, ...], Any], ...]) -> Leaves:
+    return {path: jnp.zeros(shape, dtype) for path, shape, dtype in shapes}
+
+
+def _array(entry: Entry, source: Source, dtype: str, sharding: Any) -> jax.Array:
+    """One tensor as an array in our layout; of a stacked leaf, one layer."""
+    value, kind = entry.inward(source.read()), _leaf_dtype(entry.path, dtype)
+
+    def piece(index: Any) -> np.ndarray:
+        return np.array(value[index], kind, order="C")  # always a copy: no parameter may lie in a mapped file
+
+    if sharding is None:
+        return jax.device_put(piece(...))
+    layer = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[len(entry.index) :]))
+    return jax.make_array_from_callback(entry.shape, layer, piece)
+
+
+def _place(stack: Leaves, layer: Leaves, index: tuple[int, ...], placements: Mapping[str, Any]) -> Leaves:
+    """The stack with one layer written in place. Waits, because the next layer would need memory meanwhile."""
+    out = {path: placements[path] for path in stack} if placements else None
+    write = jax.jit(_write, donate_argnums=0, out_shardings=out)
+    return jax.block_until_ready(write(stack, layer, tuple(np.int32(each) for each in index)))
+
+
+def _write(stack: Leaves, layer: Leaves, index: tuple[jax.Array, ...]) -> Leaves:
+    def one(leaf: jax.Array, value: jax.Array) -> jax.Array:
+        start = (*index, *[0] * value.ndim)
+        return jax.lax.dynamic_update_slice(leaf, value.reshape((1,) * len(index) + value.shape), start)
+
+    return {path: one(leaf, layer[path]) for path, leaf in stack.items()}

@@ -10,7 +10,6 @@ there and slices of stacked leaves here. A tied checkpoint has no `lm_head.weigh
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -23,14 +22,23 @@ from zppo_jax.models.qwen3_5 import vlm
 from zppo_jax.models.qwen3_5.config import Config, TextConfig
 from zppo_jax.models.qwen3_5.layers import Params
 
-flatten = functools.partial(traverse_util.flatten_dict, sep="/")
-"""{"a": {"b": x}} -> {"a/b": x}."""
-unflatten = functools.partial(traverse_util.unflatten_dict, sep="/")
-"""The inverse of `flatten`."""
+
+def flatten(tree: Params) -> dict[str, Any]:
+    """{"a": {"b": x}} -> {"a/b": x}."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def unflatten(flat: dict[str, Any]) -> Params:
+    """The inverse of `flatten`."""
+    return traverse_util.unflatten_dict(flat, sep="/")
+
 
 IGNORED = ("mtp.",)
 KEPT_FLOAT32 = ("text/linear/mixer/a_log", "text/linear/mixer/norm/weight")
 """Float32 in published bfloat16 checkpoints (9B: 3,840 elements) and here."""
+
+STACKS = ("text/linear/", "text/full/", "vision/blocks/")
+"""Where layers share leaves, stacked along leading axes."""
 
 _Row = tuple[str, str, str]  # name there, path here, conversion
 _COMMON = (
@@ -182,6 +190,11 @@ def table(config: Config) -> Iterator[Entry]:
         shape = leaves[path][len(index) :]
         there = _shape_there(shape, conversion, path, config)
         yield Entry(name, there, path, index, shape, conversion, config.text)
+
+
+def stack_of(path: str) -> str:
+    """The stack that a parameter is of; empty for one of its own."""
+    return next((stack for stack in STACKS if path.startswith(stack)), "")
 
 
 def count(params: Params | Any) -> int:

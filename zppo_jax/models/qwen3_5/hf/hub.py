@@ -1,0 +1,34 @@
+"""Where a checkpoint is: a local directory, or the Hugging Face Hub's copy of it in the local cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
+"""What is downloaded: weights, configurations, tokenizer and chat template; no pickle and no code."""
+
+_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def resolve(name: str | Path) -> Path:
+    """The directory `name`, or else the local snapshot of the Hub's repository OWNER/NAME, downloaded when need be.
+
+    Raises FileNotFoundError in one line when there is neither.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if not _ID.fullmatch(str(name)):
+        raise FileNotFoundError(f"there is no directory {str(name)!r}: give a Hugging Face directory, or OWNER/NAME")
+    import huggingface_hub  # takes half a second, and most checkpoints are local
+
+    try:
+        folder = huggingface_hub.snapshot_download(str(name), allow_patterns=list(FILES), ignore_patterns=["*/*"])
+    except Exception as error:  # the hub, its cache and its HTTP client have kinds of their own
+        reason = " ".join(str(error).split())[:150]
+        raise FileNotFoundError(
+            f"there is no directory {str(name)!r}, and the Hugging Face Hub gives none ({type(error).__name__}: "
+            f"{reason}): on a machine with a network run `hf download {name} --local-dir DIR`, then give DIR"
+        ) from error
+    return Path(folder)
