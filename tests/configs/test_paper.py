@@ -250,8 +250,8 @@ def gigabytes_a_device(tree: Any) -> float:
 @pytest.mark.parametrize("size", FILES)
 @pytest.mark.parametrize("mesh", [(1, 8, 1), (1, 64, 1), (1, 8, 4)], ids=["node", "pod", "8 x 4"])
 def test_the_abstract_state_is_shared_by_the_devices(size, mesh):
-    """What a device holds is its part of the whole: little is held twice (conv kernels, biases, norms)."""
+    """A device holds its part of the whole, and 0.2 GB at most of what stays whole (norms, biases, the merger)."""
     state, devices = sharded_state(size, parallel.abstract_mesh(*mesh)), math.prod(mesh)
     for part in ("params", "optimizer"):
-        whole, each = gigabytes(state[part]), gigabytes_a_device(state[part])
-        assert 1.0 <= each * devices / whole < 1.2, (part, each, whole)
+        share, held = gigabytes(state[part]) / devices, gigabytes_a_device(state[part])
+        assert share <= held < share + 0.2, part
