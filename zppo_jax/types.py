@@ -2,7 +2,7 @@
 
 NumPy only, no jax: these values cross process borders (Grain workers, scoring workers) and checkpoints.
 
-Shape suffixes: T tokens, I image patches, C values of one patch, N images, G rollouts of one group.
+Shape suffixes: T tokens, I patches, C values of one patch, N images and videos, G rollouts of one group.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Features:
 
     `token_ids_T` int32, image placeholders already expanded; `token_types_T` int32 (0 text, 1 image, 2 video);
     `positions_3T` int32, the M-RoPE rows (time, height, width); `rope_delta` is what is added to the number of
-    valid tokens to get the next position; `patches_IC` float32 in merge-block order, `grid_thw_N3` int32 in patches.
+    valid tokens to get the next position; `patches_IC` float32 in merge-block order, `grid_thw_N3` int32 in patches,
+    both in the order in which the images and videos stand in the prompt. A video is a run of tokens for each step of
+    time.
     """
 
     token_ids_T: np.ndarray
@@ -69,6 +71,14 @@ class Features:
     @property
     def num_tokens(self) -> int:
         return int(self.token_ids_T.shape[0])
+
+    @property
+    def grid_types_N(self) -> np.ndarray:
+        """1 (image) or 2 (video) for each row of `grid_thw_N3`, int32."""
+        types_T = np.asarray(self.token_types_T, np.int32)
+        runs = types_T[np.flatnonzero(np.diff(types_T, prepend=0))]
+        steps_N = self.grid_thw_N3[:, 0].astype(np.int64)
+        return runs[runs > 0][np.cumsum(steps_N) - steps_N]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import io
+import struct
+import tracemalloc
+import warnings
+import zlib
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from zppo_jax.processor import ProcessorConfig, load_image
@@ -53,9 +57,12 @@ def test_sizes_agree_with_transformers():
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as expected
 
     rng = np.random.default_rng(2)
+    paper = ProcessorConfig(min_pixels=256 * 32 * 32, max_pixels=1280 * 32 * 32)
     for height, width in np.exp(rng.uniform(0, 8, (2000, 2))).astype(int).tolist():
         if max(height, width) <= 200 * min(height, width):
-            assert smart_resize(height, width, CONFIG) == expected(height, width, 32, 4096, 65536)
+            for config in (CONFIG, paper, ProcessorConfig()):
+                found = smart_resize(height, width, config)
+                assert found == expected(height, width, 32, config.min_pixels, config.max_pixels)
 
 
 def test_no_images():
@@ -157,3 +164,135 @@ def test_damage_is_never_another_error(file_format):
             assert load_image(bytes(damaged), "sample 9").shape[2] == 3
         except ValueError as error:
             assert str(error).startswith("sample 9: ")
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _png_of_size(width: int, height: int) -> bytes:
+    """A valid PNG of a few kilobytes: grey, all black, whatever its size."""
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(1 + width // 8) * min(height, 10))
+    return b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", rows) + _png_chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (1_000_000, 1_000_000)])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_decompression_bombs_are_refused_unopened(size):
+    """At one to two times Pillow's limit it only warns; above, it raises an error of its own."""
+    content = _png_of_size(*size)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"^sample 4: cannot be decoded: .*pixels.* exceeds? ") as caught:
+        load_image(content, "sample 4")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000 and "\n" not in str(caught.value)
+
+
+def test_bombs_are_refused_where_warnings_are_errors():
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="sample 4"):
+        warnings.simplefilter("error")
+        load_image(_png_of_size(10_000, 10_000), "sample 4")
+
+
+def _gif(num_frames: int) -> bytes:
+    if num_frames == 0:
+        return b"GIF89a" + struct.pack("<HHBBB", 4, 4, 0x80, 0, 0) + bytes(6) + b";"
+    frames = [Image.new("RGB", (4, 4), (60 * index, 0, 0)) for index in range(num_frames)]
+    return _encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def test_gifs():
+    assert load_image(_gif(3)).max() == 0  # the first frame
+    with pytest.raises(ValueError, match="sample 2: not an image, or an empty or damaged one"):
+        load_image(_gif(0), "sample 2")
+    for length in (0, 3, 6, 13, 20, len(_gif(3)) // 3):
+        with pytest.raises(ValueError, match=r"sample 2: (cannot be decoded|not an image)"):
+            load_image(_gif(3)[:length], "sample 2")
+
+
+def test_a_truncated_jpeg_is_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (tmp_path / "a.jpg").write_bytes(_encoded(Image.fromarray(noise), "JPEG")[:1500])
+    with pytest.raises(ValueError, match=r"a\.jpg: cannot be decoded: .*truncated"):
+        load_image(tmp_path / "a.jpg")
+
+
+def test_formats_that_run_programs_are_refused():
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(x) show\nshowpage\n"
+    with pytest.raises(ValueError, match="the format EPS is none of PNG, JPEG"):
+        load_image(postscript)
+
+
+def test_modes_agree_with_transformers():
+    """What transformers' processor does with a file: EXIF rotation, then convert("RGB")."""
+    rng = np.random.default_rng(0)
+    colours = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    files = [
+        _encoded(colours.convert("CMYK"), "JPEG"),
+        _encoded(colours.convert("CMYK"), "TIFF"),
+        _encoded(colours.convert("P"), "PNG"),
+        _encoded(colours.convert("L"), "PNG"),
+        _encoded(colours.convert("YCbCr"), "JPEG"),
+        _encoded(colours.convert("LAB"), "TIFF"),
+        _encoded(colours.convert("RGBA"), "WEBP", lossless=True),
+        *(_encoded(colours, "JPEG", exif=_turned(turn)) for turn in range(1, 9)),
+    ]
+    for content in files:
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
+        np.testing.assert_array_equal(load_image(content), np.asarray(expected))
+
+
+def _turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def test_a_palette_with_partial_transparency():
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([0, 0, 0, 0, 0, 0, 200, 0, 0])
+    palette.putdata([0, 1, 2])
+    rgb = load_image(_encoded(palette, transparency=bytes([0, 128, 255])))
+    assert rgb[0].tolist() == [[255] * 3, [127] * 3, [200, 0, 0]]
+
+
+def test_16_bit_colours():
+    """Pillow keeps the upper byte, as in transformers."""
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    row = zlib.compress(b"\0" + struct.pack(">6H", 0, 255, 256, 32_768, 65_280, 65_535))
+    content = b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", row) + _png_chunk(b"IEND", b"")
+    assert load_image(content)[0].tolist() == [[0, 0, 1], [128, 255, 255]]
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(1, 1, [1, 16, 16]), (1, 200, [1, 2, 228]), (3, 2, [1, 20, 14])])
+def test_tiny_images_are_enlarged(height, width, grid):
+    config = ProcessorConfig()
+    image = np.full((height, width, 3), 255, np.uint8)
+    patches_IC, grid_thw_N3 = patchify([image], config)
+    assert grid_thw_N3.tolist() == [grid] and (patches_IC == 1).all()
+
+
+def test_a_long_narrow_image_is_refused():
+    with pytest.raises(ValueError, match="image 1: aspect ratio 1000 exceeds 200: crop the image"):
+        patchify([np.zeros((4, 4, 3), np.uint8), np.zeros((10, 10_000, 3), np.uint8)], CONFIG)
+
+
+def test_nan_pixels_are_named():
+    image = np.zeros((4, 4, 3), np.float32)
+    image[1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match=r"image 0: expected uint8 values 0\.\.255, got float32 with NaN or infinite"):
+        patchify([image], CONFIG)
+
+
+def test_limits_of_the_paper_agree_with_transformers():
+    config = ProcessorConfig(min_pixels=256 * 32 * 32, max_pixels=1280 * 32 * 32)
+    images = _images(
+        np.random.default_rng(3), [(40, 60), (480, 640), (1000, 1400), (1700, 900), (60, 2000), (513, 512)]
+    )
+    patches_IC, grid_thw_N3 = patchify(images, config)
+    expected = _oracle(config)(images, return_tensors="np")
+    np.testing.assert_array_equal(grid_thw_N3, expected["image_grid_thw"])
+    assert (grid_thw_N3.prod(axis=1) <= 1280 * 4).all() and grid_thw_N3[0].prod() >= 256 * 4
+    assert np.abs(patches_IC - expected["pixel_values"]).max() <= 1.01 / 127.5

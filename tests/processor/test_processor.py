@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import json
 import pickle
 import random
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from zppo_jax.processor import Processor, ProcessorConfig
+from zppo_jax.processor import Processor
 from zppo_jax.processor.tokenizer import CONTROL_TOKENS
 
 GREY = np.full((64, 96, 3), 128, np.uint8)
@@ -172,80 +169,12 @@ def test_a_directory_and_a_worker_get_the_same_processor(processor, saved_direct
         np.testing.assert_array_equal(other.features(text, [GREY]).token_ids_T, expected.token_ids_T)
 
 
-@pytest.fixture
-def directory(saved_directory, tmp_path):
-    return shutil.copytree(saved_directory, tmp_path / "checkpoint")
-
-
-def _edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def test_overrides(directory):
-    processor = Processor.from_directory(directory, max_pixels=2048, enable_thinking=False)
-    assert processor.config == ProcessorConfig(min_pixels=1024, max_pixels=2048, enable_thinking=False)
-    assert processor.response_prefix == "" and Processor.from_directory(directory).response_prefix == "<think>\n"
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "preprocessor_config.json"])
-def test_a_missing_file_is_named_with_its_directory(directory, name):
-    (directory / name).unlink()
-    with pytest.raises(ValueError, match=f"checkpoint holds no {name}.*copy it"):
-        Processor.from_directory(directory)
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json", "generation_config.json"])
-def test_a_damaged_file_is_named(directory, name):
-    (directory / name).write_text("[")
-    with pytest.raises(ValueError, match=name):
-        Processor.from_directory(directory)
-
-
-def test_generation_config_is_optional_and_adds_stop_ids(directory, processor):
-    _edit(directory / "generation_config.json", eos_token_id=7)
-    other = Processor.from_directory(directory)
-    assert other.stop_ids == (*processor.stop_ids, 7) and other.decode([7]) == "" != processor.decode([7])
-    (directory / "generation_config.json").unlink()
-    assert Processor.from_directory(directory).stop_ids == processor.stop_ids
-
-
-def test_older_layouts(directory, processor):
-    template = (directory / "chat_template.jinja").read_text()
-    (directory / "chat_template.jinja").unlink()
-    _edit(directory / "tokenizer_config.json", chat_template=[{"name": "default", "template": template}])
-    content = json.loads((directory / "preprocessor_config.json").read_text())
-    (directory / "preprocessor_config.json").unlink()
-    (directory / "processor_config.json").write_text(json.dumps({"image_processor": content}))
-    assert Processor.from_directory(directory).config == processor.config
-
-
-def test_a_directory_written_by_transformers(oracle, processor, tmp_path):
-    oracle.save_pretrained(tmp_path)
-    size = {"shortest_edge": 1024, "longest_edge": 16384}
-    image_processor = Qwen2VLImageProcessorPil(
-        size=size, patch_size=16, temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
-    image_processor.save_pretrained(tmp_path)
-    other = Processor.from_directory(tmp_path)
-    assert other.config == processor.config and other.stop_ids == processor.stop_ids
-    text = "The \\boxed{ <think>"
-    expected = processor.features(text, [GREY])
-    np.testing.assert_array_equal(other.features(text, [GREY]).token_ids_T, expected.token_ids_T)
-
-
-@pytest.mark.parametrize("change", [{"image_mean": [0.48, 0.46, 0.41]}, {"resample": 2}, {"rescale_factor": 1.0}])
-def test_another_preprocessing_is_refused(directory, change):
-    _edit(directory / "preprocessor_config.json", **change)
-    with pytest.raises(ValueError, match=next(iter(change))):
-        Processor.from_directory(directory)
-
-
-def test_a_template_that_ignores_thinking_is_refused(directory):
-    path = directory / "chat_template.jinja"
-    path.write_text(path.read_text().replace("enable_thinking is false", "false"))
-    assert Processor.from_directory(directory).response_prefix == "<think>\n"
-    with pytest.raises(ValueError, match="enable_thinking=False"):
-        Processor.from_directory(directory, enable_thinking=False)
+def test_num_tokens_needs_no_pixels(processor):
+    for text, sizes in [("Add.", []), ("What is the sum?", [(64, 96), (500, 30)]), (" \n", [(1, 1)])]:
+        images = [np.zeros((*size, 3), np.uint8) for size in sizes]
+        assert processor.num_tokens(text, sizes) == processor.features(text, images).num_tokens
+    with pytest.raises(ValueError, match="image 1: aspect ratio 1000"):
+        processor.num_tokens("a", [(5, 5), (10, 10_000)])
 
 
 def test_neither_jax_nor_torch_is_imported(saved_directory):

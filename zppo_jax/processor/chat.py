@@ -53,15 +53,18 @@ def render(
     return rendered[0]
 
 
-def render_user_turn(chat_template: str, text: str, num_images: int, *, enable_thinking: bool) -> UserTurn:
-    """Renders one user message, the images before the text, and the generation prompt.
+def render_user_turn(
+    chat_template: str, text: str, num_images: int, num_videos: int = 0, *, enable_thinking: bool
+) -> UserTurn:
+    """Renders one user message, images first, then videos, then the text, and the generation prompt.
 
     The template sees a slot instead of the text, with the text's own outer white space since templates trim it. So
     nothing that the text spells can steer the template. Raises ValueError when the template does not keep the slot.
     """
     core = text.strip()
     visible = text.replace(core, TEXT_SLOT, 1) if core else text
-    content = [{"type": "image"} for _ in range(num_images)] + [{"type": "text", "text": visible}]
+    kinds = ["image"] * num_images + ["video"] * num_videos
+    content = [{"type": kind} for kind in kinds] + [{"type": "text", "text": visible}]
     rendered = render(chat_template, [{"role": "user", "content": content}], enable_thinking=enable_thinking)
     if rendered.count(TEXT_SLOT) != bool(core):
         raise ValueError(

@@ -1,6 +1,6 @@
 """From a user turn to what the model reads, and back from sampled ids to text.
 
-Shape suffixes: T tokens, B rows of a batch, I image patches, C values of one patch, N images.
+Shape suffixes: T tokens, B rows of a batch, I patches, C values of one patch, N images and videos.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from zppo_jax.processor import directory as files
+from zppo_jax.processor.batch import PaddingSide, hf_batch
 from zppo_jax.processor.chat import TEXT_SLOT, UserTurn, render_user_turn
-from zppo_jax.processor.images import ProcessorConfig, patchify
+from zppo_jax.processor.config import ProcessorConfig
+from zppo_jax.processor.images import image_grid, patchify
+from zppo_jax.processor.placeholders import Placeholders
 from zppo_jax.processor.positions import IMAGE, VIDEO, rope_index
 from zppo_jax.processor.tokenizer import (
     END_OF_TEXT,
@@ -29,7 +32,11 @@ from zppo_jax.processor.tokenizer import (
     VISION_START,
     PromptEncoder,
 )
+from zppo_jax.processor.video_files import load_video
+from zppo_jax.processor.videos import Video, patchify_videos, time_stamps
 from zppo_jax.types import Features
+
+Sample = tuple[str, Sequence[np.ndarray]] | tuple[str, Sequence[np.ndarray], Sequence[Video]]
 
 _NEVER_SAMPLED = (IM_START, VISION_START, VISION_END, VISION_PAD, IMAGE_PAD, VIDEO_PAD)
 
@@ -55,6 +62,7 @@ class Processor:
         self.chat_template = chat_template
         self.config = config
         self._encoder = PromptEncoder(tokenizer)
+        self._placeholders = Placeholders(self._encoder, config.merge_size)
         ids = self._encoder.control_ids
         self.pad_id = ids[END_OF_TEXT]
         self.image_token_id = ids[IMAGE_PAD]
@@ -76,49 +84,55 @@ class Processor:
         return cls(files.read_tokenizer(path), files.read_chat_template(path), config, files.read_stop_ids(path))
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the files that `from_directory` and transformers' AutoTokenizer read."""
+        """Writes the files that `from_directory` and transformers' tokenizer, image and video processors read."""
         files.write(Path(directory), self.tokenizer, self.chat_template, self.config, self.stop_ids)
 
-    def render(self, text: str, num_images: int) -> str:
-        """The prompt as the model sees it, as one string with one placeholder per image; for people and logs."""
-        return self._turn(text, num_images).full_text
+    def render(self, text: str, num_images: int, num_videos: int = 0) -> str:
+        """The prompt as one string, as the template writes it, with one placeholder per image or video; for logs."""
+        return self._turn(text, num_images, num_videos).full_text
 
-    def features(self, text: str, images: Sequence[np.ndarray]) -> Features:
-        """One user turn, images first, with the generation prompt.
+    def features(self, text: str, images: Sequence[np.ndarray], videos: Sequence[Video] = ()) -> Features:
+        """One user turn, images first, then videos, then the text, with the generation prompt.
 
-        `images` are RGB uint8 [H, W, 3]. Whatever `text` spells, it adds neither image slots nor turns. Raises
-        ValueError for an unfit image.
+        `images` are RGB uint8 [H, W, 3]; patches and grids are in the order of the prompt. Whatever `text` spells, it
+        adds neither image slots nor turns. Raises ValueError for an unfit image or video, naming its number.
         """
-        patches_IC, grid_thw_N3 = patchify(images, self.config)
-        turn = self._turn(text, len(images))
-        ids = self._encoder.encode(turn.rendered, TEXT_SLOT, turn.text)
-        token_ids_T = self._expand_images(np.asarray(ids, np.int32), grid_thw_N3)
+        image_patches_IC, image_grids_N3 = patchify(images, self.config)
+        video_patches_IC, video_grids_N3 = patchify_videos(videos, self.config)
+        stamps = [time_stamps(video, self.config) for video in videos]
+        token_ids_T = self._token_ids(text, image_grids_N3, video_grids_N3, stamps)
         token_types_T = self._token_types(token_ids_T)
+        grid_thw_N3 = np.concatenate([image_grids_N3, video_grids_N3])
         positions_3T, rope_delta = rope_index(token_types_T, grid_thw_N3, self.config.merge_size)
+        patches_IC = np.concatenate([image_patches_IC, video_patches_IC]) if len(videos) else image_patches_IC
         return Features(token_ids_T, token_types_T, positions_3T, rope_delta, patches_IC, grid_thw_N3)
 
-    def hf_inputs(
-        self, samples: Sequence[tuple[str, Sequence[np.ndarray]]], padding_side: Literal["left", "right"] = "left"
-    ) -> dict[str, np.ndarray]:
-        """A padded batch of (text, images) under the names and types of transformers' processors.
+    def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]] = ()) -> int:
+        """How many tokens `features` would make of a text and images of these (height, width), without any pixels."""
+        grids = [image_grid(*size, self.config, f"image {number}") for number, size in enumerate(image_sizes)]
+        return len(self._token_ids(text, np.asarray(grids, np.int32).reshape(-1, 3), np.zeros((0, 3), np.int32), ()))
 
-        int64 [B, T] `input_ids`, `attention_mask`, `mm_token_type_ids`; with images also float32 [I, C]
-        `pixel_values` and int64 [N, 3] `image_grid_thw`.
+    def load_video(self, source: bytes | str | os.PathLike[str], name: str = "") -> Video:
+        """A video file's frames, chosen and resized for this processor; see `load_video`."""
+        return load_video(source, self.config, name)
+
+    def hf_inputs(self, samples: Sequence[Sample], padding_side: PaddingSide = "left") -> dict[str, np.ndarray]:
+        """A padded batch of (text, images) or (text, images, videos), as transformers' processors return it.
+
+        int64 [B, T] `input_ids`, `attention_mask`, `mm_token_type_ids`; with images also `pixel_values` and
+        `image_grid_thw`, with videos also `pixel_values_videos` and `video_grid_thw`. Errors name the sample.
         """
         if not samples or padding_side not in ("left", "right"):
             raise ValueError(
                 f"{len(samples)} samples, padding_side={padding_side!r}: give samples and 'left' or 'right'"
             )
-        rows = [self.features(text, images) for text, images in samples]
-        batch = {
-            "input_ids": _pad([row.token_ids_T for row in rows], self.pad_id, padding_side),
-            "attention_mask": _pad([np.ones(row.num_tokens) for row in rows], 0, padding_side),
-            "mm_token_type_ids": _pad([row.token_types_T for row in rows], 0, padding_side),
-        }
-        if any(len(row.grid_thw_N3) for row in rows):
-            batch["pixel_values"] = np.concatenate([row.patches_IC for row in rows])
-            batch["image_grid_thw"] = np.concatenate([row.grid_thw_N3 for row in rows]).astype(np.int64)
-        return batch
+        rows = []
+        for number, sample in enumerate(samples):
+            try:
+                rows.append(self.features(sample[0], sample[1], sample[2] if len(sample) == 3 else ()))
+            except ValueError as error:
+                raise ValueError(f"sample {number}: {error}") from error
+        return hf_batch(rows, self.pad_id, padding_side)
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text, without a template; never the id of a control token."""
@@ -137,17 +151,22 @@ class Processor:
         # Data workers receive the processor; the copy for user text cannot travel (its switch is not serialised).
         return type(self), (self.tokenizer, self.chat_template, self.config, self.stop_ids)
 
-    def _turn(self, text: str, num_images: int) -> UserTurn:
-        return render_user_turn(self.chat_template, text, num_images, enable_thinking=self.config.enable_thinking)
+    def _turn(self, text: str, num_images: int, num_videos: int = 0) -> UserTurn:
+        thinking = self.config.enable_thinking
+        return render_user_turn(self.chat_template, text, num_images, num_videos, enable_thinking=thinking)
 
-    def _expand_images(self, token_ids_T: np.ndarray, grid_thw_N3: np.ndarray) -> np.ndarray:
-        """Repeats each image's placeholder once per merged block of patches."""
-        slots = np.flatnonzero(token_ids_T == self.image_token_id)
-        if len(slots) != len(grid_thw_N3):
-            raise ValueError(f"the chat template made {len(slots)} image slots for {len(grid_thw_N3)} images")
-        repeats_T = np.ones(len(token_ids_T), np.int64)
-        repeats_T[slots] = grid_thw_N3.prod(axis=1) // self.config.merge_size**2
-        return np.repeat(token_ids_T, repeats_T)
+    def _token_ids(
+        self, text: str, image_grids_N3: np.ndarray, video_grids_N3: np.ndarray, stamps: Sequence[Sequence[str]]
+    ) -> np.ndarray:
+        """Ids [T] of the whole prompt, placeholders expanded to the grids."""
+        turn = self._turn(text, len(image_grids_N3), len(video_grids_N3))
+        ids = self._encoder.encode(turn.rendered, TEXT_SLOT, turn.text)
+        videos = zip(video_grids_N3, stamps, strict=True)
+        return self._placeholders.fill(
+            ids,
+            [self._placeholders.image(grid) for grid in image_grids_N3],
+            [self._placeholders.video(grid, video_stamps) for grid, video_stamps in videos],
+        )
 
     def _token_types(self, token_ids_T: np.ndarray) -> np.ndarray:
         is_image_T = token_ids_T == self.image_token_id
@@ -163,12 +182,3 @@ class Processor:
                 f"with enable_thinking={self.config.enable_thinking} the chat template ends its prompt with "
                 f"{rendered[-60:]!r}, not {expected!r}: use the chat_template.jinja of a Qwen3.5 checkpoint"
             )
-
-
-def _pad(rows: Sequence[np.ndarray], value: int, padding_side: Literal["left", "right"]) -> np.ndarray:
-    longest = max(len(row) for row in rows)
-    padded_BT = np.full((len(rows), longest), value, np.int64)
-    for padded_T, row in zip(padded_BT, rows, strict=True):
-        place = slice(longest - len(row), None) if padding_side == "left" else slice(len(row))
-        padded_T[place] = row
-    return padded_BT

@@ -1,0 +1,60 @@
+"""Placeholders: the template writes one token for an image or a video, the model reads one for each merged block.
+
+Shape suffixes: N images and videos; 3 is (time, height, width).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from zppo_jax.processor.positions import IMAGE, VIDEO
+from zppo_jax.processor.tokenizer import IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START, PromptEncoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Placeholders:
+    """Writes what stands in the place of a placeholder, in transformers' layout.
+
+    An image is a run of its pad token. A video is, for each step of time, the time stamp as ordinary text and a run
+    of its pad token between marks; the template's own marks stay around the whole.
+    """
+
+    encoder: PromptEncoder
+    merge_size: int
+
+    def image(self, grid_thw: np.ndarray) -> list[int]:
+        """Ids of one image with this grid in patches."""
+        return [self._id(IMAGE_PAD)] * self._num_tokens(grid_thw)
+
+    def video(self, grid_thw: np.ndarray, time_stamps: Sequence[str]) -> list[int]:
+        """Ids of one video with this grid in patches and a time stamp for each step of time."""
+        pads = [self._id(VIDEO_PAD)] * self._num_tokens(grid_thw[1:])
+        step = [self._id(VISION_START), *pads, self._id(VISION_END)]
+        return [token for stamp in time_stamps for token in (*self.encoder.encode_text(stamp), *step)]
+
+    def fill(self, ids: Sequence[int], images: Sequence[list[int]], videos: Sequence[list[int]]) -> np.ndarray:
+        """Token ids, int32, with each placeholder in `ids` replaced by the next image's or video's own ids.
+
+        Raises ValueError unless the placeholders are these images, then these videos.
+        """
+        kinds = {self._id(IMAGE_PAD): IMAGE, self._id(VIDEO_PAD): VIDEO}
+        found = [kinds[token] for token in ids if token in kinds]
+        if found != [IMAGE] * len(images) + [VIDEO] * len(videos):
+            raise ValueError(
+                f"the chat template made {found.count(IMAGE)} image slots and {found.count(VIDEO)} video slots for "
+                f"{len(images)} images, then {len(videos)} videos: use the chat_template.jinja of a Qwen3.5 checkpoint"
+            )
+        fillings = iter([*images, *videos])
+        filled: list[int] = []
+        for token in ids:
+            filled.extend(next(fillings) if token in kinds else (token,))
+        return np.asarray(filled, np.int32)
+
+    def _num_tokens(self, grid_thw: np.ndarray) -> int:
+        return int(np.prod(grid_thw)) // self.merge_size**2
+
+    def _id(self, token: str) -> int:
+        return self.encoder.control_ids[token]
