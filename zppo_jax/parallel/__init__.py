@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, use
-from zppo_jax.parallel.rules import constrain, partition_spec, shardings, undivided
+from zppo_jax.parallel.rules import constrain, partition_spec, place, shardings, undivided
 
 __all__ = [
     "AXES",
@@ -11,6 +11,7 @@ __all__ = [
     "constrain",
     "make_mesh",
     "partition_spec",
+    "place",
     "shardings",
     "undivided",
     "use",

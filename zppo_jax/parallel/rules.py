@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -54,6 +55,17 @@ def shardings(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Any:
     return jax.tree.map(
         lambda leaf, names: NamedSharding(mesh, partition_spec(names, leaf.shape, mesh)), abstract, axes
     )
+
+
+def place(mesh: Mesh, values: Any, axes: Any) -> Any:
+    """NumPy values (the same on every process) as arrays on the mesh; each device is given its own part only."""
+
+    def one(value: Any, names: Axes) -> jax.Array:
+        value = np.asarray(value)
+        sharding = NamedSharding(mesh, partition_spec(names, value.shape, mesh))
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map(one, values, axes)
 
 
 def undivided(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Iterator[str]:

@@ -20,6 +20,19 @@ from zppo_jax.processor.positions import rope_index
 from zppo_jax.types import Features
 
 Inputs = dict[str, Any]
+AXES = {
+    "tokens_BT": ("batch", None),
+    "mask_BT": ("batch", None),
+    "segment_BT": ("batch", None),
+    "positions_3BT": (None, "batch", None),
+    "feature_BT": ("batch", None),
+    "patches_ISC": ("batch", None, None),
+    "grid_IS5": ("batch", None, None),
+    "last_B": ("batch",),
+    "last_position_B": ("batch",),
+}
+"""Logical names of the axes of the inputs (parallel/rules.py)."""
+
 _KIND = {1: "image", 2: "video"}
 
 

@@ -207,7 +207,8 @@ def _ends(params: Params) -> Params:
 
 def embed(params: Params, tokens_BT: jax.Array) -> jax.Array:
     """Token embeddings [B, T, D]."""
-    return constrain(jnp.take(params["embed"], tokens_BT, axis=0), "batch", None, None)
+    table_VD = constrain(params["embed"], "vocab", None)  # whole rows are looked up; cut ones would be regrouped after
+    return constrain(jnp.take(table_VD, tokens_BT, axis=0), "batch", None, None)
 
 
 def logits(params: Params, hidden: jax.Array) -> jax.Array:

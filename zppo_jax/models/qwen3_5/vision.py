@@ -99,7 +99,7 @@ def _interpolated_positions(table: jax.Array, side: int, grid_IS5: jax.Array) ->
 
     row_low, row_high, row_part = taps(grid_IS5[..., 1], grid_IS5[..., 3])
     col_low, col_high, col_part = taps(grid_IS5[..., 2], grid_IS5[..., 4])
-    table = table.astype(jnp.float32)
+    table = constrain(table, None, None).astype(jnp.float32)
     top = table[row_low * side + col_low] * (1 - col_part) + table[row_low * side + col_high] * col_part
     bottom = table[row_high * side + col_low] * (1 - col_part) + table[row_high * side + col_high] * col_part
     return top * (1 - row_part) + bottom * row_part
@@ -137,4 +137,4 @@ def encode(
         return layers.bind(VisionBlock, config, weights)(x, rope, visible), None
 
     x_ISW, _ = jax.lax.scan(jax.checkpoint(block) if remat != "none" else block, x_ISW, params["blocks"])
-    return layers.bind(Merger, config, params["merger"])(x_ISW)
+    return constrain(layers.bind(Merger, config, params["merger"])(x_ISW), "batch", None, None)

@@ -1,0 +1,124 @@
+"""What the tests of sharding run, in processes of their own: the model on a mesh against the model on one device.
+
+    python -m tests.parallel.program DEVICES DATA FSDP TENSOR OUT.json [PROCESS NUM_PROCESSES PORT]
+
+DEVICES are those of this process. Writes {"logits": largest error, ...} to OUT.json (process 0 only).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import jax
+
+NUM_ROWS, LENGTH, NUM_NEW = 8, 48, 8
+
+
+def main() -> None:
+    devices, data, fsdp, tensor = map(int, sys.argv[1:5])
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    if len(sys.argv) > 6:
+        process, num_processes, port = map(int, sys.argv[6:])
+        jax.distributed.initialize(f"localhost:{port}", num_processes, process)
+    result = compare(data, fsdp, tensor)
+    if jax.process_index() == 0:
+        with open(sys.argv[5], "w", encoding="utf-8") as file:
+            json.dump(result, file)
+
+
+def compare(data: int, fsdp: int, tensor: int) -> dict[str, Any]:
+    import numpy as np
+
+    from tests.models import tiny
+    from tests.models.tiny import image
+    from zppo_jax import parallel
+    from zppo_jax.models.qwen3_5 import inputs, vlm
+
+    model = tiny.random_model(tied=False, seed=1)
+    host = jax.tree.map(np.asarray, model.params)
+    rows = [[3, image(4, 6)], [], [1, image(2, 4)], [5], [image(6, 4)], [], [2, image(4, 4)], [image(2, 2)]]
+    batch, _ = inputs.from_hf(model.config, **tiny.batch(rows, LENGTH, [0, 7, 1, 0, 0, 20, 3, 0]))
+    mesh = parallel.make_mesh(data, fsdp, tensor)
+    params = parallel.place(mesh, host, vlm.logical_axes(model.config))
+    placed = parallel.place(mesh, batch, {name: inputs.AXES[name] for name in batch})
+    cotangent = np.random.default_rng(0).standard_normal((NUM_ROWS, LENGTH, 512), np.float32)
+    expected = outputs(model.config, host, batch, cotangent)
+    with parallel.use(mesh):
+        actual = outputs(model.config, params, placed, cotangent)
+    return errors(expected, actual) | {
+        "undivided": sorted(parallel.undivided(mesh, host, vlm.logical_axes(model.config))),
+        "cut": sorted({str(leaf.sharding.spec) for leaf in jax.tree.leaves(params)}),
+        "largest_share": max(share(leaf) for leaf in jax.tree.leaves(params) if leaf.size >= 4096),
+    }
+
+
+def share(leaf: jax.Array) -> float:
+    """The part of an array that one device holds."""
+    return leaf.addressable_data(0).size / leaf.size
+
+
+def outputs(config: Any, params: Any, batch: Any, cotangent: Any) -> dict[str, Any]:
+    """Logits, gradients, and tokens that were sampled, gathered on every process."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from tests.models.tiny import FAST_COMPILE
+    from zppo_jax.models.qwen3_5 import vlm
+    from zppo_jax.rollout import filters, sampler
+
+    def objective(params, batch, cotangent):
+        logits = vlm.logits(params, config, batch)
+        return jnp.sum(jnp.where(batch["mask_BT"][..., None], logits * cotangent, 0.0)), logits
+
+    differentiate = jax.jit(jax.grad(objective, has_aux=True), compiler_options=FAST_COMPILE)
+    gradients, logits = differentiate(params, batch, cotangent)
+    prompt = {name: batch[name] for name in sampler.PREFILL_INPUTS}
+    cache = sampler.fork((sampler.prefill(params, config, prompt),), np.arange(NUM_ROWS, dtype=np.int32))
+    sampled = sampler.decode(
+        params,
+        config,
+        NUM_NEW,
+        cache,
+        np.arange(NUM_ROWS, dtype=np.int32) + 20,
+        np.full(NUM_ROWS, LENGTH, np.int32),
+        jax.random.split(jax.random.key(0), NUM_ROWS),
+        np.ones(NUM_ROWS, bool),
+        np.asarray([-1], np.int32),
+        np.zeros(512, bool),
+        np.int32(0),
+        filters.settings(1.0),
+    )
+    return gathered({"logits": logits, "gradients": gradients, "sampled": sampled})
+
+
+def gathered(tree: Any) -> Any:
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    def one(x: Any) -> np.ndarray:
+        whole = getattr(x, "is_fully_addressable", True)
+        return np.asarray(x if whole else multihost_utils.process_allgather(x, tiled=True))
+
+    return jax.tree.map(one, tree)
+
+
+def errors(expected: Any, actual: Any) -> dict[str, Any]:
+    import numpy as np
+
+    def relative(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.abs(a - b).max() / (np.abs(a).max() or 1.0))
+
+    sampled = (expected["sampled"], actual["sampled"])
+    return {
+        "logits": relative(expected["logits"], actual["logits"]),
+        "gradients": max(jax.tree.leaves(jax.tree.map(relative, expected["gradients"], actual["gradients"]))),
+        "equal_tokens": float(np.mean(sampled[0]["tokens_BR"] == sampled[1]["tokens_BR"])),
+        "logprobs": float(np.abs(sampled[0]["logprobs_BR"] - sampled[1]["logprobs_BR"]).max()),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The model on eight fake devices, in one process and in two, equals the model on one device."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = 1e-5
+
+
+def run(tmp_path: Path, devices: int, mesh: tuple[int, int, int], num_processes: int = 1) -> dict:
+    out = tmp_path / "result.json"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.parallel.program", str(devices), *map(str, mesh), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    others = [
+        [str(process), str(num_processes), str(port)] if num_processes > 1 else [] for process in range(num_processes)
+    ]
+    started = [
+        subprocess.Popen(command + other, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for other in others
+    ]
+    try:
+        for process in started:
+            said = process.communicate(timeout=300)[0].decode()
+            assert process.returncode == 0, said[-3000:]
+            assert "Involuntary full rematerialization" not in said, "the compiler replicates what the rules cut"
+    finally:
+        for process in started:
+            process.kill()
+    return json.loads(out.read_text())
+
+
+def check(result: dict) -> None:
+    assert result["logits"] < TOLERANCE
+    assert result["gradients"] < TOLERANCE
+    assert result["logprobs"] < TOLERANCE
+    assert result["equal_tokens"] == 1.0
+
+
+def test_forward_gradients_and_decoding_on_a_mesh(tmp_path):
+    result = run(tmp_path, 8, (2, 2, 2))
+    print({name: result[name] for name in ("logits", "gradients", "logprobs")})
+    check(result)
+    assert result["undivided"] == []
+    assert result["largest_share"] == 0.5, "no large parameter lies whole on a device; half: fsdp or tensor"
+    assert "P('tensor', 'fsdp')" in result["cut"], "embedding: vocabulary over tensor, width over fsdp"
+
+
+def test_heads_that_do_not_divide_are_replicated_and_said(tmp_path):
+    """Two key-value heads and two key heads over a tensor axis of four."""
+    result = run(tmp_path, 8, (1, 2, 4))
+    check(result)
+    assert (
+        "text/full/mixer/k/kernel: axis kv_heads of size 2 is not divided by tensor=4: replicated"
+        in result["undivided"]
+    )
+    assert any("linear_heads of size 2" in line for line in result["undivided"])
+    assert not any("mlp" in line for line in result["undivided"])
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_host(tmp_path):
+    check(run(tmp_path, 4, (2, 2, 2), num_processes=2))
