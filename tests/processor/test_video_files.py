@@ -86,6 +86,12 @@ def test_frames_and_choice_agree_with_transformers(mp4, tmp_path):
     np.testing.assert_array_equal(np.stack(video.frames), expected)
 
 
+def test_a_title_in_another_encoding_is_no_damage(mp4):
+    start = mp4.index(b"Lavf")
+    video = load_video(mp4[:start] + b"L\xe4vf" + mp4[start + 4 :])
+    assert video.indices == [0, 7, 13, 20]
+
+
 def test_a_frame_is_resized_only_once(mp4):
     """A file's frames are resized while they are decoded, to the size that the processor wants of the source."""
     from zppo_jax.processor.videos import patchify_videos
