@@ -68,6 +68,7 @@ def load_params(directory: str | Path, config: Config, dtype: str, shardings: Pa
             stacks[stack] = _place(stacks[stack], values, index, placements)
         else:
             leaves |= values
+        del values  # before the next layer is read
     return unflatten(leaves | {path: leaf for stack in stacks.values() for path, leaf in stack.items()})
 
 
