@@ -14,7 +14,8 @@ LAYERS = (
     {"types"},
     {"config"},
     {"prompts", "console", "workdir"},
-    {"metrics", "ops", "parallel", "processor", "compilation"},
+    {"metrics", "ops", "parallel", "processor"},
+    {"compilation"},
     {"models"},
     {"data", "rewards", "rollout", "zppo"},
     {"update", "actor"},
@@ -22,7 +23,7 @@ LAYERS = (
     {"checkpoint", "evaluate", "warmstart", "report"},
     {"setup"},
     {"train"},
-    {"main"},
+    {"main", "export"},
 )
 """A part imports from the sets before its own only; `config` is the schema and `workdir` the directory of a run."""
 

@@ -17,12 +17,20 @@ from typing import Any
 
 import jax
 
+from zppo_jax import parallel
+
 Announce = Callable[[str], AbstractContextManager[Any]]
 
 
 def shapes_of(tree: Any) -> Any:
-    """The same tree of shapes and dtypes, nothing allocated: what a program is compiled for."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    """The same tree of shapes, dtypes and places on a mesh, nothing allocated: what a program is compiled for."""
+
+    def one(x: Any) -> jax.ShapeDtypeStruct:
+        sharding = getattr(x, "sharding", None)
+        on_mesh = sharding if isinstance(sharding, jax.sharding.NamedSharding) else None
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_mesh)
+
+    return jax.tree.map(one, tree)
 
 
 class Program:
@@ -46,9 +54,13 @@ class Compiler:
     Args:
       announce: a context manager for the time that somebody waits for a program (the console shows it).
       num_threads: compilations at the same time.
+      mesh: what the programs run on; None for the default device.
     """
 
-    def __init__(self, announce: Announce | None = None, num_threads: int | None = None) -> None:
+    def __init__(
+        self, announce: Announce | None = None, num_threads: int | None = None, mesh: jax.sharding.Mesh | None = None
+    ) -> None:
+        self.mesh = mesh
         self._announce = announce or (lambda name: contextlib.nullcontext())
         self._pool = ThreadPoolExecutor(num_threads or min(os.cpu_count() or 1, 4), thread_name_prefix="compile")
         self._programs: dict[str, Program] = {}
@@ -63,9 +75,13 @@ class Compiler:
         """The program of that name; `lower()` makes the `jax.stages.Lowered` the first time it is asked for."""
         with self._lock:
             if name not in self._programs:
-                future = self._pool.submit(lambda: lower().compile())
+                future = self._pool.submit(self._compile, lower)
                 self._programs[name] = Program(name, future, self._announce)
             return self._programs[name]
+
+    def _compile(self, lower: Callable[[], Any]) -> Any:
+        with parallel.use(self.mesh):  # the mesh in use belongs to a thread
+            return lower().compile()
 
     def close(self) -> None:
         """Gives up what has not begun to compile."""
@@ -85,9 +101,9 @@ def use_cache() -> None:
 
 
 @contextlib.contextmanager
-def compiler(announce: Announce | None = None) -> Iterator[Compiler]:
+def compiler(announce: Announce | None = None, mesh: jax.sharding.Mesh | None = None) -> Iterator[Compiler]:
     """A `Compiler` that is closed at the end."""
-    made = Compiler(announce)
+    made = Compiler(announce, mesh=mesh)
     try:
         yield made
     finally:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import optax
+from jax.sharding import Mesh
 
-from zppo_jax import prompts
+from zppo_jax import parallel, prompts
 from zppo_jax.actor import Actor
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, ConfigError
@@ -17,6 +19,8 @@ from zppo_jax.config.schema import OptimizerConfig
 from zppo_jax.data.digits import DigitsSource, Family
 from zppo_jax.data.pipeline import Item, PromptProcessing, StepStream, open_stream
 from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import hf, vlm
+from zppo_jax.models.qwen3_5.layers import Remat
 from zppo_jax.processor import Processor
 from zppo_jax.prompts import Template
 from zppo_jax.rewards import ScoringPool
@@ -53,10 +57,25 @@ class Job:
         self.student.scorer.close()
 
 
+def make_mesh(config: Config) -> Mesh:
+    """All devices as `config.mesh` says; ConfigError when it does not use exactly these."""
+    try:
+        return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def describe_mesh(mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config) -> Iterator[str]:
+    """What a person should know about a run on several devices: the mesh, and what it could not cut."""
+    if mesh.size > 1:
+        yield "mesh " + " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        yield from parallel.undivided(mesh, params, vlm.logical_axes(model))
+
+
 def build(config: Config, student_directory: Path, teacher_directory: Path, compiler: Compiler) -> tuple[Job, State]:
-    """Load models and data and start compiling. Returns the job and the student's initial state."""
+    """Load models and data and start compiling, all on the compiler's mesh. Returns the job and the student's state."""
     method = get_method(config.method)
-    model, processor = _checkpoint(config, "model.path", student_directory)
+    model, processor = _checkpoint(config, "model.path", student_directory, compiler)
     template = prompts.get_template(config.prompt.template)
     process = PromptProcessing(processor, template)
     scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
@@ -84,15 +103,16 @@ def build(config: Config, student_directory: Path, teacher_directory: Path, comp
     return job, state
 
 
-def _checkpoint(config: Config, key: str, directory: Path) -> tuple[qwen3_5.Model, Processor]:
+def _checkpoint(config: Config, key: str, path: Path, compiler: Compiler) -> tuple[qwen3_5.Model, Processor]:
     """Model and processor of a Hugging Face directory; ConfigError in one line, naming the key, when it is none."""
     try:
-        model = qwen3_5.load(directory, dtype=config.model.dtype)
+        directory = hf.resolve(path)
+        model = qwen3_5.load(directory, config.model.dtype, compiler.mesh)
         return model, _processor(config, directory, config.prompt.enable_thinking)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{key} = {str(directory)!r} does not load ({reason[:300]}): name a directory with config.json, "
+            f"{key} = {str(path)!r} does not load ({reason[:300]}): name a directory with config.json, "
             "*.safetensors and tokenizer.json of a Qwen3.5 checkpoint"
         ) from error
 
@@ -131,7 +151,8 @@ def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Co
         scope=config.advantage.scope,
         eps=config.advantage.eps,
     )
-    objective = Objective(update.clip_low, update.clip_high, update.dual_clip, config.rollout.temperature)
+    remat = cast(Remat, config.model.remat)
+    objective = Objective(update.clip_low, update.clip_high, update.dual_clip, config.rollout.temperature, remat)
     return Learner(
         model,
         engine.shapes,
@@ -171,7 +192,7 @@ def _teacher(
     config: Config, directory: Path, student: Actor, student_model: qwen3_5.Config, compiler: Compiler
 ) -> LocalTeacher:
     """A teacher of the student's architecture shares its compiled programs."""
-    model, processor = _checkpoint(config, "teacher.path", directory)
+    model, processor = _checkpoint(config, "teacher.path", directory, compiler)
     if processor.tokenizer.to_str() != student.processor.tokenizer.to_str():
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from zppo_jax import compilation, setup
+from zppo_jax import compilation, parallel, setup
 from zppo_jax.checkpoint import Checkpoints
 from zppo_jax.config import Config
 from zppo_jax.console import RunConsole
@@ -144,8 +144,12 @@ def run(config: Config, workdir: Path) -> None:
         stop = stack.enter_context(StopRequest())
         console = stack.enter_context(RunConsole(config.num_steps))
         student, teacher = directories(config, directory.path, console.message)
-        compiler = stack.enter_context(compilation.compiler(console.compiling))
+        mesh = setup.make_mesh(config)
+        stack.enter_context(parallel.use(mesh))
+        compiler = stack.enter_context(compilation.compiler(console.compiling, mesh))
         job, state = setup.build(config, student, teacher, compiler)
+        for line in setup.describe_mesh(mesh, state["params"], job.learner.config):
+            console.message(line)
         stack.callback(job.close)
         records = Records(directory, config, checkpoints.latest_step)
         stack.callback(records.close)

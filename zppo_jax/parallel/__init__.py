@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, use
-from zppo_jax.parallel.rules import constrain, partition_spec, place, shardings, undivided
+from zppo_jax.parallel.rules import (
+    constrain,
+    constrain_tree,
+    partition_spec,
+    place,
+    placed_shapes,
+    shardings,
+    undivided,
+)
 
 __all__ = [
     "AXES",
     "abstract_mesh",
     "constrain",
+    "constrain_tree",
     "make_mesh",
     "partition_spec",
     "place",
+    "placed_shapes",
     "shardings",
     "undivided",
     "use",

@@ -84,8 +84,23 @@ def _is_axes(value: Any) -> bool:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Says to the compiler where `x` lies, by the logical names of all its axes; nothing happens without a mesh."""
+    """Says to the compiler where `x` lies, by the logical names of its last axes; nothing happens without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not set(mesh.axis_names) & {axis for rule in RULES.values() for axis in rule}:
-        return x
-    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))
+
+
+def constrain_tree(tree: Any, axes: Any) -> Any:
+    """`constrain` for each leaf; `axes` is the tree of their logical axes."""
+    return jax.tree.map(lambda leaf, names: constrain(leaf, *names), tree, axes)
+
+
+def placed_shapes(shapes: Any, axes: Any) -> Any:
+    """Shapes of arrays that lie where the rules put them, to compile for; nothing is added without a mesh."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return shapes
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings(mesh, shapes, axes),
+    )

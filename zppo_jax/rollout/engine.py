@@ -17,8 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from zppo_jax import parallel
 from zppo_jax.compilation import Compiler, Program, shapes_of
-from zppo_jax.models.qwen3_5 import inputs
+from zppo_jax.models.qwen3_5 import inputs, text
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters, sampler
 from zppo_jax.rollout.shapes import Shapes
@@ -124,6 +125,7 @@ class Engine:
                 ),
                 shapes_of(params),
             )
+            cache = parallel.placed_shapes(cache, text.CACHE_AXES)
             row_B = np.zeros(self.rows_per_call, np.int32)
             keys_B = _row_keys(0, 0, 0, row_B.astype(np.uint32), row_B.astype(np.uint32))
             rest = self._decode_arguments(row_B, row_B, keys_B, 0, filters.settings())

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from zppo_jax import parallel
 from zppo_jax.models.qwen3_5 import text, vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters
@@ -27,14 +28,14 @@ PREFILL_INPUTS = ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT", "patche
 @functools.partial(jax.jit, static_argnums=1)
 def prefill(params: dict[str, Any], config: Config, inputs: dict[str, Any]) -> text.Cache:
     """Caches of a batch of prompts without their last tokens."""
-    return vlm.prefill(params, config, inputs)[1]
+    return parallel.constrain_tree(vlm.prefill(params, config, inputs)[1], text.CACHE_AXES)
 
 
 @jax.jit
 def fork(caches: tuple[text.Cache, ...], row_B: jax.Array) -> text.Cache:
     """One row for each rollout from prefilled prompts; `row_B` counts through the given caches in order."""
     joined = {name: jnp.concatenate([cache[name] for cache in caches], axis) for name, axis in text.ROW_AXIS.items()}
-    return text.fork_cache(joined, row_B)
+    return parallel.constrain_tree(text.fork_cache(joined, row_B), text.CACHE_AXES)
 
 
 def _uniform(keys_B: jax.Array, step: jax.Array) -> jax.Array:

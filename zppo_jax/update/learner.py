@@ -14,7 +14,7 @@ from zppo_jax.compilation import Compiler, Program, shapes_of
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group
-from zppo_jax.update import batch, freeze, step
+from zppo_jax.update import batch, step
 from zppo_jax.update.step import Objective, State
 
 
@@ -49,8 +49,8 @@ class Learner:
 
     def init(self, params: dict[str, Any]) -> State:
         """Parameters and a fresh optimiser state for the trainable ones; ConfigError when a pattern means none."""
-        trainable, _ = freeze.split(params, self.frozen_patterns)
-        return {"params": params, "optimizer": self.transform.init(trainable)}
+        optimizer = step.init_optimizer(params, self.config, self.transform, self.frozen_patterns)
+        return {"params": params, "optimizer": optimizer}
 
     def prepare(self, state: State) -> None:
         """Start compiling the update and the log-probabilities; `state` may be shapes."""

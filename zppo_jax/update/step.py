@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from zppo_jax import parallel
 from zppo_jax.models.qwen3_5 import text, vlm
 from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.models.qwen3_5.layers import Remat
 from zppo_jax.rollout import filters
 from zppo_jax.update import freeze, losses
 
@@ -26,20 +28,27 @@ State = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Static settings of the policy loss; `temperature` is the sampling temperature of the rollouts."""
+    """Static settings of the policy loss; `temperature` is the sampling temperature of the rollouts, `remat` what the
+    backward pass computes anew."""
 
     clip_low: float
     clip_high: float
     dual_clip: float
     temperature: float
+    remat: Remat = "none"
 
 
 def response_logprobs(
-    params: dict[str, Any], config: Config, micro: dict[str, Any], temperature: float, banned_V: jax.Array
+    params: dict[str, Any],
+    config: Config,
+    micro: dict[str, Any],
+    temperature: float,
+    banned_V: jax.Array,
+    remat: Remat = "none",
 ) -> jax.Array:
     """Log-probabilities [B, R] of the responses under the sampler's own distribution."""
     num_groups, group_size, length = micro["response_MGR"].shape
-    _, cache = vlm.prefill(params, config, micro)
+    _, cache = vlm.prefill(params, config, micro, remat)
     row_B = jnp.repeat(jnp.arange(num_groups), group_size)
     cache = text.fork_cache(cache, row_B)
     response_BR = micro["response_MGR"].reshape(-1, length)
@@ -53,6 +62,7 @@ def response_logprobs(
         jnp.broadcast_to(position_BR, (3, *position_BR.shape)),
         mask_BR,
         cache,
+        remat=remat,
     )
     logprobs = filters.log_softmax(text.logits(params["text"], hidden_BRD), temperature, banned_V)
     return jnp.take_along_axis(logprobs, response_BR[..., None], axis=-1)[..., 0]
@@ -66,7 +76,7 @@ def logprobs(params: dict[str, Any], config: Config, micro: dict[str, Any], temp
 
 def _loss_sum(trainable, frozen, config: Config, objective: Objective, micro: dict[str, Any], banned_V: jax.Array):
     params = freeze.merge(trainable, frozen)
-    new_BR = response_logprobs(params, config, micro, objective.temperature, banned_V)
+    new_BR = response_logprobs(params, config, micro, objective.temperature, banned_V, objective.remat)
     sums = losses.surrogate_sums(
         new_BR,
         micro["old_logprobs_MGR"].reshape(new_BR.shape),
@@ -122,4 +132,26 @@ def update(
     changes, optimizer = transform.update(gradient, state["optimizer"], trainable)
     params = freeze.merge(optax.apply_updates(trainable, changes), frozen)
     metrics = losses.means(sums, minibatch["num_tokens"]) | {"grad_norm": optax.tree.norm(gradient)}
-    return {"params": params, "optimizer": optimizer}, metrics
+    return in_place({"params": params, "optimizer": optimizer}, config, transform, frozen_patterns), metrics
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def init_optimizer(
+    params: dict[str, Any], config: Config, transform: optax.GradientTransformation, frozen_patterns: tuple[str, ...]
+) -> Any:
+    """A fresh optimiser state, each part of it where the parameter lies that it belongs to."""
+    trainable, _ = freeze.split(params, frozen_patterns)
+    state = {"params": params, "optimizer": transform.init(trainable)}
+    return in_place(state, config, transform, frozen_patterns)["optimizer"]
+
+
+def in_place(
+    state: State, config: Config, transform: optax.GradientTransformation, frozen_patterns: tuple[str, ...]
+) -> State:
+    """The state with every array where the rules put it, which on a mesh the compiler is free to forget."""
+    axes = vlm.logical_axes(config)
+    trainable_axes, _ = freeze.split(axes, frozen_patterns)
+    optimizer_axes = optax.tree.map_params(
+        transform, lambda _, names: names, state["optimizer"], trainable_axes, transform_non_params=lambda _: ()
+    )
+    return parallel.constrain_tree(state, {"params": axes, "optimizer": optimizer_axes})

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zppo_jax import parallel
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf, inputs, vlm
 from zppo_jax.models.qwen3_5.config import Config
@@ -32,14 +33,17 @@ class Model:
     params: dict[str, Any]
 
 
-def load(path: str | Path, dtype: str = "float32", shardings: dict[str, Any] | None = None) -> Model:
+def load(path: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None) -> Model:
     """Load a Hugging Face directory, or OWNER/NAME of the Hub; needs only config.json and the safetensors files.
 
-    `shardings` is a NamedSharding for each parameter (parallel.shardings). Raises FileNotFoundError for a missing file
-    and CheckpointError listing every tensor that does not fit.
+    On a `mesh` each device is given its own part of each parameter. Raises FileNotFoundError for a missing file and
+    CheckpointError listing every tensor that does not fit.
     """
     directory = hf.resolve(path)
     config = configs.from_directory(directory)
+    shardings = None
+    if mesh is not None:
+        shardings = parallel.shardings(mesh, abstract_params(config), vlm.logical_axes(config))
     return Model(config, hf.load_params(directory, config, dtype, shardings))
 
 
