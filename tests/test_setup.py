@@ -25,6 +25,7 @@ class Names:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.mesh = None
 
     def program(self, name: str, lower: Any) -> None:
         del lower

@@ -40,6 +40,12 @@ def drawn(samples: list[list[Sample]]) -> list[tuple[int, ...]]:
     return [tuple(one.token_ids_T.tolist()) for group in samples for one in group]
 
 
+def long(samples: list[list[Sample]]) -> list[tuple[int, ...]]:
+    chosen = [tokens for tokens in drawn(samples) if len(tokens) > 3]
+    assert chosen
+    return chosen
+
+
 def test_samples_are_what_they_say(together):
     stop_ids, reasons = tiny_model.model().config.stop_token_ids, set()
     assert [len(group) for group in together] == [NUM_SAMPLES] * len(items())
@@ -95,16 +101,19 @@ def test_group_of_three_in_64_rows(together):
 
 
 def test_identity_decides_the_draw(together):
-    """Seed, step, purpose, uid: another one is another stream, the same is the same."""
+    """Seed, step, purpose, uid: another one is another stream, the same is the same.
+
+    Responses of three tokens or fewer may be equal by chance.
+    """
     same(sample(engine(), requests(0))[0], together[0])
-    seen = set(drawn([together[0]]))
+    seen = set(long([together[0]]))
     changed = [{"seed": 1}, {"step": 2}, *({"purpose": purpose} for purpose in PURPOSES if purpose != "student")]
     for settings in changed:
-        other = set(drawn(sample(engine(), requests(0), **settings)))
+        other = set(long(sample(engine(), requests(0), **settings)))
         assert not other & seen, settings
         seen |= other
     renamed = [dataclasses.replace(requests(0)[0], uid="1/a/bcq")]
-    assert not set(drawn(sample(engine(), renamed))) & seen
+    assert not set(long(sample(engine(), renamed))) & seen
 
 
 def test_purposes_are_distinct():

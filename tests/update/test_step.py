@@ -109,8 +109,8 @@ def naive() -> tuple[Any, float]:
 
     def loss(params):
         logits_BTV = jnp.where(banned_V, -jnp.inf, vlm.logits(params, config, packed))
-        logprobs_BTV = jax.nn.log_softmax(logits_BTV)[:, :-1]
-        new_BT = jnp.take_along_axis(logprobs_BTV, packed["tokens_BT"][:, 1:, None], axis=-1)[..., 0]
+        logprobs_BTV = jax.nn.log_softmax(logits_BTV)[:, : NUM_SLOTS - 1]
+        new_BT = jnp.take_along_axis(logprobs_BTV, packed["tokens_BT"][:, 1:NUM_SLOTS, None], axis=-1)[..., 0]
         chosen = jnp.where(sampled_BT[:, 1:], new_BT, old_BT[:, 1:])
         ratio = jnp.exp(chosen - old_BT[:, 1:])
         gain = jnp.minimum(ratio * advantages_BT[:, 1:], jnp.clip(ratio, 0.8, 1.28) * advantages_BT[:, 1:])

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-NEGATIVE = float("-inf")
+from zppo_jax.ops.logprobs import scaled_logits
+
 
 
 def settings(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> dict[str, Any]:
@@ -34,12 +35,8 @@ def settings(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p
 
 
 def log_softmax(logits: jax.Array, temperature: jax.Array | float, banned_V: ArrayLike) -> jax.Array:
-    """Log-probabilities in float32 at a temperature (0 counts as 1), banned ids at minus infinity.
-
-    The sampler and the trainer both call this, so that their distributions are the same function of the logits.
-    """
-    scale = jnp.where(jnp.asarray(temperature) == 0.0, 1.0, temperature)
-    return jax.nn.log_softmax(jnp.where(banned_V, NEGATIVE, logits.astype(jnp.float32) / scale), axis=-1)
+    """Log-probabilities in float32 at a temperature (0 counts as 1), banned ids at minus infinity."""
+    return jax.nn.log_softmax(scaled_logits(logits, temperature, banned_V), axis=-1)
 
 
 def truncate(logprobs_BV: jax.Array, top_k: jax.Array, top_p: jax.Array, min_p: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ from zppo_jax import parallel
 from zppo_jax.models.qwen3_5 import text, vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.layers import Remat
-from zppo_jax.rollout import filters
+from zppo_jax.ops.logprobs import target_logprobs
 from zppo_jax.update import freeze, losses
 
 State = dict[str, Any]
@@ -64,8 +64,7 @@ def response_logprobs(
         cache,
         remat=remat,
     )
-    logprobs = filters.log_softmax(text.logits(params["text"], hidden_BRD), temperature, banned_V)
-    return jnp.take_along_axis(logprobs, response_BR[..., None], axis=-1)[..., 0]
+    return target_logprobs(hidden_BRD, text.head(params["text"]), response_BR, temperature, jnp.asarray(banned_V))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))

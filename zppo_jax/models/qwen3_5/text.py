@@ -211,9 +211,14 @@ def embed(params: Params, tokens_BT: jax.Array) -> jax.Array:
     return constrain(jnp.take(table_VD, tokens_BT, axis=0), "batch", None, None)
 
 
+def head(params: Params) -> jax.Array:
+    """The matrix [V, D] from hidden states to scores; the embedding where they are tied."""
+    return params.get("lm_head", params["embed"])
+
+
 def logits(params: Params, hidden: jax.Array) -> jax.Array:
     """Unnormalised next-token scores [..., V] in the model dtype."""
-    scores = hidden @ params.get("lm_head", params["embed"]).T
+    scores = hidden @ head(params).T
     return constrain(scores, "batch", *(None,) * (scores.ndim - 2), "vocab")
 
 
