@@ -92,6 +92,56 @@ class Checkpoints:
         self._manager.close()
 
 
+def saved_steps(directory: Path) -> list[int]:
+    """The complete checkpoints in a directory; unlike `Checkpoints` it leaves everything there as it is."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def restore_params(directory: Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Only the parameters of a checkpoint, as arrays of this machine's first CPU, whatever mesh saved them.
+
+    `abstract` is the tree of their shapes; the dtypes are those of the checkpoint. Raises WorkdirError when it is
+    damaged or holds another model.
+    """
+    path = directory.absolute() / str(step)
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    checkpointer = ocp.PyTreeCheckpointer()
+    try:
+        with _quiet():
+            saved: Any = checkpointer.metadata(path / "state")
+            params = saved.item_metadata.tree["params"]
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params)
+            _require_same(path, shapes, abstract)
+            item = {"params": shapes}
+            restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+            parts = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+            return checkpointer.restore(path / "state", args=parts)["params"]
+    except WorkdirError:
+        raise
+    except Exception as error:  # as in `Checkpoints.restore`
+        raise WorkdirError(
+            f"the checkpoint {path} is damaged ({_first_line(error)}): choose another step, or continue the run"
+        ) from error
+
+
+def _require_same(path: Path, saved: dict[str, Any], abstract: dict[str, Any]) -> None:
+    found, expected = (
+        {
+            jax.tree_util.keystr(key, simple=True, separator="/"): leaf.shape
+            for key, leaf in jax.tree.leaves_with_path(tree)
+        }
+        for tree in (saved, abstract)
+    )
+    wrong = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
+    if wrong:
+        raise WorkdirError(
+            f"the checkpoint {path} is of another model: {len(wrong)} parameters differ, first {wrong[0]} of shape "
+            f"{found.get(wrong[0])}, expected {expected.get(wrong[0])}"
+        )
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Orbax logs the traceback of an error that it raises as well; ours is the one line that a person reads."""

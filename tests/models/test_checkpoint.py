@@ -193,7 +193,7 @@ directory, out = map(Path, sys.argv[1:])
 plain = qwen3_5.load(directory)
 mesh = parallel.make_mesh(data=2, fsdp=2, tensor=2)
 shardings = parallel.shardings(mesh, vlm.abstract_params(plain.config), vlm.logical_axes(plain.config))
-loaded = qwen3_5.load(directory, shardings=shardings)
+loaded = qwen3_5.load(directory, mesh=mesh)
 jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), loaded.params, plain.params)
 assert jax.tree.map(lambda leaf: leaf.sharding, loaded.params) == shardings
 divided = [leaf for leaf in jax.tree.leaves(loaded.params) if not leaf.is_fully_replicated]

@@ -93,7 +93,7 @@ def checkpoint(directory, tmp_path):
     return shutil.copytree(directory, tmp_path / "checkpoint")
 
 
-def refused(directory, error=CheckpointError):
+def refused(directory, error: type[Exception] = CheckpointError):
     """The message with which a directory is refused; everything a person needs is in it."""
     with pytest.raises(error) as caught:
         qwen3_5.load(directory)

@@ -78,9 +78,9 @@ def test_at_most_one_shard_is_in_memory(model, tmp_path, monkeypatch):
     """Each shard is written before the tensors of the next are fetched."""
     fetched, most = 0, 0
 
-    def count(nbytes):
+    def count(tensor):
         nonlocal fetched, most
-        fetched += nbytes
+        fetched += tensor.nbytes
         most = max(most, fetched)
 
     def write(part, path, metadata):
@@ -122,7 +122,7 @@ from zppo_jax.models.qwen3_5 import hf
 model = tiny.random_model()
 with hf.staged(Path(sys.argv[1])) as path:
     tensors = iter(range(60))
-    on_tensor = lambda size: os.kill(os.getpid(), signal.SIGKILL) if next(tensors) == 50 else None
+    on_tensor = lambda tensor: os.kill(os.getpid(), signal.SIGKILL) if next(tensors) == 50 else None
     hf.write_model(path, model.config, model.params, shard_bytes=100_000, on_tensor=on_tensor)
 """
 

@@ -68,9 +68,9 @@ def write_model(
     params: Params,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
-    on_tensor: Callable[[int], None] = lambda nbytes: None,
+    on_tensor: Callable[[np.ndarray], None] = lambda tensor: None,
 ) -> None:
-    """The files of `save_directory` into an existing directory; `on_tensor` is told the bytes of each tensor."""
+    """The files of `save_directory` into an existing directory; `on_tensor` is shown each tensor."""
     leaves = flatten(params)
     sizes = {entry.name: _nbytes(entry, leaves[entry.path], dtype) for entry in table(config)}
     _require_space(directory, sum(sizes.values()))
@@ -85,7 +85,7 @@ def write_model(
         part: dict[str, np.ndarray] = {}
         for name, array in itertools.islice(arrays, len(names)):
             part[name] = array
-            on_tensor(array.nbytes)
+            on_tensor(array)
         save_file(part, directory / file, metadata=_WRITER)
         del part, array  # before the next one is gathered
     if len(shards) > 1:

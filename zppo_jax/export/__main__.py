@@ -1,0 +1,98 @@
+"""python -m zppo_jax.export --checkpoint=runs/x --out=DIR: a run's student as a Hugging Face directory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags, logging
+
+from zppo_jax.config import ConfigError
+from zppo_jax.workdir import WorkdirError
+
+_EXAMPLE = "python -m zppo_jax.export --checkpoint=runs/tiny --out=exports/tiny"
+_DTYPES = ("float32", "bfloat16", "float16")
+
+_HELP = f"""\
+Writes the student of a run as a Hugging Face directory, which transformers, vLLM and lm-eval load.
+
+  {_EXAMPLE}
+
+The weights are those of the newest checkpoint; tokenizer, chat template and processor files are the ones of the model
+that the run started from. Only parameters are read (no optimiser), on one CPU: a checkpoint of any number of devices
+is exported on one host, also while the run goes on. The directory appears when it is complete.
+
+Flags:
+  --checkpoint=RUN     the run directory (the --workdir of the training)
+  --out=DIRECTORY      where to; it must not exist or be empty, only an earlier export is replaced
+  --step=N             the checkpoint of that step, instead of the newest
+  --dtype=NAME         {", ".join(_DTYPES)}, instead of the checkpoint's own; A_log and the gated norm stay
+                       float32, as in the published files
+  --origin=DIRECTORY   the model that the run started from, if it is no longer where the run found it; or OWNER/NAME
+
+Examples:
+  python -m zppo_jax.export --checkpoint=runs/9b --out=exports/9b --dtype=bfloat16
+  python -m zppo_jax.export --checkpoint=runs/9b --out=exports/9b-400 --step=400 --origin=/data/Qwen3.5-9B
+"""
+
+# Flags of their own: those of absl's global list belong to zppo_jax.main and to the libraries.
+_FLAGS = flags.FlagValues()
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "run directory", flag_values=_FLAGS)
+_OUT = flags.DEFINE_string("out", None, "where to write", flag_values=_FLAGS)
+_STEP = flags.DEFINE_integer("step", None, "step of the checkpoint", flag_values=_FLAGS)
+_DTYPE = flags.DEFINE_enum("dtype", None, _DTYPES, "of the weights", flag_values=_FLAGS)
+_ORIGIN = flags.DEFINE_string("origin", None, "model that the run started from", flag_values=_FLAGS)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 written, 2 a mistake on the command line, 1 anything else."""
+    argv = sys.argv if argv is None else argv
+    if any(argument in ("--help", "-help", "-h", "--helpfull", "-?") for argument in argv[1:]):
+        print(_HELP, end="")
+        return
+    try:
+        parse(argv)
+        print(_export())
+    except ConfigError as error:
+        _exit(error, 2)
+    except (WorkdirError, ValueError, OSError) as error:
+        _exit(error, 1)
+    except KeyboardInterrupt:
+        _exit("stopped; nothing was left behind", 130)
+
+
+def parse(argv: Sequence[str]) -> None:
+    """Reads the flags; raises ConfigError in one line on any mistake."""
+    _FLAGS.unparse_flags()
+    try:
+        rest = _FLAGS(list(argv))
+    except flags.Error as error:
+        raise ConfigError(f"{' '.join(str(error).split())}; `python -m zppo_jax.export --help` lists them") from error
+    if len(rest) > 1:
+        raise ConfigError(f"{rest[1]!r} is no flag: give --checkpoint=RUN and --out=DIRECTORY, as in `{_EXAMPLE}`")
+    for flag in (_CHECKPOINT, _OUT):
+        if not flag.value:
+            raise ConfigError(f"--{flag.name} is missing, as in `{_EXAMPLE}`")
+
+
+def _export() -> str:
+    run = Path(_CHECKPOINT.value or "")
+    if not run.is_dir():
+        raise ConfigError(f"--checkpoint={run}: there is no such directory; give the --workdir of a run")
+    os.environ["JAX_PLATFORMS"] = "cpu"  # whatever the machine has: nothing is computed
+    logging.set_verbosity(logging.ERROR)  # orbax tells every thread's business
+    from zppo_jax.export import write
+
+    return write.export(run, Path(_OUT.value or ""), _STEP.value, _DTYPE.value, _ORIGIN.value)
+
+
+def _exit(message: object, status: int) -> NoReturn:
+    print(f"zppo_jax: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The weights of a checkpoint, and the processor of the model that the run started from, as a Hugging Face directory.
+
+Only the parameters are read, on one CPU device: a checkpoint of any mesh exports on one host without accelerators.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+
+from zppo_jax import checkpoint
+from zppo_jax.config import ConfigError
+from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5 import hf
+from zppo_jax.processor import Processor
+from zppo_jax.warmstart import SHIPPED
+from zppo_jax.workdir import WorkdirError, write_atomically
+
+PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+)
+"""Copied from the origin as they are, where it has them."""
+
+
+def export(run: Path, out: Path, step: int | None = None, dtype: str | None = None, origin: str | None = None) -> str:
+    """Write the student of a run to `out`; returns the line that tells a person so.
+
+    Args:
+      run: the run directory; it may be in use.
+      out: does not exist, is empty, or holds an earlier export, which is replaced.
+      step: of the checkpoint; None for the newest.
+      dtype: of the weights; None for the checkpoint's own.
+      origin: the Hugging Face directory that the run started from; None for the one that its config.json names.
+
+    Raises:
+      ConfigError: a wrong argument.
+      WorkdirError: the run has no such checkpoint, or it is damaged.
+      FileNotFoundError, ValueError: the origin is not there or not whole; CheckpointError: `out` cannot be written.
+    """
+    chosen = _choose_step(run, step)
+    source = _origin(run, origin)
+    config = configs.from_directory(source)
+    processor = Processor.from_directory(source)
+    shapes = qwen3_5.abstract_params(config)
+    params = checkpoint.restore_params(run / "checkpoints", chosen, shapes)
+    config = dataclasses.replace(config, stop_token_ids=processor.stop_ids, pad_token_id=processor.pad_id)
+    nbytes = 0
+    console = rich.console.Console(stderr=True)
+    bar = rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal)
+    with hf.staged(out) as directory, bar as progress:
+        task = progress.add_task(f"writing {out}", total=hf.count(shapes))
+
+        def on_tensor(tensor: np.ndarray) -> None:
+            nonlocal nbytes
+            nbytes += tensor.nbytes
+            progress.advance(task, tensor.size)
+
+        hf.write_model(directory, config, params, dtype, on_tensor=on_tensor)
+        _write_processor(directory, source, processor)
+    kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
+    return (
+        f"step {chosen} of {run} is in {out}: {hf.count(shapes) / 1e6:,.1f} M parameters, {nbytes / 1e6:,.1f} MB in "
+        f"{dtype or ' and '.join(kinds)}; transformers, vLLM and lm-eval load it"
+    )
+
+
+def _choose_step(run: Path, step: int | None) -> int:
+    if not (run / "config.json").is_file():
+        raise ConfigError(f"--checkpoint={run} is no run directory (it has no config.json): give a run's --workdir")
+    steps = checkpoint.saved_steps(run / "checkpoints")
+    if not steps:
+        raise WorkdirError(f"{run} holds no checkpoint yet: let the run reach its first one (checkpoint.every steps)")
+    if step is None:
+        return steps[-1]
+    if step not in steps:
+        raise ConfigError(f"--step={step}: {run} holds the checkpoints of steps {', '.join(map(str, steps))}")
+    return step
+
+
+def _origin(run: Path, given: str | None) -> Path:
+    """The Hugging Face directory of the model that the run started from: its processor is the export's."""
+    if given is not None:
+        return hf.resolve(given)
+    settings = _settings(run / "config.json")
+    path, rebuilt = settings["model"]["path"], settings["warmstart"]["rebuild"]
+    if not path:
+        return (run / "warmstart" if rebuilt else SHIPPED) / "student"
+    try:
+        return hf.resolve(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the model.path = {path!r} with which {run} was started is not to be found from here: name its "
+            "Hugging Face directory with --origin=DIR"
+        ) from error
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """What is needed of a run's configuration; the rest may be of another version of this package."""
+    try:
+        content = json.loads(file.read_text())
+        path, rebuild = content["model"]["path"], content["warmstart"]["rebuild"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkdirError(f"{file} is damaged ({error!r}): restore it, or name the model with --origin=DIR") from error
+    return {"model": {"path": path}, "warmstart": {"rebuild": rebuild}}
+
+
+def _write_processor(directory: Path, source: Path, processor: Processor) -> None:
+    """The origin's own files; what it lacks is written anew. Both stop ids end a response in any case."""
+    processor.save(directory)
+    generation = json.loads((directory / "generation_config.json").read_text())
+    for name in PROCESSOR_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
+    original = source / "generation_config.json"
+    if original.is_file():  # how to sample is the origin's to say
+        generation = json.loads(original.read_text()) | generation
+    write_atomically(directory / "generation_config.json", json.dumps(generation, indent=2).encode() + b"\n")
