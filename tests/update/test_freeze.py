@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from tests import tiny_model
 from tests.tiny_model import FastCompiler, groups
+from zppo_jax.checkpoint import Checkpoints, equal
 from zppo_jax.config import ConfigError
 from zppo_jax.update import batch, freeze, optimizer
 from zppo_jax.update.learner import Learner
@@ -119,6 +120,15 @@ def test_the_compiled_update_needs_less_memory():
     assert whole.temp_size_in_bytes - frozen.temp_size_in_bytes >= vision
     print(f"vision {vision}: arguments {whole.argument_size_in_bytes} -> {frozen.argument_size_in_bytes}, "
           f"temporary {whole.temp_size_in_bytes} -> {frozen.temp_size_in_bytes}")  # fmt: skip
+
+
+def test_a_checkpoint_gives_the_frozen_run_back(tmp_path):
+    state, _ = updated(VISION)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, jax.tree.map(jnp.asarray, state), {})
+    _, restored, _ = checkpoints.restore(fresh_state(VISION))
+    checkpoints.close()
+    assert equal(restored, state)
 
 
 # ---------------------------------------------------------------- which are meant
