@@ -55,7 +55,7 @@ def _stage(
     if read_stamp(directory) != _stamp(recipe):
         config = tiny.config(processor)
         trained = _train(directory.name, stage, recipe, jax.tree.map(jnp.copy, params), processor, config)
-        (directory / STAMP).unlink(missing_ok=True)  # a stamp never stands beside weights that it does not mean
+        shutil.rmtree(directory, ignore_errors=True)  # a stamp never stands beside weights that it does not mean
         qwen3_5.save(Model(config, trained), directory)
         processor.save(directory)
         write_atomically(directory / STAMP, json.dumps(_stamp(recipe), indent=2).encode() + b"\n")
