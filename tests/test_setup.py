@@ -64,6 +64,13 @@ def test_what_is_frozen_and_how_the_optimiser_rounds_come_from_the_configuration
         build(optimizer__freeze=("vison/**",))
 
 
+def test_a_name_of_the_hub_will_do_for_every_part_of_a_checkpoint(build, start, monkeypatch):
+    """Model, processor, and the processor of the compressor."""
+    monkeypatch.setattr(setup.hf, "resolve", lambda path: start if str(path) == "Owner/Name" else path)
+    job, _, _ = build(teacher=Path("Owner/Name"), teacher__compress__enabled=True)
+    assert isinstance(job.teacher, LocalTeacher) and job.teacher.compressor is not None
+
+
 def test_sizes_come_from_the_configuration(build):
     job, state, _ = build()
     assert job.augmentation_limit == 2  # half of four questions

@@ -106,9 +106,8 @@ def build(config: Config, student_directory: Path, teacher_directory: Path, comp
 def _checkpoint(config: Config, key: str, path: Path, compiler: Compiler) -> tuple[qwen3_5.Model, Processor]:
     """Model and processor of a Hugging Face directory; ConfigError in one line, naming the key, when it is none."""
     try:
-        directory = hf.resolve(path)
-        model = qwen3_5.load(directory, config.model.dtype, compiler.mesh)
-        return model, _processor(config, directory, config.prompt.enable_thinking)
+        model = qwen3_5.load(path, config.model.dtype, compiler.mesh)
+        return model, _processor(config, path, config.prompt.enable_thinking)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -117,9 +116,9 @@ def _checkpoint(config: Config, key: str, path: Path, compiler: Compiler) -> tup
         ) from error
 
 
-def _processor(config: Config, directory: Path, enable_thinking: bool) -> Processor:
+def _processor(config: Config, path: Path, enable_thinking: bool) -> Processor:
     return Processor.from_directory(
-        directory,
+        hf.resolve(path),
         min_pixels=config.prompt.min_pixels,
         max_pixels=config.prompt.max_pixels,
         enable_thinking=enable_thinking,
