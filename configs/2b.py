@@ -4,7 +4,8 @@ One node with 8 GPUs:
 
     python -m zppo_jax.main --config=configs/2b.py --workdir=runs/2b
 
-A TPU pod slice, here 64 chips of v6e, whose hosts share the directory of the run:
+A TPU pod slice, here 64 chips of v6e, whose hosts share the directory of the run. **A run over several hosts is not
+possible yet**; when it is, this is the command:
 
     gcloud compute tpus tpu-vm ssh NAME --worker=all --command="cd zppo_jax && python -m zppo_jax.main \
       --config=configs/2b.py --config.rollout.rows_per_call=512 --config.update.groups_per_microbatch=32 \
