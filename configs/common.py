@@ -53,6 +53,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.prompt.enable_thinking = True
     config.prompt.min_pixels = 256 * 32 * 32
     config.prompt.max_pixels = 1280 * 32 * 32
+    config.prompt.max_images = 1
     config.prompt.buckets = (2048, 4096, 9216)  # 4,096 for a question; eight candidates of 512 and their frame
 
     config.rollout = ConfigDict()

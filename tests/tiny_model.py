@@ -61,8 +61,8 @@ class _Lowered:
     def __init__(self, lowered: Any):
         self._lowered = lowered
 
-    def compile(self) -> Any:
-        return self._lowered.compile(compiler_options=FAST_COMPILE)
+    def compile(self, options: dict[str, Any] | None) -> Any:
+        return self._lowered.compile((options or {}) | FAST_COMPILE)
 
 
 class FastCompiler(Compiler):

@@ -19,6 +19,10 @@ import jax
 
 from zppo_jax import parallel
 
+_OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_enable_concurrency_optimized_scheduler": False}}
+"""By platform. On CPUs XLA orders instructions for threads that small models do not feed, and holds a third more
+temporaries for it; every page of these costs time."""
+
 Announce = Callable[[str], AbstractContextManager[Any]]
 
 
@@ -81,7 +85,7 @@ class Compiler:
 
     def _compile(self, lower: Callable[[], Any]) -> Any:
         with parallel.use(self.mesh):  # the mesh in use belongs to a thread
-            return lower().compile()
+            return lower().compile(_OPTIONS.get(jax.default_backend()))
 
     def close(self) -> None:
         """Gives up what has not begun to compile."""

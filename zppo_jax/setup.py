@@ -128,7 +128,7 @@ def _processor(config: Config, path: Path, enable_thinking: bool) -> Processor:
 def _engine(config: Config, model: qwen3_5.Config, processor: Processor, compiler: Compiler) -> Engine:
     shapes = Shapes(
         buckets=config.prompt.buckets,
-        patch_slots=config.prompt.max_pixels // model.vision.patch_size**2,
+        patch_slots=config.prompt.max_images * config.prompt.max_pixels // model.vision.patch_size**2,
         max_new_tokens=config.rollout.max_new_tokens,
         group_size=config.rollout.group_size,
     )

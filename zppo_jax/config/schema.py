@@ -94,6 +94,7 @@ class PromptConfig:
     enable_thinking: Annotated[bool, Setting("the generation prompt opens <think>")]
     min_pixels: Annotated[int, Setting("smaller images are enlarged to this many pixels", minimum=1)]
     max_pixels: Annotated[int, Setting("larger images are shrunk to this many pixels", minimum=1024)]
+    max_images: Annotated[int, Setting("images of max_pixels that one prompt has room for", minimum=1)]
     buckets: Annotated[
         tuple[int, ...], Setting("prompt lengths that are compiled, ascending; prompts are padded up to one")
     ]

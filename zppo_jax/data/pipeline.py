@@ -82,8 +82,14 @@ class PromptProcessing:
         return Prompt(uid, kind, question, prompts_lib.plain_text(question.text, self.template))
 
     def item(self, prompt: Prompt) -> Item:
-        """Map function of the Grain datasets: tokens, positions and pixels of one prompt."""
-        return Item(prompt, self.processor.features(prompt.text, prompt.question.images))
+        """Map function of the Grain datasets: tokens, positions and pixels of one prompt.
+
+        Raises ValueError, naming the question, for an image that cannot be shown.
+        """
+        try:
+            return Item(prompt, self.processor.features(prompt.text, prompt.question.images))
+        except ValueError as error:
+            raise ValueError(f"question {prompt.question.id}: {error}") from error
 
     def new_item(self, question: Question) -> Item:
         """Map function for new questions; the uid is provisional, since what runs ahead does not know the step."""

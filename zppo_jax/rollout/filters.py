@@ -18,7 +18,6 @@ from jax.typing import ArrayLike
 from zppo_jax.ops.logprobs import scaled_logits
 
 
-
 def settings(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> dict[str, Any]:
     """The sampler's traced settings; temperature 0 is greedy, top_k 0 and top_p 1 switch truncation off."""
     if temperature < 0 or not 0 < top_p <= 1 or not 0 <= min_p < 1 or top_k < 0:

@@ -10,12 +10,13 @@ from zppo_jax.types import Features
 
 
 class PromptTooLongError(ConfigError):
-    """A prompt that no bucket holds; the message names it, its length and the key to raise."""
+    """A prompt that no bucket holds; the message names it, its size and the key to raise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """`buckets`: prompt lengths in tokens, ascending; `patch_slots`: of one frame; `max_new_tokens`: of a response."""
+    """`buckets`: prompt lengths in tokens, ascending; `patch_slots`: patches of all images of a prompt together;
+    `max_new_tokens`: of a response."""
 
     buckets: tuple[int, ...]
     patch_slots: int
@@ -23,11 +24,16 @@ class Shapes:
     group_size: int
 
     def holds(self, features: Features) -> bool:
-        """Whether some bucket is long enough."""
-        return features.num_tokens - 1 <= self.buckets[-1]
+        """Whether some bucket is long enough, and a prompt's row of patches for its images."""
+        return features.num_tokens - 1 <= self.buckets[-1] and len(features.patches_IC) <= self.patch_slots
 
     def bucket_of(self, features: Features, name: str = "") -> int:
         """Index of the smallest bucket that holds the prompt without its last token."""
+        if len(features.patches_IC) > self.patch_slots:
+            raise PromptTooLongError(
+                f"prompt {name} shows {len(features.grid_thw_N3)} images of together {len(features.patches_IC)} "
+                f"patches, and has room for {self.patch_slots}: raise prompt.max_images"
+            )
         index = bisect.bisect_left(self.buckets, features.num_tokens - 1)
         if index == len(self.buckets):
             raise PromptTooLongError(

@@ -42,6 +42,11 @@ def frame_sizes(grids_N3: np.ndarray) -> np.ndarray:
     return np.repeat(grids[:, 1:], grids[:, 0], axis=0).astype(np.int32)
 
 
+def patch_counts(size_F2: np.ndarray) -> np.ndarray:
+    """Patches of each frame, int64 [F]."""
+    return size_F2[:, 0].astype(np.int64) * size_F2[:, 1]
+
+
 def bucket(size: int, smallest: int = 16) -> int:
     """The next power of two: a bounded set of shapes, hence of compiled programs, for any size."""
     return max(smallest, 1 << max(size - 1, 0).bit_length())
@@ -73,28 +78,32 @@ def place_frames(count_F: np.ndarray, num_slots: int) -> tuple[np.ndarray, int]:
     return start_F, len(used)
 
 
+def place_in_own_rows(prompts: Sequence[np.ndarray], num_slots: int) -> np.ndarray:
+    """The first slots of all frames when each prompt's frames (their numbers of patches) share a row of its own.
+
+    Raises ValueError for a prompt whose frames do not fit its row.
+    """
+    for count_F in prompts:
+        if count_F.sum() > num_slots:
+            raise ValueError(f"the images of a prompt have {count_F.sum()} patches, more than the {num_slots} of a row")
+    starts = [row * num_slots + np.cumsum(count_F) - count_F for row, count_F in enumerate(prompts)]
+    return np.concatenate([np.zeros(0, np.int64), *starts])
+
+
 def pack_frames(
-    patches_PC: np.ndarray, size_F2: np.ndarray, num_slots: int, num_rows: int, merge: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Consecutive patches of frames -> (patches_ISC, grid_IS5, first slot of each frame [F])."""
-    count_F = size_F2[:, 0].astype(np.int64) * size_F2[:, 1]
+    patches_PC: np.ndarray, size_F2: np.ndarray, start_F: np.ndarray, num_slots: int, num_rows: int, merge: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Consecutive patches of frames, laid where `start_F` says -> (patches_ISC, grid_IS5)."""
+    count_F = patch_counts(size_F2)
     if int(count_F.sum()) != len(patches_PC):
         raise ValueError(f"pixel_values has {len(patches_PC)} patches but the grids need {int(count_F.sum())}")
-    start_F, needed = place_frames(count_F, num_slots)
-    if needed > num_rows:
-        raise ValueError(
-            f"{len(count_F)} frames of {int(count_F.sum())} patches need {needed} rows of {num_slots} slots, and there "
-            f"are {num_rows}: show fewer or smaller images in a prompt"
-        )
     patches = np.zeros((num_rows * num_slots, patches_PC.shape[-1]), np.float32)
     grid = np.zeros((num_rows * num_slots, 5), np.int32)
     if len(count_F):
-        slot_P = np.concatenate(
-            [np.arange(start, start + count) for start, count in zip(start_F, count_F, strict=True)]
-        )
+        slot_P = np.concatenate([start + np.arange(count) for start, count in zip(start_F, count_F, strict=True)])
         patches[slot_P] = patches_PC
         grid[slot_P] = np.concatenate([_frame_grid(frame, *size_F2[frame], merge) for frame in range(len(count_F))])
-    return patches.reshape(num_rows, num_slots, -1), grid.reshape(num_rows, num_slots, 5), start_F
+    return patches.reshape(num_rows, num_slots, -1), grid.reshape(num_rows, num_slots, 5)
 
 
 def _frame_grid(frame: int, height: int, width: int, merge: int) -> np.ndarray:
@@ -190,12 +199,12 @@ def _pack_by_type(
     given = [np.asarray(rows) for rows in pixels.values() if rows is not None]
     patches_PC = np.concatenate(given) if given else np.zeros((0, config.vision.patch_dim), np.float32)
     size_F2 = np.concatenate([sizes[1], sizes[2]])
-    count_F = size_F2[:, 0].astype(np.int64) * size_F2[:, 1]
+    count_F = patch_counts(size_F2)
     num_slots = bucket(int(count_F.max(initial=1)))
-    num_rows = bucket(place_frames(count_F, num_slots)[1], smallest=1)
-    patches_ISC, grid_IS5, start_F = pack_frames(
-        patches_PC, size_F2, num_slots, num_rows, config.vision.spatial_merge_size
-    )
+    start_F, needed = place_frames(count_F, num_slots)
+    num_rows = bucket(needed, smallest=1)
+    merge = config.vision.spatial_merge_size
+    patches_ISC, grid_IS5 = pack_frames(patches_PC, size_F2, start_F, num_slots, num_rows, merge)
     split = len(sizes[1])
     return {"patches_ISC": patches_ISC, "grid_IS5": grid_IS5}, {1: start_F[:split], 2: start_F[split:]}
 
@@ -206,13 +215,12 @@ def from_features(
     num_rows: int,
     num_tokens: int,
     num_slots: int,
-    rows_of_patches: int = 0,
 ) -> Inputs:
     """Prompts packed to static shapes, right-padded to `num_tokens` slots; rows beyond `features` are empty.
 
     Each prompt's last token is kept apart (`last_B`, `last_position_B`): it is the first input of the response, in
-    sampling and in training alike. The frames of all prompts share `rows_of_patches` rows (0: one a prompt) of
-    `num_slots` patches, which bounds the patches of a frame. Raises ValueError when something does not fit.
+    sampling and in training alike. Each prompt has a row of `num_slots` patches for its images. Raises ValueError when
+    something does not fit.
     """
     batch = {
         "tokens_BT": np.zeros((num_rows, num_tokens), np.int32),
@@ -233,9 +241,11 @@ def from_features(
         batch["last_B"][row] = prompt.token_ids_T[-1]
         batch["last_position_B"][row] = prompt.positions_3T[0, -1]
     merge, none = config.vision.spatial_merge_size, np.zeros((0, config.vision.patch_dim), np.float32)
-    size_F2 = np.concatenate([np.zeros((0, 2), np.int32), *(frame_sizes(prompt.grid_thw_N3) for prompt in features)])
+    sizes = [frame_sizes(prompt.grid_thw_N3) for prompt in features]
+    size_F2 = np.concatenate([np.zeros((0, 2), np.int32), *sizes])
+    start_F = place_in_own_rows([patch_counts(one) for one in sizes], num_slots)
     patches_PC = np.concatenate([none, *(prompt.patches_IC for prompt in features)])
-    packed = pack_frames(patches_PC, size_F2, num_slots, rows_of_patches or num_rows, merge)
-    batch["patches_ISC"], batch["grid_IS5"] = packed[:2]
-    batch["feature_BT"] = feature_index(vision_BT, {1: size_F2}, {1: packed[2]}, merge)
+    packed = pack_frames(patches_PC, size_F2, start_F, num_slots, num_rows, merge)
+    batch["patches_ISC"], batch["grid_IS5"] = packed
+    batch["feature_BT"] = feature_index(vision_BT, {1: size_F2}, {1: start_F}, merge)
     return batch

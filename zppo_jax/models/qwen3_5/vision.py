@@ -49,7 +49,7 @@ class Merger(nnx.Module):
     def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
         merged = config.hidden_size * config.spatial_merge_size**2
         self.norm = LayerNorm(rngs, config.hidden_size)
-        self.fc1 = Linear(rngs, merged, merged, (None, "vision_mlp"), bias=True)
+        self.fc1 = Linear(rngs, merged, merged, ("vision_embed", "vision_mlp"), bias=True)
         self.fc2 = Linear(rngs, merged, config.out_hidden_size, ("vision_mlp", "embed"), bias=True)
 
     def __call__(self, x_ISW: jax.Array) -> jax.Array:
