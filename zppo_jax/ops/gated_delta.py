@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 HIGHEST = jax.lax.Precision.HIGHEST
+SMALL_BLOCK = 16
 
 
 def gated_delta_step(q_BNK, k_BNK, v_BNV, g_BN, beta_BN, state_BNKV):
@@ -43,12 +44,35 @@ def gated_delta_recurrent(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV):
 def inverse_unit_lower(strict_LM: jax.Array) -> jax.Array:
     """(I + S)^-1 for strictly lower triangular S of shape [..., L, L], L a power of two, by block doubling.
 
-    Given the inverse X of the block diagonal with blocks of size b, the blocks of size 2b follow from
-    X <- X - X (S restricted to the lower-left b x b corners) X. Matrix products only, and every intermediate is an
-    exact inverse of a principal block, so near-parallel keys stay harmless; power-series (Neumann, Newton-Schulz)
-    forms overflow there. The gradient is the inverse's own, dS = -X^T dX X^T: two products instead of a walk back
-    through every level.
+    From the inverses of two diagonal blocks of size b, X and Y, follows that of the block of size 2b which they begin
+    and end: its lower left corner is -Y (S's corner) X. Matrix products only, and every intermediate is an exact
+    inverse of a principal block, so near-parallel keys stay harmless; power-series (Neumann, Newton-Schulz) forms
+    overflow there. The gradient is the inverse's own, dS = -X^T dX X^T: two products instead of a walk back through
+    every level.
     """
+    length = strict_LM.shape[-1]
+    size = min(length, SMALL_BLOCK)
+    inverse = _small_inverse(_diagonal_blocks(strict_LM, size, 0))
+    while size < length:
+        first, second = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
+        corner = _diagonal_blocks(strict_LM, size, 1)[..., 0::2, :, :]
+        corner = -jnp.matmul(jnp.matmul(second, corner, precision=HIGHEST), first, precision=HIGHEST)
+        upper = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
+        inverse = jnp.concatenate([upper, jnp.concatenate([corner, second], axis=-1)], axis=-2)
+        size *= 2
+    return inverse[..., 0, :, :]
+
+
+def _diagonal_blocks(x_LM: jax.Array, size: int, below: int) -> jax.Array:
+    """Blocks [..., L / size - below, size, size] of the diagonal, or of the one `below` it."""
+    count = x_LM.shape[-1] // size
+    blocks = x_LM.reshape(*x_LM.shape[:-2], count, size, count, size)
+    chosen = [blocks[..., index + below, :, index, :] for index in range(count - below)]
+    return jnp.stack(chosen, axis=-3)
+
+
+def _small_inverse(strict_LM: jax.Array) -> jax.Array:
+    """The same for small blocks, by products of whole blocks with a mask: at this size cheaper than cutting."""
     length = strict_LM.shape[-1]
     inverse = jnp.broadcast_to(jnp.eye(length, dtype=strict_LM.dtype), strict_LM.shape)
     index = jnp.arange(length)
@@ -102,10 +126,20 @@ def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, seg
         x = x.reshape(x.shape[0], -1, length, *x.shape[2:])
         return jnp.moveaxis(x, 1, 0) if x.ndim == 3 else jnp.moveaxis(x, (1, 3), (0, 2))  # [chunks, B, N, L, ...]
 
-    q, k, v, g, beta = (chunks(x) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN))
+    segments = None if segment_BT is None else chunks(segment_BT, mode="edge")
+    parts = _local(*(chunks(x) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN)), segments)
+    state_BNKV, out = jax.lax.scan(_cross, state_BNKV, parts)
+    out = jnp.moveaxis(out, (0, 2), (1, 3))
+    return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :num_tokens], state_BNKV
+
+
+@jax.checkpoint
+def _local(q, k, v, g, beta, segment_CBL):
+    """What needs no state, for all chunks at once; computed anew backwards, because it is ten times its arguments."""
+    length = q.shape[-2]
     lower = jnp.tril(jnp.ones((length, length), bool))
-    reach = _Reach.of(None if segment_BT is None else chunks(segment_BT, mode="edge"))
-    decay = jnp.cumsum(g, axis=-1) if segment_BT is None else _sum_within(g, lower & reach.pair)
+    reach = _Reach.of(segment_CBL)
+    decay = jnp.cumsum(g, axis=-1) if segment_CBL is None else _sum_within(g, lower & reach.pair)
     # The exponent is masked before exp: above the diagonal it is positive and would overflow into inf * 0.
     ratio = jnp.exp(jnp.where(lower, decay[..., :, None] - decay[..., None, :], 0.0)) * (lower & reach.pair)
     since_start = jnp.where(reach.from_before, jnp.exp(decay), 0.0)[..., None]
@@ -115,20 +149,17 @@ def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, seg
     u = jnp.matmul(inverse, v * beta[..., None], precision=HIGHEST)
     w = jnp.matmul(inverse, keys * since_start, precision=HIGHEST)
     attention = jnp.einsum("cbnik,cbnjk->cbnij", q, k, precision=HIGHEST) * ratio
-    query = q * since_start
     carried = k * jnp.where(reach.to_end, jnp.exp(decay[..., -1:] - decay), 0.0)[..., None]
     total = jnp.where(reach.through, jnp.exp(decay[..., -1]), 0.0)[..., None, None]
+    return u, w, attention, q * since_start, carried, total
 
-    def step(state, chunk):
-        u, w, attention, query, carried, total = chunk
-        new = u - jnp.matmul(w, state, precision=HIGHEST)
-        out = jnp.matmul(query, state, precision=HIGHEST) + jnp.matmul(attention, new, precision=HIGHEST)
-        state = total * state + jnp.einsum("bnlk,bnlv->bnkv", carried, new, precision=HIGHEST)
-        return state, out
 
-    state_BNKV, out = jax.lax.scan(step, state_BNKV, (u, w, attention, query, carried, total))
-    out = jnp.moveaxis(out, (0, 2), (1, 3))
-    return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :num_tokens], state_BNKV
+def _cross(state, chunk):
+    """From chunk to chunk: the state's part of the outputs, and the state behind the chunk."""
+    u, w, attention, query, carried, total = chunk
+    new = u - jnp.matmul(w, state, precision=HIGHEST)
+    out = jnp.matmul(query, state, precision=HIGHEST) + jnp.matmul(attention, new, precision=HIGHEST)
+    return total * state + jnp.einsum("bnlk,bnlv->bnkv", carried, new, precision=HIGHEST), out
 
 
 def _sum_within(g_CBNL: jax.Array, reached_CBNLM: jax.Array) -> jax.Array:
