@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ def test_packed_equals_separate(case, gap, model):
     row = packed(case, gap)
     cotangent = rng.standard_normal((1, LENGTH, size), np.float32) * row["mask_BT"][..., None]
     hidden, gradients = logits_and_gradients(model.params, model.config, row, "none", cotangent)
-    total = None
+    total: Any = None
     for number, sample in enumerate(separate(case)):
         where = np.flatnonzero(row["segment_BT"][0] == number + 1)
         own = np.zeros((1, sample["tokens_BT"].shape[1], size), np.float32)
@@ -124,7 +125,7 @@ def test_recomputing_saves_memory_and_changes_no_gradient(model):
     cotangent = np.random.default_rng(3).standard_normal((1, LENGTH, config.text.hidden_size), np.float32)
     temporary, gradients = {}, {}
     for remat in ("none", "block", "group"):
-        compiled = logits_and_gradients.lower(params, config, row, remat, cotangent).compile()
+        compiled: Any = logits_and_gradients.lower(params, config, row, remat, cotangent).compile()
         temporary[remat] = compiled.memory_analysis().temp_size_in_bytes
         gradients[remat] = hf.flatten(compiled(params, row, cotangent)[1])
     assert temporary["block"] < 0.4 * temporary["none"], temporary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,7 @@ def test_new_sizes_compile_little(model):
 def test_a_new_size_of_image_compiles_nothing(model):
     """Twelve sizes of images in prompts of 49 to 60 tokens share two programs."""
     sizes = [(4, 6), (6, 4), (2, 8), (8, 2), (4, 4), (2, 6), (6, 2), (2, 4), (4, 2), (2, 10), (2, 12), (10, 2)]
-    logits = jax.jit(vlm.logits, static_argnums=1, compiler_options=FAST_COMPILE)
+    logits: Any = jax.jit(vlm.logits, static_argnums=1, compiler_options=FAST_COMPILE)
     for number, (height, width) in enumerate(sizes):
         batch = tiny.batch([[1, image(height, width), 1, image(8, 4)]], 49 + number)
         logits(model.params, model.config, inputs.from_hf(model.config, **batch)[0])

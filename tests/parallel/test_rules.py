@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -61,5 +61,5 @@ def test_every_logical_axis_has_a_rule():
 
 
 def test_constrain_does_nothing_without_a_mesh():
-    x = np.ones((2, 3))
+    x = jnp.ones((2, 3))
     assert parallel.constrain(x, "batch", None) is x

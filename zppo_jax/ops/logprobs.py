@@ -52,8 +52,7 @@ def _backward(temperature: float, kept, cotangent_X):
     probability_XV = jnp.exp(scaled_logits(logits_XV, temperature, banned_V) - norm_X[..., None])
     is_target_XV = jnp.arange(logits_XV.shape[-1]) == target_X[..., None]
     slope_XV = ((is_target_XV - probability_XV) * cotangent_X[..., None]).astype(logits_XV.dtype)
-    rows = (tuple(range(target_X.ndim)),) * 2
-    head_gradient_VD = jax.lax.dot_general(slope_XV, hidden_XD, (rows, ((), ())))
+    head_gradient_VD = slope_XV.reshape(-1, slope_XV.shape[-1]).T @ hidden_XD.reshape(-1, hidden_XD.shape[-1])
     return slope_XV @ head_VD, head_gradient_VD.astype(head_VD.dtype), None, None
 
 

@@ -102,7 +102,9 @@ def pack_frames(
     if len(count_F):
         slot_P = np.concatenate([start + np.arange(count) for start, count in zip(start_F, count_F, strict=True)])
         patches[slot_P] = patches_PC
-        grid[slot_P] = np.concatenate([_frame_grid(frame, *size_F2[frame], merge) for frame in range(len(count_F))])
+        grid[slot_P] = np.concatenate(
+            [_frame_grid(frame, h, w, merge) for frame, (h, w) in enumerate(size_F2.tolist())]
+        )
     return patches.reshape(num_rows, num_slots, -1), grid.reshape(num_rows, num_slots, 5)
 
 
