@@ -19,7 +19,7 @@ import jax
 
 from zppo_jax import parallel
 
-_OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_enable_concurrency_optimized_scheduler": False}}
+_OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}}
 """By platform. On CPUs XLA orders instructions for threads that small models do not feed, and holds a third more
 temporaries for it; every page of these costs time."""
 

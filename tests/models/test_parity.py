@@ -31,6 +31,9 @@ CASES = {
         [1, image(2, 2), 1, image(6, 4), image(2, 6)], [], [7, image(4, 2)], [], pads=(0, 20, 3, 0)
     ),
     "video": mm_batch([4, video(4, 4, 6)], [], [], [], pads=(0, 5, 0, 0)),
+    "video of 5 frames (t = 3)": mm_batch(
+        [4, video(3, 4, 6)], [2], [video(3, 2, 4), image(4, 4)], [], pads=(0, 0, 4, 9)
+    ),
     "image and video": mm_batch([3, image(4, 6), 2, video(2, 6, 4)], [], [image(2, 6)], [], pads=(1, 0, 6, 0)),
     "a single padded row": tiny.batch([[3, image(4, 6)]], 21, [4]),
 }

@@ -56,6 +56,7 @@ def test_forward_gradients_and_decoding_on_a_mesh(tmp_path):
     assert "P('tensor', 'fsdp')" in result["cut"], "embedding: vocabulary over tensor, width over fsdp"
 
 
+@pytest.mark.slow
 def test_heads_that_do_not_divide_are_replicated_and_said(tmp_path):
     """Two key-value heads and two key heads over a tensor axis of four."""
     result = run(tmp_path, 8, (1, 2, 4))

@@ -24,13 +24,20 @@ Visible = Callable[[jax.Array | int, int], jax.Array]
 
 
 def _attend(q_BQNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BQS: jax.Array) -> jax.Array:
+    """All queries that share a key head lie one behind the other, so that both products are plain batched products of
+    matrices; otherwise XLA transposes the scores, the largest array here, twice."""
     num_rows, num_queries, num_heads, head_dim = q_BQNH.shape
-    num_kv = k_BSKH.shape[2]
-    q = q_BQNH.reshape(num_rows, num_queries, num_kv, num_heads // num_kv, head_dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k_BSKH, preferred_element_type=jnp.float32) * head_dim**-0.5
+    num_slots, num_kv = k_BSKH.shape[1:3]
+    shared = num_heads // num_kv
+    q = q_BQNH.reshape(num_rows, num_queries, num_kv, shared, head_dim).transpose(0, 2, 3, 1, 4)
+    q = q.reshape(num_rows, num_kv, shared * num_queries, head_dim)
+    k, v = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
+    scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32) * head_dim**-0.5
+    scores = scores.reshape(num_rows, num_kv, shared, num_queries, num_slots)
     scores = jnp.where(mask_BQS[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q_BQNH.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v_BSKH).reshape(q_BQNH.shape)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(num_rows, num_kv, -1, num_slots)
+    out = jnp.matmul(weights, v).reshape(num_rows, num_kv, shared, num_queries, head_dim)
+    return out.transpose(0, 3, 1, 2, 4).reshape(q_BQNH.shape)
 
 
 def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visible: Visible) -> jax.Array:
