@@ -1,0 +1,1 @@
+"""Measurements that README.md beside this file explains: `python -m benchmarks.model`."""

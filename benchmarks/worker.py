@@ -1,0 +1,61 @@
+"""One side of a comparison: a process of its own that runs when its standard input says so.
+
+The two sides take turns, so that whatever else the machine does falls on both, and they share no thread pool. A side
+imports its libraries in `prepare`, after `pin`. What a library prints goes to standard error; standard output carries
+one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.cases import CASES, Case
+
+Run = Callable[[], Any]
+
+
+def pin(cores: list[int]) -> None:
+    """Keep this process on some cores, and tell the libraries, which must not be imported yet."""
+    os.sched_setaffinity(0, cores)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(len(cores))
+    if len(cores) == 1:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+
+
+def _clock() -> dict[str, float]:
+    """Seconds: CPU of all threads, those of them in the kernel (page faults), and on the wall."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {"cpu": usage.ru_utime + usage.ru_stime, "kernel": usage.ru_stime, "wall": time.perf_counter()}
+
+
+def timed(run: Run) -> tuple[Any, dict[str, float]]:
+    """What `run` returns, and the seconds that it took."""
+    before = _clock()
+    result = run()
+    after = _clock()
+    return result, {name: after[name] - before[name] for name in before}
+
+
+def serve(prepare: Callable[[Case, str], tuple[Run, Run, dict[str, Any]]]) -> None:
+    """The main program of a side, with arguments CASE CHECKPOINT CORES.
+
+    `prepare` loads and returns (run, check, facts). The first run, in which programs are compiled, is timed apart;
+    `check` returns the numbers that both sides must agree on. After that, one timed run for each line of input.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    name, checkpoint, cores = sys.argv[1:]
+    pin([int(core) for core in cores.split(",")])
+    run, check, facts = prepare(CASES[name], checkpoint)
+    _, first = timed(run)
+    print(json.dumps(facts | {"first_run": first, "check": check()}), file=answers, flush=True)
+    for _ in iter(sys.stdin.readline, ""):
+        _, seconds = timed(run)
+        seconds["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps(seconds), file=answers, flush=True)
