@@ -36,6 +36,8 @@ def test_a_save_holds_what_transformers_needs(model, tmp_path):
     generation = json.loads((tmp_path / "deep" / "out" / "generation_config.json").read_text())
     assert generation == {"eos_token_id": [5], "pad_token_id": 5}
     assert reader.metadata(tmp_path / "deep" / "out" / WEIGHTS)["format"] == "pt"
+    modes = {path.stat().st_mode for path in (tmp_path / "deep" / "out").iterdir()}
+    assert len(modes) == 1, "whoever may read the configuration may read the weights"
 
 
 @pytest.mark.parametrize("limit", [1, 50_000, 300_000])

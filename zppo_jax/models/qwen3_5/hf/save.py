@@ -87,6 +87,7 @@ def write_model(
             part[name] = array
             on_tensor(array)
         save_file(part, directory / file, metadata=_WRITER)
+        shutil.copymode(directory / "config.json", directory / file)  # safetensors lets nobody else read its files
         del part, array  # before the next one is gathered
     if len(shards) > 1:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
