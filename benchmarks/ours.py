@@ -41,6 +41,7 @@ def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[s
     from zppo_jax.models import qwen3_5
     from zppo_jax.models.qwen3_5 import inputs as model_inputs
 
+    compilation.keep_memory()
     model = qwen3_5.load(checkpoint)
     ids_BT = case.token_ids(model.config.text.vocab_size)
     batch = jax.tree.map(jnp.asarray, model_inputs.from_hf(model.config, input_ids=ids_BT)[0])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
+import subprocess
+import sys
 import threading
 
 import jax
@@ -144,3 +148,32 @@ def test_jaxs_own_variable_decides_the_cache(monkeypatch, tmp_path, jax_cache_se
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compilation.use_cache()
     assert cache_directory() == before
+
+
+FAULTS = """
+import resource
+import jax, jax.numpy as jnp
+from zppo_jax import compilation
+{setting}
+grow = jax.jit(lambda x: jnp.sort(jnp.sin(x) @ jnp.cos(x)).sum())
+x = jnp.ones((2048, 2048))
+faults = []
+for _ in range(24):  # the heap needs some calls to reach the size at which it stays
+    grow(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print((faults[-1] - faults[-5]) // 4)
+"""
+
+
+def faults_of_a_call(setting: str, **variables: str) -> int:
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | variables
+    command = [sys.executable, "-c", FAULTS.format(setting=setting)]
+    return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_of_a_program_is_kept_for_its_next_call():
+    plain = faults_of_a_call("")
+    assert plain > 4096, "without the setting a call faults at least one array of 16 MB in"
+    assert faults_of_a_call("compilation.keep_memory()") < plain / 2, "threads may still move a block now and then"
+    assert faults_of_a_call("compilation.keep_memory()", GLIBC_TUNABLES="glibc.malloc.mmap_max=100000") > 4096

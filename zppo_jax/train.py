@@ -136,6 +136,7 @@ class Records:
 def run(config: Config, workdir: Path) -> None:
     """Train from the newest checkpoint in `workdir`, or from the start, to `config.num_steps` or a request to stop."""
     compilation.use_cache()
+    compilation.keep_memory()
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(RunDirectory(workdir))
         checkpoints = Checkpoints(directory.checkpoints, config.checkpoint.keep)

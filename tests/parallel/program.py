@@ -76,8 +76,8 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
 
     def objective(params, batch):
         hidden_BTD, _ = vlm.prefill(params, config, batch)
-        targets_BT, nothing_V = batch["tokens_BT"][:, 1:], jnp.zeros(512, bool)
-        logprobs_BT = target_logprobs(hidden_BTD[:, :-1], text.head(params["text"]), targets_BT, 1.0, nothing_V)
+        head_VD, targets_BT, nothing_V = text.head(params["text"]), batch["tokens_BT"][:, 1:], jnp.zeros(512, bool)
+        logprobs_BT: jax.Array = target_logprobs(hidden_BTD[:, :-1], head_VD, targets_BT, 1.0, nothing_V)
         shown_BT = batch["mask_BT"][:, :-1]
         return jnp.sum(jnp.where(shown_BT, logprobs_BT, 0.0)) / jnp.sum(shown_BT)
 

@@ -16,6 +16,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     compilation.use_cache()
+    compilation.keep_memory()
     build(arguments.out)
 
 
