@@ -2,7 +2,8 @@
 
     python -m benchmarks.model [CASE ...] [--cores=0] [--rounds=5] [--checkpoints=DIR]
 
-README.md beside this file explains the method. Exit status 1 if a case falls below its floor.
+README.md beside this file explains the method. The last case, training-0.8B-bf16-gpu, has no peer and needs a GPU
+(benchmarks.utilisation). Exit status 1 if a case falls below its floor.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 from benchmarks.cases import CASES, Case
 
 SIDES = ("ours", "peer")
+GPU_CASE = "training-0.8B-bf16-gpu"
 TOLERANCE = 1e-3
 """Relative difference allowed between the two sides' checks: they must compute the same numbers."""
 
@@ -123,17 +125,21 @@ def _machine() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    known = (*CASES, GPU_CASE)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all, unless given")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(known)}; all, unless given")
     parser.add_argument("--cores", default="0", help="cores of both sides, such as 0 or 0,1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--checkpoints", type=Path, help="where to keep the random checkpoints (1.8 GB) for next time")
     options = parser.parse_args(arguments)
-    if unknown := set(options.cases) - set(CASES):
-        parser.error(f"no such case: {', '.join(sorted(unknown))}; give some of {', '.join(CASES)}")
+    if unknown := set(options.cases) - set(known):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; give some of {', '.join(known)}")
     reached = True
     with tempfile.TemporaryDirectory() as temporary:
-        for name in options.cases or CASES:
+        for name in options.cases or known:
+            if name == GPU_CASE:
+                subprocess.run([sys.executable, "-m", "benchmarks.utilisation"], check=True)
+                continue
             checkpoint = (options.checkpoints or Path(temporary)) / CASES[name].model
             _write_checkpoint(CASES[name].model, checkpoint)
             result = measure(CASES[name], checkpoint, options.cores, options.rounds)

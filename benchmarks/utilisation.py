@@ -1,0 +1,151 @@
+"""A training step of the 0.8B model in bfloat16 on a GPU: tokens per second and model FLOPs utilisation.
+
+    python -m benchmarks.utilisation [--model=0.8B] [--rows=4] [--length=4096] [--remat=block] [--any-device]
+
+One JSON line. A step is what the trainer compiles: log-probabilities of all tokens, their gradient, clipping, AdamW
+with the paper's bfloat16 state, and parameters updated in place.
+
+Model FLOPs of a token, forward and backward, without what rematerialisation computes twice:
+
+    6 x weights in products (all of the language model but the embedding's rows; the head once)
+  + 6 x T x heads x head dim, for each full-attention layer          scores and values: 2 products of 2 FLOPs, the
+                                                                     causal half of T keys, times 3 for training
+  + 18 x heads x key dim x value dim, for each linear layer          the delta rule token by token: read, write, query
+
+Utilisation is that over the seconds of the step and (a) the peak that the maker states, (b) the speed of a product of
+8192 x 8192 matrices measured before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import models
+from zppo_jax import compilation
+from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import inputs, sizes, text, vlm
+from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.ops.logprobs import target_logprobs
+from zppo_jax.update import optimizer
+
+CASE = "training-0.8B-bf16-gpu"
+STATED_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
+"""Dense bfloat16 products a second, by the makers' data sheets (the SXM boards)."""
+
+
+def token_flops(config: Config, length: int) -> float:
+    """Model FLOPs a token of a training step; see the top of this file."""
+    shape = config.text
+    language = qwen3_5.abstract_params(config)["text"]
+    layers = sum(leaf.size for name in ("linear", "full") for leaf in jax.tree.leaves(language[name]))
+    weights = layers + shape.vocab_size * shape.hidden_size
+    attention = shape.num_groups * 6 * length * shape.num_attention_heads * shape.head_dim
+    heads, key_dim, value_dim = shape.linear_num_value_heads, shape.linear_key_head_dim, shape.linear_value_head_dim
+    delta = shape.num_groups * shape.num_linear * 18 * heads * key_dim * value_dim
+    return 6.0 * weights + attention + delta
+
+
+def step(config: Config, transform: optax.GradientTransformation, remat: Any) -> Callable[..., Any]:
+    """(state, inputs) -> (state, loss)."""
+
+    def loss(language: Any, vision: Any, batch: Any) -> jax.Array:
+        hidden_BTD, _ = vlm.prefill({"text": language, "vision": vision}, config, batch, remat)
+        targets_BT, banned_V = batch["tokens_BT"][:, 1:], jnp.zeros(config.text.vocab_size, bool)
+        return -jnp.mean(target_logprobs(hidden_BTD[:, :-1], text.head(language), targets_BT, 1.0, banned_V))
+
+    def update(state: Any, vision: Any, batch: Any) -> tuple[Any, jax.Array]:
+        value, gradient = jax.value_and_grad(loss)(state["params"], vision, batch)
+        changes, kept = transform.update(gradient, state["optimizer"], state["params"])
+        return {"params": optax.apply_updates(state["params"], changes), "optimizer": kept}, value
+
+    return update
+
+
+def seconds_of(run: Callable[[], Any], repeats: int) -> float:
+    """Median wall seconds, each run waited for, after one that does not count."""
+    jax.block_until_ready(run())
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def product_tflops(size: int) -> float:
+    """Measured speed of a bfloat16 product of square matrices."""
+    x = jnp.ones((size, size), jnp.bfloat16)
+    product = jax.jit(jnp.matmul)
+    return 2e-12 * size**3 / seconds_of(lambda: product(x, x), 10)
+
+
+def measure(config: Config, rows: int, length: int, remat: Any, repeats: int) -> dict[str, Any]:
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), qwen3_5.init_params(config, jax.random.key(0)))
+    transform = optimizer.adamw(optax.constant_schedule(1e-6), 0.9, 0.999, 1e-8, 0.1, 1.0, "bfloat16", True)
+    state, vision = {"params": params["text"], "optimizer": transform.init(params["text"])}, params["vision"]
+    ids_BT = np.random.default_rng(0).integers(10, config.text.vocab_size - 300, (rows, length))
+    batch = jax.tree.map(jnp.asarray, inputs.from_hf(config, input_ids=ids_BT)[0])
+    lowered = jax.jit(step(config, transform, remat), donate_argnums=0).lower
+    with compilation.compiler() as compiler:
+        start = time.perf_counter()
+        program = compiler.program(CASE, lambda: lowered(state, vision, batch))
+        held = {"state": state, "loss": jnp.float32(0)}
+
+        def run() -> jax.Array:
+            held["state"], held["loss"] = program(held["state"], vision, batch)
+            return held["loss"]
+
+        jax.block_until_ready(run())
+        compile_seconds = time.perf_counter() - start
+        seconds = seconds_of(run, repeats)
+    flops = token_flops(config, length) * rows * length
+    return {
+        "step_seconds": seconds,
+        "tokens_per_second": round(rows * length / seconds),
+        "tflops": flops / seconds / 1e12,
+        "compile_seconds": round(compile_seconds, 1),
+        "loss": float(held["loss"]),
+        "peak_gib": round((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="0.8B", help="a published size, or 10M")
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--length", type=int, default=4096)
+    parser.add_argument("--remat", default="block", choices=("none", "block", "group"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--product", type=int, default=8192, help="size of the product that gives the measured peak")
+    parser.add_argument("--any-device", action="store_true", help="measure without a GPU too")
+    options = parser.parse_args()
+    device = jax.local_devices()[0]
+    facts = {"case": CASE, "device": device.device_kind, "jax": jax.__version__, **vars(options)}
+    if device.platform != "gpu" and not options.any_device:
+        print(json.dumps(facts | {"measured": False, "why": "there is no GPU here"}))
+        return
+    config = models.config("10M") if options.model == "10M" else sizes.get(options.model)
+    peak = product_tflops(options.product)
+    result = measure(config, options.rows, options.length, options.remat, options.repeats)
+    stated = next((value for name, value in STATED_TFLOPS.items() if name in device.device_kind), None)
+    result |= {
+        "utilisation_of_stated_peak": result["tflops"] / stated if stated else None,
+        "utilisation_of_measured_peak": result["tflops"] / peak,
+        "measured_peak_tflops": peak,
+        "goal": 0.4,
+    }
+    print(json.dumps(facts | {"measured": True} | result))
+
+
+if __name__ == "__main__":
+    main()
