@@ -19,6 +19,16 @@ settings.register_profile("reproducible", derandomize=True, deadline=None)
 settings.load_profile("reproducible")
 
 
+def pytest_collection_modifyitems(items):
+    """On several cores (`--dist loadgroup`) the tests of a file share a worker, for its fixtures. Files that look at
+    the one undisturbed run share one as well, and begin: otherwise every worker would train it."""
+    of_the_run = {item.path for item in items if "straight" in item.fixturenames}
+    for item in items:
+        group = "straight" if item.path in of_the_run else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path not in of_the_run)
+
+
 @pytest.fixture(scope="session")
 def compilation_folder(tmp_path_factory):
     """The compilation cache of all small runs (tests/runs.py)."""

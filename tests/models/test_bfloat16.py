@@ -13,6 +13,8 @@ import pytest
 from zppo_jax.models.qwen3_5 import hf, sizes, text
 from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32
 
+pytestmark = pytest.mark.slow
+
 NUM_ROWS, LENGTH = 2, 96
 CONFIG = dataclasses.replace(sizes.get("0.8B").text, num_hidden_layers=4)
 

@@ -118,6 +118,7 @@ def vlm_hidden(model, batch) -> np.ndarray:
 # ---------------------------------------------------------------- what the backward pass keeps
 
 
+@pytest.mark.slow
 def test_recomputing_saves_memory_and_changes_no_gradient(model):
     """What the compiler plans for 16 layers: all activations, 16 inputs of layers, 4 inputs of groups."""
     config = dataclasses.replace(model.config, text=dataclasses.replace(model.config.text, num_hidden_layers=16))
