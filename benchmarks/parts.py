@@ -168,7 +168,9 @@ def main() -> None:
     options = parser.parse_args()
     worker.pin([options.core])
     from benchmarks import models
+    from zppo_jax import compilation
 
+    compilation.keep_memory()
     for name in options.models or training:
         case, config = training[name], models.config(name)
         facts = {"model": name, "batch": case.batch, "length": case.length}
