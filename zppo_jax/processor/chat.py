@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # Stands for the user's text while the template is rendered. Private-use characters: no template spells this.
@@ -24,6 +24,14 @@ class UserTurn:
         return self.rendered.replace(TEXT_SLOT, self.text)
 
 
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """A rendered conversation: `rendered` holds the keys of `texts` in the places of their texts."""
+
+    rendered: str
+    texts: dict[str, str]
+
+
 def default_chat_template() -> str:
     """The chat template of Qwen3.5, without tools."""
     return importlib.resources.files("zppo_jax.processor").joinpath("chat_template.jinja").read_text(encoding="utf-8")
@@ -33,13 +41,13 @@ def render(
     chat_template: str,
     messages: Sequence[Mapping[str, Any]],
     *,
-    enable_thinking: bool,
+    enable_thinking: bool | None,
     add_generation_prompt: bool = True,
 ) -> str:
     """Renders messages of transformers' form ({"role", "content"}).
 
-    `enable_thinking` has no default, because the templates of the published sizes differ in theirs.
-    Raises jinja2.TemplateError when the template refuses the messages.
+    `enable_thinking` has no default, because the templates of the published sizes differ in theirs; None leaves it to
+    the template. Raises jinja2.TemplateError when the template refuses the messages.
     """
     # Imported here: it costs half a second, and most users of this package never render.
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -48,7 +56,7 @@ def render(
         conversations=[[dict(message) for message in messages]],
         chat_template=chat_template,
         add_generation_prompt=add_generation_prompt,
-        enable_thinking=enable_thinking,
+        **({} if enable_thinking is None else {"enable_thinking": enable_thinking}),
     )
     return rendered[0]
 
@@ -72,3 +80,60 @@ def render_user_turn(
             "use the chat_template.jinja of a Qwen3.5 checkpoint"
         )
     return UserTurn(rendered, core)
+
+
+def thinks_by_default(chat_template: str) -> bool:
+    """Whether the model is to think where nobody says so: the templates of the published sizes differ in it."""
+    return render(chat_template, [{"role": "user", "content": "x"}], enable_thinking=None).endswith("<think>\n")
+
+
+def render_conversation(
+    chat_template: str, messages: Sequence[Mapping[str, Any]], *, enable_thinking: bool
+) -> Conversation:
+    """Renders messages of transformers' form and the generation prompt.
+
+    As in `render_user_turn` the template sees a slot instead of each text. An assistant's thinking is parted from its
+    answer here, because the template could not find the tag; a template may drop it. Raises ValueError when the
+    template refuses the messages or does not keep a slot.
+    """
+    from jinja2 import TemplateError
+
+    texts: dict[str, str] = {}
+
+    def slot(text: str) -> str:
+        core = text.strip()
+        if not core:
+            return text
+        name = f"\ue000text {len(texts)}\ue001"
+        texts[name] = core
+        return text.replace(core, name, 1)
+
+    shown = [_with_slots(message, slot) for message in messages]
+    reasoning = {message["reasoning_content"].strip() for message in shown if message.get("reasoning_content")}
+    try:
+        rendered = render(chat_template, shown, enable_thinking=enable_thinking)
+    except TemplateError as error:
+        raise ValueError(f"the chat template refuses the messages: {error}") from error
+    for name in texts:
+        if rendered.count(name) != 1 and not (name in reasoning and name not in rendered):
+            raise ValueError(
+                f"the chat template writes the text {texts[name][:40]!r} {rendered.count(name)} times instead of once: "
+                "use the chat_template.jinja of a Qwen3.5 checkpoint"
+            )
+    return Conversation(rendered, texts)
+
+
+def _with_slots(message: Mapping[str, Any], slot: Callable[[str], str]) -> dict[str, Any]:
+    """The message with slots for its texts."""
+    role, content, reasoning = message["role"], message["content"], message.get("reasoning_content")
+    if role == "assistant":
+        content = content if isinstance(content, str) else "".join(part["text"] for part in content or ())
+        if reasoning is None and "</think>" in content:
+            thought, _, content = content.rpartition("</think>")
+            reasoning, content = thought.split("</think>")[0].rpartition("<think>")[2], content.lstrip("\n")
+    if isinstance(content, str):
+        shown: Any = slot(content)
+    else:
+        shown = [part | {"text": slot(part["text"])} if part["type"] == "text" else part for part in content]
+    given = {} if reasoning is None else {"reasoning_content": slot(reasoning)}
+    return {"role": role, "content": shown} | given

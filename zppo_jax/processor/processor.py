@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from zppo_jax.processor import directory as files
 from zppo_jax.processor.batch import PaddingSide, hf_batch
-from zppo_jax.processor.chat import TEXT_SLOT, UserTurn, render_user_turn
+from zppo_jax.processor.chat import TEXT_SLOT, UserTurn, render_conversation, render_user_turn
 from zppo_jax.processor.config import ProcessorConfig
 from zppo_jax.processor.images import image_grid, patchify
 from zppo_jax.processor.placeholders import Placeholders
@@ -31,6 +31,7 @@ from zppo_jax.processor.tokenizer import (
     VISION_PAD,
     VISION_START,
     PromptEncoder,
+    byte_values,
 )
 from zppo_jax.processor.video_files import load_video
 from zppo_jax.processor.videos import Video, patchify_videos, time_stamps
@@ -38,6 +39,7 @@ from zppo_jax.types import Features
 
 Sample = tuple[str, Sequence[np.ndarray]] | tuple[str, Sequence[np.ndarray], Sequence[Video]]
 
+_BYTE_VALUES = byte_values()
 _NEVER_SAMPLED = (IM_START, VISION_START, VISION_END, VISION_PAD, IMAGE_PAD, VIDEO_PAD)
 
 
@@ -62,6 +64,7 @@ class Processor:
         self.chat_template = chat_template
         self.config = config
         self._encoder = PromptEncoder(tokenizer)
+        self._added_tokens = tokenizer.get_added_tokens_decoder()
         self._placeholders = Placeholders(self._encoder, config.merge_size)
         ids = self._encoder.control_ids
         self.pad_id = ids[END_OF_TEXT]
@@ -101,10 +104,33 @@ class Processor:
         video_patches_IC, video_grids_N3 = patchify_videos(videos, self.config)
         stamps = [time_stamps(video, self.config) for video in videos]
         token_ids_T = self._token_ids(text, image_grids_N3, video_grids_N3, stamps)
-        token_types_T = self._token_types(token_ids_T)
-        grid_thw_N3 = np.concatenate([image_grids_N3, video_grids_N3])
-        positions_3T, rope_delta = rope_index(token_types_T, grid_thw_N3, self.config.merge_size)
         patches_IC = np.concatenate([image_patches_IC, video_patches_IC]) if len(videos) else image_patches_IC
+        return self._features(token_ids_T, patches_IC, np.concatenate([image_grids_N3, video_grids_N3]))
+
+    def chat_features(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        images: Sequence[np.ndarray] = (),
+        enable_thinking: bool | None = None,
+    ) -> Features:
+        """A conversation with the generation prompt.
+
+        `messages` have transformers' form: {"role": "system", "user" or "assistant", "content": a string or a list of
+        {"type": "text", "text"} and {"type": "image"}}, an assistant's with `reasoning_content` if it has any; `images`
+        are those of all messages in order. `enable_thinking` None means the processor's own. Whatever the texts spell,
+        they add neither image slots nor turns. Raises ValueError for messages that the template refuses and for an
+        unfit image, naming its number.
+        """
+        thinking = self.config.enable_thinking if enable_thinking is None else enable_thinking
+        conversation = render_conversation(self.chat_template, messages, enable_thinking=thinking)
+        patches_IC, grids_N3 = patchify(images, self.config)
+        ids = self._encoder.encode(conversation.rendered, conversation.texts)
+        filled_T = self._placeholders.fill(ids, [self._placeholders.image(grid) for grid in grids_N3], [])
+        return self._features(filled_T, patches_IC, grids_N3)
+
+    def _features(self, token_ids_T: np.ndarray, patches_IC: np.ndarray, grid_thw_N3: np.ndarray) -> Features:
+        token_types_T = self._token_types(token_ids_T)
+        positions_3T, rope_delta = rope_index(token_types_T, grid_thw_N3, self.config.merge_size)
         return Features(token_ids_T, token_types_T, positions_3T, rope_delta, patches_IC, grid_thw_N3)
 
     def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]] = ()) -> int:
@@ -147,6 +173,19 @@ class Processor:
         kept = [int(token) for token in ids if int(token) not in self.stop_ids]
         return self.tokenizer.decode(kept, skip_special_tokens=True)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a sampled id adds to the text, in UTF-8, perhaps a part of a character; nothing where `decode` drops it.
+
+        Decoded one after the other, with U+FFFD for what is no UTF-8, they are what `decode` gives for all ids.
+        """
+        added = self._added_tokens.get(int(token_id))
+        if int(token_id) in self.stop_ids or (added and added.special):
+            return b""
+        if added:
+            return added.content.encode()
+        token = self.tokenizer.id_to_token(int(token_id))
+        return bytes(_BYTE_VALUES[letter] for letter in token) if token else b""
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Data workers receive the processor; the copy for user text cannot travel (its switch is not serialised).
         return type(self), (self.tokenizer, self.chat_template, self.config, self.stop_ids)
@@ -160,7 +199,7 @@ class Processor:
     ) -> np.ndarray:
         """Ids [T] of the whole prompt, placeholders expanded to the grids."""
         turn = self._turn(text, len(image_grids_N3), len(video_grids_N3))
-        ids = self._encoder.encode(turn.rendered, TEXT_SLOT, turn.text)
+        ids = self._encoder.encode(turn.rendered, {TEXT_SLOT: turn.text})
         videos = zip(video_grids_N3, stamps, strict=True)
         return self._placeholders.fill(
             ids,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -118,14 +118,16 @@ class PromptEncoder:
             raise ValueError(f"the text holds half a surrogate pair, which UTF-8 cannot encode: {text[:80]!r}")
         return self._text_tokenizer.encode(text, add_special_tokens=False).ids
 
-    def encode(self, rendered: str, slot: str = "", text: str = "") -> list[int]:
-        """Ids of a rendered chat; `slot`, where it stands in the template's output, is replaced by `text`."""
+    def encode(self, rendered: str, texts: Mapping[str, str] | None = None) -> list[int]:
+        """Ids of a rendered chat; the keys of `texts` (slots) in the template's output are replaced by the values."""
+        slots = re.compile(_alternatives(texts)) if texts else None
         ids: list[int] = []
         for piece in self._cut.split(rendered):
             if piece in self.control_ids:
                 ids.append(self.control_ids[piece])
             elif piece:
-                ids.extend(self.encode_text(piece.replace(slot, text) if slot else piece))
+                # All at once: a text that spells another's slot stays what it is.
+                ids.extend(self.encode_text(slots.sub(lambda slot: texts[slot[0]], piece) if slots else piece))
         return ids
 
 
@@ -150,6 +152,17 @@ def control_ids(tokenizer: Tokenizer) -> dict[str, int]:
                 )
             found[token.content] = token_id
     return found
+
+
+def byte_values() -> dict[str, int]:
+    """The byte that each letter of a byte-level vocabulary stands for.
+
+    Printable bytes of Latin-1 stand for themselves, the others in their order for the code points from 256 on.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(_NUM_BYTES) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(_NUM_BYTES + place): byte for place, byte in enumerate(others)}
 
 
 def _text_tokenizer(tokenizer: Tokenizer, controls: dict[str, int]) -> Tokenizer:
