@@ -52,11 +52,12 @@ def render(
     # Imported here: it costs half a second, and most users of this package never render.
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    given: dict[str, Any] = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     rendered, _ = render_jinja_template(
         conversations=[[dict(message) for message in messages]],
         chat_template=chat_template,
         add_generation_prompt=add_generation_prompt,
-        **({} if enable_thinking is None else {"enable_thinking": enable_thinking}),
+        **given,
     )
     return rendered[0]
 

@@ -120,6 +120,7 @@ class PromptEncoder:
 
     def encode(self, rendered: str, texts: Mapping[str, str] | None = None) -> list[int]:
         """Ids of a rendered chat; the keys of `texts` (slots) in the template's output are replaced by the values."""
+        texts = texts or {}
         slots = re.compile(_alternatives(texts)) if texts else None
         ids: list[int] = []
         for piece in self._cut.split(rendered):
