@@ -1,0 +1,103 @@
+"""The programs of decoding and of filling work in place: every array of the slots is given over and comes back.
+
+Compiled as for a run, not as the other tests do: what is asked is what the compiler's optimiser leaves of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import jax
+import pytest
+
+from tests.rollout import build
+from zppo_jax.compilation import Compiler
+from zppo_jax.models import qwen3_5
+from zppo_jax.rollout import slots
+from zppo_jax.rollout.engine import Engine
+from zppo_jax.rollout.shapes import Shapes
+
+SHAPES = Shapes(buckets=(16,), patch_slots=16, max_new_tokens=496, group_size=4)
+NUM_SLOTS = 32
+
+
+@functools.cache
+def model() -> qwen3_5.Model:
+    return build.small_model(96, num_layers=4)
+
+
+@functools.cache
+def engine() -> Engine:
+    return Engine(
+        model().config, SHAPES, NUM_SLOTS, 2, build.banned(model()), Compiler(num_threads=1), chunk=8, penalises=True
+    )
+
+
+@functools.cache
+def compiled(name: str) -> Any:
+    program = {
+        "decode": lambda: engine()._decode_program(model().params, False),
+        "decode, truncated": lambda: engine()._decode_program(model().params, True),
+        "fill": lambda: engine()._fill_program(model().params, 0),
+    }[name]()
+    return program._future.result()
+
+
+def held() -> slots.Slots:
+    return jax.eval_shape(lambda: engine().empty(model().params))
+
+
+def num_bytes(tree: Any) -> int:
+    data = jax.tree.map(lambda x: jax.eval_shape(jax.random.key_data, x) if is_key(x) else x, tree)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(data))
+
+
+def is_key(x: Any) -> bool:
+    return jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def key_bytes() -> int:
+    """Keys and values of all layers."""
+    return num_bytes([group[-1] for group in held()["states"]])
+
+
+PROGRAMS = ["decode", "decode, truncated", "fill"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_array_of_the_slots_is_updated_where_it_lies(name):
+    """The outputs that alias an input are as many as the slots have arrays, and have all their bytes."""
+    header = compiled(name).as_text().splitlines()[0]
+    pairs = re.findall(r"\{(\d+)\}: \((\d+), \{\}, (?:may|must)-alias\)", header)
+    assert len(pairs) == len(jax.tree.leaves(held()))
+    assert len({source for _, source in pairs}) == len(pairs), "each output its own input"
+    memory = compiled(name).memory_analysis()
+    assert memory.alias_size_in_bytes >= num_bytes(held())
+    print(f"{name}: {num_bytes(held()):,} bytes of slots, {memory.alias_size_in_bytes:,} aliased")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_no_second_cache_is_held(name):
+    """Keys and values fill most of the slots here; beside them a program needs less than one layer's."""
+    temporary, layer = compiled(name).memory_analysis().temp_size_in_bytes, key_bytes() / 2
+    assert key_bytes() > 0.9 * num_bytes(held())
+    print(f"{name}: {temporary:,} bytes beside {key_bytes():,} bytes of keys and values, {layer:,.0f} a layer")
+    assert temporary < layer
+
+
+@pytest.mark.parametrize("name", ["decode", "fill"])
+def test_what_was_given_over_is_gone(name):
+    """The caller's arrays are deleted by the call: nobody can hold on to old slots, so there is one cache."""
+    one, params = engine(), model().params
+    before = one.empty(params)
+    if name == "decode":
+        one.decode(params, before, False, 1, ())
+    else:
+        cache = jax.tree.map(
+            lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(lambda: slots.prefill(params, model().config, one._prefill_inputs(params, 0))),
+        )
+        one.fill(params, before, cache, one.rows([], 0), 0)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
