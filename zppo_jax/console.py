@@ -102,9 +102,16 @@ class RunConsole:
         # The median: a step that compiled or evaluated says nothing about those to come.
         left = statistics.median(self._recent) * (self._num_steps - step)
         line = step_line(step, self._num_steps, metrics, left)
-        if not self._live:
+        if self._live:
+            self.status(line)
+        else:
             self.message(line)
-        elif self._task is None:
+
+    def status(self, line: str) -> None:
+        """Shows how things stand, in the place of what it said before; nothing where there is no terminal."""
+        if not self._live:
+            return
+        if self._task is None:
             self._task = self._progress.add_task(line)
         else:
             self._progress.update(self._task, description=line)

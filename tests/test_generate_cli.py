@@ -1,0 +1,119 @@
+"""`python -m zppo_jax.generate` with the shipped student: what it prints, what it refuses, how it stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import runs
+from zppo_jax.generate import __main__ as command_line
+
+STUDENT = runs.ROOT / "zppo_jax" / "assets" / "tiny" / "student"
+QUESTION = r"Add the digits. Answer in \boxed{}."
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)).save(path)
+    return path
+
+
+def answered(capsys: Any, *arguments: object) -> str:
+    command_line.main(["generate", f"--model={STUDENT}", *map(str, arguments)])
+    return capsys.readouterr().out
+
+
+def responses(capsys: Any, *arguments: object) -> list[dict[str, Any]]:
+    lines = answered(capsys, "--json", "--max_new_tokens=16", *arguments).splitlines()
+    return sorted((json.loads(line) for line in lines), key=lambda response: response["index"])
+
+
+def refused(capsys: Any, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        command_line.main(["generate", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and out == "" and err.startswith("zppo_jax: ") and err.count("\n") == 1, err
+    return err
+
+
+def test_responses_are_printed_with_reason_and_log_probability(capsys, picture):
+    out = answered(capsys, f"--prompt={QUESTION}", f"--image={picture}", "--num_samples=3", "--max_new_tokens=16")
+    heads = [line for line in out.splitlines() if line.startswith("--- response")]
+    assert len(heads) == 3 and all("log-probability -" in head and "token" in head for head in heads)
+    assert out.count("<think>\n") == 3 and all(f"response {number} of 3" in out for number in (1, 2, 3))
+
+
+def test_json_repeats_with_the_seed_and_not_with_another(capsys, picture):
+    ask = (f"--prompt={QUESTION}", f"--image={picture}", "--num_samples=3")
+    first, again, other = (responses(capsys, *ask, f"--seed={seed}") for seed in (1, 1, 2))
+    assert [one["token_ids"] for one in first] == [one["token_ids"] for one in again]
+    assert [one["token_ids"] for one in first] != [one["token_ids"] for one in other]
+    for number, one in enumerate(first):
+        assert one["index"] == number and one["num_tokens"] == len(one["token_ids"]) == len(one["logprobs"])
+        assert one["finish_reason"] in ("stop", "length")
+        assert one["logprob"] == pytest.approx(sum(one["logprobs"])) and one["logprob"] < 0
+
+
+def test_greedy_stops_and_system_text(capsys, picture):
+    ask = (f"--prompt={QUESTION}", f"--image={picture}", f"--image={picture}", "--temperature=0", "--num_samples=1")
+    [whole] = responses(capsys, *ask, "--noenable_thinking", "--system=Be brief.")
+    cut = whole["text"][1:3]
+    [stopped] = responses(capsys, *ask, "--noenable_thinking", "--system=Be brief.", f"--stop={cut}", "--stop=unsaid")
+    assert len(whole["text"]) > 3 and stopped["text"] == whole["text"][: whole["text"].index(cut)]
+    assert stopped["finish_reason"] == "stop"
+    # One token is left of the nucleus, so the draw is the likeliest.
+    [narrow] = responses(capsys, *ask[:3], "--num_samples=1", "--noenable_thinking", "--system=Be brief.", "--top_k=1")
+    assert narrow["text"] == whole["text"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--model is missing, as in `python"),
+        (("--model=x",), "--prompt is missing, as in `python"),
+        (("--model=x/y/z", "--prompt=a"), "--model=x/y/z does not load (there is no directory"),
+        ((f"--model={STUDENT}", "--prompt=a", "--image=no.png"), "--image=no.png: there is no such file"),
+        ((f"--model={STUDENT}", "--prompt=a", f"--image={__file__}"), "not an image"),
+        (("--model=x", "--prompt=a", "--top_p=2"), "top_p=2.0: need"),
+        (("--model=x", "--prompt=a", "--num_samples=0"), "num_samples"),
+        (("--model=x", "--prompt=a", "--dtype=int8"), "float32|bfloat16"),
+        (("--model=x", "--prompt=a", "--stop="), "--stop= is empty"),
+        (("--model=x", "--prompt=a", "--promt=b"), "--help` lists them"),
+        (("--model=x", "b"), "'b' is no flag"),
+    ],
+)
+def test_every_mistake_is_one_line(capsys, arguments, words):
+    assert words in refused(capsys, *arguments)
+
+
+def test_help_names_every_flag(capsys):
+    command_line.main(["generate", "--help"])
+    text = capsys.readouterr().out
+    missing = [name for name in command_line._FLAGS if f"--{name}" not in text and f"--[no]{name}" not in text]
+    assert missing in ([], ["help"]) or not set(missing) - {"help", "helpfull", "helpshort", "helpxml", "?"}
+
+
+def test_ctrl_c_stops_within_a_chunk(compilation_folder):
+    """A response far too long to wait for; the signal comes when the first short one has been printed."""
+    command = [sys.executable, "-m", "zppo_jax.generate", f"--model={STUDENT}", f"--prompt={QUESTION}"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(compilation_folder), "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        [*command, "--num_samples=100000", "--num_slots=2", "--max_new_tokens=16"],
+        cwd=runs.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline().startswith("--- response")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130 and "stopped" in err and "Traceback" not in err

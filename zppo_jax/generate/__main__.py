@@ -1,0 +1,183 @@
+"""python -m zppo_jax.generate --model=DIR --prompt=TEXT: responses of a model, printed as they finish."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+
+from zppo_jax.config import ConfigError
+
+_EXAMPLE = "python -m zppo_jax.generate --model=DIR --prompt='What do you see?' --image=a.png"
+_DTYPES = ("float32", "bfloat16")
+
+_HELP = f"""\
+Samples responses of a Qwen3.5 vision-language model and prints each as it finishes.
+
+  {_EXAMPLE}
+
+The prompt is prefilled once for all its responses. On standard output stand the responses alone, with their reason to
+end (stop, or length: --max_new_tokens was reached) and log-probability (of the untruncated distribution at the
+temperature); what is being compiled goes to standard error, a progress line to a terminal. The first run with a new
+size of prompt compiles (programs are kept in ~/.cache/zppo_jax). Ctrl-C stops within some tokens.
+
+Flags:
+  --model=DIRECTORY        a Hugging Face directory (also an export of a run), or OWNER/NAME of the Hub
+  --prompt=TEXT            what to ask; - reads standard input
+  --system=TEXT            the system message
+  --image=FILE             shown before the prompt; may be given several times
+  --num_samples=8          how many responses
+  --max_new_tokens=512     most tokens of each
+  --temperature=1.0        0 takes the likeliest token
+  --top_p=1.0 --top_k=0 --min_p=0.0     truncate the distribution (these values do not)
+  --presence_penalty=0.0 --repetition_penalty=1.0     against repetition (these values do nothing)
+  --stop=TEXT              ends a response before this text; may be given several times
+  --seed=0                 the same seed gives the same responses
+  --[no]enable_thinking    whether the prompt opens <think>; without it, what the chat template does by itself
+  --dtype=NAME             {" or ".join(_DTYPES)}; without it float32 on a CPU and bfloat16 elsewhere
+  --num_slots=16           how many responses are decoded at the same time
+  --max_pixels=N           larger images are shrunk to N pixels (at most 1048576 without it)
+  --json                   a JSON object a line: index, text, finish_reason, num_tokens, logprob, token_ids, logprobs
+
+Examples:
+  python -m zppo_jax.generate --model=zppo_jax/assets/tiny/student --image=two_digits.png \\
+    --prompt='Add the digits. Answer in \\boxed{{}}.' --num_samples=4
+  python -m zppo_jax.generate --model=Qwen/Qwen3.5-0.8B --prompt='Name a prime.' --temperature=0 --num_samples=1
+  python -m zppo_jax.generate --model=exports/9b --image=a.png --image=b.png --prompt='What changed?' --json > out.jsonl
+  python -m zppo_jax.generate --model=exports/9b --prompt=- --top_p=0.95 --top_k=20 --temperature=0.6 < question.txt
+"""
+
+# Flags of their own: those of absl's global list belong to zppo_jax.main and to the libraries.
+_FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string("model", None, "directory", flag_values=_FLAGS)
+_PROMPT = flags.DEFINE_string("prompt", None, "what to ask", flag_values=_FLAGS)
+_SYSTEM = flags.DEFINE_string("system", None, "system message", flag_values=_FLAGS)
+_IMAGES = flags.DEFINE_multi_string("image", [], "image file", flag_values=_FLAGS)
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 8, "responses", lower_bound=1, flag_values=_FLAGS)
+_MAX_NEW = flags.DEFINE_integer("max_new_tokens", 512, "most tokens", lower_bound=1, flag_values=_FLAGS)
+_STOPS = flags.DEFINE_multi_string("stop", [], "ends a response", flag_values=_FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "of the random numbers", flag_values=_FLAGS)
+_THINKING = flags.DEFINE_boolean("enable_thinking", None, "open <think>", flag_values=_FLAGS)
+_DTYPE = flags.DEFINE_enum("dtype", None, _DTYPES, "of the weights", flag_values=_FLAGS)
+_SLOTS = flags.DEFINE_integer("num_slots", 16, "at the same time", lower_bound=1, flag_values=_FLAGS)
+_PIXELS = flags.DEFINE_integer("max_pixels", None, "of an image", lower_bound=1, flag_values=_FLAGS)
+_JSON = flags.DEFINE_boolean("json", False, "JSON lines", flag_values=_FLAGS)
+_SAMPLING = (
+    flags.DEFINE_float("temperature", 1.0, "0: greedy", flag_values=_FLAGS),
+    flags.DEFINE_float("top_p", 1.0, "nucleus", flag_values=_FLAGS),
+    flags.DEFINE_integer("top_k", 0, "likeliest tokens", flag_values=_FLAGS),
+    flags.DEFINE_float("min_p", 0.0, "share of the likeliest", flag_values=_FLAGS),
+    flags.DEFINE_float("presence_penalty", 0.0, "of said tokens", flag_values=_FLAGS),
+    flags.DEFINE_float("repetition_penalty", 1.0, "of seen tokens", flag_values=_FLAGS),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 all printed, 2 a mistake on the command line, 130 Ctrl-C."""
+    argv = sys.argv if argv is None else argv
+    if any(argument in ("--help", "-help", "-h", "--helpfull", "-?") for argument in argv[1:]):
+        print(_HELP, end="")
+        return
+    try:
+        parse(argv)
+        _generate()
+    except ConfigError as error:
+        _exit(error)
+    except KeyboardInterrupt:
+        print("zppo_jax: stopped; the responses above are whole", file=sys.stderr)
+        _leave(130)
+    except BrokenPipeError:  # `| head` has seen enough
+        _leave(1)
+
+
+def parse(argv: Sequence[str]) -> None:
+    """Reads the flags; raises ConfigError in one line on any mistake that shows without jax."""
+    _FLAGS.unparse_flags()
+    try:
+        rest = _FLAGS(list(argv))
+    except flags.Error as error:
+        raise ConfigError(f"{' '.join(str(error).split())}; `python -m zppo_jax.generate --help` lists them") from error
+    if len(rest) > 1:
+        raise ConfigError(f"{rest[1]!r} is no flag: give --model=DIR and --prompt=TEXT, as in `{_EXAMPLE}`")
+    for flag in (_MODEL, _PROMPT):
+        if not flag.value:
+            raise ConfigError(f"--{flag.name} is missing, as in `{_EXAMPLE}`")
+    for name in _IMAGES.value:
+        if not Path(name).is_file():
+            raise ConfigError(f"--image={name}: there is no such file")
+    if "" in _STOPS.value:
+        raise ConfigError("--stop= is empty: give the text that ends a response, or leave the flag out")
+
+
+def _generate() -> None:
+    """Loads what the flags name, samples, prints."""
+    messages, images = _conversation()
+    from zppo_jax import compilation  # imports jax, which a mistake on the command line should not wait for
+    from zppo_jax.console import RunConsole
+    from zppo_jax.generate import model, sampling
+
+    compilation.use_cache()
+    compilation.keep_memory()
+    try:
+        given: dict[str, Any] = {flag.name: flag.value for flag in _SAMPLING}
+        settings = sampling.Sampling(**given)
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from error
+    loaded = model.load(_MODEL.value or "", _DTYPE.value, _THINKING.value, _PIXELS.value)
+    try:
+        features = loaded.processor.chat_features(messages, images)
+    except ValueError as error:
+        raise ConfigError(f"the prompt does not do ({error})") from error
+    asked = sampling.Asked(
+        features, _NUM_SAMPLES.value, settings, _SEED.value, _MAX_NEW.value, tuple(_STOPS.value), _SLOTS.value
+    )
+    # Compilation and progress never stand among responses that go to a file or a pipe.
+    target = sys.stdout if sys.stdout.isatty() and not _JSON.value else sys.stderr
+    with RunConsole(0, file=target) as console, compilation.compiler(console.compiling) as compiler:
+        for response in sampling.responses(loaded, asked, compiler, console.status):
+            text = response.as_json() if _JSON.value else response.as_text(asked.num_samples)
+            if target is sys.stdout:
+                console.message(_harmless(text))
+            else:
+                print(text, flush=True)
+
+
+def _conversation() -> tuple[list[dict[str, Any]], list[Any]]:
+    """The messages and their images, decoded."""
+    from zppo_jax.processor import load_image
+
+    try:
+        images = [load_image(name) for name in _IMAGES.value]
+    except ValueError as error:
+        raise ConfigError(f"--image={error}") from error
+    text = sys.stdin.read() if _PROMPT.value == "-" else _PROMPT.value
+    content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
+    system = [{"role": "system", "content": _SYSTEM.value}] if _SYSTEM.value else []
+    return [*system, {"role": "user", "content": content}], images
+
+
+def _harmless(text: str) -> str:
+    """Text for a terminal: a model may spell control sequences."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
+
+
+def _exit(message: object) -> NoReturn:
+    print(f"zppo_jax: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _leave(status: int) -> NoReturn:
+    """sys.exit would wait for a program that is still compiling, which may take minutes."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The responses to one prompt, as they finish."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+
+from zppo_jax.compilation import Compiler
+from zppo_jax.generate import text
+from zppo_jax.generate.model import Loaded, power_of_two
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Draw, Request, Sample
+from zppo_jax.rollout.session import Session
+from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.types import Features, FinishReason
+
+__all__ = ["Asked", "Response", "Sampling", "responses"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """One prompt and how it is to be answered."""
+
+    features: Features
+    num_samples: int
+    sampling: Sampling
+    seed: int
+    max_new_tokens: int
+    stops: tuple[str, ...]
+    num_slots: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Response:
+    """A finished response; `text` begins with what the generation prompt holds of it (`<think>`)."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason
+    token_ids: list[int]
+    logprobs: list[float]
+
+    @property
+    def logprob(self) -> float:
+        return sum(self.logprobs)
+
+    def as_text(self, num_samples: int) -> str:
+        """For a person."""
+        tokens = f"{len(self.token_ids)} token{'s' * (len(self.token_ids) != 1)}"
+        facts = f"{self.finish_reason} after {tokens}, log-probability {self.logprob:.2f}"
+        return f"--- response {self.index + 1} of {num_samples}: {facts}\n{self.text}\n"
+
+    def as_json(self) -> str:
+        """For a program, in one line."""
+        fields = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
+        fields |= {"num_tokens": len(self.token_ids), "logprob": self.logprob}
+        return json.dumps(fields | {"token_ids": self.token_ids, "logprobs": self.logprobs})
+
+
+def responses(
+    loaded: Loaded, asked: Asked, compiler: Compiler, on_progress: Callable[[str], None]
+) -> Iterator[Response]:
+    """Samples all responses; `on_progress` hears a line after every chunk of tokens."""
+    engine = loaded.engine(
+        _shapes(asked), min(asked.num_slots, asked.num_samples), 1, compiler, asked.sampling.penalises
+    )
+    session = Session(engine, loaded.params)
+    session.submit(
+        Request(
+            uid="prompt",
+            features=asked.features,
+            num_samples=asked.num_samples,
+            sampling=asked.sampling,
+            draw=Draw(asked.seed),
+            stop_strings=asked.stops,
+        )
+    )
+    begin: float | None = None
+    while session.busy:
+        events = session.advance()
+        begin = begin or time.monotonic()  # what is compiled before the first chunk does not count
+        done, used = session.statistics, engine.num_slots - session.num_free
+        rate = done.tokens / max(time.monotonic() - begin, 1e-9)
+        on_progress(
+            f"{done.finished}/{asked.num_samples} responses  {done.tokens} tokens  {rate:.0f} tokens/s  "
+            f"{used}/{engine.num_slots} slots"
+        )
+        for event in events:
+            if event.sample is not None:
+                yield _response(loaded, asked, event.index, event.sample)
+
+
+def _shapes(asked: Asked) -> Shapes:
+    """Powers of two: a prompt of another length mostly finds its programs in the cache."""
+    return Shapes(
+        buckets=(power_of_two(asked.features.num_tokens - 1, 32),),
+        patch_slots=power_of_two(len(asked.features.patches_IC), 16),
+        max_new_tokens=asked.max_new_tokens,
+        group_size=asked.num_samples,
+    )
+
+
+def _response(loaded: Loaded, asked: Asked, index: int, sample: Sample) -> Response:
+    ids, logprobs = sample.token_ids_T.tolist(), sample.logprobs_T.tolist()
+    said = text.whole(loaded.processor, ids, logprobs, asked.stops)
+    return Response(index, loaded.processor.response_prefix + said, sample.finish_reason, ids, logprobs)

@@ -1,0 +1,84 @@
+"""The text of a response while its tokens arrive: whole characters only, and nothing of a stop string."""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from zppo_jax.processor import Processor
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+    """A sampled token: where in the text it begins, what it adds in UTF-8, and its log-probability."""
+
+    start: int
+    content: bytes
+    logprob: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What became certain: text, and the tokens that begin in it."""
+
+    text: str
+    tokens: tuple[Token, ...]
+
+
+class ResponseText:
+    """Decodes a response as `Processor.decode` does, cut before the first of `stops`.
+
+    Pieces joined are the same whatever the sizes of the chunks in which tokens arrive. The end of the text is held back
+    while it may be the beginning of a stop string or of a character.
+    """
+
+    def __init__(self, processor: Processor, stops: Sequence[str] = ()) -> None:
+        self._processor, self._stops = processor, tuple(stops)
+        self._longest = max(map(len, self._stops), default=0)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text = ""
+        self._given = 0
+        self._waiting: list[Token] = []
+        self.stopped = False
+
+    def add(self, token_ids: Iterable[int], logprobs: Iterable[float]) -> Piece:
+        """Takes more tokens; returns what is certain now."""
+        for token_id, logprob in zip(token_ids, logprobs, strict=True):
+            content = self._processor.token_bytes(token_id)
+            if content and not self.stopped:
+                self._waiting.append(Token(len(self._text), content, float(logprob)))
+                self._extend(self._decoder.decode(content))
+        return self._release(len(self._text) - self._num_held())
+
+    def finish(self) -> Piece:
+        """The rest, when no more tokens will come."""
+        if not self.stopped:
+            self._extend(self._decoder.decode(b"", final=True))
+        return self._release(len(self._text))
+
+    def _extend(self, new: str) -> None:
+        begin = max(len(self._text) - self._longest + 1, 0)
+        self._text += new
+        found = [place for stop in self._stops if (place := self._text.find(stop, begin)) >= 0]
+        if found:
+            self._text, self.stopped = self._text[: min(found)], True
+
+    def _num_held(self) -> int:
+        """Length of the end of the text with which a stop string may have begun."""
+        if self.stopped:
+            return 0
+        lengths = range(min(self._longest - 1, len(self._text)), 0, -1)
+        return next((num for num in lengths if any(stop.startswith(self._text[-num:]) for stop in self._stops)), 0)
+
+    def _release(self, end: int) -> Piece:
+        text, self._given = self._text[self._given : end], end
+        ready = tuple(token for token in self._waiting if token.start < end)
+        self._waiting = self._waiting[len(ready) :]
+        return Piece(text, ready)
+
+
+def whole(processor: Processor, token_ids: Iterable[int], logprobs: Iterable[float], stops: Sequence[str] = ()) -> str:
+    """The text of a finished response."""
+    text = ResponseText(processor, stops)
+    return text.add(token_ids, logprobs).text + text.finish().text
