@@ -1,10 +1,11 @@
-"""The models of the cases: the published 0.8B cut to a depth that a CPU core can train, and one of 10M parameters."""
+"""The models of the cases: the published 0.8B whole and cut to a depth that a CPU core can train, and small ones."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,33 +14,51 @@ from zppo_jax.models.qwen3_5 import sizes
 from zppo_jax.models.qwen3_5.config import Config
 
 _SPECIAL_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+_PUBLISHED_LAYERS = {"0.8B": 24, "0.8B-8-layers": 8}
+_SMALL = {
+    "10M": {"layers": 8, "hidden": 256, "inner": 1024, "vocabulary": 4096, "mrope_section": (3, 3, 2)},
+    "8.9M": {"layers": 8, "hidden": 256, "inner": 864, "vocabulary": 4096, "mrope_section": (3, 3, 2)},
+    "1.1M": {"layers": 4, "hidden": 128, "inner": 448, "vocabulary": 512, "mrope_section": (2, 1, 1)},
+}
+"""Four heads everywhere, two of keys in full attention; the names count the language model's parameters."""
+NAMES = (*_PUBLISHED_LAYERS, *_SMALL)
 
 
 def config(name: str) -> Config:
     """The configuration of a model. The vision tower is cut to one block, because no case shows an image."""
     published = sizes.get("0.8B")
-    vision = dataclasses.replace(published.vision, depth=1)
-    text = dataclasses.replace(published.text, num_hidden_layers=8)
-    if name == "0.8B-8-layers":
-        return dataclasses.replace(published, text=text, vision=vision)
-    if name != "10M":
-        raise ValueError(f"there is no model {name!r}: give 0.8B-8-layers or 10M")
+    published = dataclasses.replace(published, vision=dataclasses.replace(published.vision, depth=1))
+    if name in _PUBLISHED_LAYERS:
+        text = dataclasses.replace(published.text, num_hidden_layers=_PUBLISHED_LAYERS[name])
+        return dataclasses.replace(published, text=text)
+    if name not in _SMALL:
+        raise ValueError(f"there is no model {name!r}: give one of {', '.join(NAMES)}")
+    return _small(published, **_SMALL[name])
+
+
+def _small(
+    published: Config, layers: int, hidden: int, inner: int, vocabulary: int, mrope_section: tuple[int, int, int]
+) -> Config:
+    heads, head_dim = 4, hidden // 4
     text = dataclasses.replace(
-        text,
-        vocab_size=4096,
-        hidden_size=256,
-        intermediate_size=1024,
-        num_attention_heads=4,
+        published.text,
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
         num_key_value_heads=2,
-        head_dim=64,
-        linear_num_key_heads=4,
-        linear_num_value_heads=4,
-        linear_key_head_dim=64,
-        linear_value_head_dim=64,
-        mrope_section=(3, 3, 2),
+        head_dim=head_dim,
+        linear_num_key_heads=heads,
+        linear_num_value_heads=heads,
+        linear_key_head_dim=head_dim,
+        linear_value_head_dim=head_dim,
+        mrope_section=mrope_section,
     )
-    vision = dataclasses.replace(vision, hidden_size=96, intermediate_size=192, num_heads=4, out_hidden_size=256)
-    special = {token: 4095 - index for index, token in enumerate(_SPECIAL_TOKENS)}
+    vision = dataclasses.replace(
+        published.vision, hidden_size=96, intermediate_size=192, num_heads=4, out_hidden_size=hidden
+    )
+    special: dict[str, Any] = {token: vocabulary - 1 - index for index, token in enumerate(_SPECIAL_TOKENS)}
     return dataclasses.replace(published, text=text, vision=vision, stop_token_ids=(5,), pad_token_id=0, **special)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import worker
-from benchmarks.cases import Case
+from benchmarks.cases import CASES, Case
 
 
 def program(case: Case, config: Any) -> Callable[[Any, Any], Any]:
@@ -62,4 +62,4 @@ def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[s
 
 
 if __name__ == "__main__":
-    worker.serve(prepare)
+    worker.serve(CASES, prepare)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks import worker
-from benchmarks.cases import Case
+from benchmarks.cases import CASES, Case
 
 
 def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
@@ -44,4 +44,4 @@ def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[s
 
 
 if __name__ == "__main__":
-    worker.serve(prepare)
+    worker.serve(CASES, prepare)

@@ -12,10 +12,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from benchmarks.cases import CASES, Case
 
 Run = Callable[[], Any]
 
@@ -42,17 +40,18 @@ def timed(run: Run) -> tuple[Any, dict[str, float]]:
     return result, {name: after[name] - before[name] for name in before}
 
 
-def serve(prepare: Callable[[Case, str], tuple[Run, Run, dict[str, Any]]]) -> None:
+def serve(cases: Mapping[str, Any], prepare: Callable[[Any, str], tuple[Run, Run, dict[str, Any]]]) -> None:
     """The main program of a side, with arguments CASE CHECKPOINT CORES.
 
-    `prepare` loads and returns (run, check, facts). The first run, in which programs are compiled, is timed apart;
-    `check` returns the numbers that both sides must agree on. After that, one timed run for each line of input.
+    `prepare` loads and returns (run, check, facts): `facts` hold "versions", and under "extra" what is to stand in the
+    report. The first run, in which programs are compiled, is timed apart; `check` returns the numbers that both sides
+    must agree on. After that, one timed run for each line of input.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     name, checkpoint, cores = sys.argv[1:]
     pin([int(core) for core in cores.split(",")])
-    run, check, facts = prepare(CASES[name], checkpoint)
+    run, check, facts = prepare(cases[name], checkpoint)
     _, first = timed(run)
     print(json.dumps(facts | {"first_run": first, "check": check()}), file=answers, flush=True)
     for _ in iter(sys.stdin.readline, ""):
