@@ -23,7 +23,8 @@ LAYERS = (
     {"checkpoint", "evaluate", "warmstart", "report"},
     {"setup"},
     {"train"},
-    {"main", "export"},
+    {"main", "export", "generate"},
+    {"serve"},
 )
 """A part imports from the sets before its own only; `config` is the schema and `workdir` the directory of a run."""
 
@@ -108,7 +109,7 @@ def test_every_part_has_a_layer():
     ("name", "source", "words"),
     [
         ("zppo_jax.types", "from zppo_jax.config import Config", "types may not import config"),
-        ("zppo_jax.data.digits", "import zppo_jax.rollout.sampler", "data may not import rollout"),
+        ("zppo_jax.data.digits", "import zppo_jax.rollout.slots", "data may not import rollout"),
         ("zppo_jax.update.step", "def f():\n    from zppo_jax import train", "update may not import train"),
         ("zppo_jax.update.step", "from .. import train", "update may not import train"),
         ("zppo_jax.rewards.pool", "import jax.numpy as jnp", "rewards is host-only"),

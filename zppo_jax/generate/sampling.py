@@ -95,7 +95,7 @@ def responses(
 def _shapes(asked: Asked) -> Shapes:
     """Powers of two: a prompt of another length mostly finds its programs in the cache."""
     return Shapes(
-        buckets=(power_of_two(asked.features.num_tokens - 1, 32),),
+        buckets=(power_of_two(asked.features.num_tokens - 1, 64),),
         patch_slots=power_of_two(len(asked.features.patches_IC), 16),
         max_new_tokens=asked.max_new_tokens,
         group_size=asked.num_samples,
