@@ -22,8 +22,8 @@ from tests.rollout import build
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import inputs
 from zppo_jax.rollout import session
-from zppo_jax.rollout.engine import Draw, Request, Sample
 from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Draw, Request, Sample
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features
 from zppo_jax.update import step
