@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import compare, models, rollout
+from benchmarks import compare, models, rollout, rollout_gpu
 from benchmarks.rollout_cases import CASES
 
 
@@ -58,3 +58,14 @@ def test_share_of_the_roofline():
     found = rollout.roofline(case, results, 4 * 2**30)
     assert found["roofline_tokens_per_second"] == 8.0
     assert found["roofline_share"] == 1.25
+
+
+def test_bytes_of_a_step_are_weights_states_and_keys():
+    parts = rollout_gpu.step_bytes(models.config("0.8B"), rows=256, context=768)
+    assert parts["weights"] == 2 * 752_393_024
+    # 18 linear layers of 16 heads with a state of 128 x 128 in float32, read and written.
+    assert parts["recurrent states"] == 2 * 4 * 256 * 18 * 16 * 128 * 128
+    assert parts["convolution contexts"] == 2 * 2 * 256 * 18 * 3 * 3 * 16 * 128
+    # 6 full layers with two heads of 256: 12 KiB for each token so far.
+    assert parts["keys and values"] == 256 * 768 * 12 * 1024
+    assert rollout_gpu.copy_bandwidth(2**20) > 0
