@@ -1,0 +1,299 @@
+"""The HTTP side: routes, keys, limits, and clients that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import hmac
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from zppo_jax.processor import Processor
+from zppo_jax.rollout import requests
+from zppo_jax.rollout.session import Event
+from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
+from zppo_jax.serve import images, protocol
+from zppo_jax.serve.answers import Answer, server_sent
+from zppo_jax.serve.errors import ApiError
+from zppo_jax.serve.protocol import ChatRequest
+from zppo_jax.serve.scheduler import Job, QueueFullError, Scheduler
+from zppo_jax.types import Features
+
+_LOG = logging.getLogger(__name__)
+_RETRY_SECONDS = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Of a request: bytes of its body, images, pixels of an image as it comes."""
+
+    body_bytes: int = 20 * 2**20
+    images: int = 4
+    image_pixels: int = 16_777_216
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Server:
+    """What the routes work with; `api_key` None lets everybody in."""
+
+    name: str
+    processor: Processor
+    shapes: Shapes
+    scheduler: Scheduler
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    api_key: str | None = None
+    readers: ThreadPoolExecutor = dataclasses.field(
+        default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="read")
+    )
+    started: int = dataclasses.field(default_factory=lambda: int(time.time()))
+
+    @functools.cached_property
+    def max_characters(self) -> int:
+        """A text with more of them has too many tokens for certain (normalisation may join up to four)."""
+        longest = max(map(len, self.processor.tokenizer.get_vocab(with_added_tokens=True)))
+        return 4 * longest * (self.shapes.buckets[-1] + 1)
+
+
+def make_app(server: Server) -> Starlette:
+    """The application for any ASGI server."""
+
+    def route(path: str, endpoint: Callable[..., Any], methods: list[str], is_open: bool = False) -> Route:
+        async def answer(request: Request) -> Response:
+            if not is_open:
+                _check_key(request, server.api_key)
+            return await endpoint(server, request)
+
+        return Route(path, answer, methods=methods)
+
+    routes = [
+        route("/v1/chat/completions", _chat_completions, ["POST"]),
+        route("/v1/models", _models, ["GET"]),
+        route("/v1/models/{name:path}", _model, ["GET"]),
+        route("/health", _health, ["GET"], is_open=True),
+    ]
+    handlers: dict[Any, Any] = {ApiError: _told, HTTPException: _told_by_starlette, Exception: _told_nothing}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+# ---------------------------------------------------------------- answers that are no completions
+
+
+def json_response(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    # ASCII: a client's text may hold half a surrogate pair, which UTF-8 cannot encode.
+    return Response(json.dumps(content), status, headers, media_type="application/json")
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return json_response(error.body, error.status, error.headers)
+
+
+async def _told_by_starlette(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = "POST /v1/chat/completions, GET /v1/models and GET /health"
+    told = ApiError(f"{error.detail}: this server has {known}", error.status_code, headers=error.headers)
+    return json_response(told.body, told.status, told.headers)
+
+
+async def _told_nothing(_: Request, error: Exception) -> Response:
+    del error  # starlette raises it again, so it is logged
+    return json_response(ApiError("an error of the server; its log says more", 500).body, 500)
+
+
+async def _health(server: Server, _: Request) -> Response:
+    scheduler, alive = server.scheduler, server.scheduler.is_alive
+    state = {"status": "ok" if alive else "down", "responses": scheduler.num_responses}
+    return json_response(state | {"busy_slots": scheduler.num_busy_slots}, 200 if alive else 503)
+
+
+async def _models(server: Server, _: Request) -> Response:
+    return json_response({"object": "list", "data": [_described(server)]})
+
+
+async def _model(server: Server, request: Request) -> Response:
+    if request.path_params["name"] != server.name:
+        raise ApiError(f"there is no such model: this server has {server.name!r}", 404, code="model_not_found")
+    return json_response(_described(server))
+
+
+def _described(server: Server) -> dict[str, Any]:
+    return {"id": server.name, "object": "model", "created": server.started, "owned_by": "zppo_jax"}
+
+
+def _check_key(request: Request, api_key: str | None) -> None:
+    if api_key is None:
+        return
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
+        raise ApiError(
+            "the API key is missing or wrong: send the header `Authorization: Bearer KEY`",
+            401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"},
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------- chat completions
+
+
+async def _chat_completions(server: Server, request: Request) -> Response:
+    # A page in a browser cannot send this type elsewhere without asking first, and is not answered.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError("the request must have the header `Content-Type: application/json`", 415)
+    body = await _body(request, server.limits.body_bytes)
+    chat = protocol.read(body, server.name, server.shapes.max_new_tokens)
+    try:
+        server.scheduler.reserve(chat.num_samples)
+    except QueueFullError as error:
+        raise _too_busy(server, chat) from error
+    try:
+        loop = asyncio.get_running_loop()
+        features = await loop.run_in_executor(server.readers, _features, server, chat)
+    except BaseException:
+        server.scheduler.release(chat.num_samples)
+        raise
+    return _Completion(server, chat, features)
+
+
+def _too_busy(server: Server, chat: ChatRequest) -> ApiError:
+    limit = server.scheduler.max_responses
+    if chat.num_samples > limit:
+        return ApiError(f"n={chat.num_samples} exceeds the {limit} responses that this server takes", param="n")
+    message = f"{server.scheduler.num_responses} responses are waiting or running, and the limit is {limit}: try later"
+    return ApiError(message, 429, code="queue_full", headers={"Retry-After": str(_RETRY_SECONDS)})
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    too_large = ApiError(f"the request exceeds {limit} bytes", 413, headers={"Connection": "close"})
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise too_large
+    parts, size = [], 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise too_large
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise ApiError("the client has gone", 400) from error
+    return b"".join(parts)
+
+
+def _features(server: Server, chat: ChatRequest) -> Features:
+    """In a thread of its own: reads images and texts. Raises ApiError."""
+    limits, longest = server.limits, server.shapes.buckets[-1] + 1
+    if len(chat.image_uris) > limits.images:
+        message = f"{len(chat.image_uris)} images, and the limit is {limits.images} (--max_images)"
+        raise ApiError(message, param="messages")
+    if chat.num_characters > server.max_characters:
+        raise _too_long(f"{chat.num_characters} characters", longest)
+    decoded = []
+    for place, uri in enumerate(chat.image_uris):
+        name = f"image {place}"
+        decoded.append(images.decode(images.content_of(uri, name), name, limits.image_pixels))
+    try:
+        features = server.processor.chat_features(chat.messages, decoded, chat.enable_thinking)
+    except ValueError as error:
+        raise ApiError(str(error), param="messages") from error
+    if features.num_tokens > longest:
+        raise _too_long(f"{features.num_tokens} tokens", longest)
+    try:
+        server.shapes.bucket_of(features)
+    except PromptTooLongError as error:
+        raise ApiError("the images have too many patches: send fewer or smaller ones", param="messages") from error
+    return features
+
+
+def _too_long(size: str, longest: int) -> ApiError:
+    message = f"the prompt has {size}, more than the {longest} tokens of this server (--max_prompt_tokens)"
+    return ApiError(message, param="messages", code="context_length_exceeded")
+
+
+class _Completion(Response):
+    """Submits the request, and sends what comes back; gives it up when the client goes."""
+
+    def __init__(self, server: Server, chat: ChatRequest, features: Features) -> None:
+        self._server, self._chat, self._features = server, chat, features
+        self._answer = Answer(chat, server.processor, server.name, features.num_tokens)
+        self._news: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        job = self._submit()
+        watch = asyncio.create_task(self._watch(receive))
+        try:
+            await (self._stream(send) if self._chat.stream else self._whole(scope, receive, send))
+        except ClientDisconnect:
+            pass
+        finally:
+            self._server.scheduler.cancel(job)
+            watch.cancel()
+
+    def _submit(self) -> Job:
+        loop, chat = asyncio.get_running_loop(), self._chat
+        request = requests.Request(
+            uid="chat",
+            features=self._features,
+            num_samples=chat.num_samples,
+            sampling=chat.sampling,
+            draw=requests.Draw(secrets.randbits(32) if chat.seed is None else chat.seed),
+            max_new_tokens=chat.max_new_tokens,
+            stop_strings=chat.stops,
+        )
+        return self._server.scheduler.submit(
+            request, lambda news: loop.call_soon_threadsafe(self._news.put_nowait, news)
+        )
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._news.put_nowait(ClientDisconnect())
+
+    async def _event(self) -> Event:
+        news = await self._news.get()
+        if isinstance(news, ClientDisconnect):
+            raise news
+        if isinstance(news, Exception):
+            _LOG.error("a request failed: %s", news)
+            raise ApiError("the engine failed; the server's log says more", 500) from news
+        return news
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            while not self._answer.is_complete:
+                self._answer.take(await self._event())
+            response = json_response(self._answer.whole())
+        except ApiError as error:
+            response = json_response(error.body, error.status)
+        await response(scope, receive, send)
+
+    async def _stream(self, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+        async def part(content: bytes, more: bool = True) -> None:
+            with contextlib.suppress(OSError):
+                await send({"type": "http.response.body", "body": content, "more_body": more})
+
+        try:
+            await part(b"".join(self._answer.first_chunks()))
+            while not self._answer.is_complete:
+                if content := b"".join(self._answer.chunks(await self._event())):
+                    await part(content)
+            await part(b"".join(self._answer.last_chunks()))
+        except ApiError as error:
+            await part(server_sent(error.body))
+        await part(b"", more=False)

@@ -1,0 +1,170 @@
+"""One thread owns the engine: requests come in through a queue, tokens go out by callback.
+
+Between two chunks it takes in what has come; without work it sleeps on the queue. A request that fails is told so, and
+an error of the engine ends the requests that were running, not the thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.session import Event, Session
+
+_LOG = logging.getLogger(__name__)
+
+Deliver = Callable[[Event | Exception], object]
+"""Called in the engine's thread, so it must not wait; after an exception nothing more comes."""
+
+
+class QueueFullError(Exception):
+    """As many responses as the server takes are waiting or running."""
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """A request on its way; `left` of its responses have not ended."""
+
+    request: Request
+    deliver: Deliver
+    left: int
+    ticket: int = -1
+
+
+class Scheduler:
+    """Submits requests to a session and hands out what it brings.
+
+    Args:
+      make_session: called in the thread, at the start and again after an error of the engine.
+      max_responses: that may wait or run at the same time.
+    """
+
+    def __init__(self, make_session: Callable[[], Session], max_responses: int) -> None:
+        self.max_responses = max_responses
+        self._make_session = make_session
+        self._session: Session | None = None
+        self._jobs: dict[int, Job] = {}
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_responses(self) -> int:
+        """How many wait or run, those included whose prompts are being read."""
+        return self._taken
+
+    @property
+    def num_busy_slots(self) -> int:
+        session = self._session
+        return session.engine.num_slots - session.num_free if session else 0
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def reserve(self, num_responses: int) -> None:
+        """Takes room for responses before their prompt is read. Raises QueueFullError."""
+        with self._lock:
+            if self._taken + num_responses > self.max_responses:
+                raise QueueFullError
+            self._taken += num_responses
+
+    def release(self, num_responses: int) -> None:
+        """Gives back room that was reserved and not used, or not any more."""
+        with self._lock:
+            self._taken -= num_responses
+
+    def submit(self, request: Request, deliver: Deliver) -> Job:
+        """Starts a request whose room is reserved; what it brings goes to `deliver`."""
+        job = Job(request, deliver, request.num_samples)
+        self._commands.put(lambda: self._submit(job))
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Gives up what has not ended of a job: its slots are free from the next chunk on."""
+        self._commands.put(lambda: self._drop(job))
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Ends the thread after the chunk that runs."""
+        self._commands.put(None)
+        self._thread.join(seconds)
+
+    # ---------------------------------------------------------------- in the thread
+
+    def _run(self) -> None:
+        while True:
+            for command in self._waiting_commands():
+                if command is None:
+                    return
+                command()
+            if self._session is None or not self._session.busy:
+                continue
+            try:
+                events = self._session.advance()
+            except Exception as error:  # whatever the device raises: what it held is lost, the server goes on
+                _LOG.exception("the engine failed; %d requests end with an error", len(self._jobs))
+                self._fail_all(error)
+                continue
+            for event in events:
+                self._hand_out(event)
+
+    def _waiting_commands(self) -> list[Callable[[], None] | None]:
+        """What has come; waits for something when there is nothing else to do."""
+        commands = []
+        if self._session is None or not self._session.busy:
+            commands.append(self._commands.get())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                commands.append(self._commands.get_nowait())
+        return commands
+
+    def _submit(self, job: Job) -> None:
+        try:
+            self._session = self._session or self._make_session()
+            job.ticket = self._session.submit(job.request)
+        except Exception as error:
+            _LOG.exception("a request could not be started")
+            self._end(job, error)
+            return
+        self._jobs[job.ticket] = job
+
+    def _hand_out(self, event: Event) -> None:
+        job = self._jobs.get(event.ticket)
+        if job is None:
+            return
+        self._tell(job, event)
+        if event.sample is not None:
+            job.left -= 1
+            self.release(1)
+            if job.left == 0:
+                self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        """Forgets a job that has ended or been given up; the second time nothing happens."""
+        if self._jobs.get(job.ticket) is job and self._session is not None:  # a new session counts anew
+            del self._jobs[job.ticket]
+            self.release(job.left)
+            job.left = 0
+            self._session.cancel(job.ticket)
+
+    def _fail_all(self, error: Exception) -> None:
+        self._session = None
+        jobs, self._jobs = list(self._jobs.values()), {}
+        for job in jobs:
+            self._end(job, error)
+
+    def _end(self, job: Job, error: Exception) -> None:
+        self.release(job.left)
+        job.left = 0
+        self._tell(job, error)
+
+    def _tell(self, job: Job, what: Event | Exception) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop that waited for it has been closed
+            job.deliver(what)

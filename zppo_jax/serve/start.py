@@ -1,0 +1,103 @@
+"""From a directory to a server that is ready: model, engine, compiled programs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from zppo_jax.compilation import Compiler
+from zppo_jax.config import ConfigError
+from zppo_jax.generate.model import Loaded, power_of_two
+from zppo_jax.processor import Processor
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.session import Session, sample
+from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.serve.app import Limits, Server
+from zppo_jax.serve.scheduler import Scheduler
+from zppo_jax.types import Features
+
+_SMALLEST_BUCKET = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a model is served."""
+
+    name: str
+    num_slots: int
+    prompts_per_call: int
+    max_prompt_tokens: int
+    max_new_tokens: int
+    max_queue: int
+    api_key: str | None
+    limits: Limits
+
+
+class OneRing(Shapes):
+    """All prompts are decoded together, whatever their lengths: requests do not wait for those of another size."""
+
+    def ring_of(self, bucket: int) -> int:
+        del bucket
+        return self.num_keys
+
+
+def make_server(loaded: Loaded, options: Options, compiler: Compiler) -> Server:
+    """Compiles everything and runs it once, then starts the engine's thread."""
+    shapes = _shapes(loaded.processor, options)
+    engine = loaded.engine(shapes, options.num_slots, options.prompts_per_call, compiler, penalises=True)
+    engine.prepare(loaded.params)
+    for requests in _first_requests(loaded.processor, shapes):
+        sample(engine, loaded.params, requests)
+    scheduler = Scheduler(lambda: Session(engine, loaded.params), options.max_queue)
+    return Server(options.name, loaded.processor, shapes, scheduler, options.limits, options.api_key)
+
+
+def _shapes(processor: Processor, options: Options) -> Shapes:
+    longest = options.max_prompt_tokens
+    smaller = (_SMALLEST_BUCKET << place for place in range(32))
+    buckets = (*(bucket for bucket in smaller if bucket < longest), longest)
+    patches = options.limits.images * processor.config.max_pixels // processor.config.patch_size**2
+    return OneRing(buckets, power_of_two(patches, 16), options.max_new_tokens, group_size=1)
+
+
+def _first_requests(processor: Processor, shapes: Shapes) -> Iterator[list[Request]]:
+    """Requests that use every program: each bucket, an image, truncation.
+
+    The features of the image are kept under its key, so that no prompt without images ever needs the vision tower.
+    """
+    features = [_text(processor, bucket + 1) for bucket in shapes.buckets]
+    side = processor.config.factor
+    seen = processor.features("x", [np.zeros((side, side, 3), np.uint8)])
+    if shapes.holds(seen):
+        yield [Request("first", seen, 1, max_new_tokens=1, vision_key="first")]
+    yield [Request("first", one, 1, max_new_tokens=1) for one in features]
+    yield [Request("first", features[0], 1, Sampling(top_k=1), max_new_tokens=1)]
+
+
+def _text(processor: Processor, num_tokens: int) -> Features:
+    """A prompt of that many tokens."""
+    ids = np.full(num_tokens, processor.encode_text("x")[0], np.int32)
+    positions_3T = np.broadcast_to(np.arange(num_tokens, dtype=np.int32), (3, num_tokens))
+    patches_IC, grid_N3 = np.zeros((0, processor.config.patch_width), np.float32), np.zeros((0, 3), np.int32)
+    return Features(ids, np.zeros_like(ids), positions_3T, 0, patches_IC, grid_N3)
+
+
+def describe(server: Server, address: str) -> Iterator[str]:
+    """What a person should know about a server that has started."""
+    shapes, limits = server.shapes, server.limits
+    yield f"serving {server.name} on {address}/v1"
+    yield (
+        f"prompts of up to {shapes.buckets[-1]} tokens and {limits.images} images, {shapes.max_new_tokens} new tokens; "
+        "Ctrl-C ends it"
+    )
+
+
+def check(options: Options) -> None:
+    """Raises ConfigError for options that do not go together."""
+    if options.max_queue < options.num_slots:
+        raise ConfigError(
+            f"--max_queue={options.max_queue} is below --num_slots={options.num_slots}: responses that run count too"
+        )
