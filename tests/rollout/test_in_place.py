@@ -38,15 +38,15 @@ def engine() -> Engine:
 @functools.cache
 def compiled(name: str) -> Any:
     program = {
-        "decode": lambda: engine()._decode_program(model().params, False),
-        "decode, truncated": lambda: engine()._decode_program(model().params, True),
-        "fill": lambda: engine()._fill_program(model().params, 0),
+        "decode": lambda: engine()._decode_program(model().params, SHAPES.num_keys, False),
+        "decode, truncated": lambda: engine()._decode_program(model().params, SHAPES.num_keys, True),
+        "fill": lambda: engine()._fill_program(model().params, 0, SHAPES.num_keys),
     }[name]()
     return program._future.result()
 
 
 def held() -> slots.Slots:
-    return jax.eval_shape(lambda: engine().empty(model().params))
+    return jax.eval_shape(lambda: engine().empty(model().params, SHAPES.num_keys))
 
 
 def num_bytes(tree: Any) -> int:
@@ -91,7 +91,7 @@ def test_no_second_cache_is_held(name):
 def test_what_was_given_over_is_gone(name):
     """The caller's arrays are deleted by the call: nobody can hold on to old slots, so there is one cache."""
     one, params = engine(), model().params
-    before = one.empty(params)
+    before = one.empty(params, SHAPES.num_keys)
     if name == "decode":
         one.decode(params, before, False, 1, ())
     else:

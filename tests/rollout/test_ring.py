@@ -1,0 +1,134 @@
+"""The ring of key slots: wherever the cursor stands, a prompt laid before it is continued as by a fresh session.
+
+Two full layers, a ring of 22 slots; the longest prompt and the longest response fill it to the last slot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from tests.models.tiny import FAST_COMPILE
+from tests.rollout import build
+from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import inputs
+from zppo_jax.rollout.engine import Engine
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Draw, Request, Sample
+from zppo_jax.rollout.session import Session
+from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.update import step
+
+SHAPES = Shapes(buckets=(4, 10), patch_slots=16, max_new_tokens=12, group_size=1)
+RING = 22
+
+
+class ShortShapes(Shapes):
+    """One key slot less than the longest prompt and the longest response need."""
+
+    @property
+    def num_keys(self) -> int:
+        return super().num_keys - 1
+
+
+@functools.cache
+def model() -> qwen3_5.Model:
+    return build.small_model(50, seed=6, num_layers=4)
+
+
+def engine(shapes: Shapes = SHAPES, chunk: int = 5) -> Engine:
+    return build.engine(model(), "ring", shapes, 3, 2, chunk)
+
+
+def request(number: int, length: int, limit: int = SHAPES.max_new_tokens) -> Request:
+    ids = np.random.default_rng(number).integers(0, 50, length)
+    return Request(f"q{number}", build.text_features(ids), 1, Sampling(), Draw(1), limit)
+
+
+def finish(one: Session) -> dict[int, Sample]:
+    found = {}
+    while one.busy:
+        found |= {event.ticket: event.sample for event in one.advance() if event.sample}
+    return found
+
+
+def fresh(asked: Request, shapes: Shapes = SHAPES) -> Sample:
+    one = Session(engine(shapes), model().params)
+    ticket = one.submit(asked)
+    return finish(one)[ticket]
+
+
+def cursor(one: Session) -> int:
+    return int(one._slots["cursor"])
+
+
+def same(one: Sample, other: Sample) -> None:
+    np.testing.assert_array_equal(one.token_ids_T, other.token_ids_T)
+    np.testing.assert_allclose(one.logprobs_T, other.logprobs_T, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 5, 8, 11])
+def test_the_cursor_may_stand_anywhere(length):
+    """The same prompt, of every bucket and filling it or not, at all 22 places in one session."""
+    asked, one, seen = request(length, length), Session(engine(), model().params), set()
+    expected = fresh(asked)
+    while len(seen) < RING:
+        seen.add(cursor(one))
+        ticket = one.submit(asked)
+        same(finish(one)[ticket], expected)
+        if cursor(one) in seen:
+            one.submit(request(99, 2, limit=1))
+            finish(one)
+    assert len(expected.token_ids_T) == SHAPES.max_new_tokens
+
+
+def test_rows_that_come_one_after_the_other_do_not_disturb_each_other():
+    """Sixty requests of all lengths in three slots, each admitted where the cursor happens to be, eight times round."""
+    rng, one = np.random.default_rng(0), Session(engine(), model().params)
+    asked = [request(n, int(rng.integers(1, 12)), int(rng.integers(1, 13))) for n in range(60)]
+    tickets = {one.submit(each): each for each in asked}
+    places, found = set(), {}
+    while one.busy:
+        found |= {event.ticket: event.sample for event in one.advance() if event.sample}
+        places.add(cursor(one))
+    assert one.statistics.steps > 5 * RING and len(places) > 10
+    for ticket, each in tickets.items():
+        same(found[ticket], fresh(each))
+
+
+def test_the_ring_is_as_long_as_it_must_be_and_no_longer():
+    """A full bucket and all new tokens use every slot: with one slot less the last token, and it alone, would be
+    drawn without the prompt's first key; the log-probabilities are those of a forward pass."""
+    asked = request(1, 11)
+    one = fresh(asked)
+    short = fresh(asked, ShortShapes(**dataclasses.asdict(SHAPES)))
+    np.testing.assert_array_equal(short.token_ids_T[:-1], one.token_ids_T[:-1])
+    difference_T = np.abs(short.logprobs_T - one.logprobs_T)
+    assert difference_T[:-1].max() < 1e-5 and difference_T[-1] > 1e-3
+    expected_T = forward(asked, one)
+    np.testing.assert_allclose(one.logprobs_T, expected_T, atol=1e-5)
+    slots_used = engine().shapes.num_keys
+    assert slots_used == RING == len(one.token_ids_T) + asked.features.num_tokens - 1
+
+
+def forward(asked: Request, one: Sample) -> np.ndarray:
+    micro = inputs.from_features(model().config, [asked.features], 1, 10, SHAPES.patch_slots)
+    micro |= {"response_MGR": one.token_ids_T[None, None], "mask_MGR": np.ones((1, 1, len(one.token_ids_T)), bool)}
+    run = jax.jit(step.response_logprobs, static_argnums=(1, 3), compiler_options=FAST_COMPILE)
+    return np.asarray(run(model().params, model().config, micro, 1.0, build.banned(model())))[0]
+
+
+def test_a_row_keeps_its_prompt_while_shorter_neighbours_come_and_go():
+    """A long response beside which one-token responses take the other slots again and again, at every step."""
+    one = Session(engine(chunk=1), model().params)
+    asked = request(2, 11)
+    ticket, others = one.submit(asked), [request(100 + n, 1 + n % 11, limit=1) for n in range(20)]
+    tickets = {one.submit(each): each for each in others}
+    found = finish(one)
+    same(found[ticket], fresh(asked))
+    for other, each in tickets.items():
+        same(found[other], fresh(each))
