@@ -8,7 +8,7 @@ A TPU pod slice, here 64 chips of v6e, whose hosts share the directory of the ru
 possible yet**; when it is, this is the command:
 
     gcloud compute tpus tpu-vm ssh NAME --worker=all --command="cd zppo_jax && python -m zppo_jax.main \
-      --config=configs/4b.py --config.rollout.rows_per_call=512 --config.update.groups_per_microbatch=32 \
+      --config=configs/4b.py --config.rollout.slots=512 --config.update.groups_per_microbatch=32 \
       --workdir=/shared/runs/4b"
 
 Both models are hub ids; where the hub is out of reach, add `--config.model.path=DIR --config.teacher.path=DIR`.
@@ -23,7 +23,7 @@ Memory in GB (10^9 bytes), over all devices together; a test computes the same f
     optimiser              27.2   two moments and what rounding loses, in bfloat16
     gradient               18.2   float32
     teacher                54.7   27.4 in the files (FP8), held in bfloat16
-    student's caches      193.6   rollout.rows_per_call rows of the longest prompt and response
+    student's caches      193.6   rollout.slots rows of the longest prompt and response
     teacher's caches      400.2   likewise; not at the same time as the student's
 
 and activations on top: `model.remat` and `update.groups_per_microbatch` decide how much.
@@ -117,5 +117,8 @@ def get_config(method: str = "zppo") -> ConfigTree:
 
     # This machine, not the paper
     config.model.remat = "block"
-    config.rollout.rows_per_call = 256
+    config.rollout.slots = 256
+    config.rollout.chunk = 64
+    config.rollout.cache_gigabytes = 40.0
+    config.rollout.state_dtype = "float32"
     return config

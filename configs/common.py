@@ -63,7 +63,10 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.rollout.temperature = 1.0
     config.rollout.top_p = 1.0
     config.rollout.top_k = 0
-    config.rollout.rows_per_call = 256
+    config.rollout.slots = 256
+    config.rollout.chunk = 64
+    config.rollout.cache_gigabytes = 40.0
+    config.rollout.state_dtype = "float32"
 
     config.reward = ConfigDict()
     config.reward.region = "anywhere"  # the paper's grader; "final" is stricter

@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
     "rollout.questions_per_step": 4,
     "rollout.group_size": 4,
     "rollout.max_new_tokens": 10,
-    "rollout.rows_per_call": 8,
+    "rollout.slots": 8,
     "update.num_minibatches": 2,
     "update.groups_per_microbatch": 2,
     "zppo.augmentation_fraction": 0.5,

@@ -139,7 +139,7 @@ def test_every_bound_is_kept(name, value):
         ({"rollout.group_size": 1}, ["rollout.group_size = 1", "at least 2"]),
         ({"replay.fraction": 0.03}, ["replay.fraction = 0.03", "less than one question", "34", "replay.fraction=0"]),
         ({"zppo.augmentation_fraction": 0.03}, ["zppo.augmentation_fraction = 0.03", "less than one question"]),
-        ({"rollout.rows_per_call": 7}, ["rollout.rows_per_call = 7", "group_size = 8", "8 or more"]),
+        ({"rollout.slots": 7}, ["rollout.slots = 7", "group_size = 8", "8 or more"]),
         ({"prompt.min_pixels": 10_000}, ["prompt.min_pixels = 10000", "prompt.max_pixels = 4096"]),
         ({"prompt.buckets": (192, 48)}, ["prompt.buckets = (192, 48)", "ascending"]),
         ({"prompt.buckets": (48, 48)}, ["prompt.buckets = (48, 48)", "ascending"]),

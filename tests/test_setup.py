@@ -49,8 +49,12 @@ def build(start):
 
 def test_the_programs_of_a_run_are_known_before_it_begins(build):
     _, _, names = build()
-    of_the_sampler = [f"{name} {length} tokens" for length in (32, 192) for name in ("prefill of", "decode after")]
-    assert names == [*of_the_sampler, "update", "log-probabilities"]
+    prompts = [
+        name.format(length, length + 10)
+        for length in (32, 192)
+        for name in ("prefill of {0} tokens", "fill of {1} keys after {0} tokens", "decode over {1} keys")
+    ]
+    assert names == ["vision", *prompts, "update", "log-probabilities"]
 
 
 def test_what_is_frozen_and_how_the_optimiser_rounds_come_from_the_configuration(build):
@@ -79,7 +83,7 @@ def test_sizes_come_from_the_configuration(build):
     shapes = job.student.engine.shapes
     assert (shapes.buckets, shapes.max_new_tokens, shapes.group_size) == ((32, 192), 10, 4)
     assert shapes.patch_slots == 16  # four merged tokens of four patches
-    assert job.student.engine.prompts_per_call == 2 and job.student.engine.rows_per_call == 8
+    assert job.student.engine.prompts_per_call == 2 and job.student.engine.num_slots == 8
     assert all(item.prompt.uid.startswith("held-out/") for item in job.held_out)
     held_out, new = ({item.prompt.question.id for item in items} for items in (job.held_out, next(job.stream).new))
     assert len(held_out) == 8 and len(new) == 4 and not held_out & new
@@ -104,7 +108,9 @@ def test_methods_without_reformulation_have_no_teacher_and_those_without_replay_
 def test_a_teacher_of_the_same_shape_shares_the_programs(build):
     teacher = cast(LocalTeacher, build()[0].teacher)
     job = build()[0]
-    assert cast(LocalTeacher, job.teacher).actor.engine == job.student.engine
+    own, students = cast(LocalTeacher, job.teacher).actor.engine, job.student.engine
+    assert (own.name, own.compiler) == (students.name, students.compiler), "the compiler knows programs by name"
+    assert own.vision is not students.vision, "another tower sees other features"
     assert teacher.compressor is None and teacher.num_rollouts == 4
 
 

@@ -24,8 +24,9 @@ from zppo_jax.compilation import Compiler, Program
 from zppo_jax.data.pipeline import Item
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
-from zppo_jax.rollout import filters
-from zppo_jax.rollout.engine import Engine, Request, Sample
+from zppo_jax.rollout import session
+from zppo_jax.rollout.engine import Draw, Engine, Request, Sample
+from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features, Group, Prompt, Question, Rollout
@@ -79,9 +80,9 @@ def compiler() -> Compiler:
 
 
 @functools.cache
-def engine(rows_per_call: int = 8, prompts_per_call: int = 2, shapes: Shapes = SHAPES) -> Engine:
-    name = f"{rows_per_call} rows of {prompts_per_call} in {shapes}: "
-    return Engine(model().config, shapes, rows_per_call, prompts_per_call, banned_V(), compiler(), name)
+def engine(num_slots: int = 8, prompts_per_call: int = 2, shapes: Shapes = SHAPES, chunk: int = 3) -> Engine:
+    name = f"{num_slots} slots, {prompts_per_call} prompts in {shapes}, {chunk} tokens: "
+    return Engine(model().config, shapes, num_slots, prompts_per_call, banned_V(), compiler(), name, chunk)
 
 
 def cache_size(jitted: Any) -> int:
@@ -124,7 +125,11 @@ def sample(
     purpose: str = "student",
     **settings: Any,
 ) -> list[list[Sample]]:
-    return engine.sample(model().params, requests, filters.settings(**settings), seed=seed, step=step, purpose=purpose)
+    """All requests with the same settings and draw."""
+    chosen = [
+        dataclasses.replace(one, sampling=Sampling(**settings), draw=Draw(seed, step, purpose)) for one in requests
+    ]
+    return session.sample(engine, model().params, chosen)[0]
 
 
 # ---------------------------------------------------------------- groups and updates

@@ -6,14 +6,16 @@ The same way serves the student, the teacher and the evaluation; only parameters
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from zppo_jax.data.pipeline import Item
 from zppo_jax.processor import Processor
 from zppo_jax.rewards import Item as ScoringItem
 from zppo_jax.rewards import ScoringPool
-from zppo_jax.rollout.engine import Engine, Request, Sample
+from zppo_jax.rollout.engine import Engine
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Draw, Request, Sample
 from zppo_jax.types import Group, Rollout
 
 
@@ -31,17 +33,16 @@ class Actor:
         params: dict[str, Any],
         items: Sequence[Item],
         num_samples: int,
-        sampling: dict[str, Any],
-        *,
-        seed: int,
-        step: int,
-        purpose: str,
-        on_rows: Callable[[int], None] | None = None,
+        sampling: Sampling,
+        draw: Draw,
     ) -> list[Group]:
         """One group of `num_samples` scored rollouts for each prompt, in order."""
-        requests = [Request(item.prompt.uid, item.features, num_samples) for item in items]
-        samples = self.engine.sample(params, requests, sampling, seed=seed, step=step, purpose=purpose, on_rows=on_rows)
-        texts = [[self.text_of(sample) for sample in group] for group in samples]
+        requests = [
+            Request(item.prompt.uid, item.features, num_samples, sampling, draw, vision_key=item.prompt.question.id)
+            for item in items
+        ]
+        samples = self.engine.sample(params, requests)
+        texts = [[self.text_of(one) for one in group] for group in samples]
         verdicts = iter(
             self.scorer.score_many(
                 ScoringItem(text, item.prompt.question.answer, item.prompt.question.answer_type, self.region)
@@ -52,8 +53,8 @@ class Actor:
         groups = []
         for item, group, responses in zip(items, samples, texts, strict=True):
             rollouts = tuple(
-                Rollout(sample.token_ids_T, sample.logprobs_T, sample.finish_reason, text, *_verdict(next(verdicts)))
-                for sample, text in zip(group, responses, strict=True)
+                Rollout(one.token_ids_T, one.logprobs_T, one.finish_reason, text, *_verdict(next(verdicts)))
+                for one, text in zip(group, responses, strict=True)
             )
             groups.append(Group(item.prompt, item.features, rollouts))
         return groups

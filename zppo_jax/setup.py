@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,9 +24,12 @@ from zppo_jax.models.qwen3_5.layers import Remat
 from zppo_jax.processor import Processor
 from zppo_jax.prompts import Template
 from zppo_jax.rewards import ScoringPool
+from zppo_jax.rollout import memory
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.rollout.session import Statistics
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.rollout.vision import VisionFeatures
 from zppo_jax.teacher import LocalTeacher, Teacher
 from zppo_jax.update import optimizer
 from zppo_jax.update.learner import Learner, Settings
@@ -72,14 +75,24 @@ def describe_mesh(mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config) -> 
         yield from parallel.undivided(mesh, params, vlm.logical_axes(model))
 
 
-def build(config: Config, student_directory: Path, teacher_directory: Path, compiler: Compiler) -> tuple[Job, State]:
-    """Load models and data and start compiling, all on the compiler's mesh. Returns the job and the student's state."""
+def build(
+    config: Config,
+    student_directory: Path,
+    teacher_directory: Path,
+    compiler: Compiler,
+    report: Callable[[str], None] | None = None,
+) -> tuple[Job, State]:
+    """Load models and data and start compiling, all on the compiler's mesh. Returns the job and the student's state.
+
+    `report` is told how far the rollouts of a step are.
+    """
     method = get_method(config.method)
     model, processor = _checkpoint(config, "model.path", student_directory, compiler)
     template = prompts.get_template(config.prompt.template)
     process = PromptProcessing(processor, template)
     scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
-    student = Actor(_engine(config, model.config, processor, compiler), processor, scorer, config.reward.region)
+    engine = _engine(config, model.config, processor, compiler, _shapes(config, model.config))
+    student = Actor(dataclasses.replace(engine, report=report), processor, scorer, config.reward.region)
     learner = _learner(config, model.config, student.engine, compiler)
     state = learner.init(model.params)
     student.engine.prepare(model.params)
@@ -125,16 +138,24 @@ def _processor(config: Config, path: Path, enable_thinking: bool) -> Processor:
     )
 
 
-def _engine(config: Config, model: qwen3_5.Config, processor: Processor, compiler: Compiler) -> Engine:
-    shapes = Shapes(
+def _shapes(config: Config, model: qwen3_5.Config) -> Shapes:
+    return Shapes(
         buckets=config.prompt.buckets,
         patch_slots=config.prompt.max_images * config.prompt.max_pixels // model.vision.patch_size**2,
         max_new_tokens=config.rollout.max_new_tokens,
         group_size=config.rollout.group_size,
     )
-    rows = config.rollout.rows_per_call
-    prompts_per_call = max(rows // config.rollout.group_size, 1)
-    return Engine(model, shapes, rows, prompts_per_call, banned_mask(model, processor), compiler)
+
+
+def _engine(
+    config: Config, model: qwen3_5.Config, processor: Processor, compiler: Compiler, shapes: Shapes, name: str = ""
+) -> Engine:
+    """As many slots as are asked for and as the memory for caches holds."""
+    chosen, dtypes = config.rollout, (config.model.dtype, config.rollout.state_dtype)
+    with parallel.use(compiler.mesh):
+        num_slots = memory.plan(model, shapes, chosen.slots, 1e9 * chosen.cache_gigabytes, dtypes)
+    prompts, banned_V = max(num_slots // chosen.group_size, 1), banned_mask(model, processor)
+    return Engine(model, shapes, num_slots, prompts, banned_V, compiler, name, chosen.chunk, *dtypes)
 
 
 def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler) -> Learner:
@@ -196,10 +217,9 @@ def _teacher(
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
         )
-    engine = student.engine
+    engine = dataclasses.replace(student.engine, vision=VisionFeatures(), statistics=Statistics())
     if model.config != student_model:
-        banned_V = banned_mask(model.config, processor)  # the rows beyond the tokenizer may be other ones
-        engine = dataclasses.replace(engine, config=model.config, banned_V=banned_V, name="teacher's ")
+        engine = _engine(config, model.config, processor, compiler, engine.shapes, "teacher's ")
     compress = config.teacher.compress
     return LocalTeacher(
         params=model.params,
@@ -217,10 +237,12 @@ def _compressor(config: Config, directory: Path, student: Actor, engine: Engine)
     tokens = config.teacher.compress.max_tokens
     longest = max(*config.prompt.buckets, config.rollout.max_new_tokens + 512)
     shapes = dataclasses.replace(engine.shapes, buckets=(longest,), max_new_tokens=tokens)
+    processor = _processor(config, directory, enable_thinking=False)
+    name = f"{engine.name}compressor's "
     return dataclasses.replace(
         student,
-        engine=dataclasses.replace(engine, shapes=shapes, name=f"{engine.name}compressor's "),
-        processor=_processor(config, directory, enable_thinking=False),
+        engine=_engine(config, engine.config, processor, engine.compiler, shapes, name),
+        processor=processor,
     )
 
 

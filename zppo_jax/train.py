@@ -22,7 +22,8 @@ from zppo_jax.data.pipeline import Item, StepBatch
 from zppo_jax.evaluate import Evaluation, evaluate
 from zppo_jax.metrics import MetricsWriter, PhaseTimers, SampleWriter
 from zppo_jax.report import draw_curves
-from zppo_jax.rollout import filters
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Draw
 from zppo_jax.setup import Job
 from zppo_jax.types import Group
 from zppo_jax.update.step import State
@@ -37,11 +38,13 @@ def train_step(
 ) -> tuple[State, list[Group], np.ndarray, dict[str, Any]]:
     """One step. Returns the new state, all groups of the step, their advantages [P, G] and the row of metrics."""
     config, step, seed = job.config, batch.step, job.config.seed
-    sampling = filters.settings(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
+    sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
+
+    job.student.engine.statistics.take()  # what the evaluation did
 
     def roll_out(items: list[Item], purpose: str) -> list[Group]:
         size = config.rollout.group_size
-        return job.student.answer(state["params"], items, size, sampling, seed=seed, step=step, purpose=purpose)
+        return job.student.answer(state["params"], items, size, sampling, Draw(seed, step, purpose))
 
     # 1. Plain rollouts on new and replayed questions.
     with timers("rollout"):
@@ -95,6 +98,8 @@ def _metrics(job: Job, plain: list[Group], hard: list[Group], augmented: list[Gr
         "rollout/tokens": sum(len(rollout.token_ids_T) for rollout in rollouts),
         "rollout/truncated_fraction": np.mean([rollout.finish_reason == "length" for rollout in rollouts]),
     }
+    done = job.student.engine.statistics.take()
+    metrics |= {"rollout/occupancy": done.occupancy, "rollout/longest": done.longest}
     for kind in ("replay", "bcq", "ncq"):
         accuracies = [group.accuracy for group in [*plain, *augmented] if group.prompt.kind == kind]
         prefix = "replay/" if kind == "replay" else f"zppo/{kind}_"
@@ -148,7 +153,7 @@ def run(config: Config, workdir: Path) -> None:
         mesh = setup.make_mesh(config)
         stack.enter_context(parallel.use(mesh))
         compiler = stack.enter_context(compilation.compiler(console.compiling, mesh))
-        job, state = setup.build(config, student, teacher, compiler)
+        job, state = setup.build(config, student, teacher, compiler, console.status)
         for line in setup.describe_mesh(mesh, state["params"], job.learner.config):
             console.message(line)
         stack.callback(job.close)

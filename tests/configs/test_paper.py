@@ -187,9 +187,7 @@ def test_the_memory_is_what_the_docstring_says(size):
 
     def caches(name: str) -> float:
         shape = sizes.get(name).text
-        return gigabytes(
-            jax.eval_shape(lambda: text.empty_cache(shape, config.rollout.rows_per_call, slots, jnp.bfloat16))
-        )
+        return gigabytes(jax.eval_shape(lambda: text.empty_cache(shape, config.rollout.slots, slots, jnp.bfloat16)))
 
     teacher = qwen3_5.abstract_params(sizes.get("27B"))
     expected = {

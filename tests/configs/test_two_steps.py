@@ -40,7 +40,7 @@ OVERRIDES: dict[str, Any] = {
     "rollout.questions_per_step": 2,
     "rollout.group_size": 3,
     "rollout.max_new_tokens": 8,
-    "rollout.rows_per_call": 6,
+    "rollout.slots": 6,
     "teacher.num_rollouts": 3,
     "teacher.compress.enabled": False,
     "replay.fraction": 0.5,

@@ -72,7 +72,7 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
     from tests.models.tiny import FAST_COMPILE
     from zppo_jax.models.qwen3_5 import text, vlm
     from zppo_jax.ops.logprobs import target_logprobs
-    from zppo_jax.rollout import filters, sampler
+    from zppo_jax.rollout import filters, slots
 
     def objective(params, batch):
         hidden_BTD, _ = vlm.prefill(params, config, batch)
@@ -83,22 +83,21 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
 
     logits = jax.jit(lambda params, batch: vlm.logits(params, config, batch), compiler_options=FAST_COMPILE)
     gradients = jax.jit(jax.grad(objective), compiler_options=FAST_COMPILE)
-    prompt = {name: batch[name] for name in sampler.PREFILL_INPUTS}
-    cache = sampler.fork((sampler.prefill(params, config, prompt),), np.arange(NUM_ROWS, dtype=np.int32))
-    sampled = sampler.decode(
-        params,
-        config,
-        NUM_NEW,
-        cache,
-        np.arange(NUM_ROWS, dtype=np.int32) + 20,
-        np.full(NUM_ROWS, LENGTH, np.int32),
-        jax.random.split(jax.random.key(0), NUM_ROWS),
-        np.ones(NUM_ROWS, bool),
-        np.asarray([-1], np.int32),
-        np.zeros(512, bool),
-        np.int32(0),
-        filters.settings(1.0),
-    )
+    features = {"features_IMD": slots.encode(params, config, batch["patches_ISC"], batch["grid_IS5"])}
+    prompt = {name: (batch | features)[name] for name in slots.PREFILL_INPUTS}
+    empty = slots.empty(config, NUM_ROWS, LENGTH + NUM_NEW, ("float32", "float32"))
+    rows = {
+        "prompt_B": np.arange(NUM_ROWS, dtype=np.int32),
+        "token_B": np.arange(NUM_ROWS, dtype=np.int32) + 20,
+        "position_B": np.full(NUM_ROWS, LENGTH, np.int32),
+        "limit_B": np.full(NUM_ROWS, NUM_NEW, np.int32),
+        "key_B": jax.random.split(jax.random.key(0), NUM_ROWS),
+        "sampling": filters.settings([filters.Sampling()] * NUM_ROWS),
+    }
+    filled = slots.fill(empty, config, slots.prefill(params, config, prompt), rows)
+    nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
+    steps = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V, np.int32(0))
+    _, sampled = slots.decode(params, config, NUM_NEW, False, filled, *steps)
     return gathered({"logits": logits(params, batch), "gradients": gradients(params, batch), "sampled": sampled})
 
 
@@ -123,8 +122,8 @@ def errors(expected: Any, actual: Any) -> dict[str, Any]:
     return {
         "logits": relative(expected["logits"], actual["logits"]),
         "gradients": max(jax.tree.leaves(jax.tree.map(relative, expected["gradients"], actual["gradients"]))),
-        "equal_tokens": float(np.mean(sampled[0]["tokens_BR"] == sampled[1]["tokens_BR"])),
-        "logprobs": float(np.abs(sampled[0]["logprobs_BR"] - sampled[1]["logprobs_BR"]).max()),
+        "equal_tokens": float(np.mean(sampled[0]["tokens_BK"] == sampled[1]["tokens_BK"])),
+        "logprobs": float(np.abs(sampled[0]["logprobs_BK"] - sampled[1]["logprobs_BK"]).max()),
     }
 
 

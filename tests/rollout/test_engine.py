@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
@@ -11,8 +10,8 @@ import pytest
 from tests import tiny_model
 from tests.tiny_model import SHAPES, engine, items, sample
 from zppo_jax.compilation import Compiler
-from zppo_jax.rollout import sampler
-from zppo_jax.rollout.engine import PURPOSES, Request, Sample
+from zppo_jax.rollout import session, slots
+from zppo_jax.rollout.requests import PURPOSES, Draw, Request, Sample
 from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
 
 NUM_SAMPLES = 3  # does not divide the 8 rows of a call
@@ -76,28 +75,19 @@ def test_other_requests_change_nothing(together):
 
 
 def test_more_samples_begin_with_the_same(together):
-    """Sample i of a prompt depends on i, not on how many are asked for; 17 rows of one prompt need three calls."""
+    """Sample i of a prompt depends on i, not on how many are asked for; 17 of one prompt need three rounds."""
     (many,) = sample(engine(), requests(1, num_samples=17))
     same(many[:NUM_SAMPLES], together[1])
     assert len(set(drawn([many]))) > 12
 
 
-@pytest.mark.parametrize(("rows_per_call", "prompts_per_call"), [(5, 3)])
-def test_batch_sizes_change_nothing(rows_per_call, prompts_per_call, together):
-    """Neither does the prompt bucket: here one of another length holds all prompts."""
+@pytest.mark.parametrize(("num_slots", "prompts_per_call", "chunk"), [(5, 3, 8), (40, 7, 1)])
+def test_batch_sizes_change_nothing(num_slots, prompts_per_call, chunk, together):
+    """Neither do the prompt bucket (here one of another length holds all prompts) and the tokens of a chunk."""
     shapes = dataclasses.replace(SHAPES, buckets=(24,))
-    for group, expected in zip(
-        sample(engine(rows_per_call, prompts_per_call, shapes), requests()), together, strict=True
-    ):
+    other = engine(num_slots, prompts_per_call, shapes, chunk)
+    for group, expected in zip(sample(other, requests()), together, strict=True):
         same(group, expected)
-
-
-def test_group_of_three_in_64_rows(together):
-    """Rows left over at the end of a call go on with the next prompt; the last call is not full."""
-    rows = [row for call in engine(64, 22)._calls(requests(num_samples=30), range(7)) for row in call]
-    assert rows == [(index, number) for index in range(7) for number in range(30)]
-    sizes = [len(call) for call in engine(64, 22)._calls(requests(num_samples=30), range(7))]
-    assert sizes == [64, 64, 64, 18]
 
 
 def test_identity_decides_the_draw(together):
@@ -120,11 +110,17 @@ def test_purposes_are_distinct():
     assert len(set(PURPOSES.values())) == len(PURPOSES)
 
 
-def test_rows_are_reported_as_they_finish():
-    told: list[int] = []
-    params, settings = tiny_model.model().params, tiny_model.filters.settings()
-    engine().sample(params, requests(), settings, seed=0, step=1, purpose="student", on_rows=told.append)
-    assert sum(told) == 7 * NUM_SAMPLES and max(told) <= 8
+def test_what_was_done_is_counted(together):
+    told: list[str] = []
+    asked = [dataclasses.replace(one, draw=Draw(0, 1, "student")) for one in requests()]
+    _, done = session.sample(engine(), tiny_model.model().params, asked, told.append)
+    samples = [one for group in together for one in group]
+    assert len(told) == done.finished == len(samples)
+    assert told[-1].startswith(f"rollouts {len(samples)}/{len(samples)}  ")
+    assert done.tokens == sum(len(one.token_ids_T) for one in samples) and done.prompts == len(items())
+    assert done.longest == SHAPES.max_new_tokens
+    assert done.truncated == sum(one.finish_reason == "length" for one in samples)
+    assert done.slot_steps == 8 * done.steps and done.occupancy == done.tokens / done.slot_steps
 
 
 def test_no_requests_no_samples():
@@ -174,24 +170,24 @@ class CountingCompiler(Compiler):
 
 
 def test_compiled_programs_are_bounded(together):
-    """Thirty prompts of mixed lengths, with and without images: a prefill and a decode for each bucket, no more.
+    """A hundred prompts of mixed lengths, with and without images: a prefill and a fill for each bucket, one decode.
 
-    The program refuses other shapes, so the names tell all; forks are told by their cache, one for each number of
-    prefilled batches in a call.
+    The program refuses other shapes, so the names tell all.
     """
     counting = CountingCompiler()
     small = dataclasses.replace(engine(), compiler=counting, name="bounded: ")
     counting._programs = {
         name.replace(engine().name, "bounded: "): program for name, program in tiny_model.compiler()._programs.items()
     }
-    before = tiny_model.cache_size(sampler.fork)
-    mixed = [tiny_model.item(chr(65 + i), i % 2, "?" * (1 + i // 15)) for i in range(30)]
+    before = [tiny_model.cache_size(jitted) for jitted in (slots.empty, slots.prefill, slots.fill, slots.decode)]
+    mixed = [tiny_model.item(chr(65 + i % 50), i % 2, "?" * (1 + i // 50)) for i in range(100)]
     sample(small, [Request(one.prompt.uid, one.features, 1 + i % 4) for i, one in enumerate(mixed)])
-    assert set(counting.asked) == {
-        f"bounded: {what} {length} tokens" for what in ("prefill of", "decode after") for length in SHAPES.buckets
-    }
-    # Eight rows hold at most eight prompts, hence four batches of two: four forks a bucket.
-    assert tiny_model.cache_size(sampler.fork) - before <= 4 * len(SHAPES.buckets)
+    by_bucket = [
+        f"bounded: {what} {length} tokens" for what in ("prefill of", "fill of 24 keys after") for length in (12, 16)
+    ]
+    assert set(counting.asked) == {"bounded: vision", *by_bucket, "bounded: decode over 24 keys"}
+    after = [tiny_model.cache_size(jitted) for jitted in (slots.empty, slots.prefill, slots.fill, slots.decode)]
+    assert after == before, "nothing was compiled beside the compiler"
 
 
 def test_prepare_asks_for_every_program():
@@ -202,5 +198,9 @@ def test_prepare_asks_for_every_program():
     recorder = Recorder()
     shapes = Shapes(buckets=(8, 16, 32), patch_slots=16, max_new_tokens=4, group_size=2)
     dataclasses.replace(engine(), shapes=shapes, compiler=recorder, name="").prepare(tiny_model.model().params)
-    lengths = [int(found) for name in recorder.asked for found in re.findall(r"\d+", name)]
-    assert lengths == [8, 8, 16, 16, 32, 32], "short prompts first, which are needed first"
+    assert recorder.asked == [
+        "vision",
+        "prefill of 8 tokens", "fill of 20 keys after 8 tokens", "decode over 20 keys",
+        "prefill of 16 tokens", "fill of 20 keys after 16 tokens", "decode over 20 keys",
+        "prefill of 32 tokens", "fill of 36 keys after 32 tokens", "decode over 36 keys",
+    ], "short prompts first, which are needed first"  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from zppo_jax.rollout import filters
+from zppo_jax.rollout.filters import Sampling
 
 NO_BANS = np.zeros(1, bool)
 COMBINATIONS = [
@@ -27,13 +28,13 @@ COMBINATIONS = [
 names = [",".join(f"{key}={value}" for key, value in one.items()) for one in COMBINATIONS]
 
 _truncate = jax.jit(filters.truncate)
-_sample = jax.jit(filters.sample)
+_draw = jax.jit(filters.draw)
 
 
 def kept(logits_BV: np.ndarray, **settings) -> np.ndarray:
     logprobs_BV = filters.log_softmax(jnp.asarray(logits_BV), 1.0, NO_BANS)
-    traced = filters.settings(**settings)
-    return np.asarray(_truncate(logprobs_BV, traced["top_k"], traced["top_p"], traced["min_p"]))
+    rows = filters.settings([Sampling(**settings)] * len(logits_BV))
+    return np.asarray(_truncate(logprobs_BV, rows["top_k"], rows["top_p"], rows["min_p"]))
 
 
 def transformers_keeps(logits_BV: np.ndarray, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> np.ndarray:
@@ -82,10 +83,12 @@ def test_settings_out_of_range_are_refused():
         {"top_p": 1.1},
         {"top_k": -1},
         {"min_p": 1.0},
+        {"repetition_penalty": 0.0},
+        {"presence_penalty": 101.0},
     ]
     for wrong in wrongs:
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            filters.settings(**wrong)
+            Sampling(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +102,14 @@ def test_draws_follow_the_exact_probabilities(settings):
     logits_V = 2 * rng.standard_normal(16).astype(np.float32)
     banned_V = np.arange(16) == int(np.argmax(logits_V))
     expected_V = _exact_probabilities(logits_V, banned_V, **settings)
-    traced = filters.settings(**settings)
-    logprobs_V = filters.log_softmax(jnp.asarray(logits_V), traced["temperature"], banned_V)
+    chosen = Sampling(**settings)
+    logprobs_1V = filters.log_softmax(jnp.asarray(logits_V)[None], chosen.temperature, banned_V)
+    if chosen.truncates:
+        keep_1V = _truncate(logprobs_1V, chosen.top_k, chosen.top_p, chosen.min_p)
+        logprobs_1V = jnp.where(keep_1V, logprobs_1V, -jnp.inf)
     uniform_B = jax.random.uniform(jax.random.key(3), (count,))
-    drawn_B = np.asarray(_sample(jnp.broadcast_to(logprobs_V, (count, 16)), uniform_B, traced))
+    drawn_B, log_mass_B = (np.asarray(x) for x in _draw(jnp.broadcast_to(logprobs_1V, (count, 16)), uniform_B))
+    np.testing.assert_allclose(np.exp(log_mass_B), np.exp(np.asarray(logprobs_1V)).sum(), rtol=1e-5)
     counts_V = np.bincount(drawn_B, minlength=16)
     assert not counts_V[expected_V == 0].any()
     possible = expected_V > 0
@@ -134,14 +141,5 @@ def test_rounding_never_draws_a_token_without_weight():
     aims = [before_V[traps] / cumulative_V[-1], cumulative_V[traps] / cumulative_V[-1]]
     aims = np.concatenate([*aims, np.linspace(0, 1, 2000, endpoint=False), [1 - 2**-24]]).astype(np.float32)
     logprobs_BV = jnp.broadcast_to(logprobs_1V, (len(aims), 4096))
-    drawn_B = np.asarray(_sample(logprobs_BV, jnp.asarray(aims), filters.settings()))
+    drawn_B = np.asarray(_draw(logprobs_BV, jnp.asarray(aims))[0])
     assert not banned_V[drawn_B].any()
-
-
-def test_greedy_ignores_the_draw_and_the_filters():
-    logits_BV = np.random.default_rng(5).standard_normal((4, 50)).astype(np.float32)
-    logprobs_BV = filters.log_softmax(jnp.asarray(logits_BV), 0.0, NO_BANS)
-    np.testing.assert_allclose(logprobs_BV, jax.nn.log_softmax(logits_BV), rtol=1e-6)
-    for uniform in (0.0, 0.5, 0.999):
-        drawn_B = _sample(logprobs_BV, jnp.full(4, uniform), filters.settings(0.0, top_k=3, top_p=0.5))
-        np.testing.assert_array_equal(drawn_B, logits_BV.argmax(axis=1))

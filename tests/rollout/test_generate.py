@@ -17,7 +17,7 @@ from tests.models import tiny
 from tests.models.tiny import image
 from tests.tiny_model import cache_size
 from zppo_jax.models import qwen3_5
-from zppo_jax.rollout import Generation, generate, sampler
+from zppo_jax.rollout import Generation, generate, slots
 from zppo_jax.rollout.generate import banned_mask
 
 LENGTH, NUM_SAMPLES, NUM_NEW = 24, 2, 12
@@ -179,7 +179,7 @@ def test_the_last_token_may_be_the_stop_token(model, endless):
 
 
 def test_the_seed_decides_and_settings_compile_nothing(model, endless):
-    compiled = cache_size(sampler.decode)
+    compiled = cache_size(slots.decode)
     np.testing.assert_array_equal(sampled(model, stop_ids=[]).tokens, endless.tokens)
     changes: list[dict[str, Any]] = [
         {"seed": 1}, {"temperature": 0.5}, {"temperature": 0.0}, {"top_k": 3}, {"top_k": 7}, {"top_p": 0.9},
@@ -187,7 +187,7 @@ def test_the_seed_decides_and_settings_compile_nothing(model, endless):
     ]  # fmt: skip
     for change in changes:
         assert (sampled(model, stop_ids=[], **change).tokens != endless.tokens).any(), change
-    assert cache_size(sampler.decode) == compiled
+    assert cache_size(slots.decode) == compiled
 
 
 def test_truncated_samples_are_among_the_kept_tokens(model):

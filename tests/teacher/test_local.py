@@ -70,8 +70,8 @@ class Script:
         self.texts = texts
         self.shapes = Shapes((longest,), 0, 0, 1)
 
-    def sample(self, params, requests, sampling, *, purpose, **identity):
-        self.requests, self.sampling, self.purpose = list(requests), sampling, purpose
+    def sample(self, params, requests):
+        self.requests = list(requests)
         return [[spoken(text)] for _, text in zip(requests, self.texts, strict=True)]
 
 
@@ -102,7 +102,7 @@ def test_the_compressor_is_asked_greedily_once_for_each_candidate(actor):
     compressed(teacher(actor, compressor=compressor), [*CANDIDATES, *CANDIDATES])
     asked: Any = compressor.engine
     assert [request.num_samples for request in asked.requests] == [1, 1, 1]
-    assert float(asked.sampling["temperature"]) == 0.0 and asked.purpose == "compress"
+    assert {(request.sampling.temperature, request.draw.purpose) for request in asked.requests} == {(0.0, "compress")}
     text = tiny_model.processor().tokenizer.decode(asked.requests[0].features.token_ids_T, skip_special_tokens=False)
     assert prompts.compress_text(CANDIDATES[0].text) in text
     assert text.endswith("<think>\n\n</think>\n\n"), "without thinking: 512 tokens leave no room for it"

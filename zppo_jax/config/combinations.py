@@ -55,10 +55,10 @@ def _augmentation_fraction(config: Config) -> str | None:
 
 
 def _rows(config: Config) -> str | None:
-    rows, group = config.rollout.rows_per_call, config.rollout.group_size
+    rows, group = config.rollout.slots, config.rollout.group_size
     if rows < group:
         return (
-            f"rollout.rows_per_call = {rows} does not hold one group of rollout.group_size = {group}: "
+            f"rollout.slots = {rows} holds less than one group of rollout.group_size = {group}: "
             f"raise it to {group} or more"
         )
     return None

@@ -108,7 +108,16 @@ class RolloutConfig:
     temperature: Annotated[float, Setting("sampling temperature of the student", above=0)]
     top_p: Annotated[float, Setting("nucleus of the student; 1: off", above=0, maximum=1)]
     top_k: Annotated[int, Setting("most likely tokens kept; 0: off", minimum=0)]
-    rows_per_call: Annotated[int, Setting("responses that one call of the sampler generates", minimum=1)]
+    slots: Annotated[
+        int, Setting("rollouts that are decoded at the same time, where cache_gigabytes holds them", minimum=1)
+    ]
+    chunk: Annotated[int, Setting("tokens of each rollout between two looks at what has finished", minimum=1)]
+    cache_gigabytes: Annotated[
+        float, Setting("most memory of a device for the keys, values and states of rollouts, in 10^9 bytes", above=0)
+    ]
+    state_dtype: Annotated[
+        str, Setting("recurrent states of rollouts between two tokens", choices=("float32", "bfloat16"))
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 
 from zppo_jax.actor import Actor
 from zppo_jax.data.pipeline import Item
-from zppo_jax.rollout import filters
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def evaluate(
     actor: Actor, params: dict[str, Any], items: Sequence[Item], temperature: float, *, seed: int, step: int
 ) -> Evaluation:
     """One response a question (pass@1); greedy at temperature 0."""
-    groups = actor.answer(params, items, 1, filters.settings(temperature), seed=seed, step=step, purpose="evaluate")
+    groups = actor.answer(params, items, 1, Sampling(temperature), Draw(seed, step, "evaluate"))
     by_level: dict[str, list[bool]] = {}
     for group in groups:
         by_level.setdefault(group.prompt.question.level, []).append(group.rollouts[0].correct)

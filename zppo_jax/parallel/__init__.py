@@ -6,6 +6,8 @@ from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, use
 from zppo_jax.parallel.rules import (
     constrain,
     constrain_tree,
+    in_use,
+    num_shards,
     partition_spec,
     place,
     placed_shapes,
@@ -18,7 +20,9 @@ __all__ = [
     "abstract_mesh",
     "constrain",
     "constrain_tree",
+    "in_use",
     "make_mesh",
+    "num_shards",
     "partition_spec",
     "place",
     "placed_shapes",

@@ -83,6 +83,17 @@ def _is_axes(value: Any) -> bool:
     return isinstance(value, tuple)
 
 
+def in_use() -> bool:
+    """Whether a mesh is in use where this is traced."""
+    return not jax.sharding.get_abstract_mesh().empty
+
+
+def num_shards(name: str) -> int:
+    """Into how many parts the mesh in use cuts a logical axis, where its size allows."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in RULES[name])
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Says to the compiler where `x` lies, by the logical names of its last axes; nothing happens without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()

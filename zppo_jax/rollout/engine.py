@@ -1,17 +1,15 @@
-"""The host side of sampling: many prompts of different lengths through a few fixed shapes.
+"""The compiled programs of sampling, and what they are given.
 
-Prompts are sorted into length buckets, prefilled `prompts_per_call` at a time and forked to rows; every decode call
-has the same number of rows. Results come back in the order of the prompts.
+Programs: one `encode` for images, one `prefill` and one `fill` for each prompt bucket, one `decode` (and one more where
+a request truncates its distribution). session.py decides what runs when.
 
-Shape suffixes: P prompts, B rows, R new tokens.
+Shape suffixes: P prompts, B rows (slots), I rows of patches, M merged slots, D model.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,176 +19,174 @@ from zppo_jax import parallel
 from zppo_jax.compilation import Compiler, Program, shapes_of
 from zppo_jax.models.qwen3_5 import inputs, text
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.rollout import filters, sampler
+from zppo_jax.rollout import filters, slots
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Draw, Request, Sample, row_keys
+from zppo_jax.rollout.session import Statistics, sample
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.types import Features, FinishReason
-
-PURPOSES = {"student": 1, "teacher": 2, "reformulated": 3, "evaluate": 4, "compress": 5}
-"""What a draw is for: a part of every key, so that no two uses share random numbers."""
+from zppo_jax.rollout.vision import NO_IMAGE, VisionFeatures
+from zppo_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sample:
-    """One sampled response: token ids (stop token included), their log-probabilities, why it ended."""
-
-    token_ids_T: np.ndarray
-    logprobs_T: np.ndarray
-    finish_reason: FinishReason
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One prompt that wants `num_samples` responses; `uid` seeds them."""
-
-    uid: str
-    features: Features
-    num_samples: int
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _row_keys(seed: int, step: int, purpose: int, uid_B: jax.Array, sample_B: jax.Array) -> jax.Array:
-    base = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), purpose)
-    return jax.vmap(lambda uid, sample: jax.random.fold_in(jax.random.fold_in(base, uid), sample))(uid_B, sample_B)
-
-
-def _hash32(uid: str) -> int:
-    return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "little")
-
-
-@dataclasses.dataclass(frozen=True)
 class Engine:
     """Samples responses for any number of prompts with a bounded set of compiled programs.
 
-    Programs: one prefill and one decode for each prompt bucket (and a fork for each number of prefilled batches).
-    `banned_ids` are never sampled; `name` tells this engine's programs from those of another with other shapes.
+    `num_slots` rollouts are decoded at the same time, `prompts_per_call` prompts prefilled; the host looks at what has
+    finished every `chunk` tokens. `banned_V` are ids that are never sampled. `name` tells this engine's programs from
+    those of another with other shapes.
+
+    `key_dtype` (of keys, values and convolution contexts) None means the parameters' own; `state_dtype` is that of the
+    recurrent states. `penalises` says whether requests may ask for penalties, which costs two flags for each row and
+    token of the vocabulary. `decode_text`, from token ids to text, is needed for stop strings. `report` is told how far
+    `sample` is, in a line for people.
     """
 
     config: Config
     shapes: Shapes
-    rows_per_call: int
+    num_slots: int
     prompts_per_call: int
     banned_V: np.ndarray
     compiler: Compiler
     name: str = ""
+    chunk: int = 16
+    key_dtype: str | None = None
+    state_dtype: str = "float32"
+    penalises: bool = False
+    decode_text: Callable[[np.ndarray], str] | None = None
+    report: Callable[[str], None] | None = None
+    vision: VisionFeatures = dataclasses.field(default_factory=VisionFeatures)
+    statistics: Statistics = dataclasses.field(default_factory=Statistics)
+
+    def sample(self, params: dict[str, Any], requests: Sequence[Request]) -> list[list[Sample]]:
+        """All responses of each request, in order; what was done is added to `statistics`."""
+        samples, done = sample(self, params, requests, self.report)
+        self.statistics.add(done)
+        return samples
+
+    # ---------------------------------------------------------------- programs
 
     def prepare(self, params: dict[str, Any]) -> None:
-        """Start compiling everything, short prompts first; `params` may be shapes."""
+        """Start compiling everything but truncation, short prompts first; `params` may be shapes."""
+        self._encode_program(params)
         for bucket in range(len(self.shapes.buckets)):
-            self._prefill(params, bucket)
-            self._decode(params, bucket)
+            ring = self.shapes.ring_of(bucket)
+            self._prefill_program(params, bucket)
+            self._fill_program(params, bucket, ring)
+            self._decode_program(params, ring, truncates=False)
 
-    def sample(
-        self,
-        params: dict[str, Any],
-        requests: Sequence[Request],
-        sampling: dict[str, Any],
-        *,
-        seed: int,
-        step: int,
-        purpose: str,
-        on_rows: Callable[[int], None] | None = None,
-    ) -> list[list[Sample]]:
-        """Responses of each request, in order. `on_rows` is told the number of finished rows after each call."""
-        calls = []
-        for bucket, members in self._by_bucket(requests):
-            for rows in self._calls(requests, members):
-                keys = _row_keys(seed, step, PURPOSES[purpose], *self._identity(requests, rows))
-                calls.append((rows, self._dispatch(params, requests, rows, bucket, keys, sampling)))
-        out: list[list[Sample]] = [[] for _ in requests]
-        for rows, pending in calls:
-            result = jax.device_get(pending)
-            for row, (index, _) in enumerate(rows):
-                out[index].append(_sample(result, row))
-            if on_rows:
-                on_rows(len(rows))
-        return out
+    def _dtypes_of(self, params: dict[str, Any]) -> tuple[str, str]:
+        return self.key_dtype or str(params["text"]["embed"].dtype), self.state_dtype
 
-    def _prompts(self, features: Sequence[Features], bucket: int) -> inputs.Inputs:
+    def _slots_shapes(self, params: dict[str, Any], ring: int) -> slots.Slots:
+        shapes = jax.eval_shape(lambda: self.empty(params, ring))
+        return parallel.placed_shapes(shapes, slots.axes(shapes, self.config))
+
+    def _program(self, name: str, lower: Callable[[], Any]) -> Program:
+        return self.compiler.program(self.name + name, lower)
+
+    def _encode_program(self, params: dict[str, Any]) -> Program:
+        def lower() -> Any:
+            batch = self.prompts([], 0)
+            return slots.encode.lower(shapes_of(params), self.config, batch["patches_ISC"], batch["grid_IS5"])
+
+        return self._program("vision", lower)
+
+    def _prefill_inputs(self, params: dict[str, Any], bucket: int) -> dict[str, Any]:
+        batch = self.prompts([], bucket)
+        features = jax.eval_shape(lambda: slots.encode(params, self.config, batch["patches_ISC"], batch["grid_IS5"]))
+        return {name: batch.get(name, features) for name in slots.PREFILL_INPUTS}
+
+    def _prefill_program(self, params: dict[str, Any], bucket: int) -> Program:
+        def lower() -> Any:
+            return slots.prefill.lower(shapes_of(params), self.config, self._prefill_inputs(params, bucket))
+
+        return self._program(f"prefill of {self.shapes.buckets[bucket]} tokens", lower)
+
+    def _fill_program(self, params: dict[str, Any], bucket: int, ring: int) -> Program:
+        def lower() -> Any:
+            batch = self._prefill_inputs(params, bucket)
+            cache = jax.eval_shape(lambda: slots.prefill(params, self.config, batch))
+            cache = parallel.placed_shapes(cache, text.CACHE_AXES)
+            return slots.fill.lower(self._slots_shapes(params, ring), self.config, cache, self.rows([], bucket))
+
+        return self._program(f"fill of {ring} keys after {self.shapes.buckets[bucket]} tokens", lower)
+
+    def _decode_program(self, params: dict[str, Any], ring: int, truncates: bool) -> Program:
+        def lower() -> Any:
+            held, rest = self._slots_shapes(params, ring), self._decode_arguments(0, ())
+            return slots.decode.lower(shapes_of(params), self.config, self.chunk, truncates, held, *rest)
+
+        return self._program(f"{'truncated ' if truncates else ''}decode over {ring} keys", lower)
+
+    def _decode_arguments(self, num_steps: int, ended: Sequence[int]) -> tuple[Any, ...]:
+        end_B = np.zeros(self.num_slots, bool)
+        end_B[list(ended)] = True
+        stop_ids = np.asarray(self.config.stop_token_ids or (-1,), np.int32)
+        return np.int32(num_steps), end_B, stop_ids, self.banned_V, np.int32(self.config.pad_token_id)
+
+    # ---------------------------------------------------------------- what a session calls
+
+    def empty(self, params: dict[str, Any], ring: int) -> slots.Slots:
+        return slots.empty(self.config, self.num_slots, ring, self._dtypes_of(params), self.penalises)
+
+    def prompts(self, features: Sequence[Features], bucket: int) -> inputs.Inputs:
+        """Prompts of a bucket as arrays."""
         return inputs.from_features(
             self.config, features, self.prompts_per_call, self.shapes.buckets[bucket], self.shapes.patch_slots
         )
 
-    def _prefill(self, params: dict[str, Any], bucket: int) -> Program:
-        def lower() -> Any:
-            return sampler.prefill.lower(shapes_of(params), self.config, prompt_inputs(self._prompts([], bucket)))
-
-        return self.compiler.program(f"{self.name}prefill of {self.shapes.buckets[bucket]} tokens", lower)
-
-    def _decode(self, params: dict[str, Any], bucket: int) -> Program:
-        def lower() -> Any:
-            cache = jax.eval_shape(
-                lambda params: sampler.fork(
-                    (sampler.prefill(params, self.config, prompt_inputs(self._prompts([], bucket))),),
-                    np.zeros(self.rows_per_call, np.int32),
-                ),
-                shapes_of(params),
-            )
-            cache = parallel.placed_shapes(cache, text.CACHE_AXES)
-            row_B = np.zeros(self.rows_per_call, np.int32)
-            keys_B = _row_keys(0, 0, 0, row_B.astype(np.uint32), row_B.astype(np.uint32))
-            rest = self._decode_arguments(row_B, row_B, keys_B, 0, filters.settings())
-            return sampler.decode.lower(shapes_of(params), self.config, self.shapes.max_new_tokens, cache, *rest)
-
-        return self.compiler.program(f"{self.name}decode after {self.shapes.buckets[bucket]} tokens", lower)
-
-    def _decode_arguments(self, last_B, position_B, keys_B, num_rows: int, sampling: dict[str, Any]) -> tuple[Any, ...]:
-        return (
-            last_B,
-            position_B,
-            keys_B,
-            np.arange(self.rows_per_call) < num_rows,
-            np.asarray(self.config.stop_token_ids, np.int32),
-            self.banned_V,
-            np.int32(self.config.pad_token_id),
-            sampling,
+    def prefill(self, params: dict[str, Any], requests: Sequence[Request], bucket: int) -> tuple[Any, inputs.Inputs]:
+        """The cache of up to `prompts_per_call` prompts, and the arrays that they were."""
+        batch = self.prompts([request.features for request in requests], bucket)
+        keys = [request.vision_key if len(request.features.patches_IC) else NO_IMAGE for request in requests]
+        keys += [NO_IMAGE] * (self.prompts_per_call - len(requests))
+        batch["features_IMD"] = self.vision.of(
+            keys,
+            params["vision"],
+            lambda: self._encode_program(params)(params, batch["patches_ISC"], batch["grid_IS5"]),
         )
+        chosen = {name: batch[name] for name in slots.PREFILL_INPUTS}
+        return self._prefill_program(params, bucket)(params, chosen), batch
 
-    def _by_bucket(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[int]]]:
-        places = [self.shapes.bucket_of(request.features, request.uid) for request in requests]
-        for bucket in range(len(self.shapes.buckets)):
-            members = [index for index, place in enumerate(places) if place == bucket]
-            if members:
-                yield bucket, members
+    def rows(self, chosen: Sequence[tuple[int, int, Request, int]], bucket: int, batch: Any = None) -> dict[str, Any]:
+        """What `fill` is told: (slot, prompt of the batch, its request, number of the sample) of each new rollout."""
+        prompt_B, limit_B = np.full(self.num_slots, -1, np.int32), np.zeros(self.num_slots, np.int32)
+        sampling, keys_of = [Sampling()] * self.num_slots, [(Draw(), "", 0)] * self.num_slots
+        for slot, prompt, request, number in chosen:
+            prompt_B[slot], limit_B[slot], sampling[slot] = prompt, self.limit(request), request.sampling
+            keys_of[slot] = (request.draw, request.uid, number)
+        batch = batch or self.prompts([], bucket)
+        place_B = np.maximum(prompt_B, 0)
+        rows = {
+            "prompt_B": prompt_B,
+            "token_B": batch["last_B"][place_B],
+            "position_B": batch["last_position_B"][place_B],
+            "limit_B": limit_B,
+            "key_B": row_keys(keys_of),
+            "sampling": filters.settings(sampling),
+        }
+        return rows | ({"seen_PV": self._seen(batch)} if self.penalises else {})
 
-    def _calls(self, requests: Sequence[Request], members: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
-        """(request, sample) pairs of each decode call."""
-        rows = [(index, sample) for index in members for sample in range(requests[index].num_samples)]
-        for start in range(0, len(rows), self.rows_per_call):
-            yield rows[start : start + self.rows_per_call]
+    def _seen(self, batch: inputs.Inputs) -> np.ndarray:
+        seen_PV = np.zeros((self.prompts_per_call, self.config.text.vocab_size), bool)
+        for row, (tokens_T, mask_T, last) in enumerate(
+            zip(batch["tokens_BT"], batch["mask_BT"], batch["last_B"], strict=True)
+        ):
+            seen_PV[row, tokens_T[mask_T]] = True
+            seen_PV[row, last] = True
+        return seen_PV
 
-    def _identity(self, requests: Sequence[Request], rows: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-        uid_B, sample_B = (np.zeros(self.rows_per_call, np.uint32) for _ in range(2))
-        uid_B[: len(rows)] = [_hash32(requests[index].uid) for index, _ in rows]
-        sample_B[: len(rows)] = [sample for _, sample in rows]
-        return uid_B, sample_B
+    def fill(self, params: dict[str, Any], held: slots.Slots, cache: Any, rows: dict[str, Any], bucket: int) -> Any:
+        return self._fill_program(params, bucket, held["mask_BS"].shape[1])(held, cache, rows)
 
-    def _dispatch(self, params, requests, rows, bucket, keys_B, sampling) -> dict[str, jax.Array]:
-        """Prefill the prompts of `rows`, fork, decode; nothing here waits for the device."""
-        order = list(dict.fromkeys(index for index, _ in rows))
-        place = {index: prompt for prompt, index in enumerate(order)}
-        prompts = [requests[index].features for index in order]
-        caches, last, position = [], [], []
-        for start in range(0, len(prompts), self.prompts_per_call):
-            batch = self._prompts(prompts[start : start + self.prompts_per_call], bucket)
-            last.append(batch["last_B"])
-            position.append(batch["last_position_B"])
-            caches.append(self._prefill(params, bucket)(params, prompt_inputs(batch)))
-        row_B = np.zeros(self.rows_per_call, np.int32)
-        row_B[: len(rows)] = [place[index] for index, _ in rows]
-        last_B, position_B = np.concatenate(last)[row_B], np.concatenate(position)[row_B]
-        arguments = self._decode_arguments(last_B, position_B, keys_B, len(rows), sampling)
-        return self._decode(params, bucket)(params, sampler.fork(tuple(caches), row_B), *arguments)
+    def decode(
+        self, params: dict[str, Any], held: slots.Slots, truncates: bool, num_steps: int, ended: Sequence[int]
+    ) -> tuple[slots.Slots, dict[str, jax.Array]]:
+        program = self._decode_program(params, held["mask_BS"].shape[1], truncates)
+        return program(params, held, *self._decode_arguments(num_steps, ended))
 
-
-def prompt_inputs(batch: inputs.Inputs) -> inputs.Inputs:
-    """The part of a batch that prefill reads."""
-    return {name: batch[name] for name in sampler.PREFILL_INPUTS}
-
-
-def _sample(result: dict[str, np.ndarray], row: int) -> Sample:
-    length = int(result["length_B"][row])
-    return Sample(
-        token_ids_T=result["tokens_BR"][row, :length].astype(np.int32),
-        logprobs_T=result["logprobs_BR"][row, :length].astype(np.float32),
-        finish_reason="stop" if result["stopped_B"][row] else "length",
-    )
+    def limit(self, request: Request) -> int:
+        """Most new tokens of a response."""
+        longest = self.shapes.max_new_tokens
+        return longest if request.max_new_tokens is None else min(request.max_new_tokens, longest)

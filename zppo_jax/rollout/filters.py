@@ -1,75 +1,139 @@
-"""What the sampler does with logits: banned ids, temperature, truncation, inverse-CDF sampling.
+"""What the sampler does with logits: banned ids, penalties, temperature, truncation, inverse-CDF sampling.
 
-All settings are traced scalars, so changing them compiles nothing. Log-probabilities are always those of the
+All settings are traced, one value a row, so changing them compiles nothing. Log-probabilities are always those of the
 untruncated distribution at the sampling temperature: with truncated ones the importance ratio would be wrong by the
 kept mass.
 
-Shape suffixes: B rows, V vocabulary.
+Shape suffixes: B rows, V vocabulary, C blocks of the vocabulary, W tokens of a block.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from zppo_jax.ops.logprobs import scaled_logits
 
-
-def settings(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> dict[str, Any]:
-    """The sampler's traced settings; temperature 0 is greedy, top_k 0 and top_p 1 switch truncation off."""
-    if temperature < 0 or not 0 < top_p <= 1 or not 0 <= min_p < 1 or top_k < 0:
-        raise ValueError(
-            f"temperature={temperature}, top_k={top_k}, top_p={top_p}, min_p={min_p}: need temperature >= 0, "
-            "top_k >= 0, 0 < top_p <= 1 and 0 <= min_p < 1"
-        )
-    return {
-        "temperature": jnp.float32(temperature),
-        "top_k": jnp.int32(top_k),
-        "top_p": jnp.float32(top_p),
-        "min_p": jnp.float32(min_p),
-    }
+BLOCK = 64
+"""Tokens of the vocabulary that the inverse CDF sums up at once."""
 
 
-def log_softmax(logits: jax.Array, temperature: jax.Array | float, banned_V: ArrayLike) -> jax.Array:
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a response is drawn; temperature 0 is greedy, the other defaults change nothing.
+
+    `repetition_penalty` divides (multiplies, below 0) the scores of all tokens of prompt and response, as in
+    transformers; `presence_penalty` is taken off the scores of the response's tokens, as in OpenAI's interface.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        rules = {
+            "temperature": self.temperature >= 0,
+            "top_k": self.top_k >= 0,
+            "top_p": 0 < self.top_p <= 1,
+            "min_p": 0 <= self.min_p < 1,
+            "repetition_penalty": self.repetition_penalty > 0,
+            "presence_penalty": -100 <= self.presence_penalty <= 100,
+        }
+        wrong = ", ".join(f"{name}={getattr(self, name)}" for name, holds in rules.items() if not holds)
+        if wrong:
+            raise ValueError(
+                f"{wrong}: need temperature >= 0, top_k >= 0 (0: off), 0 < top_p <= 1 (1: off), 0 <= min_p < 1 "
+                "(0: off), repetition_penalty > 0 (1: off), presence_penalty between -100 and 100 (0: off)"
+            )
+
+    @property
+    def truncates(self) -> bool:
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
+    def penalises(self) -> bool:
+        return self.repetition_penalty != 1 or self.presence_penalty != 0
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(Sampling))
+
+
+def settings(rows: Sequence[Sampling]) -> dict[str, np.ndarray]:
+    """The settings of all rows as the programs take them: an array [B] for each."""
+    kinds = {"top_k": np.int32}
+    return {name: np.asarray([getattr(row, name) for row in rows], kinds.get(name, np.float32)) for name in NAMES}
+
+
+def log_softmax(logits: jax.Array, temperature: ArrayLike, banned_V: ArrayLike) -> jax.Array:
     """Log-probabilities in float32 at a temperature (0 counts as 1), banned ids at minus infinity."""
-    return jax.nn.log_softmax(scaled_logits(logits, temperature, banned_V), axis=-1)
+    return jax.nn.log_softmax(scaled_logits(logits, jnp.asarray(temperature), banned_V), axis=-1)
 
 
-def truncate(logprobs_BV: jax.Array, top_k: jax.Array, top_p: jax.Array, min_p: jax.Array) -> jax.Array:
-    """Which tokens survive top-k, then top-p, then min-p, each with transformers' conventions. Returns a mask."""
+def penalise(
+    scores_BV: jax.Array, sampling: dict[str, Any], in_text_BV: jax.Array, in_response_BV: jax.Array
+) -> jax.Array:
+    """Scores before the temperature, less what repetition and presence cost."""
+    repetition_B1, presence_B1 = (sampling[f"{name}_penalty"][:, None] for name in ("repetition", "presence"))
+    repeated_BV = jnp.where(scores_BV < 0, scores_BV * repetition_B1, scores_BV / repetition_B1)
+    scores_BV = jnp.where(in_text_BV, repeated_BV, scores_BV)
+    return scores_BV - jnp.where(in_response_BV, presence_B1, 0.0)
+
+
+def truncate(logprobs_BV: jax.Array, top_k: ArrayLike, top_p: ArrayLike, min_p: ArrayLike) -> jax.Array:
+    """Which tokens survive top-k, then top-p, then min-p, each with transformers' conventions. Returns a mask.
+
+    The settings are numbers for all rows, or arrays [B].
+    """
     vocab = logprobs_BV.shape[-1]
+    k_B1, p_B1, min_p_B1 = (jnp.broadcast_to(x, len(logprobs_BV))[:, None] for x in (top_k, top_p, min_p))
     ordered_BV = -jnp.sort(-logprobs_BV, axis=-1)
-    last = jnp.where(top_k > 0, jnp.minimum(top_k, vocab), vocab) - 1
-    kth_B1 = jnp.take(ordered_BV, last[None], axis=-1)
+    last_B1 = jnp.where(k_B1 > 0, jnp.minimum(k_B1, vocab), vocab) - 1
+    kth_B1 = jnp.take_along_axis(ordered_BV, last_B1, axis=-1)
     keep_BV = logprobs_BV >= kth_B1
     # top-p works on what top-k left, renormalised; a token stays while the mass before it is below top_p.
     kept_BV = jnp.where(ordered_BV >= kth_B1, jnp.exp(ordered_BV), 0.0)
     kept_BV = kept_BV / jnp.sum(kept_BV, axis=-1, keepdims=True)
     before_BV = jnp.cumsum(kept_BV, axis=-1) - kept_BV
-    is_in_BV = (before_BV < top_p) & (kept_BV > 0)
+    is_in_BV = (before_BV < p_B1) & (kept_BV > 0)
     floor_B1 = jnp.min(jnp.where(is_in_BV, ordered_BV, jnp.inf), axis=-1, keepdims=True)
-    keep_BV &= (logprobs_BV >= floor_B1) | (top_p >= 1.0)
+    keep_BV &= (logprobs_BV >= floor_B1) | (p_B1 >= 1.0)
     best_B1 = ordered_BV[:, :1]
-    return keep_BV & (logprobs_BV >= best_B1 + jnp.log(min_p))
+    return keep_BV & (logprobs_BV >= best_B1 + jnp.log(min_p_B1))
 
 
-def sample(logprobs_BV: jax.Array, uniform_B: jax.Array, sampling: dict[str, Any]) -> jax.Array:
-    """One token a row, int32 [B]: the argmax when greedy, else the inverse CDF of what survives, at `uniform_B`."""
-    active = (sampling["top_k"] > 0) | (sampling["top_p"] < 1.0) | (sampling["min_p"] > 0.0)
-    keep_BV = jax.lax.cond(
-        active,
-        lambda: truncate(logprobs_BV, sampling["top_k"], sampling["top_p"], sampling["min_p"]),
-        lambda: jnp.ones(logprobs_BV.shape, bool),
-    )
-    weight_BV = jnp.where(keep_BV, jnp.exp(logprobs_BV), 0.0)
-    # A parallel prefix sum rounds differently at each place, so it may rise where the weight is 0 (2e-5 of the draws at
-    # 248k tokens): banned and truncated tokens are taken out of it.
-    cumulative_BV = jnp.where(weight_BV > 0.0, jnp.cumsum(weight_BV, axis=-1), 0.0)
-    total_B = jnp.max(cumulative_BV, axis=-1)
-    # Strictly below the total even when rounding says otherwise, so that some token always exceeds the target.
+def draw(logprobs_BV: jax.Array, uniform_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The inverse CDF of the given log-probabilities (minus infinity: never drawn), which need not be normalised.
+
+    Returns one token a row, int32 [B], and the log of each row's mass. First a block of the vocabulary is chosen by the
+    sums of all blocks, then a token in it: only the running sum over one block and over the blocks' sums is ever made.
+    """
+    num_rows, vocab = logprobs_BV.shape
+    padding = [(0, 0), (0, -vocab % BLOCK)]
+    weight_BV = jnp.pad(jnp.exp(logprobs_BV), padding)
+    weight_BCW = weight_BV.reshape(num_rows, -1, BLOCK)
+    chosen_B, rest_B, total_B = _choose(jnp.sum(weight_BCW, axis=-1), uniform_B)
+    weight_BW = jnp.take_along_axis(weight_BCW, chosen_B[:, None, None], axis=1)[:, 0]
+    token_B, _, _ = _choose(weight_BW, rest_B)
+    return (chosen_B * BLOCK + token_B).astype(jnp.int32), jnp.log(total_B)
+
+
+def _choose(weight_BN: jax.Array, uniform_B: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(an index with its weight's probability, what is left of the uniform number in it, the total)."""
+    # A running sum may round up where the weight is 0: what cannot be drawn is taken out of it.
+    cumulative_BN = jnp.where(weight_BN > 0.0, jnp.cumsum(weight_BN, axis=-1), 0.0)
+    total_B = jnp.max(cumulative_BN, axis=-1)
+    # Strictly below the total even when rounding says otherwise, so that some index always exceeds the target.
     target_B = jnp.minimum(uniform_B * total_B, jnp.nextafter(total_B, 0.0))
-    drawn_B = jnp.argmax(cumulative_BV > target_B[:, None], axis=-1)
-    return jnp.where(sampling["temperature"] == 0.0, jnp.argmax(logprobs_BV, axis=-1), drawn_B).astype(jnp.int32)
+    index_B = jnp.argmax(cumulative_BN > target_B[:, None], axis=-1)
+    chosen_B, up_to_B = (jnp.take_along_axis(x, index_B[:, None], axis=-1)[:, 0] for x in (weight_BN, cumulative_BN))
+    rest_B = (target_B - (up_to_B - chosen_B)) / chosen_B
+    return index_B, jnp.clip(rest_B, 0.0, 1.0), total_B

@@ -11,7 +11,8 @@ import numpy as np
 from zppo_jax.models.qwen3_5 import Model, inputs
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.processor import Processor
-from zppo_jax.rollout import filters, sampler
+from zppo_jax.rollout import filters, slots
+from zppo_jax.rollout.filters import Sampling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,28 +77,37 @@ def generate(
     batch, deltas_B = inputs.from_hf(config, **hf_inputs)
     batch, token_B, position_B = split_last(batch, deltas_B)
     num_rows = len(token_B)
-    row_B = np.repeat(np.arange(num_rows), num_samples)
-    keys_B = jax.random.split(jax.random.key(seed), (num_rows, num_samples)).reshape(-1)
+    prompt_B = np.repeat(np.arange(num_rows, dtype=np.int32), num_samples)
+    batch["features_IMD"] = slots.encode(model.params, config, batch.pop("patches_ISC"), batch.pop("grid_IS5"))
+    cache = slots.prefill(model.params, config, batch)
+    dtype = str(model.params["text"]["embed"].dtype)
+    held = slots.empty(config, len(prompt_B), batch["tokens_BT"].shape[1] + max_new_tokens, (dtype, "float32"))
+    rows = {
+        "prompt_B": prompt_B,
+        "token_B": token_B[prompt_B],
+        "position_B": position_B[prompt_B],
+        "limit_B": np.full(len(prompt_B), max_new_tokens, np.int32),
+        "key_B": jax.random.split(jax.random.key(seed), (num_rows, num_samples)).reshape(-1),
+        "sampling": filters.settings([Sampling(temperature, top_k, top_p)] * len(prompt_B)),
+    }
     stops = config.stop_token_ids if stop_ids is None else tuple(stop_ids)
-    out = sampler.decode(
+    _, out = slots.decode(
         model.params,
         config,
         max_new_tokens,
-        sampler.fork((sampler.prefill(model.params, config, batch),), row_B),
-        token_B[row_B],
-        position_B[row_B],
-        keys_B,
-        np.ones(len(row_B), bool),
+        top_k > 0 or top_p < 1,
+        slots.fill(held, config, cache, rows),
+        np.int32(max_new_tokens),
+        np.zeros(len(prompt_B), bool),
         np.asarray(stops or (-1,), np.int32),
         banned_mask(config),
         np.int32(config.pad_token_id),
-        filters.settings(temperature, top_k, top_p),
     )
     out = jax.device_get(out)
-    shape = (num_rows, num_samples)
+    shape, after_BK = (num_rows, num_samples), np.arange(max_new_tokens) >= out["count_B"][:, None]
     return Generation(
-        tokens=out["tokens_BR"].reshape(*shape, -1),
-        logprobs=out["logprobs_BR"].reshape(*shape, -1),
-        lengths=out["length_B"].reshape(shape),
+        tokens=np.where(after_BK, config.pad_token_id, out["tokens_BK"]).reshape(*shape, -1),
+        logprobs=out["logprobs_BK"].reshape(*shape, -1),
+        lengths=out["count_B"].reshape(shape),
         finish_reasons=np.where(out["stopped_B"], "stop", "length").reshape(shape),
     )

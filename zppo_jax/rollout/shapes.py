@@ -23,6 +23,23 @@ class Shapes:
     max_new_tokens: int
     group_size: int
 
+    @property
+    def num_keys(self) -> int:
+        """Key slots of a rollout: the longest prompt and the longest response."""
+        return self.buckets[-1] + self.max_new_tokens
+
+    def ring_of(self, bucket: int) -> int:
+        """Key slots in which prompts of a bucket are decoded.
+
+        Every step reads all key slots, so short prompts are decoded in a smaller ring where that is worth a program of
+        its own: buckets whose rings differ by less than half share the larger one.
+        """
+        rings = [length + self.max_new_tokens for length in self.buckets]
+        for index in range(len(rings) - 2, -1, -1):
+            if 1.5 * rings[index] > rings[index + 1]:
+                rings[index] = rings[index + 1]
+        return rings[bucket]
+
     def holds(self, features: Features) -> bool:
         """Whether some bucket is long enough, and a prompt's row of patches for its images."""
         return features.num_tokens - 1 <= self.buckets[-1] and len(features.patches_IC) <= self.patch_slots

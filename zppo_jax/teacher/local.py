@@ -10,8 +10,8 @@ from zppo_jax import prompts
 from zppo_jax.actor import Actor
 from zppo_jax.data.pipeline import Item
 from zppo_jax.processor import Processor
-from zppo_jax.rollout import filters
-from zppo_jax.rollout.engine import Request
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Draw, Request
 from zppo_jax.types import Group
 from zppo_jax.zppo import accept_summary, fallback_summary
 from zppo_jax.zppo.reformulate import Candidate
@@ -46,10 +46,8 @@ class LocalTeacher:
     compressor: Actor | None = None
 
     def answer(self, items: Sequence[Item], *, seed: int, step: int) -> list[Group]:
-        sampling = filters.settings(self.temperature, top_p=self.top_p)
-        return self.actor.answer(
-            self.params, items, self.num_rollouts, sampling, seed=seed, step=step, purpose="teacher"
-        )
+        sampling = Sampling(self.temperature, top_p=self.top_p)
+        return self.actor.answer(self.params, items, self.num_rollouts, sampling, Draw(seed, step, "teacher"))
 
     def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> Mapping[Candidate, str]:
         unique = list(dict.fromkeys(candidates))
@@ -76,8 +74,11 @@ class LocalTeacher:
         processor, engine = self.compressor.processor, self.compressor.engine
         features = [processor.features(prompts.compress_text(candidate.text), ()) for candidate in candidates]
         fitting = [index for index, prompt in enumerate(features) if engine.shapes.holds(prompt)]
-        requests = [Request(f"compress/{index}", features[index], 1) for index in fitting]
-        samples = engine.sample(self.params, requests, filters.settings(0.0), seed=seed, step=step, purpose="compress")
+        draw = Draw(seed, step, "compress")
+        requests = [
+            Request(f"compress/{index}", features[index], 1, Sampling(temperature=0.0), draw) for index in fitting
+        ]
+        samples = engine.sample(self.params, requests)
         outputs = [""] * len(candidates)
         for index, group in zip(fitting, samples, strict=True):
             outputs[index] = self.compressor.text_of(group[0])

@@ -103,12 +103,13 @@ class GatedDeltaNet(nnx.Module):
     def step(
         self, x_B1D: jax.Array, state: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """One token: the recurrence itself."""
+        """One token: the recurrence itself, in float32; the state keeps the dtype that it came in."""
         context_BJGW, recurrent_BNKV = state
         qkv_B1GW = constrain(self.qkv(x_B1D), "batch", None, "linear_heads", None)
         mixed_B1GW = jax.nn.silu(causal_conv(qkv_B1GW, self.conv[...], context_BJGW))
         q, k, v = self._heads(mixed_B1GW)
         g, beta = self._gates(x_B1D)
-        o_BNV, recurrent_BNKV = gated_delta_step(q[:, 0], k[:, 0], v[:, 0], g[:, 0], beta[:, 0], recurrent_BNKV)
+        before_BNKV = recurrent_BNKV.astype(jnp.float32)
+        o_BNV, after_BNKV = gated_delta_step(q[:, 0], k[:, 0], v[:, 0], g[:, 0], beta[:, 0], before_BNKV)
         context_BJGW = jnp.concatenate([context_BJGW[:, 1:], qkv_B1GW.astype(context_BJGW.dtype)], axis=1)
-        return self._output(o_BNV[:, None], x_B1D), (context_BJGW, recurrent_BNKV)
+        return self._output(o_BNV[:, None], x_B1D), (context_BJGW, after_BNKV.astype(recurrent_BNKV.dtype))

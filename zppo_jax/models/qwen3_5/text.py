@@ -25,6 +25,9 @@ from zppo_jax.models.qwen3_5.layers import Params, Remat, RMSNorm, SwiGLU, weigh
 from zppo_jax.parallel import constrain
 
 Cache = dict[str, Any]
+States = list[list[tuple[jax.Array, ...]]]
+"""Of decoding, group by group and layer by layer: (conv, recurrent) of a linear layer, (k, v) of a full one."""
+
 UNROLLED_LAYERS = 8
 """Models up to this depth are compiled layer by layer: scanned layers pass weights and activations through slices of
 stacked arrays, a quarter of the time of a small model on a CPU. In deep ones the time to compile decides."""
@@ -241,7 +244,7 @@ def unstack_layers(params: Params, config: TextConfig) -> list[list[Params]]:
     ]
 
 
-def unstack_cache(cache: Cache, config: TextConfig, num_new: int) -> list[list[tuple[jax.Array, jax.Array]]]:
+def unstack_cache(cache: Cache, config: TextConfig, num_new: int = 0) -> States:
     """Per-layer states with `num_new` more key slots; the mask is kept by the caller."""
     room = [(0, 0), (0, num_new), (0, 0), (0, 0)]
     return [
@@ -251,6 +254,24 @@ def unstack_cache(cache: Cache, config: TextConfig, num_new: int) -> list[list[t
     ]
 
 
+def map_states(linear: Callable[..., Any], full: Callable[..., Any], config: TextConfig, *states: States) -> States:
+    """`linear` for the arrays of the linear layers (convolution contexts, recurrent states), `full` for keys and
+    values; of several states, array by array."""
+    return [
+        [
+            tuple((linear if layer < config.num_linear else full)(*arrays) for arrays in zip(*pairs, strict=True))
+            for layer, pairs in enumerate(zip(*groups, strict=True))
+        ]
+        for groups in zip(*states, strict=True)
+    ]
+
+
+def state_axes(config: TextConfig) -> list[list[tuple[tuple[str | None, ...], ...]]]:
+    """Logical names of the axes of per-layer states."""
+    linear, full = (CACHE_AXES["conv"], CACHE_AXES["recurrent"]), (CACHE_AXES["k"], CACHE_AXES["v"])
+    return [[linear] * config.num_linear + [full] for _ in range(config.num_groups)]
+
+
 def step_layers(
     weights: list[list[Params]],
     params: Params,
@@ -258,9 +279,9 @@ def step_layers(
     x_B1D: jax.Array,
     positions_B: jax.Array,
     mask_BS: jax.Array,
-    states: list[list[tuple[jax.Array, jax.Array]]],
+    states: States,
     slot: jax.Array,
-) -> tuple[jax.Array, list[list[tuple[jax.Array, jax.Array]]]]:
+) -> tuple[jax.Array, States]:
     """One token through all layers; returns (hidden [B, D], states)."""
     rope = _rope(config, jnp.broadcast_to(positions_B[None, :, None], (3, positions_B.shape[0], 1)))
     new_states = []

@@ -37,10 +37,21 @@ def init_params(config: Config, key: jax.Array) -> Params:
     return {"text": text.init(config.text, text_key), "vision": vision.init(config.vision, vision_key)}
 
 
-def embed(params: Params, config: Config, inputs: dict[str, Any], remat: Remat = "none") -> jax.Array:
-    """Token embeddings [B, T, D] with the vision features in place of the placeholders."""
-    x_BTD = text.embed(params["text"], inputs["tokens_BT"])
+def vision_features(params: Params, config: Config, inputs: dict[str, Any], remat: Remat = "none") -> jax.Array:
+    """Features [I, M, D] of all rows of patches, in the language model's dtype."""
     features_IMD = vision.encode(params["vision"], config.vision, inputs["patches_ISC"], inputs["grid_IS5"], remat)
+    return features_IMD.astype(params["text"]["embed"].dtype)
+
+
+def embed(params: Params, config: Config, inputs: dict[str, Any], remat: Remat = "none") -> jax.Array:
+    """Token embeddings [B, T, D] with the vision features in place of the placeholders.
+
+    `inputs` may hold "features_IMD" instead of patches and grids.
+    """
+    x_BTD = text.embed(params["text"], inputs["tokens_BT"])
+    features_IMD = inputs.get("features_IMD")
+    if features_IMD is None:
+        features_IMD = vision_features(params, config, inputs, remat)
     # Any row of tokens may show any row of patches, so over a mesh every device holds all features.
     features = constrain(features_IMD.reshape(-1, features_IMD.shape[-1]).astype(x_BTD.dtype), None, None)
     index_BT = inputs["feature_BT"]

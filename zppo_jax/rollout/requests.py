@@ -1,0 +1,74 @@
+"""What is asked of the sampler, and what it answers.
+
+Shape suffixes: T tokens, B rows (slots).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.types import Features, FinishReason
+
+PURPOSES = {"student": 1, "teacher": 2, "reformulated": 3, "evaluate": 4, "compress": 5, "request": 6}
+"""What a draw is for: a part of every key, so that no two uses share random numbers."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """One sampled response: token ids (stop token included), why it ended, and log-probabilities: of the untruncated
+    distribution at the sampling temperature, and of the one that was drawn from (penalised, truncated)."""
+
+    token_ids_T: np.ndarray
+    logprobs_T: np.ndarray
+    finish_reason: FinishReason
+    kept_logprobs_T: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """Which random numbers: part of the key of every rollout, with its prompt's uid and its number in the group."""
+
+    seed: int = 0
+    step: int = 0
+    purpose: str = "request"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One prompt that wants `num_samples` responses; `uid` seeds them.
+
+    `max_new_tokens` None means the engine's limit. A response ends, with reason "stop", at the token that completes one
+    of `stop_strings`. Prompts with the same `vision_key` show the same images: they are encoded once.
+    """
+
+    uid: str
+    features: Features
+    num_samples: int
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    draw: Draw = dataclasses.field(default_factory=Draw)
+    max_new_tokens: int | None = None
+    stop_strings: tuple[str, ...] = ()
+    vision_key: str | None = None
+
+
+@jax.jit
+def _row_keys(draw_B3: jax.Array, uid_B: jax.Array, sample_B: jax.Array) -> jax.Array:
+    def one(draw_3: jax.Array, *rest: jax.Array) -> jax.Array:
+        return functools.reduce(jax.random.fold_in, (draw_3[1], draw_3[2], *rest), jax.random.key(draw_3[0]))
+
+    return jax.vmap(one)(draw_B3, uid_B, sample_B)
+
+
+def row_keys(rollouts: Sequence[tuple[Draw, str, int]]) -> jax.Array:
+    """The key of each rollout: from its draw, its prompt's uid and its number in the group."""
+    draws = [(draw.seed % 2**32, draw.step, PURPOSES[draw.purpose]) for draw, _, _ in rollouts]
+    uids = [int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "little") for _, uid, _ in rollouts]
+    samples = [sample for _, _, sample in rollouts]
+    return _row_keys(*(np.asarray(values, np.uint32) for values in (draws, uids, samples)))

@@ -1,0 +1,305 @@
+"""The host side of sampling: which prompt is prefilled next, and which slot takes which rollout.
+
+Between two chunks of decoding the host takes out what has finished and gives the free slots to waiting rollouts. What
+it decides follows from the requests, their tokens and their seeds, never from the clock, so a run can be repeated.
+
+Shape suffixes: B rows (slots), K tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from zppo_jax.rollout.requests import Request, Sample
+from zppo_jax.types import FinishReason
+
+if TYPE_CHECKING:
+    from zppo_jax.rollout.engine import Engine
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Event:
+    """What a chunk added to one rollout; `sample` is the whole of it once it has ended."""
+
+    ticket: int
+    index: int
+    token_ids_K: np.ndarray
+    logprobs_K: np.ndarray
+    sample: Sample | None
+
+
+@dataclasses.dataclass
+class Statistics:
+    """What was done: tokens, rollouts that ended, those cut at the limit, the longest; steps of decoding, that times
+    the number of slots; prompts prefilled."""
+
+    tokens: int = 0
+    finished: int = 0
+    truncated: int = 0
+    longest: int = 0
+    steps: int = 0
+    slot_steps: int = 0
+    prompts: int = 0
+
+    def add(self, other: Statistics) -> None:
+        self.longest = max(self.longest, other.longest)
+        for name in ("tokens", "finished", "truncated", "steps", "slot_steps", "prompts"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def take(self) -> Statistics:
+        """What was counted since the last time."""
+        taken = dataclasses.replace(self)
+        vars(self).update(vars(Statistics()))
+        return taken
+
+    @property
+    def occupancy(self) -> float:
+        """The share of the slots' steps that gave a token."""
+        return self.tokens / max(self.slot_steps, 1)
+
+
+@dataclasses.dataclass(eq=False)
+class _Rollout:
+    """A rollout that has a slot."""
+
+    ticket: int
+    index: int
+    request: Request
+    limit: int
+    count: int = 0
+    tokens: list[np.ndarray] = dataclasses.field(default_factory=list)
+    logprobs: list[np.ndarray] = dataclasses.field(default_factory=list)
+    kept: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def add(self, tokens_K: np.ndarray, logprobs_K: np.ndarray, kept_K: np.ndarray) -> None:
+        self.tokens.append(tokens_K)
+        self.logprobs.append(logprobs_K)
+        self.kept.append(kept_K)
+        self.count += len(tokens_K)
+
+    def ended(self, reason: FinishReason) -> Sample:
+        def joined(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
+            return np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype)
+
+        tokens_T, logprobs_T = joined(self.tokens, np.int32), joined(self.logprobs, np.float32)
+        return Sample(tokens_T, logprobs_T, reason, joined(self.kept, np.float32))
+
+
+@dataclasses.dataclass(eq=False)
+class _Source:
+    """Prefilled prompts and which rollouts still wait for them: (ticket, number of the sample, prompt)."""
+
+    cache: Any
+    batch: Any
+    bucket: int
+    waiting: deque[tuple[int, int, int]]
+
+
+class Session:
+    """Requests in, finished rollouts out. `advance` runs one chunk on the device while the caller uses the last one."""
+
+    def __init__(self, engine: Engine, params: dict[str, Any], ring: int | None = None) -> None:
+        """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs."""
+        self.engine, self.params, self.statistics = engine, params, Statistics()
+        self._slots = engine.empty(params, ring or engine.shapes.num_keys)
+        self._rows: list[_Rollout | None] = [None] * engine.num_slots
+        self._requests: dict[int, Request] = {}
+        self._buckets: dict[int, int] = {}
+        self._left: dict[int, int] = {}
+        self._waiting: deque[int] = deque()
+        self._source: _Source | None = None
+        self._ended: set[int] = set()
+        self._running: dict[str, jax.Array] | None = None
+        self._next_ticket = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any rollout is waiting or running."""
+        waiting = self._waiting or (self._source is not None and self._source.waiting)
+        return bool(self._running is not None or waiting or any(self._rows))
+
+    @property
+    def num_free(self) -> int:
+        """Slots without a rollout."""
+        return self._rows.count(None)
+
+    def submit(self, request: Request) -> int:
+        """Queues a request and returns its ticket. Raises PromptTooLongError when no bucket holds it."""
+        if request.sampling.penalises and not self.engine.penalises:
+            raise ValueError("this engine was made without penalties: Engine(penalises=True)")
+        if request.stop_strings and self.engine.decode_text is None:
+            raise ValueError("stop strings need Engine(decode_text=...)")
+        bucket = self.engine.shapes.bucket_of(request.features, request.uid)
+        ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+        if request.num_samples > 0 and self.engine.limit(request) > 0:
+            self._requests[ticket], self._buckets[ticket] = request, bucket
+            self._left[ticket] = request.num_samples
+            self._waiting.append(ticket)
+        return ticket
+
+    def cancel(self, ticket: int) -> list[Event]:
+        """Gives up a request; its slots are free from the next chunk on. Returns its running rollouts, aborted."""
+        events = []
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+        if self._source is not None:
+            self._source.waiting = deque(one for one in self._source.waiting if one[0] != ticket)
+        for slot, rollout in enumerate(self._rows):
+            if rollout is not None and rollout.ticket == ticket:
+                self._rows[slot] = None
+                self._ended.add(slot)
+                none = np.zeros(0)
+                events.append(Event(ticket, rollout.index, none, none, rollout.ended("abort")))
+        self._forget(ticket)
+        return events
+
+    def advance(self) -> list[Event]:
+        """Waits for the running chunk, fills free slots, starts the next chunk; returns what the first one brought."""
+        events = self._collect()
+        self._admit()
+        self._start()
+        return events
+
+    def _forget(self, ticket: int) -> None:
+        for table in (self._requests, self._buckets, self._left):
+            table.pop(ticket, None)
+
+    # ---------------------------------------------------------------- a chunk ends
+
+    def _collect(self) -> list[Event]:
+        if self._running is None:
+            return []
+        result, self._running = jax.device_get(self._running), None
+        self.statistics.steps += int(result["step"])
+        self.statistics.slot_steps += int(result["step"]) * len(self._rows)
+        return [self._event(slot, rollout, result) for slot, rollout in enumerate(self._rows) if rollout is not None]
+
+    def _event(self, slot: int, rollout: _Rollout, result: dict[str, np.ndarray]) -> Event:
+        num_new = int(result["count_B"][slot]) - rollout.count
+        names = ("tokens_BK", "logprobs_BK", "kept_logprobs_BK")
+        new = [np.array(result[name][slot, :num_new]) for name in names]
+        reason: FinishReason | None = None
+        if not result["live_B"][slot]:
+            reason = "stop" if result["stopped_B"][slot] else "length"
+        if rollout.request.stop_strings and (end := self._stop_string_end(rollout, new[0])) is not None:
+            new, reason = [part[:end] for part in new], "stop"
+            self._ended.add(slot)
+        rollout.add(*new)
+        self.statistics.tokens += len(new[0])
+        sample = self._end(slot, rollout, reason) if reason else None
+        return Event(rollout.ticket, rollout.index, new[0], new[1], sample)
+
+    def _end(self, slot: int, rollout: _Rollout, reason: FinishReason) -> Sample:
+        self._rows[slot] = None
+        self.statistics.finished += 1
+        self.statistics.truncated += reason == "length"
+        self.statistics.longest = max(self.statistics.longest, rollout.count)
+        self._left[rollout.ticket] -= 1
+        if not self._left[rollout.ticket]:
+            self._forget(rollout.ticket)
+        return rollout.ended(reason)
+
+    def _stop_string_end(self, rollout: _Rollout, new_K: np.ndarray) -> int | None:
+        """How many of the new tokens it takes to complete a stop string, if they do."""
+        tokens = np.concatenate([np.zeros(0, np.int32), *rollout.tokens, new_K]).astype(np.int32)
+        stops, ends = rollout.request.stop_strings, range(1, len(new_K) + 1)
+        if not self._says(tokens, stops):
+            return None
+        return next(end for end in ends if self._says(tokens[: rollout.count + end], stops))
+
+    def _says(self, tokens_T: np.ndarray, stops: Sequence[str]) -> bool:
+        assert self.engine.decode_text is not None
+        said = self.engine.decode_text(tokens_T)
+        return any(stop in said for stop in stops)
+
+    # ---------------------------------------------------------------- the next one begins
+
+    def _admit(self) -> None:
+        while (free := [slot for slot, rollout in enumerate(self._rows) if rollout is None]) and self._find_source():
+            source = self._source
+            assert source is not None
+            chosen = []
+            for slot in free[: len(source.waiting)]:
+                ticket, index, prompt = source.waiting.popleft()
+                request = self._requests[ticket]
+                self._rows[slot] = _Rollout(ticket, index, request, self.engine.limit(request))
+                self._ended.discard(slot)
+                chosen.append((slot, prompt, request, index))
+            rows = self.engine.rows(chosen, source.bucket, source.batch)
+            self._slots = self.engine.fill(self.params, self._slots, source.cache, rows, source.bucket)
+
+    def _find_source(self) -> bool:
+        """Whether a prefilled prompt has rollouts that wait; prefills the next prompts of one bucket if none has."""
+        if self._source is not None and not self._source.waiting:
+            self._source = None
+        if self._source is None and self._waiting:
+            bucket = self._buckets[self._waiting[0]]
+            tickets = [ticket for ticket in self._waiting if self._buckets[ticket] == bucket]
+            tickets = tickets[: self.engine.prompts_per_call]
+            self._waiting = deque(ticket for ticket in self._waiting if ticket not in set(tickets))
+            requests = [self._requests[ticket] for ticket in tickets]
+            cache, batch = self.engine.prefill(self.params, requests, bucket)
+            waiting = deque(
+                (ticket, index, prompt)
+                for prompt, (ticket, request) in enumerate(zip(tickets, requests, strict=True))
+                for index in range(request.num_samples)
+            )
+            self._source = _Source(cache, batch, bucket, waiting)
+            self.statistics.prompts += len(tickets)
+        return self._source is not None
+
+    def _start(self) -> None:
+        running = [rollout for rollout in self._rows if rollout is not None]
+        if not running:
+            return
+        num_steps = min(self.engine.chunk, max(rollout.limit - rollout.count for rollout in running))
+        truncates = any(rollout.request.sampling.truncates for rollout in running)
+        ended, self._ended = sorted(self._ended), set()
+        self._slots, self._running = self.engine.decode(self.params, self._slots, truncates, num_steps, ended)
+
+
+def stream(
+    engine: Engine, params: dict[str, Any], requests: Sequence[Request], statistics: Statistics | None = None
+) -> Iterator[tuple[int, int, Sample]]:
+    """(request, number of the sample, sample) in the order in which they finish; prompts of short rings first.
+
+    What was done is added to `statistics`, ring by ring.
+    """
+    buckets = [engine.shapes.bucket_of(request.features, request.uid) for request in requests]
+    order = sorted(range(len(requests)), key=buckets.__getitem__)
+    for ring, members in itertools.groupby(order, key=lambda index: engine.shapes.ring_of(buckets[index])):
+        session = Session(engine, params, ring)
+        place = {session.submit(requests[index]): index for index in members}
+        while session.busy:
+            for event in session.advance():
+                if event.sample is not None:
+                    yield place[event.ticket], event.index, event.sample
+        if statistics is not None:
+            statistics.add(session.statistics)
+
+
+def sample(
+    engine: Engine,
+    params: dict[str, Any],
+    requests: Sequence[Request],
+    report: Callable[[str], None] | None = None,
+) -> tuple[list[list[Sample]], Statistics]:
+    """All responses of each request, in order; `report` is told how far it is whenever a rollout has ended."""
+    statistics, start, tokens = Statistics(), time.monotonic(), 0
+    found: list[dict[int, Sample]] = [{} for _ in requests]
+    total = sum(request.num_samples for request in requests)
+    for count, (request, index, one) in enumerate(stream(engine, params, requests, statistics), start=1):
+        found[request][index] = one
+        tokens += len(one.token_ids_T)
+        if report:
+            speed = tokens / max(time.monotonic() - start, 1e-9)
+            report(f"rollouts {count}/{total}  {speed:.0f} tokens/s  last {len(one.token_ids_T)} tokens")
+    return [[samples[index] for index in sorted(samples)] for samples in found], statistics

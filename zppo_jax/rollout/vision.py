@@ -1,0 +1,58 @@
+"""Features of images, kept between prompts that show the same ones: a question, its BCQ and its NCQ prompt.
+
+Shape suffixes: P prompts, I rows of patches, M merged slots, D model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NO_IMAGE = ""
+"""The key of a prompt without images: any features will do."""
+
+
+@jax.jit
+def _stack(rows: tuple[jax.Array, ...], index_P: jax.Array) -> jax.Array:
+    return jnp.stack([rows_IMD[index_P[place]] for place, rows_IMD in enumerate(rows)])
+
+
+@dataclasses.dataclass
+class VisionFeatures:
+    """The features that one state of the vision tower gave, up to `budget` bytes on the device (then no more is kept).
+
+    `encoded` counts calls of the tower, `reused` those that were saved.
+    """
+
+    budget: int = 2**30
+    encoded: int = 0
+    reused: int = 0
+    _tower: Any = None
+    _held: dict[str, tuple[jax.Array, int]] = dataclasses.field(default_factory=dict)
+    _bytes: int = 0
+
+    def of(self, keys: Sequence[str | None], tower: Any, encode: Callable[[], jax.Array]) -> jax.Array:
+        """Features [P, M, D] of the prompts' images: those at hand, if all are, else what `encode` gives.
+
+        `keys` name the images of each prompt; None says that nobody will ask for them again. `tower` are the parameters
+        of the vision tower; with others than the last ones, everything is forgotten.
+        """
+        if tower is not self._tower:
+            self._tower, self._held, self._bytes = tower, {}, 0
+        if self._held and all(key is not None and (key == NO_IMAGE or key in self._held) for key in keys):
+            self.reused += 1
+            some = next(iter(self._held.values()))
+            rows = [self._held.get(key or NO_IMAGE, some) for key in keys]
+            return _stack(tuple(rows_IMD for rows_IMD, _ in rows), np.asarray([row for _, row in rows], np.int32))
+        self.encoded += 1
+        features_IMD = encode()
+        named = {key: (features_IMD, row) for row, key in enumerate(keys) if key}
+        if named and self._bytes + features_IMD.nbytes <= self.budget:
+            self._held |= named
+            self._bytes += features_IMD.nbytes
+        return features_IMD
