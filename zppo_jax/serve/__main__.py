@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
@@ -147,7 +148,8 @@ def _serve() -> None:
             if options.api_key is None and not _is_loopback(host):
                 console.message("everybody who reaches this address may use it: give --api_key")
             settings = uvicorn.Config(make_app(server), log_level="warning", timeout_graceful_shutdown=5)
-            uvicorn.Server(settings).run(sockets=[listener])
+            with contextlib.suppress(KeyboardInterrupt):  # uvicorn has answered what it could, and raises it again
+                uvicorn.Server(settings).run(sockets=[listener])
             server.scheduler.close()
 
 
@@ -157,8 +159,9 @@ def _listening() -> socket.socket:
     try:
         return socket.create_server((_HOST.value, _PORT.value), family=family)
     except OSError as error:
+        reason = (error.strerror or str(error)).split(" (")[0]  # Python adds the address in brackets
         raise ConfigError(
-            f"--host={_HOST.value} --port={_PORT.value}: {error.strerror or error}; choose another, or --port=0"
+            f"--host={_HOST.value} --port={_PORT.value}: {reason}; choose another, or --port=0"
         ) from error
 
 

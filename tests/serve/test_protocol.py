@@ -1,0 +1,138 @@
+"""Requests, read: what is taken, what is ignored, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.serve import protocol
+from zppo_jax.serve.errors import ApiError
+
+USER = {"role": "user", "content": "a"}
+
+
+def read(**fields: Any) -> protocol.ChatRequest:
+    return protocol.read(json.dumps({"messages": [USER]} | fields).encode(), "m", 100)
+
+
+def refusal(**fields: Any) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        read(**fields)
+    return caught.value
+
+
+def test_defaults():
+    chat = read()
+    assert chat.messages == [USER] and chat.image_uris == [] and chat.sampling == Sampling()
+    assert (chat.num_samples, chat.seed, chat.max_new_tokens, chat.stops) == (1, None, 100, ())
+    assert not (chat.logprobs or chat.stream or chat.include_usage) and chat.enable_thinking is None
+
+
+def test_every_field():
+    settings: dict[str, Any] = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1}
+    penalties: dict[str, Any] = {"presence_penalty": 1.5, "repetition_penalty": 1.2}
+    chat = read(
+        **settings, **penalties, model="m", n=3, seed=-4, max_tokens=50, max_completion_tokens=60, stop=["x", "y", "x"],
+        logprobs=True, top_logprobs=0, stream=True, stream_options={"include_usage": True},
+        chat_template_kwargs={"enable_thinking": False},
+    )  # fmt: skip
+    assert chat.sampling == Sampling(**settings, **penalties)
+    assert (chat.num_samples, chat.seed, chat.max_new_tokens, chat.stops) == (3, -4, 60, ("x", "y"))
+    assert chat.logprobs and chat.stream and chat.include_usage and chat.enable_thinking is False
+
+
+def test_what_asks_for_nothing_is_ignored():
+    chat = read(
+        user="u", metadata={"a": "b"}, store=True, seed=None, stop=None, top_k=-1, tools=[], tool_choice="auto",
+        response_format={"type": "text"}, logit_bias={}, frequency_penalty=0, temperature=None,
+    )  # fmt: skip
+    assert chat.sampling == Sampling() and chat.seed is None and chat.stops == ()
+
+
+def test_messages_become_those_of_transformers():
+    parts = [{"type": "text", "text": "b"}, {"type": "image_url", "image_url": {"url": "data:1"}}]
+    chat = read(
+        messages=[
+            {"role": "developer", "content": "s"},
+            {"role": "user", "content": parts, "name": "x"},
+            {"role": "assistant", "content": None, "reasoning_content": "r"},
+            {"role": "user", "content": [{"type": "image_url", "image_url": "data:2"}]},
+        ]
+    )
+    assert chat.messages == [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "image"}]},
+        {"role": "assistant", "content": "", "reasoning_content": "r"},
+        {"role": "user", "content": [{"type": "image"}]},
+    ]
+    assert chat.image_uris == ["data:1", "data:2"] and chat.num_characters == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"n": 0}, "n", "a whole number from 1 to 128"),
+        ({"n": 129}, "n", "from 1 to 128"),
+        ({"n": True}, "n", "whole number"),
+        ({"n": 1.0}, "n", "whole number"),
+        ({"temperature": -1}, "temperature", "from 0"),
+        ({"temperature": float("nan")}, "temperature", "from 0"),
+        ({"temperature": "1"}, "temperature", "a number"),
+        ({"temperature": 1e-30}, "temperature", "at least"),
+        ({"top_p": 0}, "top_p", "above 0"),
+        ({"top_p": 1.1}, "top_p", "from 0 to 1"),
+        ({"min_p": 1}, "min_p", "from 0"),
+        ({"presence_penalty": 3}, "presence_penalty", "from -2 to 2"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "number from"),
+        ({"max_tokens": 0}, "max_tokens", "from 1"),
+        ({"max_tokens": 101}, "max_tokens", "limit of 100"),
+        ({"max_completion_tokens": 101}, "max_completion_tokens", "limit of 100"),
+        ({"stop": ""}, "stop", "none of them empty"),
+        ({"stop": [1]}, "stop", "strings"),
+        ({"stop": ["x"] * 17}, "stop", "at most 16"),
+        ({"stop": "x" * 501}, "stop", "at most 500"),
+        ({"seed": 2**63}, "seed", "whole number"),
+        ({"logprobs": 1}, "logprobs", "true or false"),
+        ({"top_logprobs": 1, "logprobs": True}, "top_logprobs", "only sampled tokens"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "needs stream=true"),
+        ({"stream": True, "stream_options": {"a": 1}}, "stream_options", "not known"),
+        ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs", "not known"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs", "an object"),
+        ({"tools": [1]}, "tools", "not supported"),
+        ({"tool_choice": "required"}, "tool_choice", "not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"logit_bias": {"1": 1}}, "logit_bias", "not supported"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
+        ({"guided_regex": "a"}, "guided_regex", "not known"),
+        ({"messages": []}, "messages", "at least one"),
+        ({"messages": "a"}, "messages", "a list"),
+        ({"messages": ["a"]}, "messages[0]", "role"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0]", "role must be one of"),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, "messages[0]", "role must be one of"),
+        ({"messages": [{"role": "user"}]}, "messages[0]", "a string or a list"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0]", "a string or a list"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": [1]}]}, "messages[1]", "tool_calls"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "messages[0].content[0]", "must be"),
+        ({"messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content[0]", "must be"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content[0]", "must"),
+        ({"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": "a"}]}]}, "messages[0]", "im"),
+    ],
+)
+def test_refusals_name_the_field(fields, param, words):
+    error = refusal(**fields)
+    assert error.status == 400 and error.param == param and words in error.message
+    assert error.body["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"])
+def test_no_json_object(body):
+    with pytest.raises(ApiError, match="the body"):
+        protocol.read(body, "m", 100)
+
+
+def test_another_model():
+    error = refusal(model="other")
+    assert error.status == 404 and error.code == "model_not_found"
