@@ -114,8 +114,8 @@ def live(quick_compilation) -> Iterator[Live]:
     from zppo_jax.serve.scheduler import Scheduler
 
     loaded = model.load(str(STUDENT))
-    limits = Limits(body_bytes=200_000, images=2, image_pixels=10_000)
-    options = start.Options(MODEL, 4, 1, 128, 64, 6, None, limits)
+    limits = Limits(body_bytes=200_000, images=2)
+    options = start.Options(MODEL, 4, 1, 128, 64, 6, None, 10_000, limits)
     with compilation.compiler() as compiler:
         server = start.make_server(loaded, options, compiler)
         server.scheduler.close()
@@ -125,7 +125,7 @@ def live(quick_compilation) -> Iterator[Live]:
         server = dataclasses.replace(server, scheduler=scheduler)
         with listening(server) as port:
             yield Live(server, loaded, engine, gate, port)
-        scheduler.close()
+        server.close()
         assert not scheduler.is_alive
 
 

@@ -6,14 +6,21 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.serve.conftest import MODEL, QUESTION, Live, data_uri, listening, until
+from tests import runs
+from tests.serve.conftest import MODEL, QUESTION, STUDENT, Live, data_uri, listening, until
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request
@@ -239,6 +246,8 @@ def test_a_key_is_needed_where_one_is_set(live):
             locked.client(api_key="wrong").models.list()
         assert post(port, b"{}")[0] == 401 and post(port, b"", "/health", "GET")[0] == 200
         assert [model.id for model in locked.client(api_key="s3cret").models.list()] == [MODEL]
+    with listening(dataclasses.replace(live.server, api_key="clé")) as port:
+        assert post(port, b"", "/v1/models", "GET", Authorization="Bearer clé".encode().decode("latin-1"))[0] == 200
 
 
 # ---------------------------------------------------------------- load, and clients that go
@@ -294,3 +303,29 @@ def test_an_idle_engine_sleeps(live):
     before = time.process_time()
     time.sleep(0.5)
     assert time.process_time() - before < 0.25
+
+
+# ---------------------------------------------------------------- the real process
+
+
+def test_the_process_serves_until_ctrl_c(live, compilation_folder):
+    """With the sizes of the other tests' server, so that nothing is compiled again."""
+    del live
+    sizes = ("--num_slots=4", "--max_prompt_tokens=128", "--max_new_tokens=64", "--max_images=2", "--max_queue=9")
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(compilation_folder),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zppo_jax.serve", f"--model={STUDENT}", "--port=0", *sizes],
+        cwd=runs.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    address = next(found[1] for line in process.stdout if (found := re.search(r"serving student on (\S+)/v1", line)))
+    assert address.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(f"{address}/v1/models", timeout=20) as response:
+        assert json.load(response)["data"][0]["id"] == "student"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0 and err == "", err

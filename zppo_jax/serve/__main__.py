@@ -150,7 +150,7 @@ def _serve() -> None:
             settings = uvicorn.Config(make_app(server), log_level="warning", timeout_graceful_shutdown=5)
             with contextlib.suppress(KeyboardInterrupt):  # uvicorn has answered what it could, and raises it again
                 uvicorn.Server(settings).run(sockets=[listener])
-            server.scheduler.close()
+            server.close()
 
 
 def _listening() -> socket.socket:
@@ -178,7 +178,8 @@ def _options() -> Any:
         max_new_tokens=_MAX_NEW.value,
         max_queue=_MAX_QUEUE.value,
         api_key=key.strip() if key else None,
-        limits=Limits(_MAX_BODY.value * 2**20, _MAX_IMAGES.value, _MAX_IMAGE_PIXELS.value),
+        max_image_pixels=_MAX_IMAGE_PIXELS.value,
+        limits=Limits(_MAX_BODY.value * 2**20, _MAX_IMAGES.value),
     )
 
 

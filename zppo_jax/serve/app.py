@@ -29,6 +29,7 @@ from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
 from zppo_jax.serve import images, protocol
 from zppo_jax.serve.answers import Answer, server_sent
 from zppo_jax.serve.errors import ApiError
+from zppo_jax.serve.images import ImageDecoder
 from zppo_jax.serve.protocol import ChatRequest
 from zppo_jax.serve.scheduler import Job, QueueFullError, Scheduler
 from zppo_jax.types import Features
@@ -39,11 +40,10 @@ _RETRY_SECONDS = 1
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Of a request: bytes of its body, images, pixels of an image as it comes."""
+    """Of a request: bytes of its body, and images."""
 
     body_bytes: int = 20 * 2**20
     images: int = 4
-    image_pixels: int = 16_777_216
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,12 +54,19 @@ class Server:
     processor: Processor
     shapes: Shapes
     scheduler: Scheduler
+    decoder: ImageDecoder
     limits: Limits = dataclasses.field(default_factory=Limits)
     api_key: str | None = None
     readers: ThreadPoolExecutor = dataclasses.field(
         default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="read")
     )
     started: int = dataclasses.field(default_factory=lambda: int(time.time()))
+
+    def close(self) -> None:
+        """Ends the engine's thread, the readers and the children that decode."""
+        self.scheduler.close()
+        self.readers.shutdown(cancel_futures=True)
+        self.decoder.close()
 
     @functools.cached_property
     def max_characters(self) -> int:
@@ -138,7 +145,7 @@ def _check_key(request: Request, api_key: str | None) -> None:
     if api_key is None:
         return
     kind, _, given = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
+    if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), api_key.encode()):
         raise ApiError(
             "the API key is missing or wrong: send the header `Authorization: Bearer KEY`",
             401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"},
@@ -193,7 +200,7 @@ async def _body(request: Request, limit: int) -> bytes:
 
 
 def _features(server: Server, chat: ChatRequest) -> Features:
-    """In a thread of its own: reads images and texts. Raises ApiError."""
+    """In a reader's thread: images and texts of the request. Raises ApiError."""
     limits, longest = server.limits, server.shapes.buckets[-1] + 1
     if len(chat.image_uris) > limits.images:
         message = f"{len(chat.image_uris)} images, and the limit is {limits.images} (--max_images)"
@@ -203,7 +210,7 @@ def _features(server: Server, chat: ChatRequest) -> Features:
     decoded = []
     for place, uri in enumerate(chat.image_uris):
         name = f"image {place}"
-        decoded.append(images.decode(images.content_of(uri, name), name, limits.image_pixels))
+        decoded.append(server.decoder.decode(images.content_of(uri, name), name))
     try:
         features = server.processor.chat_features(chat.messages, decoded, chat.enable_thinking)
     except ValueError as error:

@@ -16,6 +16,7 @@ from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.session import Session, sample
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.serve.app import Limits, Server
+from zppo_jax.serve.images import ImageDecoder
 from zppo_jax.serve.scheduler import Scheduler
 from zppo_jax.types import Features
 
@@ -33,6 +34,7 @@ class Options:
     max_new_tokens: int
     max_queue: int
     api_key: str | None
+    max_image_pixels: int
     limits: Limits
 
 
@@ -52,7 +54,8 @@ def make_server(loaded: Loaded, options: Options, compiler: Compiler) -> Server:
     for requests in _first_requests(loaded.processor, shapes):
         sample(engine, loaded.params, requests)
     scheduler = Scheduler(lambda: Session(engine, loaded.params), options.max_queue)
-    return Server(options.name, loaded.processor, shapes, scheduler, options.limits, options.api_key)
+    decoder = ImageDecoder(options.max_image_pixels)
+    return Server(options.name, loaded.processor, shapes, scheduler, decoder, options.limits, options.api_key)
 
 
 def _shapes(processor: Processor, options: Options) -> Shapes:

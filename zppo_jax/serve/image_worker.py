@@ -1,0 +1,62 @@
+"""The child process that decodes images: `python -m zppo_jax.serve.image_worker`.
+
+A request is a JSON line ({"size", "name", "max_pixels"}) and `size` bytes of a file; the reply is a JSON line, either
+{"error"} or {"height", "width"} and the RGB bytes. Memory is limited by the kernel; time is the parent's business.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from zppo_jax.processor import load_image
+from zppo_jax.rewards.worker import limit_memory
+
+
+def decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
+    """RGB uint8 [H, W, 3]; an image of more than `max_pixels` is refused by its header. Raises ValueError."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    except Exception as error:  # on damaged files Pillow raises many kinds
+        raise ValueError(f"{name}: not an image, or an empty or damaged one (convert it to PNG or JPEG)") from error
+    if width * height > max_pixels:
+        raise ValueError(f"{name}: {width} x {height} pixels exceed the limit of {max_pixels}: shrink the image")
+    return load_image(content, name)
+
+
+def answer(request: bytes, requests: BinaryIO, replies: BinaryIO) -> None:
+    """One request, whose line has been read."""
+    head = json.loads(request)
+    content = requests.read(head["size"])
+    try:
+        image_HWC = decode(content, head["name"], head["max_pixels"])
+    except (ValueError, MemoryError) as error:
+        message = str(error) or f"{head['name']}: needs too much memory"
+        replies.write(json.dumps({"error": message}).encode() + b"\n")
+    else:
+        height, width, _ = image_HWC.shape
+        replies.write(json.dumps({"height": height, "width": width}).encode() + b"\n")
+        replies.write(image_HWC.tobytes())
+    replies.flush()
+
+
+def main() -> None:
+    limit_memory(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Libraries may print: the pipe to the parent is moved out of their reach.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for request in sys.stdin.buffer:
+        answer(request, sys.stdin.buffer, replies)
+
+
+if __name__ == "__main__":
+    main()
