@@ -52,7 +52,38 @@ def compare(data: int, fsdp: int, tensor: int) -> dict[str, Any]:
         "undivided": sorted(parallel.undivided(mesh, host, vlm.logical_axes(model.config))),
         "cut": sorted({str(leaf.sharding.spec) for leaf in jax.tree.leaves(params)}),
         "largest_share": max(share(leaf) for leaf in jax.tree.leaves(params) if leaf.size >= 4096),
+        "collectives_of_a_step": collectives_of_a_step(model.config, params, mesh),
     }
+
+
+def collectives_of_a_step(config: Any, params: Any, mesh: Any) -> dict[str, int]:
+    """What the loop of decoding exchanges between devices in every step: operation -> most elements of its result."""
+    import math
+    import re
+
+    import numpy as np
+
+    from tests.models.tiny import FAST_COMPILE
+    from zppo_jax import parallel
+    from zppo_jax.rollout import slots
+
+    with parallel.use(mesh):
+        shapes = jax.eval_shape(lambda: slots.empty(config, NUM_ROWS, LENGTH + NUM_NEW, ("float32", "float32")))
+        shapes = parallel.placed_shapes(shapes, slots.axes(shapes, config))
+        nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
+        steps = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V, np.int32(0))
+        lowered = slots.decode.lower(params, config, NUM_NEW, False, shapes, *steps)
+    text = lowered.compile(FAST_COMPILE).as_text()
+    bodies = [text[text.index(f"%{name} (") :].split("\n}")[0] for name in set(re.findall(r"body=%?([\w.\-]+)", text))]
+    lines = [line for body in bodies for line in body.splitlines()]
+    found: dict[str, int] = {}
+    for line in lines:
+        if match := re.search(r" (all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)\(", line):
+            sizes = [
+                math.prod(map(int, dims.split(","))) for dims in re.findall(r"\[([\d,]+)\]", line[: match.start()])
+            ]
+            found[match[1]] = max(found.get(match[1], 0), *sizes)
+    return found
 
 
 def share(leaf: jax.Array) -> float:

@@ -52,6 +52,12 @@ def test_forward_gradients_and_decoding_on_a_mesh(tmp_path):
     print({name: result[name] for name in ("logits", "gradients", "logprobs")})
     check(result)
     assert result["undivided"] == []
+    # Sums over heads and inner widths; of the vocabulary (512) only sums and maxima. No weight travels (4,096 elements
+    # and more), no logits of all rows (8 x 512), and nothing for "has every row stopped", which the host knows.
+    assert {operation: size <= 8 * 64 for operation, size in result["collectives_of_a_step"].items()} == {
+        "all-reduce": True,
+        "all-gather": True,
+    }
     assert result["largest_share"] == 0.5, "no large parameter lies whole on a device; half: fsdp or tensor"
     assert "P('tensor', 'fsdp')" in result["cut"], "embedding: vocabulary over tensor, width over fsdp"
 

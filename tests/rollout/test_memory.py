@@ -1,0 +1,73 @@
+"""Caches planned from a byte budget, and rings for short prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import pytest
+
+from tests import tiny_model
+from tests.tiny_model import SHAPES
+from zppo_jax.config import ConfigError
+from zppo_jax.models.qwen3_5 import sizes
+from zppo_jax.rollout import memory, slots
+from zppo_jax.rollout.shapes import Shapes
+
+DTYPES = ("bfloat16", "float32")
+
+
+def config():
+    return tiny_model.model().config
+
+
+def held_bytes(num_rows: int) -> int:
+    """What the arrays of slots that really exist take."""
+    held = slots.empty(config(), num_rows, SHAPES.num_keys, DTYPES)
+    arrays = [leaf for leaf in jax.tree.leaves(held) if not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    return sum(leaf.nbytes for leaf in arrays)
+
+
+def test_the_plan_counts_what_is_allocated():
+    for num_rows in (1, 7):
+        assert memory.device_bytes(config(), num_rows, SHAPES.num_keys, DTYPES) == held_bytes(num_rows)
+
+
+@pytest.mark.parametrize("fitting", [1, 5])
+def test_as_many_slots_as_the_budget_holds(fitting):
+    for spare, expected in ((0, fitting), (-1, fitting - 1)):
+        budget = held_bytes(fitting) + spare
+        if expected:
+            assert memory.plan(config(), SHAPES, 100, budget, DTYPES) == expected
+    assert memory.plan(config(), SHAPES, 3, held_bytes(50), DTYPES) == 3, "never more than wanted"
+
+
+def test_what_cannot_fit_says_by_how_much():
+    need = held_bytes(1)
+    with pytest.raises(ConfigError, match=r"rollout\.cache_gigabytes = .*16 \+ 8 tokens keeps .* GB more: raise it to"):
+        memory.plan(config(), SHAPES, 8, need - 1, DTYPES)
+
+
+def test_bytes_of_the_published_models():
+    """Keys and values of 12 KiB a token and 19.4 MB of states for 0.8B, in bfloat16 with float32 states."""
+    shape = sizes.get("0.8B")
+    by_keys = [memory.device_bytes(shape, 1, keys, DTYPES) for keys in (1000, 2000)]
+    assert (by_keys[1] - by_keys[0]) / 1000 == 12 * 1024 + 1, "and a flag"
+    states = by_keys[0] - 1000 * (12 * 1024 + 1)
+    assert states == pytest.approx(18 * (3 * 6144 * 2 + 16 * 128 * 128 * 4), abs=200)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "max_new_tokens", "rings"),
+    [
+        ((20, 64, 192), 16, (36, 80, 208)),
+        ((1024, 2048, 4096), 12_288, (16_384, 16_384, 16_384)),
+        ((10, 12, 40), 10, (22, 22, 50)),
+        ((64,), 8, (72,)),
+    ],
+)
+def test_short_prompts_are_decoded_in_a_small_ring_where_that_is_worth_a_program(buckets, max_new_tokens, rings):
+    shapes = Shapes(buckets, patch_slots=4, max_new_tokens=max_new_tokens, group_size=2)
+    assert tuple(shapes.ring_of(bucket) for bucket in range(len(buckets))) == rings
+    assert all(ring >= length + max_new_tokens for ring, length in zip(rings, buckets, strict=True))
+    assert dataclasses.replace(shapes, buckets=buckets[-1:]).ring_of(0) == shapes.num_keys == rings[-1]
