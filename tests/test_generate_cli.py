@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from tests import runs
+from zppo_jax import compilation
 from zppo_jax.generate import __main__ as command_line
+from zppo_jax.generate import model, sampling
 
 STUDENT = runs.ROOT / "zppo_jax" / "assets" / "tiny" / "student"
 QUESTION = r"Add the digits. Answer in \boxed{}."
@@ -79,6 +81,18 @@ def test_greedy_stops_and_system_text(capsys, picture):
         capsys, *ask[:3], "--num_samples=3", "--noenable_thinking", "--system=Be brief.", "--top_k=1"
     )
     assert narrow["text"] == whole["text"]
+
+
+def test_progress_counts_responses_tokens_and_slots():
+    loaded, lines = model.load(str(STUDENT)), []
+    features = loaded.processor.features(QUESTION, [])
+    asked = sampling.Asked(features, 7, sampling.Sampling(), 0, 16, (), num_slots=3)
+    with compilation.compiler() as compiler:
+        found = list(sampling.responses(loaded, asked, compiler, lines.append))
+    assert sorted(response.index for response in found) == list(range(7))
+    tokens = sum(len(response.token_ids) for response in found)
+    assert lines[0].startswith("0/7 responses  0 tokens") and lines[0].endswith("3/3 slots")
+    assert lines[-1].startswith(f"7/7 responses  {tokens} tokens") and lines[-1].endswith("tokens/s  0/3 slots")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def collectives_of_a_step(config: Any, params: Any, mesh: Any) -> dict[str, int]
         nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
         steps = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V, np.int32(0))
         lowered = slots.decode.lower(params, config, NUM_NEW, False, shapes, *steps)
-    text = lowered.compile(FAST_COMPILE).as_text()
+    options: Any = FAST_COMPILE
+    text = lowered.compile(options).as_text() or ""
     bodies = [text[text.index(f"%{name} (") :].split("\n}")[0] for name in set(re.findall(r"body=%?([\w.\-]+)", text))]
     lines = [line for body in bodies for line in body.splitlines()]
     found: dict[str, int] = {}

@@ -196,11 +196,11 @@ def test_prepare_asks_for_every_program():
             self.asked.append(name)
 
     recorder = Recorder()
-    shapes = Shapes(buckets=(8, 16, 32), patch_slots=16, max_new_tokens=4, group_size=2)
+    shapes = Shapes(buckets=(8, 10, 32), patch_slots=16, max_new_tokens=4, group_size=2)
     dataclasses.replace(engine(), shapes=shapes, compiler=recorder, name="").prepare(tiny_model.model().params)
     assert recorder.asked == [
         "vision",
-        "prefill of 8 tokens", "fill of 20 keys after 8 tokens", "decode over 20 keys",
-        "prefill of 16 tokens", "fill of 20 keys after 16 tokens", "decode over 20 keys",
+        "prefill of 8 tokens", "fill of 14 keys after 8 tokens", "decode over 14 keys",
+        "prefill of 10 tokens", "fill of 14 keys after 10 tokens", "decode over 14 keys",
         "prefill of 32 tokens", "fill of 36 keys after 32 tokens", "decode over 36 keys",
     ], "short prompts first, which are needed first"  # fmt: skip

@@ -154,3 +154,12 @@ def test_answers_keep_to_what_was_asked(caller):
         ends = any(said.endswith(stop) for stop in (*asked.stop_strings, "a", "b"))
         expected = "stop" if ends else "length" if len(said) == asked.max_new_tokens else "abort"
         assert sample.finish_reason == expected or sample.finish_reason == "abort"
+
+
+def test_nothing_is_kept_of_what_is_done(caller):
+    """A session that serves for months must not grow."""
+    names = [
+        name for name, value in vars(caller.session).items() if isinstance(value, dict | list) and name != "params"
+    ]
+    sizes = {name: len(vars(caller.session)[name]) for name in names}
+    assert sizes["_rows"] == 256 and all(size < 300 for size in sizes.values()), sizes

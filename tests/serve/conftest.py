@@ -119,8 +119,7 @@ def live(quick_compilation) -> Iterator[Live]:
     with compilation.compiler() as compiler:
         server = start.make_server(loaded, options, compiler)
         server.scheduler.close()
-        engine = loaded.engine(server.shapes, 4, 1, compiler, penalises=True)
-        gate = Gate()
+        engine, gate = server.scheduler._make_session().engine, Gate()
         scheduler = Scheduler(lambda: gate.session(engine, loaded.params), options.max_queue)
         server = dataclasses.replace(server, scheduler=scheduler)
         with listening(server) as port:

@@ -139,6 +139,19 @@ def test_an_image_as_a_data_uri(live):
     assert completion.usage.prompt_tokens == features.num_tokens
 
 
+def test_a_prompt_without_images_does_not_run_the_vision_tower(live):
+    before = live.engine.vision.encoded
+    ask(live, "nothing to see", max_tokens=1)
+    assert live.engine.vision.encoded == before > 0
+
+
+def test_what_has_ended_is_forgotten(live):
+    ask(live, n=2)
+    until(lambda: not live.server.scheduler._jobs)
+    session = live.gate.sessions[-1]
+    assert session._requests == {} and session._buckets == {}
+
+
 def test_a_conversation_and_thinking(live):
     messages = [
         {"role": "system", "content": "Be brief."},
