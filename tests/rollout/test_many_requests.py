@@ -158,8 +158,6 @@ def test_answers_keep_to_what_was_asked(caller):
 
 def test_nothing_is_kept_of_what_is_done(caller):
     """A session that serves for months must not grow."""
-    names = [
-        name for name, value in vars(caller.session).items() if isinstance(value, dict | list) and name != "params"
-    ]
-    sizes = {name: len(vars(caller.session)[name]) for name in names}
+    tables = {name: value for name, value in vars(caller.session).items() if isinstance(value, dict | list)}
+    sizes = {name: len(value) for name, value in tables.items()}
     assert sizes["_rows"] == 256 and all(size < 300 for size in sizes.values()), sizes

@@ -5,7 +5,6 @@ Two full layers, a ring of 22 slots; the longest prompt and the longest response
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
@@ -27,21 +26,13 @@ SHAPES = Shapes(buckets=(4, 10), patch_slots=16, max_new_tokens=12, group_size=1
 RING = 22
 
 
-class ShortShapes(Shapes):
-    """One key slot less than the longest prompt and the longest response need."""
-
-    @property
-    def num_keys(self) -> int:
-        return super().num_keys - 1
-
-
 @functools.cache
 def model() -> qwen3_5.Model:
     return build.small_model(50, seed=6, num_layers=4)
 
 
-def engine(shapes: Shapes = SHAPES, chunk: int = 5) -> Engine:
-    return build.engine(model(), "ring", shapes, 3, 2, chunk)
+def engine(chunk: int = 5) -> Engine:
+    return build.engine(model(), "ring", SHAPES, 3, 2, chunk)
 
 
 def request(number: int, length: int, limit: int = SHAPES.max_new_tokens) -> Request:
@@ -56,8 +47,9 @@ def finish(one: Session) -> dict[int, Sample]:
     return found
 
 
-def fresh(asked: Request, shapes: Shapes = SHAPES) -> Sample:
-    one = Session(engine(shapes), model().params)
+def fresh(asked: Request, ring: int = RING) -> Sample:
+    one = Session(engine(), model().params, ring)
+    one._ring = RING  # a shorter one would be refused
     ticket = one.submit(asked)
     return finish(one)[ticket]
 
@@ -105,7 +97,7 @@ def test_the_ring_is_as_long_as_it_must_be_and_no_longer():
     drawn without the prompt's first key; the log-probabilities are those of a forward pass."""
     asked = request(1, 11)
     one = fresh(asked)
-    short = fresh(asked, ShortShapes(**dataclasses.asdict(SHAPES)))
+    short = fresh(asked, RING - 1)
     np.testing.assert_array_equal(short.token_ids_T[:-1], one.token_ids_T[:-1])
     difference_T = np.abs(short.logprobs_T - one.logprobs_T)
     assert difference_T[:-1].max() < 1e-5 and difference_T[-1] > 1e-3
@@ -132,3 +124,10 @@ def test_a_row_keeps_its_prompt_while_shorter_neighbours_come_and_go():
     same(found[ticket], fresh(asked))
     for other, each in tickets.items():
         same(found[other], fresh(each))
+
+
+def test_a_prompt_that_the_ring_has_no_room_for_is_refused():
+    one = Session(engine(), model().params, ring=16)
+    one.submit(request(1, 5))
+    with pytest.raises(ValueError, match=r"prompt q2 .* 16 key slots"):
+        one.submit(request(2, 6))

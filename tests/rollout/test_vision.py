@@ -163,3 +163,21 @@ def test_one_encoding_for_all_samples_and_slots():
     while one.busy:
         one.advance()
     assert counts(one.engine) == (1, 0) and one.statistics.prompts == 1 and one.statistics.finished == 20
+
+
+def test_prompts_of_text_alone_do_not_pay_for_the_tower():
+    """Once, for an array of the right shape; after that never, whatever becomes of the parameters."""
+    one, asked = engine(), [request("A", num_images=0)]
+    answers(one, asked)
+    first = counts(one)
+    for params in (tiny_model.model().params, changed(), tiny_model.model().params):
+        answers(one, asked * 5, params)
+    assert first == counts(one) == (1, 0)
+
+
+def test_an_empty_key_is_no_key():
+    """A question without an id must not pass for one without images."""
+    one = engine()
+    ours = answers(one, [request("b", "plain", ""), request("d", "plain", "")])
+    same(ours, answers(engine(), [request("b"), request("d")]))
+    assert differ(ours, answers(engine(), [request("d"), request("b")]))

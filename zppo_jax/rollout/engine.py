@@ -139,7 +139,7 @@ class Engine:
     def prefill(self, params: dict[str, Any], requests: Sequence[Request], bucket: int) -> tuple[Any, inputs.Inputs]:
         """The cache of up to `prompts_per_call` prompts, and the arrays that they were."""
         batch = self.prompts([request.features for request in requests], bucket)
-        keys = [request.vision_key if len(request.features.patches_IC) else NO_IMAGE for request in requests]
+        keys = [(request.vision_key or None) if len(request.features.patches_IC) else NO_IMAGE for request in requests]
         keys += [NO_IMAGE] * (self.prompts_per_call - len(requests))
         batch["features_IMD"] = self.vision.of(
             keys,

@@ -109,7 +109,8 @@ class Session:
     def __init__(self, engine: Engine, params: dict[str, Any], ring: int | None = None) -> None:
         """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs."""
         self.engine, self.params, self.statistics = engine, params, Statistics()
-        self._slots = engine.empty(params, ring or engine.shapes.num_keys)
+        self._ring = ring or engine.shapes.num_keys
+        self._slots = engine.empty(params, self._ring)
         self._rows: list[_Rollout | None] = [None] * engine.num_slots
         self._requests: dict[int, Request] = {}
         self._buckets: dict[int, int] = {}
@@ -138,6 +139,8 @@ class Session:
         if request.stop_strings and self.engine.decode_text is None:
             raise ValueError("stop strings need Engine(decode_text=...)")
         bucket = self.engine.shapes.bucket_of(request.features, request.uid)
+        if self.engine.shapes.buckets[bucket] + self.engine.shapes.max_new_tokens > self._ring:
+            raise ValueError(f"prompt {request.uid} and its response do not fit this session's {self._ring} key slots")
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
         if request.num_samples > 0 and self.engine.limit(request) > 0:
             self._requests[ticket], self._buckets[ticket] = request, bucket
@@ -244,7 +247,8 @@ class Session:
             bucket = self._buckets[self._waiting[0]]
             tickets = [ticket for ticket in self._waiting if self._buckets[ticket] == bucket]
             tickets = tickets[: self.engine.prompts_per_call]
-            self._waiting = deque(ticket for ticket in self._waiting if ticket not in set(tickets))
+            chosen = set(tickets)
+            self._waiting = deque(ticket for ticket in self._waiting if ticket not in chosen)
             requests = [self._requests[ticket] for ticket in tickets]
             cache, batch = self.engine.prefill(self.params, requests, bucket)
             waiting = deque(

@@ -35,6 +35,7 @@ class VisionFeatures:
     _tower: Any = None
     _held: dict[str, tuple[jax.Array, int]] = dataclasses.field(default_factory=dict)
     _bytes: int = 0
+    _blank: jax.Array | None = None
 
     def of(self, keys: Sequence[str | None], tower: Any, encode: Callable[[], jax.Array]) -> jax.Array:
         """Features [P, M, D] of the prompts' images: those at hand, if all are, else what `encode` gives.
@@ -42,6 +43,8 @@ class VisionFeatures:
         `keys` name the images of each prompt; None says that nobody will ask for them again. `tower` are the parameters
         of the vision tower; with others than the last ones, everything is forgotten.
         """
+        if all(key == NO_IMAGE for key in keys):
+            return self._for_texts(encode)
         if tower is not self._tower:
             self._tower, self._held, self._bytes = tower, {}, 0
         if self._held and all(key is not None and (key == NO_IMAGE or key in self._held) for key in keys):
@@ -56,3 +59,10 @@ class VisionFeatures:
             self._held |= named
             self._bytes += features_IMD.nbytes
         return features_IMD
+
+    def _for_texts(self, encode: Callable[[], jax.Array]) -> jax.Array:
+        """Whatever `encode` gave the first time: prompts of text alone must not pay for the tower in each call."""
+        if self._blank is None:
+            self.encoded += 1
+            self._blank = encode()
+        return self._blank
