@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from zppo_jax.actor import Actor
 from zppo_jax.data.pipeline import Item
 from zppo_jax.evaluate import Evaluation, evaluate
 from zppo_jax.evaluate.heldout import accuracy
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Draw
 from zppo_jax.types import Features, Group, Prompt, Question, Rollout
 
 
@@ -33,9 +35,9 @@ class Answers:
     def __init__(self, right: set[str]) -> None:
         self.right = right
 
-    def answer(self, params, items, num_samples, sampling, **draw: Any) -> list[Group]:
-        assert num_samples == 1 and params == {} and draw["purpose"] == "evaluate"
-        self.temperature = float(sampling["temperature"])
+    def answer(self, params, items, num_samples, sampling: Sampling, draw: Draw) -> list[Group]:
+        assert num_samples == 1 and params == {} and draw == Draw(seed=0, step=3, purpose="evaluate")
+        self.temperature = sampling.temperature
         none = np.zeros(0, np.int32)
         return [
             Group(

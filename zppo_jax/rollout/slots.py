@@ -97,9 +97,9 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
     def choose(old: jax.Array, new: jax.Array) -> jax.Array:
         return jnp.where(chosen_B.reshape(-1, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
 
-    def keys(old_BSKH: jax.Array, new_PTKH: jax.Array) -> jax.Array:
-        laid = jnp.take(jnp.take(new_PTKH, index_S, axis=1), prompt_B, axis=0)
-        return jnp.where(chosen_B[:, None, None, None] & inside_S[:, None, None], laid.astype(old_BSKH.dtype), old_BSKH)
+    def keys(old_BKSH: jax.Array, new_PKTH: jax.Array) -> jax.Array:
+        laid = jnp.take(jnp.take(new_PKTH, index_S, axis=2), prompt_B, axis=0)
+        return jnp.where(chosen_B[:, None, None, None] & inside_S[:, None], laid.astype(old_BKSH.dtype), old_BKSH)
 
     def state(old: jax.Array, new: jax.Array) -> jax.Array:
         return choose(old, jnp.take(new, prompt_B, axis=0))

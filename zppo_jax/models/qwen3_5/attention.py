@@ -23,20 +23,19 @@ Visible = Callable[[jax.Array | int, int], jax.Array]
 """(first query, number of queries) -> mask [B, Q, S] of the slots that each of these queries sees."""
 
 
-def _attend(q_BQNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BQS: jax.Array) -> jax.Array:
+def _attend(q_BQNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BQS: jax.Array) -> jax.Array:
     """All queries that share a key head lie one behind the other, so that both products are plain batched products of
     matrices; otherwise XLA transposes the scores, the largest array here, twice."""
     num_rows, num_queries, num_heads, head_dim = q_BQNH.shape
-    num_slots, num_kv = k_BSKH.shape[1:3]
+    num_kv, num_slots = k_BKSH.shape[1:3]
     shared = num_heads // num_kv
     q = q_BQNH.reshape(num_rows, num_queries, num_kv, shared, head_dim).transpose(0, 2, 3, 1, 4)
     q = q.reshape(num_rows, num_kv, shared * num_queries, head_dim)
-    k, v = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
-    scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32) * head_dim**-0.5
+    scores = jnp.einsum("bkqh,bksh->bkqs", q, k_BKSH, preferred_element_type=jnp.float32) * head_dim**-0.5
     scores = scores.reshape(num_rows, num_kv, shared, num_queries, num_slots)
     scores = jnp.where(mask_BQS[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(num_rows, num_kv, -1, num_slots)
-    out = jnp.matmul(weights, v).reshape(num_rows, num_kv, shared, num_queries, head_dim)
+    out = jnp.matmul(weights, v_BKSH).reshape(num_rows, num_kv, shared, num_queries, head_dim)
     return out.transpose(0, 3, 1, 2, 4).reshape(q_BQNH.shape)
 
 
@@ -46,15 +45,16 @@ def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visible: Vis
     A query that sees nothing (a pad) attends uniformly to nothing of use; its output is finite and ignored.
     """
     num_tokens = q_BTNH.shape[1]
+    k_BKSH, v_BKSH = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
     if num_tokens <= QUERY_BLOCK:
-        return _attend(q_BTNH, k_BSKH, v_BSKH, visible(0, num_tokens))
+        return _attend(q_BTNH, k_BKSH, v_BKSH, visible(0, num_tokens))
     num_blocks = -(-num_tokens // QUERY_BLOCK)
     padded = jnp.pad(q_BTNH, [(0, 0), (0, num_blocks * QUERY_BLOCK - num_tokens), (0, 0), (0, 0)])
 
     @jax.checkpoint
     def block(start: jax.Array) -> jax.Array:
         q_BQNH = jax.lax.dynamic_slice_in_dim(padded, start, QUERY_BLOCK, axis=1)
-        return _attend(q_BQNH, k_BSKH, v_BSKH, visible(start, QUERY_BLOCK))
+        return _attend(q_BQNH, k_BKSH, v_BKSH, visible(start, QUERY_BLOCK))
 
     blocks = jax.lax.map(block, jnp.arange(num_blocks) * QUERY_BLOCK)
     return jnp.moveaxis(blocks, 0, 1).reshape(padded.shape)[:, :num_tokens]
@@ -106,8 +106,10 @@ class GatedAttention(nnx.Module):
         cache: tuple[jax.Array, jax.Array],
         slot: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """One token, written into the preallocated cache [B, S, K, H] at `slot` (the same for every row)."""
+        """One token, written into the preallocated cache [B, K, S, H] at `slot` (the same for every row). The heads
+        stand before the slots, as the products want them: otherwise every step copies all keys and values."""
         q, k, v, gate = self.project(x_B1D, rope)
-        keys = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), slot, axis=1)
-        values = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), slot, axis=1)
+        k, v = (jnp.swapaxes(x, 1, 2).astype(cache[0].dtype) for x in (k, v))
+        keys = jax.lax.dynamic_update_slice_in_dim(cache[0], k, slot, axis=2)
+        values = jax.lax.dynamic_update_slice_in_dim(cache[1], v, slot, axis=2)
         return self.output(_attend(q, keys, values, mask_BS[:, None]), gate), (keys, values)

@@ -26,7 +26,8 @@ from zppo_jax.parallel import constrain
 
 Cache = dict[str, Any]
 States = list[list[tuple[jax.Array, ...]]]
-"""Of decoding, group by group and layer by layer: (conv, recurrent) of a linear layer, (k, v) of a full one."""
+"""Of decoding, group by group and layer by layer: (conv, recurrent) of a linear layer, (k, v) [B, K, S, H] of a full
+one."""
 
 UNROLLED_LAYERS = 8
 """Models up to this depth are compiled layer by layer: scanned layers pass weights and activations through slices of
@@ -246,10 +247,13 @@ def unstack_layers(params: Params, config: TextConfig) -> list[list[Params]]:
 
 def unstack_cache(cache: Cache, config: TextConfig, num_new: int = 0) -> States:
     """Per-layer states with `num_new` more key slots; the mask is kept by the caller."""
-    room = [(0, 0), (0, num_new), (0, 0), (0, 0)]
+
+    def keys(x_BSKH: jax.Array) -> jax.Array:
+        return jnp.swapaxes(jnp.pad(x_BSKH, [(0, 0), (0, num_new), (0, 0), (0, 0)]), 1, 2)
+
     return [
         [(cache["conv"][g, i], cache["recurrent"][g, i]) for i in range(config.num_linear)]
-        + [(jnp.pad(cache["k"][g], room), jnp.pad(cache["v"][g], room))]
+        + [(keys(cache["k"][g]), keys(cache["v"][g]))]
         for g in range(config.num_groups)
     ]
 
@@ -268,7 +272,7 @@ def map_states(linear: Callable[..., Any], full: Callable[..., Any], config: Tex
 
 def state_axes(config: TextConfig) -> list[list[tuple[tuple[str | None, ...], ...]]]:
     """Logical names of the axes of per-layer states."""
-    linear, full = (CACHE_AXES["conv"], CACHE_AXES["recurrent"]), (CACHE_AXES["k"], CACHE_AXES["v"])
+    linear, full = (CACHE_AXES["conv"], CACHE_AXES["recurrent"]), (("batch", "kv_heads", None, None),) * 2
     return [[linear] * config.num_linear + [full] for _ in range(config.num_groups)]
 
 
