@@ -21,7 +21,12 @@ def run(tmp_path: Path, devices: int, mesh: tuple[int, int, int], num_processes:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "tests.parallel.program", str(devices), *map(str, mesh), str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # One cache for all runs of the session: the model on one device is the same program in each.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path.parent / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **cache}
     others = [
         [str(process), str(num_processes), str(port)] if num_processes > 1 else [] for process in range(num_processes)
     ]
