@@ -20,15 +20,11 @@ settings.load_profile("reproducible")
 
 
 def pytest_collection_modifyitems(items):
-    """On several cores (`--dist loadgroup`) the tests of a file share a worker, for its fixtures. Files that look at
-    the one undisturbed run share one as well, and begin: otherwise every worker would train it. They are long."""
+    """Files that look at the one undisturbed run are long: whoever needs it trains it first."""
     of_the_run = {item.path for item in items if "straight" in item.fixturenames}
     for item in items:
-        group = "straight" if item.path in of_the_run else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
         if item.path in of_the_run:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.path not in of_the_run)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from tests.tiny_model import TEMPLATE
 from zppo_jax import train
 from zppo_jax.data.pipeline import Item, PromptProcessing, StepBatch
 from zppo_jax.metrics import PhaseTimers
+from zppo_jax.rollout.session import Statistics
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group, Kind, Rollout
 from zppo_jax.update import batch
@@ -50,12 +51,12 @@ def answers(rng: np.random.Generator, items, mark: str, ids: tuple[int, int], ch
 class Student:
     """Answers like the actor, from a random generator."""
 
-    engine = SimpleNamespace(shapes=SHAPES)
+    engine = SimpleNamespace(shapes=SHAPES, statistics=Statistics())
 
     def __init__(self, rng: np.random.Generator, chance: float):
         self._rng, self._chance = rng, chance
 
-    def answer(self, params: Any, items: Sequence[Item], size: int, sampling: Any, **identity: Any) -> list[Group]:
+    def answer(self, params: Any, items: Sequence[Item], size: int, sampling: Any, draw: Any) -> list[Group]:
         assert size == SHAPES.group_size
         return answers(self._rng, items, STUDENT_MARK, STUDENT_IDS, self._chance)
 

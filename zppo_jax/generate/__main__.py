@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -85,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     try:
         parse(argv)
-        _generate()
+        with _ctrl_c():
+            _generate()
     except ConfigError as error:
         _exit(error)
     except KeyboardInterrupt:
@@ -139,12 +142,45 @@ def _generate() -> None:
     # Compilation and progress never stand among responses that go to a file or a pipe.
     target = sys.stdout if sys.stdout.isatty() and not _JSON.value else sys.stderr
     with RunConsole(0, file=target) as console, compilation.compiler(console.compiling) as compiler:
-        for response in sampling.responses(loaded, asked, compiler, console.status):
+        for response in sampling.responses(loaded, asked, compiler, _unless_interrupted(console.status)):
             text = response.as_json() if _JSON.value else response.as_text(asked.num_samples)
             if target is sys.stdout:
                 console.message(_harmless(text))
             else:
                 print(text, flush=True)
+
+
+_interrupted = threading.Event()
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C as ever, and a flag besides: what a signal raises within a callback of a library is lost."""
+
+    def handle(number: int, frame: object) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    _interrupted.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _unless_interrupted(report: Callable[[str], None]) -> Callable[[str], None]:
+    """The same, called after every chunk, and the end where Ctrl-C was pressed and nobody heard it."""
+
+    def checked(line: str) -> None:
+        if _interrupted.is_set():
+            raise KeyboardInterrupt
+        report(line)
+
+    return checked
 
 
 def _conversation() -> tuple[list[dict[str, Any]], list[Any]]:
