@@ -155,7 +155,7 @@ import resource
 import jax, jax.numpy as jnp
 from zppo_jax import compilation
 {setting}
-grow = jax.jit(lambda x: jnp.abs(x @ x.T).sum())
+grow = jax.jit(lambda x: (jnp.tanh(x @ x.T) @ x).sum())
 x = jnp.ones((4096, 16))
 faults = []
 for _ in range(24):  # the heap needs some calls to reach the size at which it stays
