@@ -80,6 +80,7 @@ def moments(state: dict[str, Any]) -> Any:
 # ---------------------------------------------------------------- what an update does
 
 
+@pytest.mark.slow
 def test_frozen_parameters_stay_to_the_bit():
     """Weight decay, which needs no gradient, does not touch them either."""
     before, after = flatten(tiny_model.model().params), flatten(updated(VISION)[0]["params"])
@@ -88,6 +89,7 @@ def test_frozen_parameters_stay_to_the_bit():
         assert np.array_equal(before[path], after[path]) == path.startswith("vision/"), path
 
 
+@pytest.mark.slow
 def test_the_others_learn_as_if_the_frozen_gradients_were_zero():
     """Before the clip: the norm is that of the trainable gradients alone."""
     (state, metrics), (whole, whole_metrics) = updated(VISION), updated(())
