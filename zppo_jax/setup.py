@@ -26,9 +26,10 @@ from zppo_jax.prompts import Template
 from zppo_jax.rewards import ScoringPool
 from zppo_jax.rollout import memory
 from zppo_jax.rollout.engine import Engine
+from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
-from zppo_jax.rollout.session import Statistics
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.vision import VisionFeatures
 from zppo_jax.teacher import LocalTeacher, Teacher
 from zppo_jax.update import optimizer
@@ -47,6 +48,7 @@ class Job:
     template: Template
     process: PromptProcessing
     student: Actor
+    sampling: Sampling
     teacher: Teacher | None
     learner: Learner
     stream: StepStream
@@ -95,7 +97,8 @@ def build(
     student = Actor(dataclasses.replace(engine, report=report), processor, scorer, config.reward.region)
     learner = _learner(config, model.config, student.engine, compiler)
     state = learner.init(model.params)
-    student.engine.prepare(model.params)
+    sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
+    student.engine.prepare(model.params, (sampling, Sampling(config.eval.temperature)))
     learner.prepare(state)
     buffer = ReplayBuffer(config.replay.capacity, config.replay.refresh_position) if method.uses_replay else None
     job = Job(
@@ -104,6 +107,7 @@ def build(
         template=template,
         process=process,
         student=student,
+        sampling=sampling,
         teacher=_teacher(config, teacher_directory, student, model.config, compiler) if method.reformulations else None,
         learner=learner,
         stream=_stream(config, process, buffer),
@@ -228,16 +232,16 @@ def _teacher(
         temperature=config.teacher.temperature,
         top_p=config.teacher.top_p,
         max_tokens=compress.max_tokens,
-        compressor=_compressor(config, directory, student, engine) if compress.enabled else None,
+        compressor=_compressor(config, processor, student, engine) if compress.enabled else None,
     )
 
 
-def _compressor(config: Config, directory: Path, student: Actor, engine: Engine) -> Actor:
+def _compressor(config: Config, teacher: Processor, student: Actor, engine: Engine) -> Actor:
     """The teacher without thinking (512 tokens leave no room for it), with prompts that hold a whole response."""
     tokens = config.teacher.compress.max_tokens
     longest = max(*config.prompt.buckets, config.rollout.max_new_tokens + 512)
     shapes = dataclasses.replace(engine.shapes, buckets=(longest,), max_new_tokens=tokens)
-    processor = _processor(config, directory, enable_thinking=False)
+    processor = teacher.configured(enable_thinking=False)
     name = f"{engine.name}compressor's "
     return dataclasses.replace(
         student,

@@ -22,7 +22,6 @@ from zppo_jax.data.pipeline import Item, StepBatch
 from zppo_jax.evaluate import Evaluation, evaluate
 from zppo_jax.metrics import MetricsWriter, PhaseTimers, SampleWriter
 from zppo_jax.report import draw_curves
-from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw
 from zppo_jax.setup import Job
 from zppo_jax.types import Group
@@ -38,13 +37,12 @@ def train_step(
 ) -> tuple[State, list[Group], np.ndarray, dict[str, Any]]:
     """One step. Returns the new state, all groups of the step, their advantages [P, G] and the row of metrics."""
     config, step, seed = job.config, batch.step, job.config.seed
-    sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
 
     job.student.engine.statistics.take()  # what the evaluation did
 
     def roll_out(items: list[Item], purpose: str) -> list[Group]:
         size = config.rollout.group_size
-        return job.student.answer(state["params"], items, size, sampling, Draw(seed, step, purpose))
+        return job.student.answer(state["params"], items, size, job.sampling, Draw(seed, step, purpose))
 
     # 1. Plain rollouts on new and replayed questions.
     with timers("rollout"):

@@ -16,7 +16,7 @@ import pytest
 from tests.models import tiny
 from tests.models.tiny import FAST_COMPILE, MM_LENGTH, image
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import inputs, text, vlm
+from zppo_jax.models.qwen3_5 import inputs, steps, text, vlm
 from zppo_jax.types import Features
 
 TOLERANCE = 2e-4
@@ -28,9 +28,9 @@ _prefill = jax.jit(vlm.prefill, static_argnums=1, compiler_options=FAST_COMPILE)
 
 @functools.partial(jax.jit, static_argnums=1, compiler_options=FAST_COMPILE)
 def _step(params, config, tokens_B, positions_B, mask_BS, states, slot):
-    weights = text.unstack_layers(params["text"], config.text)
+    weights = steps.unstack_layers(params["text"], config.text)
     x_B1D = text.embed(params["text"], tokens_B[:, None])
-    hidden_BD, states = text.step_layers(
+    hidden_BD, states = steps.step_layers(
         weights, params["text"], config.text, x_B1D, positions_B, mask_BS, states, slot
     )
     return text.logits(params["text"], hidden_BD), states
@@ -58,7 +58,7 @@ def decode(model, cache, length, ids_BT, starts_B, num_steps, positions_B=None):
     """Feed `num_steps` tokens of each row, from index `starts_B`; yields the logits [B, V] after each."""
     rows = np.arange(len(ids_BT))
     positions_B = starts_B if positions_B is None else positions_B
-    states = text.unstack_cache(cache, model.config.text, NUM_SLOTS - length)
+    states = steps.unstack_cache(cache, model.config.text, NUM_SLOTS - length)
     mask_BS = np.pad(np.asarray(cache["mask"]), [(0, 0), (0, NUM_SLOTS - length)])
     for step in range(num_steps):
         mask_BS[:, length + step] = True
@@ -185,11 +185,11 @@ def test_bfloat16_keeps_its_dtypes_through_cache_and_steps(model):
 
     def run(params):
         hidden, cache = vlm.prefill(params, model.config, batch)
-        states = text.unstack_cache(cache, model.config.text, 1)
-        weights = text.unstack_layers(params["text"], model.config.text)
+        states = steps.unstack_cache(cache, model.config.text, 1)
+        weights = steps.unstack_layers(params["text"], model.config.text)
         x_B1D = text.embed(params["text"], jnp.zeros((4, 1), jnp.int32))
         mask_BS, zeros_B, slot = jnp.ones((4, 65), bool), jnp.zeros(4, jnp.int32), jnp.asarray(64)
-        stepped, states = text.step_layers(
+        stepped, states = steps.step_layers(
             weights, params["text"], model.config.text, x_B1D, zeros_B, mask_BS, states, slot
         )
         return hidden, cache, stepped, states

@@ -71,7 +71,7 @@ def collectives_of_a_step(config: Any, params: Any, mesh: Any) -> dict[str, int]
         shapes = jax.eval_shape(lambda: slots.empty(config, NUM_ROWS, LENGTH + NUM_NEW, ("float32", "float32")))
         shapes = parallel.placed_shapes(shapes, slots.axes(shapes, config))
         nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
-        steps = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V, np.int32(0))
+        steps = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
         lowered = slots.decode.lower(params, config, NUM_NEW, False, shapes, *steps)
     options: Any = FAST_COMPILE
     text = lowered.compile(options).as_text() or ""
@@ -128,7 +128,7 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
     }
     filled = slots.fill(empty, config, slots.prefill(params, config, prompt), rows)
     nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
-    steps = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V, np.int32(0))
+    steps = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
     _, sampled = slots.decode(params, config, NUM_NEW, False, filled, *steps)
     return gathered({"logits": logits(params, batch), "gradients": gradients(params, batch), "sampled": sampled})
 

@@ -17,7 +17,7 @@ import pytest
 from tests.models.tiny import FAST_COMPILE
 from tests.rollout import build
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import inputs, text
+from zppo_jax.models.qwen3_5 import inputs, steps, text
 from zppo_jax.rollout import session, slots
 from zppo_jax.rollout.requests import Draw, Request
 from zppo_jax.rollout.shapes import Shapes
@@ -44,14 +44,14 @@ def model() -> qwen3_5.Model:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _run(params, config, tokens_TB, carry):
-    weights = text.unstack_layers(params["text"], config.text)
+    weights = steps.unstack_layers(params["text"], config.text)
 
     def advance(carry, token_B):
         states, mask_BS, place = carry
         mask_BS = jax.lax.dynamic_update_slice_in_dim(mask_BS, jnp.ones((len(mask_BS), 1), bool), place, axis=1)
         x_B1D = text.embed(params["text"], token_B[:, None])
         positions_B = jnp.full(len(mask_BS), place)
-        hidden_BD, states = text.step_layers(
+        hidden_BD, states = steps.step_layers(
             weights, params["text"], config.text, x_B1D, positions_B, mask_BS, states, place
         )
         out = hidden_BD, text.logits(params["text"], hidden_BD)

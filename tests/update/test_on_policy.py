@@ -21,8 +21,8 @@ from tests.tiny_model import TEMPLATE
 from zppo_jax import train
 from zppo_jax.data.pipeline import Item, PromptProcessing, StepBatch
 from zppo_jax.metrics import PhaseTimers
-from zppo_jax.rollout.session import Statistics
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.types import Group, Kind, Rollout
 from zppo_jax.update import batch
 from zppo_jax.zppo import METHODS, Candidate, Method

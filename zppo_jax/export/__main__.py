@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from absl import flags, logging
 
+from zppo_jax import command
 from zppo_jax.config import ConfigError
 from zppo_jax.workdir import WorkdirError
 
@@ -50,32 +50,23 @@ _ORIGIN = flags.DEFINE_string("origin", None, "model that the run started from",
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 written, 2 a mistake on the command line, 1 anything else."""
     argv = sys.argv if argv is None else argv
-    if any(argument in ("--help", "-help", "-h", "--helpfull", "-?") for argument in argv[1:]):
+    if command.wants_help(argv):
         print(_HELP, end="")
         return
     try:
         parse(argv)
         print(_export())
     except ConfigError as error:
-        _exit(error, 2)
+        command.leave(error, 2)
     except (WorkdirError, ValueError, OSError) as error:
-        _exit(error, 1)
+        command.leave(error, 1)
     except KeyboardInterrupt:
-        _exit("stopped; nothing was left behind", 130)
+        command.leave("stopped; nothing was left behind", 130)
 
 
 def parse(argv: Sequence[str]) -> None:
     """Reads the flags; raises ConfigError in one line on any mistake."""
-    _FLAGS.unparse_flags()
-    try:
-        rest = _FLAGS(list(argv))
-    except flags.Error as error:
-        raise ConfigError(f"{' '.join(str(error).split())}; `python -m zppo_jax.export --help` lists them") from error
-    if len(rest) > 1:
-        raise ConfigError(f"{rest[1]!r} is no flag: give --checkpoint=RUN and --out=DIRECTORY, as in `{_EXAMPLE}`")
-    for flag in (_CHECKPOINT, _OUT):
-        if not flag.value:
-            raise ConfigError(f"--{flag.name} is missing, as in `{_EXAMPLE}`")
+    command.read(_FLAGS, argv, "zppo_jax.export", _EXAMPLE, (_CHECKPOINT, _OUT))
 
 
 def _export() -> str:
@@ -87,11 +78,6 @@ def _export() -> str:
     from zppo_jax.export import write
 
     return write.export(run, Path(_OUT.value or ""), _STEP.value, _DTYPE.value, _ORIGIN.value)
-
-
-def _exit(message: object, status: int) -> NoReturn:
-    print(f"zppo_jax: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
+from zppo_jax import command
 from zppo_jax.config import ConfigError
 
 _EXAMPLE = "python -m zppo_jax.generate --model=DIR --prompt='What do you see?' --image=a.png"
@@ -82,7 +83,7 @@ _SAMPLING = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 all printed, 2 a mistake on the command line, 130 Ctrl-C."""
     argv = sys.argv if argv is None else argv
-    if any(argument in ("--help", "-help", "-h", "--helpfull", "-?") for argument in argv[1:]):
+    if command.wants_help(argv):
         print(_HELP, end="")
         return
     try:
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with _ctrl_c():
             _generate()
     except ConfigError as error:
-        _exit(error)
+        command.leave(error, 2)
     except KeyboardInterrupt:
         print("zppo_jax: stopped; the responses above are whole", file=sys.stderr)
         _leave(130)
@@ -100,16 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str]) -> None:
     """Reads the flags; raises ConfigError in one line on any mistake that shows without jax."""
-    _FLAGS.unparse_flags()
-    try:
-        rest = _FLAGS(list(argv))
-    except flags.Error as error:
-        raise ConfigError(f"{' '.join(str(error).split())}; `python -m zppo_jax.generate --help` lists them") from error
-    if len(rest) > 1:
-        raise ConfigError(f"{rest[1]!r} is no flag: give --model=DIR and --prompt=TEXT, as in `{_EXAMPLE}`")
-    for flag in (_MODEL, _PROMPT):
-        if not flag.value:
-            raise ConfigError(f"--{flag.name} is missing, as in `{_EXAMPLE}`")
+    command.read(_FLAGS, argv, "zppo_jax.generate", _EXAMPLE, (_MODEL, _PROMPT))
     for name in _IMAGES.value:
         if not Path(name).is_file():
             raise ConfigError(f"--image={name}: there is no such file")
@@ -200,11 +192,6 @@ def _conversation() -> tuple[list[dict[str, Any]], list[Any]]:
 def _harmless(text: str) -> str:
     """Text for a terminal: a model may spell control sequences."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
-
-
-def _exit(message: object) -> NoReturn:
-    print(f"zppo_jax: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _leave(status: int) -> NoReturn:

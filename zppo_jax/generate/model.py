@@ -65,7 +65,7 @@ def _processor(directory: Path, enable_thinking: bool | None, max_pixels: int | 
     processor = Processor.from_directory(directory)
     limit = max_pixels or min(processor.config.max_pixels, max(MAX_PIXELS, processor.config.min_pixels))
     thinking = thinks_by_default(processor.chat_template) if enable_thinking is None else enable_thinking
-    return Processor.from_directory(directory, enable_thinking=thinking, max_pixels=limit)
+    return processor.configured(enable_thinking=thinking, max_pixels=limit)
 
 
 def power_of_two(size: int, smallest: int) -> int:

@@ -86,6 +86,11 @@ class Processor:
         config = dataclasses.replace(files.read_config(path), **overrides)
         return cls(files.read_tokenizer(path), files.read_chat_template(path), config, files.read_stop_ids(path))
 
+    def configured(self, **overrides: Any) -> Self:
+        """The same tokenizer and template with other fields of ProcessorConfig; no file is read again."""
+        config = dataclasses.replace(self.config, **overrides)
+        return type(self)(self.tokenizer, self.chat_template, config, self.stop_ids)
+
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes the files that `from_directory` and transformers' tokenizer, image and video processors read."""
         files.write(Path(directory), self.tokenizer, self.chat_template, self.config, self.stop_ids)

@@ -22,8 +22,9 @@ from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters, slots
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample, row_keys
-from zppo_jax.rollout.session import Statistics, sample
+from zppo_jax.rollout.session import sample
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.vision import NO_IMAGE, VisionFeatures
 from zppo_jax.types import Features
 
@@ -66,14 +67,15 @@ class Engine:
 
     # ---------------------------------------------------------------- programs
 
-    def prepare(self, params: dict[str, Any]) -> None:
-        """Start compiling everything but truncation, short prompts first; `params` may be shapes."""
+    def prepare(self, params: dict[str, Any], samplings: Sequence[Sampling] = (Sampling(),)) -> None:
+        """Start compiling what requests with these settings need, short prompts first; `params` may be shapes."""
         self._encode_program(params)
         for bucket in range(len(self.shapes.buckets)):
             ring = self.shapes.ring_of(bucket)
             self._prefill_program(params, bucket)
             self._fill_program(params, bucket, ring)
-            self._decode_program(params, ring, truncates=False)
+            for truncates in sorted({one.truncates for one in samplings}):
+                self._decode_program(params, ring, truncates)
 
     def _dtypes_of(self, params: dict[str, Any]) -> tuple[str, str]:
         return self.key_dtype or str(params["text"]["embed"].dtype), self.state_dtype
@@ -123,7 +125,7 @@ class Engine:
         end_B = np.zeros(self.num_slots, bool)
         end_B[list(ended)] = True
         stop_ids = np.asarray(self.config.stop_token_ids or (-1,), np.int32)
-        return np.int32(num_steps), end_B, stop_ids, self.banned_V, np.int32(self.config.pad_token_id)
+        return np.int32(num_steps), end_B, stop_ids, self.banned_V
 
     # ---------------------------------------------------------------- what a session calls
 

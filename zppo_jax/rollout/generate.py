@@ -101,7 +101,6 @@ def generate(
         np.zeros(len(prompt_B), bool),
         np.asarray(stops or (-1,), np.int32),
         banned_mask(config),
-        np.int32(config.pad_token_id),
     )
     out = jax.device_get(out)
     shape, after_BK = (num_rows, num_samples), np.arange(max_new_tokens) >= out["count_B"][:, None]

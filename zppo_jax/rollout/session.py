@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from zppo_jax.rollout.requests import Request, Sample
+from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.types import FinishReason
 
 if TYPE_CHECKING:
@@ -34,36 +35,6 @@ class Event:
     token_ids_K: np.ndarray
     logprobs_K: np.ndarray
     sample: Sample | None
-
-
-@dataclasses.dataclass
-class Statistics:
-    """What was done: tokens, rollouts that ended, those cut at the limit, the longest; steps of decoding, that times
-    the number of slots; prompts prefilled."""
-
-    tokens: int = 0
-    finished: int = 0
-    truncated: int = 0
-    longest: int = 0
-    steps: int = 0
-    slot_steps: int = 0
-    prompts: int = 0
-
-    def add(self, other: Statistics) -> None:
-        self.longest = max(self.longest, other.longest)
-        for name in ("tokens", "finished", "truncated", "steps", "slot_steps", "prompts"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def take(self) -> Statistics:
-        """What was counted since the last time."""
-        taken = dataclasses.replace(self)
-        vars(self).update(vars(Statistics()))
-        return taken
-
-    @property
-    def occupancy(self) -> float:
-        """The share of the slots' steps that gave a token."""
-        return self.tokens / max(self.slot_steps, 1)
 
 
 @dataclasses.dataclass(eq=False)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from zppo_jax import parallel
-from zppo_jax.models.qwen3_5 import text, vlm
+from zppo_jax.models.qwen3_5 import steps, text, vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters
 
@@ -41,7 +41,7 @@ def empty(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str],
     cache["recurrent"] = cache["recurrent"].astype(dtypes[1])
     counts = {name: jnp.zeros(num_rows, jnp.int32) for name in ("token_B", "position_B", "count_B", "limit_B")}
     slots = counts | {
-        "states": text.unstack_cache(cache, config.text),
+        "states": steps.unstack_cache(cache, config.text),
         "mask_BS": cache["mask"],
         "live_B": jnp.zeros(num_rows, bool),
         "key_B": jax.random.split(jax.random.key(0), num_rows),
@@ -56,7 +56,7 @@ def empty(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str],
 
 def axes(slots: Slots, config: Config) -> dict[str, Any]:
     """Logical names of the axes of all parts of the slots."""
-    named = {"cursor": (), "states": text.state_axes(config.text)} | ROW_AXES
+    named = {"cursor": (), "states": steps.state_axes(config.text)} | ROW_AXES
     return {
         name: dict.fromkeys(value, ("batch",)) if name == "sampling" else named.get(name, ("batch",))
         for name, value in slots.items()
@@ -105,7 +105,7 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
         return choose(old, jnp.take(new, prompt_B, axis=0))
 
     whole = {name: parallel.constrain(value, *(None,) * value.ndim) for name, value in cache.items()}
-    states = text.map_states(state, keys, config.text, slots["states"], text.unstack_cache(whole, config.text))
+    states = steps.map_states(state, keys, config.text, slots["states"], steps.unstack_cache(whole, config.text))
     laid_BS = jnp.take(jnp.take(cache["mask"], index_S, axis=1), prompt_B, axis=0) & inside_S
     new = slots | {
         "states": states,
@@ -133,15 +133,14 @@ def decode(
     end_B: jax.Array,
     stop_ids: jax.Array,
     banned_V: jax.Array,
-    pad_id: jax.Array,
 ) -> tuple[Slots, dict[str, jax.Array]]:
     """Up to `num_steps` <= `chunk` more tokens in every live row, and fewer when none is left.
 
     `end_B`: rows that end before the first step (stop strings, cancelled requests). Returns the slots, which were
-    updated in place, and what is new: tokens_BK (pad after a row's last), logprobs_BK, kept_logprobs_BK (of the
+    updated in place, and what is new: tokens_BK (0 after a row's last), logprobs_BK, kept_logprobs_BK (of the
     truncated distribution), count_B (tokens of the row so far), live_B, stopped_B (ended by a stop id).
     """
-    weights = text.unstack_layers(params["text"], config.text)
+    weights = steps.unstack_layers(params["text"], config.text)
     num_rows, num_keys = slots["mask_BS"].shape
     steps_K = jnp.arange(chunk)
     uniform_KB = jax.vmap(lambda step: _uniform(slots["key_B"], slots["count_B"] + step))(steps_K)
@@ -155,16 +154,14 @@ def decode(
 
     def advance(carry):
         slots, out = carry
-        step, live_B = out["step"], slots["live_B"]
-        place = slots["cursor"] % num_keys
+        step, live_B, place = out["step"], slots["live_B"], slots["cursor"]
         mask_BS = jax.lax.dynamic_update_slice_in_dim(slots["mask_BS"], live_B[:, None], place, axis=1)
         x_B1D = text.embed(params["text"], slots["token_B"][:, None])
-        hidden_BD, states = text.step_layers(
+        hidden_BD, states = steps.step_layers(
             weights, params["text"], config.text, x_B1D, slots["position_B"], mask_BS, slots["states"], place
         )
         scores_BV = text.logits(params["text"], hidden_BD)
         token_B, logprob_B, kept_B = _sample(scores_BV, uniform_KB[step], banned_V, truncates, slots)
-        token_B = jnp.where(live_B, token_B, pad_id)
         count_B = slots["count_B"] + live_B
         stop_B = live_B & jnp.any(token_B[:, None] == stop_ids, axis=1)
         new = slots | {
@@ -174,7 +171,7 @@ def decode(
             "position_B": slots["position_B"] + live_B,
             "count_B": count_B,
             "live_B": live_B & ~stop_B & (count_B < slots["limit_B"]),
-            "cursor": (slots["cursor"] + 1) % num_keys,
+            "cursor": (place + 1) % num_keys,
         }
         if "said_BV" in slots:
             drawn_BV = (jnp.arange(scores_BV.shape[1]) == token_B[:, None]) & live_B[:, None]

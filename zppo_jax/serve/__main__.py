@@ -9,10 +9,11 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import flags
 
+from zppo_jax import command
 from zppo_jax.config import ConfigError
 
 _EXAMPLE = "python -m zppo_jax.serve --model=DIR --port=8000"
@@ -91,14 +92,14 @@ _MAX_BODY = _count("max_body_megabytes", 20)
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 ended by Ctrl-C, 2 a mistake on the command line, 130 Ctrl-C before it was ready."""
     argv = sys.argv if argv is None else argv
-    if any(argument in ("--help", "-help", "-h", "--helpfull", "-?") for argument in argv[1:]):
+    if command.wants_help(argv):
         print(_HELP, end="")
         return
     try:
         parse(argv)
         _serve()
     except ConfigError as error:
-        _exit(error)
+        command.leave(error, 2)
     except KeyboardInterrupt:
         print("zppo_jax: stopped", file=sys.stderr, flush=True)
         os._exit(130)  # sys.exit would wait for a program that is still compiling, which may take minutes
@@ -106,15 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str]) -> None:
     """Reads the flags; raises ConfigError in one line on any mistake that shows without jax."""
-    _FLAGS.unparse_flags()
-    try:
-        rest = _FLAGS(list(argv))
-    except flags.Error as error:
-        raise ConfigError(f"{' '.join(str(error).split())}; `python -m zppo_jax.serve --help` lists them") from error
-    if len(rest) > 1:
-        raise ConfigError(f"{rest[1]!r} is no flag: give --model=DIR, as in `{_EXAMPLE}`")
-    if not _MODEL.value:
-        raise ConfigError(f"--model is missing, as in `{_EXAMPLE}`")
+    command.read(_FLAGS, argv, "zppo_jax.serve", _EXAMPLE, (_MODEL,))
     if _KEY.value is not None and not _KEY.value.strip():
         raise ConfigError("--api_key= is empty: give a key, or leave the flag out")
 
@@ -185,11 +178,6 @@ def _options() -> Any:
 
 def _is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host).is_loopback
-
-
-def _exit(message: object) -> NoReturn:
-    print(f"zppo_jax: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import hmac
 import json
 import logging
 import secrets
@@ -26,7 +25,7 @@ from zppo_jax.processor import Processor
 from zppo_jax.rollout import requests
 from zppo_jax.rollout.session import Event
 from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
-from zppo_jax.serve import images, protocol
+from zppo_jax.serve import guards, images, protocol
 from zppo_jax.serve.answers import Answer, server_sent
 from zppo_jax.serve.errors import ApiError
 from zppo_jax.serve.images import ImageDecoder
@@ -81,7 +80,7 @@ def make_app(server: Server) -> Starlette:
     def route(path: str, endpoint: Callable[..., Any], methods: list[str], is_open: bool = False) -> Route:
         async def answer(request: Request) -> Response:
             if not is_open:
-                _check_key(request, server.api_key)
+                guards.check_key(request, server.api_key)
             return await endpoint(server, request)
 
         return Route(path, answer, methods=methods)
@@ -141,17 +140,6 @@ def _described(server: Server) -> dict[str, Any]:
     return {"id": server.name, "object": "model", "created": server.started, "owned_by": "zppo_jax"}
 
 
-def _check_key(request: Request, api_key: str | None) -> None:
-    if api_key is None:
-        return
-    kind, _, given = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), api_key.encode()):
-        raise ApiError(
-            "the API key is missing or wrong: send the header `Authorization: Bearer KEY`",
-            401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"},
-        )  # fmt: skip
-
-
 # ---------------------------------------------------------------- chat completions
 
 
@@ -159,7 +147,7 @@ async def _chat_completions(server: Server, request: Request) -> Response:
     # A page in a browser cannot send this type elsewhere without asking first, and is not answered.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError("the request must have the header `Content-Type: application/json`", 415)
-    body = await _body(request, server.limits.body_bytes)
+    body = await guards.read_body(request, server.limits.body_bytes)
     chat = protocol.read(body, server.name, server.shapes.max_new_tokens)
     try:
         server.scheduler.reserve(chat.num_samples)
@@ -180,23 +168,6 @@ def _too_busy(server: Server, chat: ChatRequest) -> ApiError:
         return ApiError(f"n={chat.num_samples} exceeds the {limit} responses that this server takes", param="n")
     message = f"{server.scheduler.num_responses} responses are waiting or running, and the limit is {limit}: try later"
     return ApiError(message, 429, code="queue_full", headers={"Retry-After": str(_RETRY_SECONDS)})
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    too_large = ApiError(f"the request exceeds {limit} bytes", 413, headers={"Connection": "close"})
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise too_large
-    parts, size = [], 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise ApiError("the client has gone", 400) from error
-    return b"".join(parts)
 
 
 def _features(server: Server, chat: ChatRequest) -> Features:

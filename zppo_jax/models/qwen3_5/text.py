@@ -1,5 +1,5 @@
-"""The hybrid language model: groups of linear layers and one full-attention layer, scanned for whole sequences and
-unrolled for decoding.
+"""The hybrid language model over whole sequences: groups of linear layers and one full-attention layer, scanned. One
+token at a time: steps.py.
 
 Parameters: {"embed", "linear": leading axes [groups, L], "full": leading axis [groups], "norm", "lm_head" if untied}.
 A cache holds the states after the tokens so far: {"conv" [groups, L, B, J, G, W], "recurrent" [groups, L, B, N, K, V],
@@ -25,10 +25,6 @@ from zppo_jax.models.qwen3_5.layers import Params, Remat, RMSNorm, SwiGLU, weigh
 from zppo_jax.parallel import constrain
 
 Cache = dict[str, Any]
-States = list[list[tuple[jax.Array, ...]]]
-"""Of decoding, group by group and layer by layer: (conv, recurrent) of a linear layer, (k, v) [B, K, S, H] of a full
-one."""
-
 UNROLLED_LAYERS = 8
 """Models up to this depth are compiled layer by layer: scanned layers pass weights and activations through slices of
 stacked arrays, a quarter of the time of a small model on a CPU. In deep ones the time to compile decides."""
@@ -129,7 +125,7 @@ def fork_cache(cache: Cache, row_B: jax.Array) -> Cache:
     return {name: jnp.take(value, row_B, axis=ROW_AXIS[name]) for name, value in cache.items()}
 
 
-def _rope(config: TextConfig, positions_3BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def rope_tables(config: TextConfig, positions_3BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     return layers.mrope_tables(positions_3BT, config.rotary_dim, config.rope_theta, config.mrope_section)
 
 
@@ -171,7 +167,7 @@ def run_layers(
     nothing passes from one to the next (pads may then stand between samples). Positions start anew in each; the first
     continues `cache`.
     """
-    rope = _rope(config, positions_3BT)
+    rope = rope_tables(config, positions_3BT)
     end_B = jnp.max(jnp.where(mask_BT, jnp.arange(1, mask_BT.shape[1] + 1), 0), axis=1)
     visible = _visible(cache["mask"], mask_BT, segment_BT)
     unroll = config.num_hidden_layers <= UNROLLED_LAYERS
@@ -205,14 +201,14 @@ def run_layers(
         "v": jnp.concatenate([cache["v"], v.astype(cache["v"].dtype)], axis=2),
         "mask": jnp.concatenate([cache["mask"], mask_BT], axis=1),
     }
-    return layers.bind(Ends, config, _ends(params)).norm(x_BTD), new_cache
+    return layers.bind(Ends, config, ends(params)).norm(x_BTD), new_cache
 
 
 def _remat(layer: Callable[..., Any], active: bool) -> Callable[..., Any]:
     return jax.checkpoint(layer) if active else layer
 
 
-def _ends(params: Params) -> Params:
+def ends(params: Params) -> Params:
     return {name: value for name, value in params.items() if name not in ("linear", "full")}
 
 
@@ -231,71 +227,3 @@ def logits(params: Params, hidden: jax.Array) -> jax.Array:
     """Unnormalised next-token scores [..., V] in the model dtype."""
     scores = hidden @ head(params).T
     return constrain(scores, "batch", *(None,) * (scores.ndim - 2), "vocab")
-
-
-# ---------------------------------------------------------------- decoding: one token, layers unrolled
-
-
-def unstack_layers(params: Params, config: TextConfig) -> list[list[Params]]:
-    """Per-layer parameter slices, group by group; sliced once outside the decoding loop (SkyRL#1363: 1.65x)."""
-    return [
-        [jax.tree.map(lambda x, g=g, i=i: x[g, i], params["linear"]) for i in range(config.num_linear)]
-        + [jax.tree.map(lambda x, g=g: x[g], params["full"])]
-        for g in range(config.num_groups)
-    ]
-
-
-def unstack_cache(cache: Cache, config: TextConfig, num_new: int = 0) -> States:
-    """Per-layer states with `num_new` more key slots; the mask is kept by the caller."""
-
-    def keys(x_BSKH: jax.Array) -> jax.Array:
-        return jnp.swapaxes(jnp.pad(x_BSKH, [(0, 0), (0, num_new), (0, 0), (0, 0)]), 1, 2)
-
-    return [
-        [(cache["conv"][g, i], cache["recurrent"][g, i]) for i in range(config.num_linear)]
-        + [(keys(cache["k"][g]), keys(cache["v"][g]))]
-        for g in range(config.num_groups)
-    ]
-
-
-def map_states(linear: Callable[..., Any], full: Callable[..., Any], config: TextConfig, *states: States) -> States:
-    """`linear` for the arrays of the linear layers (convolution contexts, recurrent states), `full` for keys and
-    values; of several states, array by array."""
-    return [
-        [
-            tuple((linear if layer < config.num_linear else full)(*arrays) for arrays in zip(*pairs, strict=True))
-            for layer, pairs in enumerate(zip(*groups, strict=True))
-        ]
-        for groups in zip(*states, strict=True)
-    ]
-
-
-def state_axes(config: TextConfig) -> list[list[tuple[tuple[str | None, ...], ...]]]:
-    """Logical names of the axes of per-layer states."""
-    linear, full = (CACHE_AXES["conv"], CACHE_AXES["recurrent"]), (("batch", "kv_heads", None, None),) * 2
-    return [[linear] * config.num_linear + [full] for _ in range(config.num_groups)]
-
-
-def step_layers(
-    weights: list[list[Params]],
-    params: Params,
-    config: TextConfig,
-    x_B1D: jax.Array,
-    positions_B: jax.Array,
-    mask_BS: jax.Array,
-    states: States,
-    slot: jax.Array,
-) -> tuple[jax.Array, States]:
-    """One token through all layers; returns (hidden [B, D], states)."""
-    rope = _rope(config, jnp.broadcast_to(positions_B[None, :, None], (3, positions_B.shape[0], 1)))
-    new_states = []
-    for group_weights, group_states in zip(weights, states, strict=True):
-        new_group = []
-        for layer, (layer_weights, state) in enumerate(zip(group_weights, group_states, strict=True)):
-            if layer < config.num_linear:
-                x_B1D, state = layers.bind(linear_block, config, layer_weights).step(x_B1D, state)
-            else:
-                x_B1D, state = layers.bind(full_block, config, layer_weights).step(x_B1D, rope, mask_BS, state, slot)
-            new_group.append(state)
-        new_states.append(new_group)
-    return layers.bind(Ends, config, _ends(params)).norm(x_B1D)[:, 0], new_states

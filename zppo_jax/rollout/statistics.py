@@ -1,0 +1,35 @@
+"""What the sampler has done, in numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Statistics:
+    """What was done: tokens, rollouts that ended, those cut at the limit, the longest; steps of decoding, that times
+    the number of slots; prompts prefilled."""
+
+    tokens: int = 0
+    finished: int = 0
+    truncated: int = 0
+    longest: int = 0
+    steps: int = 0
+    slot_steps: int = 0
+    prompts: int = 0
+
+    def add(self, other: Statistics) -> None:
+        self.longest = max(self.longest, other.longest)
+        for name in ("tokens", "finished", "truncated", "steps", "slot_steps", "prompts"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def take(self) -> Statistics:
+        """What was counted since the last time."""
+        taken = dataclasses.replace(self)
+        vars(self).update(vars(Statistics()))
+        return taken
+
+    @property
+    def occupancy(self) -> float:
+        """The share of the slots' steps that gave a token."""
+        return self.tokens / max(self.slot_steps, 1)
