@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zppo_jax.ops.conv import causal_conv, next_context
+from zppo_jax.ops.conv import causal_conv, conv_step, next_context
 
 
 def draw(rows=3, tokens=11, channels=5, taps=4):
@@ -57,6 +57,13 @@ def test_pieces_equal_the_whole(cut):
     middle = next_context(x[:, :cut], context, jnp.full(3, cut))
     second = causal_conv(x[:, cut:], kernel, middle)
     np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, atol=1e-6)
+
+
+def test_a_step_is_a_sequence_of_one_token():
+    x, kernel, context = draw(tokens=1)
+    out, after = conv_step(x[:, 0], kernel, context)
+    np.testing.assert_allclose(out, causal_conv(x, kernel, context)[:, 0], atol=1e-6)
+    np.testing.assert_array_equal(after, next_context(x, context, jnp.full(3, 1)))
 
 
 def test_the_result_has_the_dtype_of_its_input():

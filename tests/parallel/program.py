@@ -65,14 +65,16 @@ def collectives_of_a_step(config: Any, params: Any, mesh: Any) -> dict[str, int]
 
     from tests.models.tiny import FAST_COMPILE
     from zppo_jax import parallel
+    from zppo_jax.models.qwen3_5 import steps
     from zppo_jax.rollout import slots
 
     with parallel.use(mesh):
         shapes = jax.eval_shape(lambda: slots.empty(config, NUM_ROWS, LENGTH + NUM_NEW, ("float32", "float32")))
         shapes = parallel.placed_shapes(shapes, slots.axes(shapes, config))
         nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
-        steps = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
-        lowered = slots.decode.lower(params, config, NUM_NEW, False, shapes, *steps)
+        rest = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
+        weights = steps.prepare(params["text"], config.text)
+        lowered = slots.decode.lower(weights, config, NUM_NEW, False, shapes, *rest)
     options: Any = FAST_COMPILE
     text = lowered.compile(options).as_text() or ""
     bodies = [text[text.index(f"%{name} (") :].split("\n}")[0] for name in set(re.findall(r"body=%?([\w.\-]+)", text))]
@@ -102,7 +104,7 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
     import numpy as np
 
     from tests.models.tiny import FAST_COMPILE
-    from zppo_jax.models.qwen3_5 import text, vlm
+    from zppo_jax.models.qwen3_5 import steps, text, vlm
     from zppo_jax.ops.logprobs import target_logprobs
     from zppo_jax.rollout import filters, slots
 
@@ -128,8 +130,9 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
     }
     filled = slots.fill(empty, config, slots.prefill(params, config, prompt), rows)
     nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
-    steps = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
-    _, sampled = slots.decode(params, config, NUM_NEW, False, filled, *steps)
+    rest = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
+    weights = steps.prepare(params["text"], config.text)
+    _, sampled = slots.decode(weights, config, NUM_NEW, False, filled, *rest)
     return gathered({"logits": logits(params, batch), "gradients": gradients(params, batch), "sampled": sampled})
 
 

@@ -179,14 +179,17 @@ def test_compiled_programs_are_bounded(together):
     counting._programs = {
         name.replace(engine().name, "bounded: "): program for name, program in tiny_model.compiler()._programs.items()
     }
-    before = [tiny_model.cache_size(jitted) for jitted in (slots.empty, slots.prefill, slots.fill, slots.decode)]
+    jitted = (slots.empty, slots.prefill, slots.fill, slots.decode, steps.join)
+    before = [tiny_model.cache_size(one) for one in jitted]
     mixed = [tiny_model.item(chr(65 + i % 50), i % 2, "?" * (1 + i // 50)) for i in range(100)]
     sample(small, [Request(one.prompt.uid, one.features, 1 + i % 4) for i, one in enumerate(mixed)])
     by_bucket = [
         f"bounded: {what} {length} tokens" for what in ("prefill of", "fill of 24 keys after") for length in (12, 16)
     ]
-    assert set(counting.asked) == {"bounded: vision", *by_bucket, "bounded: decode over 24 keys"}
-    after = [tiny_model.cache_size(jitted) for jitted in (slots.empty, slots.prefill, slots.fill, slots.decode)]
+    assert set(counting.asked) == {f"bounded: {one}" for one in ("vision", "weights", "decode over 24 keys")} | set(
+        by_bucket
+    )
+    after = [tiny_model.cache_size(one) for one in jitted]
     assert after == before, "nothing was compiled beside the compiler"
 
 
@@ -199,7 +202,7 @@ def test_prepare_asks_for_every_program():
     shapes = Shapes(buckets=(8, 10, 32), patch_slots=16, max_new_tokens=4, group_size=2)
     dataclasses.replace(engine(), shapes=shapes, compiler=recorder, name="").prepare(tiny_model.model().params)
     assert recorder.asked == [
-        "vision",
+        "vision", "weights",
         "prefill of 8 tokens", "fill of 14 keys after 8 tokens", "decode over 14 keys",
         "prefill of 10 tokens", "fill of 14 keys after 10 tokens", "decode over 14 keys",
         "prefill of 32 tokens", "fill of 36 keys after 32 tokens", "decode over 36 keys",

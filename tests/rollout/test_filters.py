@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from zppo_jax.ops.logprobs import scaled_logits
 from zppo_jax.rollout import filters
 from zppo_jax.rollout.filters import Sampling
 
-NO_BANS = np.zeros(1, bool)
 COMBINATIONS = [
     {"top_k": 5},
     {"top_k": 1},
@@ -32,9 +32,8 @@ _draw = jax.jit(filters.draw)
 
 
 def kept(logits_BV: np.ndarray, **settings) -> np.ndarray:
-    logprobs_BV = filters.log_softmax(jnp.asarray(logits_BV), 1.0, NO_BANS)
     rows = filters.settings([Sampling(**settings)] * len(logits_BV))
-    return np.asarray(_truncate(logprobs_BV, rows["top_k"], rows["top_p"], rows["min_p"]))
+    return np.asarray(_truncate(jnp.asarray(logits_BV), rows["top_k"], rows["top_p"], rows["min_p"]))
 
 
 def transformers_keeps(logits_BV: np.ndarray, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> np.ndarray:
@@ -103,13 +102,13 @@ def test_draws_follow_the_exact_probabilities(settings):
     banned_V = np.arange(16) == int(np.argmax(logits_V))
     expected_V = _exact_probabilities(logits_V, banned_V, **settings)
     chosen = Sampling(**settings)
-    logprobs_1V = filters.log_softmax(jnp.asarray(logits_V)[None], chosen.temperature, banned_V)
+    scores_1V = scaled_logits(jnp.asarray(logits_V)[None], chosen.temperature, banned_V)
     if chosen.truncates:
-        keep_1V = _truncate(logprobs_1V, chosen.top_k, chosen.top_p, chosen.min_p)
-        logprobs_1V = jnp.where(keep_1V, logprobs_1V, -jnp.inf)
+        keep_1V = _truncate(scores_1V, chosen.top_k, chosen.top_p, chosen.min_p)
+        scores_1V = jnp.where(keep_1V, scores_1V, -jnp.inf)
     uniform_B = jax.random.uniform(jax.random.key(3), (count,))
-    drawn_B, log_mass_B = (np.asarray(x) for x in _draw(jnp.broadcast_to(logprobs_1V, (count, 16)), uniform_B))
-    np.testing.assert_allclose(np.exp(log_mass_B), np.exp(np.asarray(logprobs_1V)).sum(), rtol=1e-5)
+    drawn_B, logprob_B = (np.asarray(x) for x in _draw(jnp.broadcast_to(scores_1V, (count, 16)), uniform_B))
+    np.testing.assert_allclose(np.exp(logprob_B), expected_V[drawn_B], rtol=1e-5)
     counts_V = np.bincount(drawn_B, minlength=16)
     assert not counts_V[expected_V == 0].any()
     possible = expected_V > 0
@@ -134,12 +133,24 @@ def test_rounding_never_draws_a_token_without_weight():
     rng = np.random.default_rng(4)
     logits_1V = 3 * rng.standard_normal((1, 4096)).astype(np.float32)
     banned_V = rng.random(4096) < 0.7
-    logprobs_1V = filters.log_softmax(jnp.asarray(logits_1V), 1.0, banned_V)
-    cumulative_V = np.asarray(jax.jit(lambda x: jnp.cumsum(jnp.exp(x), axis=-1))(logprobs_1V))[0]
+    scores_1V = scaled_logits(jnp.asarray(logits_1V), 1.0, banned_V)
+    cumulative_V = np.asarray(jax.jit(lambda x: jnp.cumsum(jax.nn.softmax(x), axis=-1))(scores_1V))[0]
     before_V = np.maximum.accumulate(np.concatenate([[0.0], cumulative_V[:-1]]))
     traps = np.flatnonzero(banned_V & (cumulative_V > before_V))
     aims = [before_V[traps] / cumulative_V[-1], cumulative_V[traps] / cumulative_V[-1]]
     aims = np.concatenate([*aims, np.linspace(0, 1, 2000, endpoint=False), [1 - 2**-24]]).astype(np.float32)
-    logprobs_BV = jnp.broadcast_to(logprobs_1V, (len(aims), 4096))
-    drawn_B = np.asarray(_draw(logprobs_BV, jnp.asarray(aims))[0])
+    scores_BV = jnp.broadcast_to(scores_1V, (len(aims), 4096))
+    drawn_B = np.asarray(_draw(scores_BV, jnp.asarray(aims))[0])
     assert not banned_V[drawn_B].any()
+
+
+@pytest.mark.parametrize("vocab", [7, 64, 300])
+def test_greedy_is_the_first_of_the_likeliest_whatever_the_uniform_number(vocab):
+    rng = np.random.default_rng(5)
+    scores_BV = rng.integers(-6, 3, (200, vocab)).astype(np.float32)  # many ties
+    scores_BV[rng.random(scores_BV.shape) < 0.2] = -np.inf
+    scores_BV[:, vocab // 2] = 0.0
+    token_B, logprob_B = (np.asarray(x) for x in _draw(scores_BV, rng.random(200, np.float32), np.ones(200, bool)))
+    np.testing.assert_array_equal(token_B, scores_BV.argmax(axis=1))
+    exact_BV = scores_BV - scipy.special.logsumexp(scores_BV.astype(np.float64), axis=1, keepdims=True)
+    np.testing.assert_allclose(logprob_B, exact_BV[np.arange(200), token_B], atol=1e-6)

@@ -102,7 +102,7 @@ def test_what_was_given_over_is_gone(name):
     one, params = engine(), model().params
     before = one.empty(params, SHAPES.num_keys)
     if name == "decode":
-        one.decode(params, before, False, 1, ())
+        one.decode(params, one.weights(params), before, False, 1, ())
     else:
         cache = jax.tree.map(
             lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from zppo_jax.ops.logprobs import scaled_logits
 from zppo_jax.rollout import filters
 from zppo_jax.rollout.filters import Sampling
 
@@ -78,11 +79,11 @@ def test_the_whole_chain_keeps_what_transformers_keeps(settings):
     expected_BV = transformers_scores(scores_BV, ids_BT, **settings)
     chosen = Sampling(**settings)
     ours_BV = penalised(scores_BV, ids_BT, **settings)
-    logprobs_BV = filters.log_softmax(jnp.asarray(ours_BV), chosen.temperature, np.zeros(1, bool))
-    keep_BV = np.asarray(_truncate(logprobs_BV, chosen.top_k, chosen.top_p, chosen.min_p))
+    ours_BV = scaled_logits(jnp.asarray(ours_BV), chosen.temperature, np.zeros(1, bool))
+    keep_BV = np.asarray(_truncate(ours_BV, chosen.top_k, chosen.top_p, chosen.min_p))
     np.testing.assert_array_equal(keep_BV, np.isfinite(expected_BV))
     assert keep_BV.all() != chosen.truncates
-    kept_BV = np.where(keep_BV, np.exp(np.asarray(logprobs_BV, np.float64)), 0.0)
+    kept_BV = np.where(keep_BV, np.exp(np.asarray(ours_BV, np.float64)), 0.0)
     theirs_BV = np.exp(expected_BV.astype(np.float64))
     np.testing.assert_allclose(
         kept_BV / kept_BV.sum(axis=1, keepdims=True), theirs_BV / theirs_BV.sum(axis=1, keepdims=True), rtol=1e-4

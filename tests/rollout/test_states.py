@@ -44,17 +44,15 @@ def model() -> qwen3_5.Model:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _run(params, config, tokens_TB, carry):
-    weights = steps.unstack_layers(params["text"], config.text)
+    weights = steps.prepare(params["text"], config.text)
 
     def advance(carry, token_B):
         states, mask_BS, place = carry
         mask_BS = jax.lax.dynamic_update_slice_in_dim(mask_BS, jnp.ones((len(mask_BS), 1), bool), place, axis=1)
-        x_B1D = text.embed(params["text"], token_B[:, None])
+        x_BD = text.embed(weights, token_B[:, None])[:, 0]
         positions_B = jnp.full(len(mask_BS), place)
-        hidden_BD, states = steps.step_layers(
-            weights, params["text"], config.text, x_B1D, positions_B, mask_BS, states, place
-        )
-        out = hidden_BD, text.logits(params["text"], hidden_BD)
+        hidden_BD, states = steps.step_layers(weights, config.text, x_BD, positions_B, mask_BS, states, place)
+        out = hidden_BD, steps.logits(weights, hidden_BD)
         return (states, mask_BS, place + 1), [x.astype(jnp.float32) for x in out]
 
     return jax.lax.scan(advance, carry, tokens_TB)

@@ -44,6 +44,11 @@ def test_every_field():
     assert chat.logprobs and chat.stream and chat.include_usage and chat.enable_thinking is False
 
 
+def test_a_nucleus_of_nothing_is_the_likeliest_token():
+    """OpenAI takes 0, and lmms-eval's POPE and MathVerse send it."""
+    assert 0 < read(top_p=0).sampling.top_p == read(top_p=0.0).sampling.top_p <= 1e-6
+
+
 def test_what_asks_for_nothing_is_ignored():
     chat = read(
         user="u", metadata={"a": "b"}, store=True, seed=None, stop=None, top_k=-1, tools=[], tool_choice="auto",
@@ -82,7 +87,7 @@ def test_messages_become_those_of_transformers():
         ({"temperature": float("nan")}, "temperature", "from 0"),
         ({"temperature": "1"}, "temperature", "a number"),
         ({"temperature": 1e-30}, "temperature", "at least"),
-        ({"top_p": 0}, "top_p", "above 0"),
+        ({"top_p": -0.1}, "top_p", "from 0 to 1"),
         ({"top_p": 1.1}, "top_p", "from 0 to 1"),
         ({"min_p": 1}, "min_p", "from 0"),
         ({"presence_penalty": 3}, "presence_penalty", "from -2 to 2"),

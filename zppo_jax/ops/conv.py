@@ -84,3 +84,11 @@ def next_context(x_BT: jax.Array, context_BJ: jax.Array, end_B: jax.Array) -> ja
     padded = jnp.concatenate([context_BJ.astype(x_BT.dtype), x_BT], axis=1)
     index_BJ = end_B[:, None] + jnp.arange(context_BJ.shape[1])
     return jnp.take_along_axis(padded, index_BJ.reshape(*index_BJ.shape, *(1,) * (x_BT.ndim - 2)), axis=1)
+
+
+def conv_step(x_B: jax.Array, kernel: jax.Array, context_BJ: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One token [B, *channels] after `context_BJ`: (what `causal_conv` gives for it, the context after it)."""
+    seen = [context_BJ[:, tap] for tap in range(context_BJ.shape[1])] + [x_B]
+    weighted = [tap.astype(jnp.float32) * weight for tap, weight in zip(seen, kernel.astype(jnp.float32), strict=True)]
+    after_BJ = jnp.concatenate([context_BJ[:, 1:], x_B[:, None].astype(context_BJ.dtype)], axis=1)
+    return sum(weighted[1:], start=weighted[0]).astype(x_B.dtype), after_BJ

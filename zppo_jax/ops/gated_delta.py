@@ -19,21 +19,28 @@ SMALL_BLOCK = 16
 
 
 def gated_delta_step(q_BNK, k_BNK, v_BNV, g_BN, beta_BN, state_BNKV):
-    """One token. Returns (o_BNV, state_BNKV); all float32."""
-    state_BNKV = state_BNKV * jnp.exp(g_BN)[..., None, None]
-    read_BNV = jnp.sum(state_BNKV * k_BNK[..., None], axis=-2)
-    delta_BNV = (v_BNV - read_BNV) * beta_BN[..., None]
-    state_BNKV = state_BNKV + k_BNK[..., None] * delta_BNV[..., None, :]
-    return jnp.sum(state_BNKV * q_BNK[..., None], axis=-2), state_BNKV
+    """One token. Returns (o_BNV, state_BNKV); all float32.
+
+    The state is read once, before it changes: what k and q see of it is one product, and the output follows from
+    o = exp(g) S^T q + (q . k) d. Then it is updated in one pass, in place where the caller gives it over.
+    """
+    kq_BN2K = jnp.stack([k_BNK, q_BNK], axis=-2)
+    read_BN2V = jnp.matmul(kq_BN2K, state_BNKV, precision=HIGHEST) * jnp.exp(g_BN)[..., None, None]
+    delta_BNV = (v_BNV - read_BN2V[..., 0, :]) * beta_BN[..., None]
+    overlap_BN1 = jnp.sum(q_BNK * k_BNK, axis=-1, keepdims=True)
+    state_BNKV = state_BNKV * jnp.exp(g_BN)[..., None, None] + k_BNK[..., None] * delta_BNV[..., None, :]
+    return read_BN2V[..., 1, :] + overlap_BN1 * delta_BNV, state_BNKV
 
 
 def gated_delta_recurrent(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV):
-    """Token by token: the slow, obvious form that the chunked one is tested against."""
+    """Token by token, as the equations stand: the slow, obvious form that the other two are tested against."""
 
-    def step(state, token):
+    def step(state_BNKV, token):
         q, k, v, g, beta = token
-        out, state = gated_delta_step(q, k, v, g, beta, state)
-        return state, out
+        state_BNKV = state_BNKV * jnp.exp(g)[..., None, None]
+        delta_BNV = (v - jnp.einsum("bnkv,bnk->bnv", state_BNKV, k, precision=HIGHEST)) * beta[..., None]
+        state_BNKV = state_BNKV + jnp.einsum("bnk,bnv->bnkv", k, delta_BNV, precision=HIGHEST)
+        return state_BNKV, jnp.einsum("bnkv,bnk->bnv", state_BNKV, q, precision=HIGHEST)
 
     tokens = tuple(jnp.moveaxis(x, 1, 0) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN))
     state_BNKV, out_TBNV = jax.lax.scan(step, state_BNKV, tokens)

@@ -1,7 +1,8 @@
 """The compiled programs of sampling, and what they are given.
 
-Programs: one `encode` for images, one `prefill` and one `fill` for each prompt bucket, one `decode` (and one more where
-a request truncates its distribution). session.py decides what runs when.
+Programs: one `join` for the weights of decoding, one `encode` for images, one `prefill` and one `fill` for each prompt
+bucket, one `decode` for each ring (and one more where a request truncates its distribution). session.py decides what
+runs when.
 
 Shape suffixes: P prompts, B rows (slots), I rows of patches, M merged slots, D model.
 """
@@ -17,7 +18,7 @@ import numpy as np
 
 from zppo_jax import parallel
 from zppo_jax.compilation import Compiler, Program, shapes_of
-from zppo_jax.models.qwen3_5 import inputs, text
+from zppo_jax.models.qwen3_5 import inputs, steps, text
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters, slots
 from zppo_jax.rollout.filters import Sampling
@@ -70,6 +71,7 @@ class Engine:
     def prepare(self, params: dict[str, Any], samplings: Sequence[Sampling] = (Sampling(),)) -> None:
         """Start compiling what requests with these settings need, short prompts first; `params` may be shapes."""
         self._encode_program(params)
+        self._join_program(params)
         for bucket in range(len(self.shapes.buckets)):
             ring = self.shapes.ring_of(bucket)
             self._prefill_program(params, bucket)
@@ -114,10 +116,17 @@ class Engine:
 
         return self._program(f"fill of {ring} keys after {self.shapes.buckets[bucket]} tokens", lower)
 
+    def _join_program(self, params: dict[str, Any]) -> Program:
+        return self._program("weights", lambda: steps.join.lower(shapes_of(params["text"]), self.config.text))
+
+    def _weight_shapes(self, params: dict[str, Any]) -> steps.Weights:
+        shapes = jax.eval_shape(lambda: steps.prepare(params["text"], self.config.text))
+        return parallel.placed_shapes(shapes, steps.weight_axes(self.config.text))
+
     def _decode_program(self, params: dict[str, Any], ring: int, truncates: bool) -> Program:
         def lower() -> Any:
             held, rest = self._slots_shapes(params, ring), self._decode_arguments(0, ())
-            return slots.decode.lower(shapes_of(params), self.config, self.chunk, truncates, held, *rest)
+            return slots.decode.lower(self._weight_shapes(params), self.config, self.chunk, truncates, held, *rest)
 
         return self._program(f"{'truncated ' if truncates else ''}decode over {ring} keys", lower)
 
@@ -128,6 +137,10 @@ class Engine:
         return np.int32(num_steps), end_B, stop_ids, self.banned_V
 
     # ---------------------------------------------------------------- what a session calls
+
+    def weights(self, params: dict[str, Any]) -> steps.Weights:
+        """What decoding reads, made of the parameters; a session does this once."""
+        return {"embed": params["text"]["embed"]} | self._join_program(params)(params["text"])
 
     def empty(self, params: dict[str, Any], ring: int) -> slots.Slots:
         return slots.empty(self.config, self.num_slots, ring, self._dtypes_of(params), self.penalises)
@@ -183,10 +196,16 @@ class Engine:
         return self._fill_program(params, bucket, held["mask_BS"].shape[1])(held, cache, rows)
 
     def decode(
-        self, params: dict[str, Any], held: slots.Slots, truncates: bool, num_steps: int, ended: Sequence[int]
+        self,
+        params: dict[str, Any],
+        weights: steps.Weights,
+        held: slots.Slots,
+        truncates: bool,
+        num_steps: int,
+        ended: Sequence[int],
     ) -> tuple[slots.Slots, dict[str, jax.Array]]:
         program = self._decode_program(params, held["mask_BS"].shape[1], truncates)
-        return program(params, held, *self._decode_arguments(num_steps, ended))
+        return program(weights, held, *self._decode_arguments(num_steps, ended))
 
     def limit(self, request: Request) -> int:
         """Most new tokens of a response."""

@@ -18,8 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from zppo_jax.ops.logprobs import scaled_logits
-
 BLOCK = 64
 """Tokens of the vocabulary that the inverse CDF sums up at once."""
 
@@ -73,11 +71,6 @@ def settings(rows: Sequence[Sampling]) -> dict[str, np.ndarray]:
     return {name: np.asarray([getattr(row, name) for row in rows], kinds.get(name, np.float32)) for name in NAMES}
 
 
-def log_softmax(logits: jax.Array, temperature: ArrayLike, banned_V: ArrayLike) -> jax.Array:
-    """Log-probabilities in float32 at a temperature (0 counts as 1), banned ids at minus infinity."""
-    return jax.nn.log_softmax(scaled_logits(logits, jnp.asarray(temperature), banned_V), axis=-1)
-
-
 def penalise(
     scores_BV: jax.Array, sampling: dict[str, Any], in_text_BV: jax.Array, in_response_BV: jax.Array
 ) -> jax.Array:
@@ -88,12 +81,13 @@ def penalise(
     return scores_BV - jnp.where(in_response_BV, presence_B1, 0.0)
 
 
-def truncate(logprobs_BV: jax.Array, top_k: ArrayLike, top_p: ArrayLike, min_p: ArrayLike) -> jax.Array:
-    """Which tokens survive top-k, then top-p, then min-p, each with transformers' conventions. Returns a mask.
+def truncate(scores_BV: jax.Array, top_k: ArrayLike, top_p: ArrayLike, min_p: ArrayLike) -> jax.Array:
+    """Which tokens of softmax(scores) survive top-k, then top-p, then min-p, each with transformers' conventions.
+    Returns a mask.
 
     The settings are numbers for all rows, or arrays [B].
     """
-    vocab = logprobs_BV.shape[-1]
+    logprobs_BV, vocab = jax.nn.log_softmax(scores_BV, axis=-1), scores_BV.shape[-1]
     k_B1, p_B1, min_p_B1 = (jnp.broadcast_to(x, len(logprobs_BV))[:, None] for x in (top_k, top_p, min_p))
     ordered_BV = -jnp.sort(-logprobs_BV, axis=-1)
     last_B1 = jnp.where(k_B1 > 0, jnp.minimum(k_B1, vocab), vocab) - 1
@@ -110,20 +104,25 @@ def truncate(logprobs_BV: jax.Array, top_k: ArrayLike, top_p: ArrayLike, min_p: 
     return keep_BV & (logprobs_BV >= best_B1 + jnp.log(min_p_B1))
 
 
-def draw(logprobs_BV: jax.Array, uniform_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The inverse CDF of the given log-probabilities (minus infinity: never drawn), which need not be normalised.
+def draw(scores_BV: jax.Array, uniform_B: jax.Array, greedy_B: ArrayLike = False) -> tuple[jax.Array, jax.Array]:
+    """One token of softmax(scores) a row by the inverse CDF, where greedy the first of the likeliest ones; minus
+    infinity is never drawn. Returns (tokens, int32 [B], and their log-probabilities).
 
-    Returns one token a row, int32 [B], and the log of each row's mass. First a block of the vocabulary is chosen by the
-    sums of all blocks, then a token in it: only the running sum over one block and over the blocks' sums is ever made.
+    First a block of the vocabulary is chosen by the sums of all blocks, then a token in it: only the running sums over
+    the blocks and over one block are ever made, and nothing of the size of the vocabulary is written down.
     """
-    num_rows, vocab = logprobs_BV.shape
-    padding = [(0, 0), (0, -vocab % BLOCK)]
-    weight_BV = jnp.pad(jnp.exp(logprobs_BV), padding)
-    weight_BCW = weight_BV.reshape(num_rows, -1, BLOCK)
-    chosen_B, rest_B, total_B = _choose(jnp.sum(weight_BCW, axis=-1), uniform_B)
-    weight_BW = jnp.take_along_axis(weight_BCW, chosen_B[:, None, None], axis=1)[:, 0]
-    token_B, _, _ = _choose(weight_BW, rest_B)
-    return (chosen_B * BLOCK + token_B).astype(jnp.int32), jnp.log(total_B)
+    num_rows, vocab = scores_BV.shape
+    scores_BCW = jnp.pad(scores_BV, [(0, 0), (0, -vocab % BLOCK)], constant_values=-jnp.inf)
+    scores_BCW = scores_BCW.reshape(num_rows, -1, BLOCK)
+    best_BC = jnp.max(scores_BCW, axis=-1)
+    best_B1 = jnp.max(best_BC, axis=-1, keepdims=True)
+    block_B, rest_B, total_B = _choose(jnp.sum(jnp.exp(scores_BCW - best_B1[..., None]), axis=-1), uniform_B)
+    block_B = jnp.where(greedy_B, jnp.argmax(best_BC == best_B1, axis=-1), block_B)
+    scores_BW = jnp.take_along_axis(scores_BCW, block_B[:, None, None], axis=1)[:, 0]
+    place_B, _, _ = _choose(jnp.exp(scores_BW - best_B1), rest_B)
+    place_B = jnp.where(greedy_B, jnp.argmax(scores_BW == best_B1, axis=-1), place_B)
+    score_B1 = jnp.take_along_axis(scores_BW, place_B[:, None], axis=1)
+    return (block_B * BLOCK + place_B).astype(jnp.int32), (score_B1 - best_B1)[:, 0] - jnp.log(total_B)
 
 
 def _choose(weight_BN: jax.Array, uniform_B: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from zppo_jax.models.qwen3_5 import Model, inputs
+from zppo_jax.models.qwen3_5 import Model, inputs, steps
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.processor import Processor
 from zppo_jax.rollout import filters, slots
@@ -92,7 +92,7 @@ def generate(
     }
     stops = config.stop_token_ids if stop_ids is None else tuple(stop_ids)
     _, out = slots.decode(
-        model.params,
+        steps.prepare(model.params["text"], config.text),
         config,
         max_new_tokens,
         top_k > 0 or top_p < 1,

@@ -80,6 +80,7 @@ class Session:
     def __init__(self, engine: Engine, params: dict[str, Any], ring: int | None = None) -> None:
         """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs."""
         self.engine, self.params, self.statistics = engine, params, Statistics()
+        self._weights = engine.weights(params)
         self._ring = ring or engine.shapes.num_keys
         self._slots = engine.empty(params, self._ring)
         self._rows: list[_Rollout | None] = [None] * engine.num_slots
@@ -238,7 +239,9 @@ class Session:
         num_steps = min(self.engine.chunk, max(rollout.limit - rollout.count for rollout in running))
         truncates = any(rollout.request.sampling.truncates for rollout in running)
         ended, self._ended = sorted(self._ended), set()
-        self._slots, self._running = self.engine.decode(self.params, self._slots, truncates, num_steps, ended)
+        self._slots, self._running = self.engine.decode(
+            self.params, self._weights, self._slots, truncates, num_steps, ended
+        )
 
 
 def stream(

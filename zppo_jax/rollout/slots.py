@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from zppo_jax import parallel
 from zppo_jax.models.qwen3_5 import steps, text, vlm
 from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.ops.logprobs import scaled_logits
 from zppo_jax.rollout import filters
 
 Slots = dict[str, Any]
@@ -97,19 +98,26 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
     def choose(old: jax.Array, new: jax.Array) -> jax.Array:
         return jnp.where(chosen_B.reshape(-1, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
 
-    def keys(old_BKSH: jax.Array, new_PKTH: jax.Array) -> jax.Array:
-        laid = jnp.take(jnp.take(new_PKTH, index_S, axis=2), prompt_B, axis=0)
-        return jnp.where(chosen_B[:, None, None, None] & inside_S[:, None], laid.astype(old_BKSH.dtype), old_BKSH)
+    def laid(old: jax.Array, new: jax.Array, axis: int, here: jax.Array) -> jax.Array:
+        new = jnp.take(jnp.take(new, index_S, axis=axis), prompt_B, axis=0)
+        return jnp.where(chosen_B[:, None, None, None] & here, new.astype(old.dtype), old)
+
+    def keys(old_BKHS: jax.Array, new_PKHT: jax.Array) -> jax.Array:
+        return laid(old_BKHS, new_PKHT, 3, inside_S)
+
+    def values(old_BKSH: jax.Array, new_PKTH: jax.Array) -> jax.Array:
+        return laid(old_BKSH, new_PKTH, 2, inside_S[:, None])
 
     def state(old: jax.Array, new: jax.Array) -> jax.Array:
         return choose(old, jnp.take(new, prompt_B, axis=0))
 
     whole = {name: parallel.constrain(value, *(None,) * value.ndim) for name, value in cache.items()}
-    states = steps.map_states(state, keys, config.text, slots["states"], steps.unstack_cache(whole, config.text))
-    laid_BS = jnp.take(jnp.take(cache["mask"], index_S, axis=1), prompt_B, axis=0) & inside_S
+    new_states = steps.unstack_cache(whole, config.text)
+    states = steps.map_states(state, keys, values, config.text, slots["states"], new_states)
+    mask_BS = jnp.take(jnp.take(cache["mask"], index_S, axis=1), prompt_B, axis=0) & inside_S
     new = slots | {
         "states": states,
-        "mask_BS": choose(slots["mask_BS"], laid_BS),
+        "mask_BS": choose(slots["mask_BS"], mask_BS),
         "live_B": slots["live_B"] | chosen_B,
         "count_B": choose(slots["count_B"], jnp.zeros_like(slots["count_B"])),
         "key_B": jnp.where(chosen_B, rows["key_B"], slots["key_B"]),
@@ -124,7 +132,7 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3), donate_argnums=4)
 def decode(
-    params: dict[str, Any],
+    weights: steps.Weights,
     config: Config,
     chunk: int,
     truncates: bool,
@@ -136,11 +144,11 @@ def decode(
 ) -> tuple[Slots, dict[str, jax.Array]]:
     """Up to `num_steps` <= `chunk` more tokens in every live row, and fewer when none is left.
 
-    `end_B`: rows that end before the first step (stop strings, cancelled requests). Returns the slots, which were
-    updated in place, and what is new: tokens_BK (0 after a row's last), logprobs_BK, kept_logprobs_BK (of the
-    truncated distribution), count_B (tokens of the row so far), live_B, stopped_B (ended by a stop id).
+    `weights` are those of steps.prepare; `end_B` are rows that end before the first step (stop strings, cancelled
+    requests). Returns the slots, which were updated in place, and what is new: tokens_BK (0 after a row's last),
+    logprobs_BK, kept_logprobs_BK (of the truncated distribution), count_B (tokens of the row so far), live_B, stopped_B
+    (ended by a stop id).
     """
-    weights = steps.unstack_layers(params["text"], config.text)
     num_rows, num_keys = slots["mask_BS"].shape
     steps_K = jnp.arange(chunk)
     uniform_KB = jax.vmap(lambda step: _uniform(slots["key_B"], slots["count_B"] + step))(steps_K)
@@ -156,11 +164,11 @@ def decode(
         slots, out = carry
         step, live_B, place = out["step"], slots["live_B"], slots["cursor"]
         mask_BS = jax.lax.dynamic_update_slice_in_dim(slots["mask_BS"], live_B[:, None], place, axis=1)
-        x_B1D = text.embed(params["text"], slots["token_B"][:, None])
+        x_BD = text.embed(weights, slots["token_B"][:, None])[:, 0]
         hidden_BD, states = steps.step_layers(
-            weights, params["text"], config.text, x_B1D, slots["position_B"], mask_BS, slots["states"], place
+            weights, config.text, x_BD, slots["position_B"], mask_BS, slots["states"], place
         )
-        scores_BV = text.logits(params["text"], hidden_BD)
+        scores_BV = steps.logits(weights, hidden_BD)
         token_B, logprob_B, kept_B = _sample(scores_BV, uniform_KB[step], banned_V, truncates, slots)
         count_B = slots["count_B"] + live_B
         stop_B = live_B & jnp.any(token_B[:, None] == stop_ids, axis=1)
@@ -204,16 +212,16 @@ def _sample(scores_BV, uniform_B, banned_V, truncates: bool, slots: Slots) -> tu
     """(token, its log-probability untruncated, and truncated), each [B]."""
     sampling = slots["sampling"]
     greedy_B, temperature_B1 = sampling["temperature"] == 0.0, sampling["temperature"][:, None]
-    logprobs_BV = filters.log_softmax(scores_BV, temperature_B1, banned_V)
-    drawable_BV = logprobs_BV
+    plain_BV = drawable_BV = scaled_logits(scores_BV, temperature_B1, banned_V)
     if "seen_BV" in slots:
         scores_BV = filters.penalise(scores_BV.astype(jnp.float32), sampling, slots["seen_BV"], slots["said_BV"])
-        drawable_BV = filters.log_softmax(scores_BV, temperature_B1, banned_V)
-    best_B = jnp.argmax(drawable_BV, axis=-1)
+        drawable_BV = scaled_logits(scores_BV, temperature_B1, banned_V)
     if truncates:
         keep_BV = filters.truncate(drawable_BV, *(sampling[name] for name in ("top_k", "top_p", "min_p")))
         drawable_BV = jnp.where(keep_BV, drawable_BV, -jnp.inf)
-    drawn_B, log_mass_B = filters.draw(drawable_BV, uniform_B)
-    token_B = jnp.where(greedy_B, best_B, drawn_B).astype(jnp.int32)
-    logprob_B, kept_B = (jnp.take_along_axis(x, token_B[:, None], axis=1)[:, 0] for x in (logprobs_BV, drawable_BV))
-    return token_B, logprob_B, jnp.where(greedy_B, 0.0, kept_B - log_mass_B)
+    token_B, kept_B = filters.draw(drawable_BV, uniform_B, greedy_B)
+    logprob_B = kept_B
+    if drawable_BV is not plain_BV:
+        chosen_B = jnp.take_along_axis(plain_BV, token_B[:, None], axis=1)[:, 0]
+        logprob_B = chosen_B - jax.nn.logsumexp(plain_BV, axis=-1)
+    return token_B, logprob_B, jnp.where(greedy_B, 0.0, kept_B)

@@ -15,6 +15,7 @@ from zppo_jax.serve.errors import ApiError
 
 MAX_SAMPLES = 128
 _LOWEST_TEMPERATURE = 0.01  # much lower, and scores divided by it overflow
+_LOWEST_TOP_P = 1e-6  # keeps the likeliest token alone, which is what 0 asks for
 MAX_STOPS, MAX_STOP_LENGTH = 16, 500
 
 _READ = {
@@ -124,16 +125,13 @@ def _check_model(asked: Any, served: str) -> None:
 
 def _sampling(body: Mapping[str, Any]) -> Sampling:
     top_k = _number(body, "top_k", 0, -1, 2**31 - 1, whole=True)
-    top_p = _number(body, "top_p", 1.0, 0, 1)
     temperature = _number(body, "temperature", 1.0, 0, 100)
-    if top_p == 0:
-        raise ApiError("top_p must be above 0, and at most 1", param="top_p")
     if 0 < temperature < _LOWEST_TEMPERATURE:
         raise ApiError(f"temperature must be 0 (greedy) or at least {_LOWEST_TEMPERATURE}", param="temperature")
     return Sampling(
         temperature=temperature,
         top_k=max(top_k, 0),  # -1 means off in vLLM
-        top_p=top_p,
+        top_p=max(_number(body, "top_p", 1.0, 0, 1), _LOWEST_TOP_P),
         min_p=_number(body, "min_p", 0.0, 0, 0.999999),
         repetition_penalty=_number(body, "repetition_penalty", 1.0, 0.01, 100),
         presence_penalty=_number(body, "presence_penalty", 0.0, -2, 2),

@@ -97,19 +97,3 @@ class GatedAttention(nnx.Module):
         q, k, v, gate = self.project(x_BTD, rope)
         keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(past, (k, v), strict=True))
         return self.output(attend(q, keys, values, visible), gate), (k, v)
-
-    def step(
-        self,
-        x_B1D: jax.Array,
-        rope: tuple[jax.Array, jax.Array],
-        mask_BS: jax.Array,
-        cache: tuple[jax.Array, jax.Array],
-        slot: jax.Array,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """One token, written into the preallocated cache [B, K, S, H] at `slot` (the same for every row). The heads
-        stand before the slots, as the products want them: otherwise every step copies all keys and values."""
-        q, k, v, gate = self.project(x_B1D, rope)
-        k, v = (jnp.swapaxes(x, 1, 2).astype(cache[0].dtype) for x in (k, v))
-        keys = jax.lax.dynamic_update_slice_in_dim(cache[0], k, slot, axis=2)
-        values = jax.lax.dynamic_update_slice_in_dim(cache[1], v, slot, axis=2)
-        return self.output(_attend(q, keys, values, mask_BS[:, None]), gate), (keys, values)

@@ -73,17 +73,22 @@ class Linear(nnx.Module):
         return y + self.bias[...] if hasattr(self, "bias") else y
 
 
-class RMSNorm(nnx.Module):
+def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     """Root-mean-square norm in float32 with a zero-centred weight: x / rms(x) * (1 + w)."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return (y * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """`rms_norm` with a weight of its own."""
 
     def __init__(self, rngs: nnx.Rngs, size: int, eps: float):
         self.weight = weight(rngs, (size,), (None,), "zeros")
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return (y * (1.0 + self.weight[...].astype(jnp.float32))).astype(x.dtype)
+        return rms_norm(x, self.weight[...], self.eps)
 
 
 class LayerNorm(nnx.Module):
@@ -114,7 +119,7 @@ class SwiGLU(nnx.Module):
 
 
 def rotate(x_BTNH: jax.Array, cos_BTR: jax.Array, sin_BTR: jax.Array) -> jax.Array:
-    """Split-half rotary embedding of the first 2R dims of each head; the rest passes through."""
+    """Split-half rotary embedding of the first 2R dims of each head; the rest passes through. T may be left out."""
     half = cos_BTR.shape[-1]
     first, second, rest = jnp.split(x_BTNH, [half, 2 * half], axis=-1)
     cos, sin = cos_BTR[..., None, :].astype(x_BTNH.dtype), sin_BTR[..., None, :].astype(x_BTNH.dtype)

@@ -1,54 +1,142 @@
 """The language model one token at a time: weights and states layer by layer, nothing stacked, nothing scanned.
 
-Shape suffixes: B rows, S key slots, K key-value heads, H head dim, D model.
+`prepare` makes the weights of decoding once from the parameters: slices of the stacked layers (hoisted out of the loop:
+SkyRL#1363, 1.65x), products that read the same input side by side, the head in the order in which its product reads it.
+What a step does with them is what text.run_layers does: norms, heads, gates and rotary tables are the same functions.
+
+Shape suffixes: B rows, S key slots, D model, F mlp, N heads, K key-value heads, R query heads of a key head, H head
+dim, G key heads of a linear layer, W channels of one (q, k and its v), X what a linear layer reads of one, J conv
+context, V vocabulary.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from zppo_jax.models.qwen3_5 import layers, text
+from zppo_jax.models.qwen3_5 import deltanet, layers, text
 from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.layers import Params
+from zppo_jax.ops.conv import conv_step
+from zppo_jax.ops.gated_delta import gated_delta_step
+from zppo_jax.parallel import constrain, constrain_tree
+
+Weights = dict[str, Any]
+"""{"embed" [V, D], "head_DV", "norm", "layers": group by group and layer by layer}."""
 
 States = list[list[tuple[jax.Array, ...]]]
-"""Of decoding, group by group and layer by layer: (conv, recurrent) of a linear layer, (k, v) [B, K, S, H] of a full
-one."""
+"""Group by group and layer by layer: (conv [B, J, G, W], recurrent) of a linear layer, (keys [B, K, H, S], values
+[B, K, S, H]) of a full one: as the products of one query want them, so that no step copies all keys or values."""
 
 
-def unstack_layers(params: Params, config: TextConfig) -> list[list[Params]]:
-    """Per-layer parameter slices, group by group; sliced once outside the decoding loop (SkyRL#1363: 1.65x)."""
-    return [
-        [jax.tree.map(lambda x, g=g, i=i: x[g, i], params["linear"]) for i in range(config.num_linear)]
-        + [jax.tree.map(lambda x, g=g: x[g], params["full"])]
-        for g in range(config.num_groups)
-    ]
+# ---------------------------------------------------------------- weights
+
+
+def prepare(params: Params, config: TextConfig) -> Weights:
+    """The weights of decoding. Everything is a copy but the embedding, which is the caller's array itself."""
+    return {"embed": params["embed"]} | join(params, config)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def join(params: Params, config: TextConfig) -> Weights:
+    """All weights of decoding but the embedding: made once here, not in every call of the decoding program."""
+
+    def linear(g: int, i: int) -> Params:
+        return _linear_weights(jax.tree.map(lambda x: x[g, i], params["linear"]), config)
+
+    def full(g: int) -> Params:
+        return _full_weights(jax.tree.map(lambda x: x[g], params["full"]))
+
+    joined = {
+        "head_DV": text.head(params).T,
+        "norm": params["norm"]["weight"],
+        "layers": [[*(linear(g, i) for i in range(config.num_linear)), full(g)] for g in range(config.num_groups)],
+    }
+    axes = weight_axes(config)
+    return constrain_tree(joined, {name: axes[name] for name in joined})
+
+
+def _linear_weights(block: Params, config: TextConfig) -> Params:
+    """All that reads the input is one product, key head by key head: q, k and v, then z, a and b of its value heads."""
+    mixer, groups = block["mixer"], config.linear_num_key_heads
+    parts = [mixer[name]["kernel"] for name in ("qkv", "z", "a", "b")]
+    inputs_DGX = jnp.concatenate([part.reshape(len(part), groups, -1) for part in parts], axis=-1)
+    own = {name: mixer[name] for name in ("conv", "a_log", "dt_bias")} | {"gated_norm": mixer["norm"]["weight"]}
+    return own | {"inputs": inputs_DGX, "out": mixer["out"]["kernel"]} | _shell_weights(block)
+
+
+def _full_weights(block: Params) -> Params:
+    mixer = block["mixer"]
+    norms = {name: mixer[name]["weight"] for name in ("q_norm", "k_norm")}
+    kv_DK2H = jnp.stack([mixer[name]["kernel"] for name in ("k", "v")], axis=2)
+    return norms | {"q": mixer["q"]["kernel"], "kv": kv_DK2H, "o": mixer["o"]["kernel"]} | _shell_weights(block)
+
+
+def _shell_weights(block: Params) -> Params:
+    """What every layer has around its mixer."""
+    mlp = block["mlp"]
+    gate_up_D2F = jnp.stack([mlp[name]["kernel"] for name in ("gate", "up")], axis=1)
+    norms = {name: block[name]["weight"] for name in ("input_norm", "post_norm")}
+    return norms | {"gate_up": gate_up_D2F, "down": mlp["down"]["kernel"]}
+
+
+def weight_axes(config: TextConfig) -> dict[str, Any]:
+    """Logical names of the axes of the weights of decoding."""
+    shell = {"input_norm": (None,), "post_norm": (None,), "gate_up": ("embed", None, "mlp"), "down": ("mlp", "embed")}
+    linear = shell | {
+        "conv": (None, "linear_heads", None),
+        "a_log": ("linear_heads",),
+        "dt_bias": ("linear_heads",),
+        "gated_norm": (None,),
+        "inputs": ("embed", "linear_heads", None),
+        "out": ("linear_heads", None, "embed"),
+    }
+    full = shell | {
+        "q_norm": (None,),
+        "k_norm": (None,),
+        "q": ("embed", "heads", None),
+        "kv": ("embed", "kv_heads", None, None),
+        "o": ("heads", None, "embed"),
+    }
+    ends = {"embed": ("vocab", "embed"), "head_DV": ("embed", "vocab"), "norm": (None,)}
+    return ends | {"layers": [[linear] * config.num_linear + [full] for _ in range(config.num_groups)]}
+
+
+# ---------------------------------------------------------------- states
 
 
 def unstack_cache(cache: text.Cache, config: TextConfig, num_new: int = 0) -> States:
     """Per-layer states with `num_new` more key slots; the mask is kept by the caller."""
 
-    def keys(x_BSKH: jax.Array) -> jax.Array:
-        return jnp.swapaxes(jnp.pad(x_BSKH, [(0, 0), (0, num_new), (0, 0), (0, 0)]), 1, 2)
+    def laid(x_BSKH: jax.Array, *order: int) -> jax.Array:
+        return jnp.transpose(jnp.pad(x_BSKH, [(0, 0), (0, num_new), (0, 0), (0, 0)]), order)
 
     return [
         [(cache["conv"][g, i], cache["recurrent"][g, i]) for i in range(config.num_linear)]
-        + [(keys(cache["k"][g]), keys(cache["v"][g]))]
+        + [(laid(cache["k"][g], 0, 2, 3, 1), laid(cache["v"][g], 0, 2, 1, 3))]
         for g in range(config.num_groups)
     ]
 
 
-def map_states(linear: Callable[..., Any], full: Callable[..., Any], config: TextConfig, *states: States) -> States:
-    """`linear` for the arrays of the linear layers (convolution contexts, recurrent states), `full` for keys and
-    values; of several states, array by array."""
+def map_states(
+    linear: Callable[..., Any],
+    keys: Callable[..., Any],
+    values: Callable[..., Any],
+    config: TextConfig,
+    *states: States,
+) -> States:
+    """`linear` for the arrays of the linear layers (convolution contexts, recurrent states), `keys` and `values` for
+    those of the full ones; of several states, array by array."""
+    kinds = [(linear, linear)] * config.num_linear + [(keys, values)]
     return [
         [
-            tuple((linear if layer < config.num_linear else full)(*arrays) for arrays in zip(*pairs, strict=True))
-            for layer, pairs in enumerate(zip(*groups, strict=True))
+            tuple(function(*arrays) for function, arrays in zip(kind, zip(*pairs, strict=True), strict=True))
+            for kind, pairs in zip(kinds, zip(*groups, strict=True), strict=True)
         ]
         for groups in zip(*states, strict=True)
     ]
@@ -60,28 +148,100 @@ def state_axes(config: TextConfig) -> list[list[tuple[tuple[str | None, ...], ..
     return [[linear] * config.num_linear + [full] for _ in range(config.num_groups)]
 
 
+# ---------------------------------------------------------------- a step
+
+
 def step_layers(
-    weights: list[list[Params]],
-    params: Params,
+    weights: Weights,
     config: TextConfig,
-    x_B1D: jax.Array,
+    x_BD: jax.Array,
     positions_B: jax.Array,
     mask_BS: jax.Array,
     states: States,
     slot: jax.Array,
 ) -> tuple[jax.Array, States]:
-    """One token through all layers; returns (hidden [B, D], states)."""
-    rope = text.rope_tables(config, jnp.broadcast_to(positions_B[None, :, None], (3, positions_B.shape[0], 1)))
+    """One token through all layers, whose keys are written at `slot`, the same for all rows; returns (hidden [B, D]
+    after the final norm, states)."""
+    rope = text.rope_tables(config, jnp.broadcast_to(positions_B, (3, 1, len(positions_B))))
+    rope = tuple(table_1BR[0] for table_1BR in rope)
     new_states = []
-    for group_weights, group_states in zip(weights, states, strict=True):
+    for group_weights, group_states in zip(weights["layers"], states, strict=True):
         new_group = []
         for layer, (layer_weights, state) in enumerate(zip(group_weights, group_states, strict=True)):
+            y_BD = layers.rms_norm(x_BD, layer_weights["input_norm"], config.rms_norm_eps)
             if layer < config.num_linear:
-                x_B1D, state = layers.bind(text.linear_block, config, layer_weights).step(x_B1D, state)
+                mixed_BD, state = _linear_mixer(layer_weights, config, y_BD, state)
             else:
-                x_B1D, state = layers.bind(text.full_block, config, layer_weights).step(
-                    x_B1D, rope, mask_BS, state, slot
-                )
+                mixed_BD, state = _full_mixer(layer_weights, config, y_BD, rope, mask_BS, state, slot)
+            x_BD = x_BD + mixed_BD
+            x_BD = x_BD + _mlp(layer_weights, layers.rms_norm(x_BD, layer_weights["post_norm"], config.rms_norm_eps))
             new_group.append(state)
         new_states.append(new_group)
-    return layers.bind(text.Ends, config, text.ends(params)).norm(x_B1D)[:, 0], new_states
+    return layers.rms_norm(x_BD, weights["norm"], config.rms_norm_eps), new_states
+
+
+def logits(weights: Weights, hidden_BD: jax.Array) -> jax.Array:
+    """Unnormalised next-token scores [B, V] in the model dtype."""
+    return constrain(hidden_BD @ weights["head_DV"], "batch", "vocab")
+
+
+def _product(x: jax.Array, kernel: jax.Array, num_inputs: int = 1) -> jax.Array:
+    """x @ kernel over its first axes, as one product of two matrices."""
+    outputs = kernel.shape[num_inputs:]
+    return (x.reshape(len(x), -1) @ kernel.reshape(-1, math.prod(outputs))).reshape(len(x), *outputs)
+
+
+def _mlp(weights: Params, x_BD: jax.Array) -> jax.Array:
+    inner_B2F = constrain(_product(x_BD, weights["gate_up"]), "batch", None, "mlp")
+    return _product(jax.nn.silu(inner_B2F[:, 0]) * inner_B2F[:, 1], weights["down"])
+
+
+def _linear_mixer(
+    weights: Params, config: TextConfig, x_BD: jax.Array, state: tuple[jax.Array, ...]
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """The recurrence itself, in float32; the state keeps the dtype that it came in."""
+    context_BJGW, before_BNKV = state
+    heads, value_dim = config.linear_num_value_heads, config.linear_value_head_dim
+    num_rows, shared, width = len(x_BD), heads // config.linear_num_key_heads, context_BJGW.shape[-1]
+    read_BGX = constrain(_product(x_BD, weights["inputs"]), "batch", "linear_heads", None)
+    ends = (width, width + shared * value_dim, width + shared * (value_dim + 1))
+    qkv_BGW, z, a, b = jnp.split(read_BGX, ends, axis=-1)
+    mixed_BGW, context_BJGW = conv_step(qkv_BGW, weights["conv"], context_BJGW)
+    q, k, v = deltanet.split_heads(jax.nn.silu(mixed_BGW), config)
+    a_BN, b_BN = (gate.reshape(num_rows, heads) for gate in (a, b))
+    g_BN, beta_BN = deltanet.gates(a_BN, b_BN, weights["a_log"], weights["dt_bias"])
+    o_BNV, after_BNKV = gated_delta_step(q, k, v, g_BN, beta_BN, before_BNKV.astype(jnp.float32))
+    z_BNV = z.reshape(num_rows, heads, value_dim)
+    y_BNV = deltanet.gated_rms_norm(o_BNV.astype(x_BD.dtype), z_BNV, weights["gated_norm"], config.rms_norm_eps)
+    return _product(y_BNV, weights["out"], 2), (context_BJGW, after_BNKV.astype(before_BNKV.dtype))
+
+
+def _full_mixer(
+    weights: Params,
+    config: TextConfig,
+    x_BD: jax.Array,
+    rope: tuple[jax.Array, ...],
+    mask_BS: jax.Array,
+    state: tuple[jax.Array, ...],
+    slot: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Attention of one query over the key slots that its row may see; keys and values are written first."""
+    q_gate = constrain(_product(x_BD, weights["q"]), "batch", "heads", None)
+    q_BNH, gate_BNH = jnp.split(q_gate, 2, axis=-1)
+    kv_BK2H = constrain(_product(x_BD, weights["kv"]), "batch", "kv_heads", None, None)
+    q_BNH = layers.rotate(layers.rms_norm(q_BNH, weights["q_norm"], config.rms_norm_eps), *rope)
+    k_BKH = layers.rotate(layers.rms_norm(kv_BK2H[:, :, 0], weights["k_norm"], config.rms_norm_eps), *rope)
+    keys_BKHS, values_BKSH = state
+    keys_BKHS = _write(keys_BKHS, k_BKH, slot, axis=3)
+    values_BKSH = _write(values_BKSH, kv_BK2H[:, :, 1], slot, axis=2)
+    q_BKRH = q_BNH.reshape(len(x_BD), k_BKH.shape[1], -1, config.head_dim)
+    scores_BKRS = jnp.einsum("bkrh,bkhs->bkrs", q_BKRH, keys_BKHS, preferred_element_type=jnp.float32)
+    scores_BKRS = jnp.where(mask_BS[:, None, None], scores_BKRS * config.head_dim**-0.5, jnp.finfo(jnp.float32).min)
+    attention_BKRS = jax.nn.softmax(scores_BKRS, axis=-1).astype(q_BNH.dtype)
+    attended_BNH = jnp.matmul(attention_BKRS, values_BKSH).reshape(q_BNH.shape)
+    return _product(attended_BNH * jax.nn.sigmoid(gate_BNH), weights["o"], 2), (keys_BKHS, values_BKSH)
+
+
+def _write(cache: jax.Array, new_BKH: jax.Array, slot: jax.Array, axis: int) -> jax.Array:
+    new = jnp.expand_dims(new_BKH.astype(cache.dtype), axis)
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, axis)

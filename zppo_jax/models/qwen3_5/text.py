@@ -47,11 +47,6 @@ class Block(nnx.Module):
         x_BTD = x_BTD + mixed
         return x_BTD + self.mlp(self.post_norm(x_BTD)), state
 
-    def step(self, x_B1D: jax.Array, *context: Any) -> tuple[jax.Array, Any]:
-        mixed, state = self.mixer.step(self.input_norm(x_B1D), *context)
-        x_B1D = x_B1D + mixed
-        return x_B1D + self.mlp(self.post_norm(x_B1D)), state
-
 
 def linear_block(config: TextConfig, rngs: nnx.Rngs) -> Block:
     return Block(config, rngs, GatedDeltaNet)
