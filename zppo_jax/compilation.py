@@ -14,15 +14,29 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from zppo_jax import parallel
 
-_OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}}
-"""By platform. On CPUs XLA orders instructions for threads that small models do not feed, and holds a third more
-temporaries for it; every page of these costs time."""
+Kind = Literal["sequence", "step"]
+"""What a program works on: whole sequences, or one token of each row in a loop."""
+
+_OPTIONS: dict[str, dict[Kind, dict[str, Any]]] = {
+    "cpu": {
+        # XLA orders instructions for threads that small models do not feed, and holds a third more temporaries for it;
+        # every page of these costs time.
+        "sequence": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
+        # Temporaries of a step are small. Its products go to the library of kernels, its sums, small too, do not: a
+        # tenth of the time.
+        "step": {
+            "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+            "xla_cpu_prefer_vector_width": 512,
+        },
+    }
+}
+"""By platform."""
 
 Announce = Callable[[str], AbstractContextManager[Any]]
 
@@ -76,17 +90,17 @@ class Compiler:
         """Everything that was compiled so far, in order."""
         return tuple(self._programs)
 
-    def program(self, name: str, lower: Callable[[], Any]) -> Program:
+    def program(self, name: str, lower: Callable[[], Any], kind: Kind = "sequence") -> Program:
         """The program of that name; `lower()` makes the `jax.stages.Lowered` the first time it is asked for."""
         with self._lock:
             if name not in self._programs:
-                future = self._pool.submit(self._compile, lower)
+                future = self._pool.submit(self._compile, lower, kind)
                 self._programs[name] = Program(name, future, self._announce)
             return self._programs[name]
 
-    def _compile(self, lower: Callable[[], Any]) -> Any:
+    def _compile(self, lower: Callable[[], Any], kind: Kind) -> Any:
         with parallel.use(self.mesh):  # the mesh in use belongs to a thread
-            return lower().compile(_OPTIONS.get(jax.default_backend()))
+            return lower().compile(_OPTIONS.get(jax.default_backend(), {}).get(kind))
 
     def close(self) -> None:
         """Gives up what has not begun to compile."""

@@ -10,6 +10,7 @@ import pytest
 from tests import tiny_model
 from tests.tiny_model import SHAPES, engine, items, sample
 from zppo_jax.compilation import Compiler
+from zppo_jax.models.qwen3_5 import steps
 from zppo_jax.rollout import session, slots
 from zppo_jax.rollout.requests import PURPOSES, Draw, Request, Sample
 from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
@@ -164,9 +165,9 @@ class CountingCompiler(Compiler):
         super().__init__(num_threads=1)
         self.asked: list[str] = []
 
-    def program(self, name, lower):
+    def program(self, name, lower, kind="sequence"):
         self.asked.append(name)
-        return super().program(name, lower)
+        return super().program(name, lower, kind)
 
 
 def test_compiled_programs_are_bounded(together):
@@ -195,7 +196,7 @@ def test_compiled_programs_are_bounded(together):
 
 def test_prepare_asks_for_every_program():
     class Recorder(CountingCompiler):
-        def program(self, name, lower):
+        def program(self, name, lower, kind="sequence"):
             self.asked.append(name)
 
     recorder = Recorder()

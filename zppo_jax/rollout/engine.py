@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from zppo_jax import parallel
-from zppo_jax.compilation import Compiler, Program, shapes_of
+from zppo_jax.compilation import Compiler, Kind, Program, shapes_of
 from zppo_jax.models.qwen3_5 import inputs, steps, text
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters, slots
@@ -86,8 +86,8 @@ class Engine:
         shapes = jax.eval_shape(lambda: self.empty(params, ring))
         return parallel.placed_shapes(shapes, slots.axes(shapes, self.config))
 
-    def _program(self, name: str, lower: Callable[[], Any]) -> Program:
-        return self.compiler.program(self.name + name, lower)
+    def _program(self, name: str, lower: Callable[[], Any], kind: Kind = "sequence") -> Program:
+        return self.compiler.program(self.name + name, lower, kind)
 
     def _encode_program(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
@@ -128,7 +128,7 @@ class Engine:
             held, rest = self._slots_shapes(params, ring), self._decode_arguments(0, ())
             return slots.decode.lower(self._weight_shapes(params), self.config, self.chunk, truncates, held, *rest)
 
-        return self._program(f"{'truncated ' if truncates else ''}decode over {ring} keys", lower)
+        return self._program(f"{'truncated ' if truncates else ''}decode over {ring} keys", lower, "step")
 
     def _decode_arguments(self, num_steps: int, ended: Sequence[int]) -> tuple[Any, ...]:
         end_B = np.zeros(self.num_slots, bool)
