@@ -27,7 +27,7 @@ class Names:
         self.asked: list[str] = []
         self.mesh = None
 
-    def program(self, name: str, lower: Any) -> None:
+    def program(self, name: str, lower: Any, kind: str = "sequence") -> None:
         del lower
         self.asked.append(name)
 
@@ -54,7 +54,7 @@ def test_the_programs_of_a_run_are_known_before_it_begins(build):
         for length in (32, 192)
         for name in ("prefill of {0} tokens", "fill of {1} keys after {0} tokens", "decode over {1} keys")
     ]
-    assert names == ["vision", *prompts, "update", "log-probabilities"]
+    assert names == ["vision", "weights", *prompts, "update", "log-probabilities"]
 
 
 def test_what_is_frozen_and_how_the_optimiser_rounds_come_from_the_configuration(build):

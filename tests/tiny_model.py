@@ -20,7 +20,7 @@ import optax
 
 from tests.models.tiny import FAST_COMPILE, random_params
 from zppo_jax import prompts
-from zppo_jax.compilation import Compiler, Program
+from zppo_jax.compilation import Compiler, Kind, Program
 from zppo_jax.data.pipeline import Item
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
@@ -69,8 +69,8 @@ class _Lowered:
 class FastCompiler(Compiler):
     """Compiles in half the time what runs slower: here nothing runs for long."""
 
-    def program(self, name: str, lower: Callable[[], Any]) -> Program:
-        return super().program(name, lambda: _Lowered(lower()))
+    def program(self, name: str, lower: Callable[[], Any], kind: Kind = "sequence") -> Program:
+        return super().program(name, lambda: _Lowered(lower()), kind)
 
 
 @functools.cache

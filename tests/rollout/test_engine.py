@@ -97,13 +97,14 @@ def test_identity_decides_the_draw(together):
     Responses of three tokens or fewer may be equal by chance.
     """
     same(sample(engine(), requests(0))[0], together[0])
-    seen = set(long([together[0]]))
+    asked = requests(0, num_samples=16)
+    seen = set(long(sample(engine(), asked)))
     changed = [{"seed": 1}, {"step": 2}, *({"purpose": purpose} for purpose in PURPOSES if purpose != "student")]
     for settings in changed:
-        other = set(long(sample(engine(), requests(0), **settings)))
+        other = set(long(sample(engine(), asked, **settings)))
         assert not other & seen, settings
         seen |= other
-    renamed = [dataclasses.replace(requests(0)[0], uid="1/a/bcq")]
+    renamed = [dataclasses.replace(asked[0], uid="1/a/bcq")]
     assert not set(long(sample(engine(), renamed))) & seen
 
 
