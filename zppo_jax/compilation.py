@@ -33,6 +33,7 @@ _OPTIONS: dict[str, dict[Kind, dict[str, Any]]] = {
         "step": {
             "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
             "xla_cpu_prefer_vector_width": 512,
+            "xla_cpu_enable_fast_min_max": True,
         },
     }
 }
