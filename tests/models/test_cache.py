@@ -28,7 +28,7 @@ _prefill = jax.jit(vlm.prefill, static_argnums=1, compiler_options=FAST_COMPILE)
 
 @functools.partial(jax.jit, static_argnums=1, compiler_options=FAST_COMPILE)
 def _step(params, config, tokens_B, positions_B, mask_BS, states, slot):
-    weights = steps.prepare(params["text"], config.text)
+    weights = steps.prepare(params["text"], config.text, len(tokens_B))
     x_BD = text.embed(weights, tokens_B[:, None])[:, 0]
     hidden_BD, states = steps.step_layers(weights, config.text, x_BD, positions_B, mask_BS, states, slot)
     return steps.logits(weights, hidden_BD), states
@@ -184,7 +184,7 @@ def test_bfloat16_keeps_its_dtypes_through_cache_and_steps(model):
     def run(params):
         hidden, cache = vlm.prefill(params, model.config, batch)
         states = steps.unstack_cache(cache, model.config.text, 1)
-        weights = steps.prepare(params["text"], model.config.text)
+        weights = steps.prepare(params["text"], model.config.text, 4)
         x_BD = text.embed(weights, jnp.zeros((4, 1), jnp.int32))[:, 0]
         mask_BS, zeros_B, slot = jnp.ones((4, 65), bool), jnp.zeros(4, jnp.int32), jnp.asarray(64)
         stepped, states = steps.step_layers(weights, model.config.text, x_BD, zeros_B, mask_BS, states, slot)

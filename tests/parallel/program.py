@@ -73,7 +73,7 @@ def collectives_of_a_step(config: Any, params: Any, mesh: Any) -> dict[str, int]
         shapes = parallel.placed_shapes(shapes, slots.axes(shapes, config))
         nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
         rest = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
-        weights = steps.prepare(params["text"], config.text)
+        weights = steps.prepare(params["text"], config.text, NUM_ROWS)
         lowered = slots.decode.lower(weights, config, NUM_NEW, False, shapes, *rest)
     options: Any = FAST_COMPILE
     text = lowered.compile(options).as_text() or ""
@@ -131,7 +131,7 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
     filled = slots.fill(empty, config, slots.prefill(params, config, prompt), rows)
     nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
     rest = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
-    weights = steps.prepare(params["text"], config.text)
+    weights = steps.prepare(params["text"], config.text, NUM_ROWS)
     _, sampled = slots.decode(weights, config, NUM_NEW, False, filled, *rest)
     return gathered({"logits": logits(params, batch), "gradients": gradients(params, batch), "sampled": sampled})
 

@@ -44,7 +44,7 @@ def model() -> qwen3_5.Model:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _run(params, config, tokens_TB, carry):
-    weights = steps.prepare(params["text"], config.text)
+    weights = steps.prepare(params["text"], config.text, tokens_TB.shape[1])
 
     def advance(carry, token_B):
         states, mask_BS, place = carry

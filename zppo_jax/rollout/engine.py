@@ -117,10 +117,13 @@ class Engine:
         return self._program(f"fill of {ring} keys after {self.shapes.buckets[bucket]} tokens", lower)
 
     def _join_program(self, params: dict[str, Any]) -> Program:
-        return self._program("weights", lambda: steps.join.lower(shapes_of(params["text"]), self.config.text))
+        def lower() -> Any:
+            return steps.join.lower(shapes_of(params["text"]), self.config.text, self.num_slots)
+
+        return self._program("weights", lower)
 
     def _weight_shapes(self, params: dict[str, Any]) -> steps.Weights:
-        shapes = jax.eval_shape(lambda: steps.prepare(params["text"], self.config.text))
+        shapes = jax.eval_shape(lambda: steps.prepare(params["text"], self.config.text, self.num_slots))
         return parallel.placed_shapes(shapes, steps.weight_axes(self.config.text))
 
     def _decode_program(self, params: dict[str, Any], ring: int, truncates: bool) -> Program:
@@ -140,7 +143,7 @@ class Engine:
 
     def weights(self, params: dict[str, Any]) -> steps.Weights:
         """What decoding reads, made of the parameters; a session does this once."""
-        return {"embed": params["text"]["embed"]} | self._join_program(params)(params["text"])
+        return steps.uncopied(params["text"], self.num_slots) | self._join_program(params)(params["text"])
 
     def empty(self, params: dict[str, Any], ring: int) -> slots.Slots:
         return slots.empty(self.config, self.num_slots, ring, self._dtypes_of(params), self.penalises)

@@ -92,7 +92,7 @@ def generate(
     }
     stops = config.stop_token_ids if stop_ids is None else tuple(stop_ids)
     _, out = slots.decode(
-        steps.prepare(model.params["text"], config.text),
+        steps.prepare(model.params["text"], config.text, len(prompt_B)),
         config,
         max_new_tokens,
         top_k > 0 or top_p < 1,

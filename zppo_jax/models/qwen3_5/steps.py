@@ -1,8 +1,8 @@
 """The language model one token at a time: weights and states layer by layer, nothing stacked, nothing scanned.
 
 `prepare` makes the weights of decoding once from the parameters: slices of the stacked layers (hoisted out of the loop:
-SkyRL#1363, 1.65x), products that read the same input side by side, the head in the order in which its product reads it.
-What a step does with them is what text.run_layers does: norms, heads, gates and rotary tables are the same functions.
+SkyRL#1363, 1.65x), products that read the same input side by side, and axes in the order in which they are read fastest. What a step does with them is what
+text.run_layers does: norms, heads, gates and rotary tables are the same functions.
 
 Shape suffixes: B rows, S key slots, D model, F mlp, N heads, K key-value heads, R query heads of a key head, H head
 dim, G key heads of a linear layer, W channels of one (q, k and its v), X what a linear layer reads of one, J conv
@@ -24,10 +24,13 @@ from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.layers import Params
 from zppo_jax.ops.conv import conv_step
 from zppo_jax.ops.gated_delta import gated_delta_step
-from zppo_jax.parallel import constrain, constrain_tree
+from zppo_jax.parallel import constrain, constrain_tree, in_use
 
 Weights = dict[str, Any]
-"""{"embed" [V, D], "head_DV", "norm", "layers": group by group and layer by layer}."""
+"""{"embed" [V, D], "head" [D, V] or [V, D] (`weights_first`), "norm", "layers": group by group and layer by layer}."""
+
+PRODUCTS = {"inputs": 1, "out": 2, "q": 1, "kv": 1, "o": 2, "gate_up": 1, "down": 1}
+"""The kernels of a layer, and over how many axes their inputs reach."""
 
 States = list[list[tuple[jax.Array, ...]]]
 """Group by group and layer by layer: (conv [B, J, G, W], recurrent) of a linear layer, (keys [B, K, H, S], values
@@ -37,14 +40,30 @@ States = list[list[tuple[jax.Array, ...]]]
 # ---------------------------------------------------------------- weights
 
 
-def prepare(params: Params, config: TextConfig) -> Weights:
-    """The weights of decoding. Everything is a copy but the embedding, which is the caller's array itself."""
-    return {"embed": params["embed"]} | join(params, config)
+FEW_ROWS = 8
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def join(params: Params, config: TextConfig) -> Weights:
-    """All weights of decoding but the embedding: made once here, not in every call of the decoding program."""
+def weights_first(num_rows: int) -> bool:
+    """Whether products are kernel @ x^T, with kernels [outputs, inputs]. On a CPU this reads the weights twice as fast
+    as x @ kernel when up to FEW_ROWS rows are decoded at once, and no head needs a transposed copy; with 16 rows it is
+    slower."""
+    return num_rows <= FEW_ROWS and jax.default_backend() == "cpu" and not in_use()
+
+
+def prepare(params: Params, config: TextConfig, num_rows: int) -> Weights:
+    """The weights for decoding `num_rows` rows. Everything is a copy but the embedding, which is the caller's array."""
+    return uncopied(params, num_rows) | join(params, config, num_rows)
+
+
+def uncopied(params: Params, num_rows: int) -> Weights:
+    """The weights that decoding shares with the parameters."""
+    shared = {"embed": params["embed"]}
+    return shared | {"head": text.head(params)} if weights_first(num_rows) else shared
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def join(params: Params, config: TextConfig, num_rows: int) -> Weights:
+    """All other weights of decoding: made once here, not in every call of the decoding program."""
 
     def linear(g: int, i: int) -> Params:
         return _linear_weights(jax.tree.map(lambda x: x[g, i], params["linear"]), config)
@@ -52,13 +71,23 @@ def join(params: Params, config: TextConfig) -> Weights:
     def full(g: int) -> Params:
         return _full_weights(jax.tree.map(lambda x: x[g], params["full"]))
 
-    joined = {
-        "head_DV": text.head(params).T,
-        "norm": params["norm"]["weight"],
-        "layers": [[*(linear(g, i) for i in range(config.num_linear)), full(g)] for g in range(config.num_groups)],
-    }
+    groups = [[*(linear(g, i) for i in range(config.num_linear)), full(g)] for g in range(config.num_groups)]
+    joined = {"norm": params["norm"]["weight"], "layers": groups}
+    if weights_first(num_rows):
+        return joined | {"layers": [[_outputs_first(layer) for layer in group] for group in groups]}
+    joined["head"] = text.head(params).T
     axes = weight_axes(config)
     return constrain_tree(joined, {name: axes[name] for name in joined})
+
+
+def _outputs_first(layer: Params) -> Params:
+    """The kernels of all products with their inputs behind their outputs."""
+
+    def turned(name: str, kernel: jax.Array) -> jax.Array:
+        count = PRODUCTS.get(name, 0)  # of input axes
+        return jnp.moveaxis(kernel, range(count), range(-count, 0))
+
+    return {name: turned(name, kernel) for name, kernel in layer.items()}
 
 
 def _linear_weights(block: Params, config: TextConfig) -> Params:
@@ -103,7 +132,7 @@ def weight_axes(config: TextConfig) -> dict[str, Any]:
         "kv": ("embed", "kv_heads", None, None),
         "o": ("heads", None, "embed"),
     }
-    ends = {"embed": ("vocab", "embed"), "head_DV": ("embed", "vocab"), "norm": (None,)}
+    ends = {"embed": ("vocab", "embed"), "head": ("embed", "vocab"), "norm": (None,)}
     return ends | {"layers": [[linear] * config.num_linear + [full] for _ in range(config.num_groups)]}
 
 
@@ -182,13 +211,20 @@ def step_layers(
 
 def logits(weights: Weights, hidden_BD: jax.Array) -> jax.Array:
     """Unnormalised next-token scores [B, V] in the model dtype."""
-    return constrain(hidden_BD @ weights["head_DV"], "batch", "vocab")
+    return constrain(_product(hidden_BD, weights["head"]), "batch", "vocab")
 
 
 def _product(x: jax.Array, kernel: jax.Array, num_inputs: int = 1) -> jax.Array:
-    """x @ kernel over its first axes, as one product of two matrices."""
-    outputs = kernel.shape[num_inputs:]
-    return (x.reshape(len(x), -1) @ kernel.reshape(-1, math.prod(outputs))).reshape(len(x), *outputs)
+    """x times a kernel over its input axes, as one product of two matrices."""
+    num_rows, x = len(x), x.reshape(len(x), -1)
+    if not weights_first(num_rows):
+        outputs = kernel.shape[num_inputs:]
+        return (x @ kernel.reshape(-1, math.prod(outputs))).reshape(num_rows, *outputs)
+    outputs = kernel.shape[:-num_inputs]
+    # The barriers keep XLA from turning the operands round again.
+    x_DB = jax.lax.optimization_barrier(x.T)
+    y = jax.lax.optimization_barrier(kernel.reshape(math.prod(outputs), -1) @ x_DB)
+    return y.T.reshape(num_rows, *outputs)
 
 
 def _mlp(weights: Params, x_BD: jax.Array) -> jax.Array:
@@ -213,7 +249,7 @@ def _linear_mixer(
     o_BNV, after_BNKV = gated_delta_step(q, k, v, g_BN, beta_BN, before_BNKV.astype(jnp.float32))
     z_BNV = z.reshape(num_rows, heads, value_dim)
     y_BNV = deltanet.gated_rms_norm(o_BNV.astype(x_BD.dtype), z_BNV, weights["gated_norm"], config.rms_norm_eps)
-    return _product(y_BNV, weights["out"], 2), (context_BJGW, after_BNKV.astype(before_BNKV.dtype))
+    return _product(y_BNV, weights["out"], PRODUCTS["out"]), (context_BJGW, after_BNKV.astype(before_BNKV.dtype))
 
 
 def _full_mixer(
@@ -239,7 +275,7 @@ def _full_mixer(
     scores_BKRS = jnp.where(mask_BS[:, None, None], scores_BKRS * config.head_dim**-0.5, jnp.finfo(jnp.float32).min)
     attention_BKRS = jax.nn.softmax(scores_BKRS, axis=-1).astype(q_BNH.dtype)
     attended_BNH = jnp.matmul(attention_BKRS, values_BKSH).reshape(q_BNH.shape)
-    return _product(attended_BNH * jax.nn.sigmoid(gate_BNH), weights["o"], 2), (keys_BKHS, values_BKSH)
+    return _product(attended_BNH * jax.nn.sigmoid(gate_BNH), weights["o"], PRODUCTS["o"]), (keys_BKHS, values_BKSH)
 
 
 def _write(cache: jax.Array, new_BKH: jax.Array, slot: jax.Array, axis: int) -> jax.Array:
