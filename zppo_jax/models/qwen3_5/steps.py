@@ -1,8 +1,8 @@
 """The language model one token at a time: weights and states layer by layer, nothing stacked, nothing scanned.
 
 `prepare` makes the weights of decoding once from the parameters: slices of the stacked layers (hoisted out of the loop:
-SkyRL#1363, 1.65x), products that read the same input side by side, and axes in the order in which they are read fastest. What a step does with them is what
-text.run_layers does: norms, heads, gates and rotary tables are the same functions.
+SkyRL#1363, 1.65x), products that read the same input side by side, axes in the order in which they are read fastest.
+What a step does with them is what text.run_layers does: norms, heads, gates and rotary tables are the same functions.
 
 Shape suffixes: B rows, S key slots, D model, F mlp, N heads, K key-value heads, R query heads of a key head, H head
 dim, G key heads of a linear layer, W channels of one (q, k and its v), X what a linear layer reads of one, J conv
