@@ -95,7 +95,8 @@ def test_the_others_learn_as_if_the_frozen_gradients_were_zero():
     (state, metrics), (whole, whole_metrics) = updated(VISION), updated(())
     assert metrics["grad_norm"] > 5 * CLIP, "the clip must be at work"
     assert whole_metrics["grad_norm"] > 1.01 * metrics["grad_norm"], "the vision tower must have a gradient to lose"
-    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=1e-6)
+    # The loss is the small rest (0.02) of advantages of size 1, whose rounding differs from program to program.
+    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], atol=1e-6)
     squares = sum(float(np.sum(np.square(leaf / 0.1))) for leaf in jax.tree.leaves(moments(state).mu))
     np.testing.assert_allclose(squares**0.5, CLIP, rtol=1e-5)
     expected = {"mu": moments(whole).mu["text"], "nu": moments(whole).nu["text"], "params": whole["params"]["text"]}

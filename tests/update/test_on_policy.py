@@ -99,7 +99,7 @@ def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[
         teacher=SimpleNamespace(scope=str(rng.choice(["capped", "all_hard"]))),
     )
     job: Any = SimpleNamespace(
-        config=config, method=method, template=TEMPLATE, process=process, learner=learner, buffer=None,
+        config=config, method=method, template=TEMPLATE, process=process, learner=learner, buffer=None, sampling=None,
         student=Student(rng, float(rng.choice([0.0, 0.2, 0.5]))), teacher=teacher, augmentation_limit=3,
     )  # fmt: skip
     drawn = StepBatch(step, items[:4], items[4:] if method.uses_replay else ())
