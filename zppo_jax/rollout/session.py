@@ -77,10 +77,13 @@ class _Source:
 class Session:
     """Requests in, finished rollouts out. `advance` runs one chunk on the device while the caller uses the last one."""
 
-    def __init__(self, engine: Engine, params: dict[str, Any], ring: int | None = None) -> None:
-        """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs."""
+    def __init__(
+        self, engine: Engine, params: dict[str, Any], ring: int | None = None, weights: dict[str, Any] | None = None
+    ) -> None:
+        """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs; `weights` of decoding,
+        where they have been made of `params` already."""
         self.engine, self.params, self.statistics = engine, params, Statistics()
-        self._weights = engine.weights(params)
+        self._weights = engine.weights(params) if weights is None else weights
         self._ring = ring or engine.shapes.num_keys
         self._slots = engine.empty(params, self._ring)
         self._rows: list[_Rollout | None] = [None] * engine.num_slots
@@ -251,10 +254,12 @@ def stream(
 
     What was done is added to `statistics`, ring by ring.
     """
+    if not requests:
+        return
     buckets = [engine.shapes.bucket_of(request.features, request.uid) for request in requests]
-    order = sorted(range(len(requests)), key=buckets.__getitem__)
+    order, weights = sorted(range(len(requests)), key=buckets.__getitem__), engine.weights(params)
     for ring, members in itertools.groupby(order, key=lambda index: engine.shapes.ring_of(buckets[index])):
-        session = Session(engine, params, ring)
+        session = Session(engine, params, ring, weights)
         place = {session.submit(requests[index]): index for index in members}
         while session.busy:
             for event in session.advance():

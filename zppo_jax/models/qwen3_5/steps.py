@@ -51,7 +51,7 @@ def weights_first(num_rows: int) -> bool:
 
 
 def prepare(params: Params, config: TextConfig, num_rows: int) -> Weights:
-    """The weights for decoding `num_rows` rows. Everything is a copy but the embedding, which is the caller's array."""
+    """The weights for decoding `num_rows` rows: copies, but for what is `uncopied`."""
     return uncopied(params, num_rows) | join(params, config, num_rows)
 
 
