@@ -91,8 +91,11 @@ def test_progress_counts_responses_tokens_and_slots():
         found = list(sampling.responses(loaded, asked, compiler, lines.append))
     assert sorted(response.index for response in found) == list(range(7))
     tokens = sum(len(response.token_ids) for response in found)
-    assert lines[0].startswith("0/7 responses  0 tokens") and lines[0].endswith("3/3 slots")
-    assert lines[-1].startswith(f"7/7 responses  {tokens} tokens") and lines[-1].endswith("tokens/s  0/3 slots")
+    assert lines[0].startswith("rollouts 0/7  0 tokens")
+    longest = max(len(response.token_ids) for response in found)
+    cut = 100 * sum(response.finish_reason == "length" for response in found) / 7
+    assert lines[-1].startswith(f"rollouts 7/7  {tokens} tokens, ")
+    assert lines[-1].endswith(f" % used  {cut:.0f} % truncated  longest {longest}")
 
 
 @pytest.mark.parametrize(

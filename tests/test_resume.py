@@ -33,7 +33,7 @@ def test_sigterm_saves_exits_0_and_continues_to_the_same_bits(straight, start, t
     script = runs.SIGNALLED.format(signal="SIGTERM", step=2)
     stopped = runs.command(runs.arguments(start, tmp_path), script)
     assert stopped.returncode == 0, stopped.stderr
-    assert "finishing the step, then saving" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert "stopping and saving" in stopped.stderr and "Traceback" not in stopped.stderr
     assert runs.saved_steps(tmp_path) == [2] and runs.metrics(tmp_path)[-1]["step"] == 2
     runs.run(start, tmp_path)
     runs.assert_same_end(tmp_path, straight, NUM_STEPS)

@@ -144,14 +144,14 @@ def test_the_first_signal_finishes_the_step(number):
     process.send_signal(number)
     out, error = process.communicate(timeout=20)
     assert (out, process.returncode) == ("saved\n", 0)
-    assert "finishing the step, then saving; press again to stop at once" in error
+    assert "stopping and saving; press again to stop at once" in error
 
 
 def test_the_second_signal_stops_at_once():
     process = python(LOOP, "busy")
     assert process.stdout is not None and process.stderr is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    while "finishing" not in process.stderr.readline():
+    while "stopping" not in process.stderr.readline():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[0] == "at once\n"

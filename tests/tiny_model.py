@@ -69,8 +69,10 @@ class _Lowered:
 class FastCompiler(Compiler):
     """Compiles in half the time what runs slower: here nothing runs for long."""
 
-    def program(self, name: str, lower: Callable[[], Any], kind: Kind = "sequence") -> Program:
-        return super().program(name, lambda: _Lowered(lower()), kind)
+    def program(
+        self, name: str, lower: Callable[[], Any], kind: Kind = "sequence", mesh: jax.sharding.Mesh | None = None
+    ) -> Program:
+        return super().program(name, lambda: _Lowered(lower()), kind, mesh)
 
 
 @functools.cache

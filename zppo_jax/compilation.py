@@ -91,16 +91,21 @@ class Compiler:
         """Everything that was compiled so far, in order."""
         return tuple(self._programs)
 
-    def program(self, name: str, lower: Callable[[], Any], kind: Kind = "sequence") -> Program:
-        """The program of that name; `lower()` makes the `jax.stages.Lowered` the first time it is asked for."""
+    def program(
+        self, name: str, lower: Callable[[], Any], kind: Kind = "sequence", mesh: jax.sharding.Mesh | None = None
+    ) -> Program:
+        """The program of that name; `lower()` makes the `jax.stages.Lowered` the first time it is asked for.
+
+        `mesh`, of the same devices, where it is another than the compiler's own.
+        """
         with self._lock:
             if name not in self._programs:
-                future = self._pool.submit(self._compile, lower, kind)
+                future = self._pool.submit(self._compile, lower, kind, mesh or self.mesh)
                 self._programs[name] = Program(name, future, self._announce)
             return self._programs[name]
 
-    def _compile(self, lower: Callable[[], Any], kind: Kind) -> Any:
-        with parallel.use(self.mesh):  # the mesh in use belongs to a thread
+    def _compile(self, lower: Callable[[], Any], kind: Kind, mesh: jax.sharding.Mesh | None) -> Any:
+        with parallel.use(mesh):  # the mesh in use belongs to a thread
             return lower().compile(_OPTIONS.get(jax.default_backend(), {}).get(kind))
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from zppo_jax import parallel, prompts
 from zppo_jax.actor import Actor
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, ConfigError
-from zppo_jax.config.schema import OptimizerConfig
+from zppo_jax.config.schema import MeshConfig, OptimizerConfig
 from zppo_jax.data.digits import DigitsSource, Family
 from zppo_jax.data.pipeline import Item, PromptProcessing, StepStream, open_stream
 from zppo_jax.models import qwen3_5
@@ -31,6 +31,7 @@ from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.vision import VisionFeatures
+from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.teacher import LocalTeacher, Teacher
 from zppo_jax.update import optimizer
 from zppo_jax.update.learner import Learner, Settings
@@ -70,6 +71,15 @@ def make_mesh(config: Config) -> Mesh:
         raise ConfigError(str(error)) from error
 
 
+def _decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh:
+    """The devices of the run as `chosen`, which is the section `where` of the config."""
+    assert compiler.mesh is not None
+    try:
+        return parallel.reshaped(compiler.mesh, chosen.data, chosen.fsdp, chosen.tensor)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
 def describe_mesh(mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config) -> Iterator[str]:
     """What a person should know about a run on several devices: the mesh, and what it could not cut."""
     if mesh.size > 1:
@@ -93,7 +103,8 @@ def build(
     template = prompts.get_template(config.prompt.template)
     process = PromptProcessing(processor, template)
     scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
-    engine = _engine(config, model.config, processor, compiler, _shapes(config, model.config))
+    mesh = _decoding_mesh(compiler, config.rollout.mesh, "rollout.mesh")
+    engine = _engine(config, model.config, processor, compiler, _shapes(config, model.config), mesh)
     student = Actor(dataclasses.replace(engine, report=report), processor, scorer, config.reward.region)
     learner = _learner(config, model.config, student.engine, compiler)
     state = learner.init(model.params)
@@ -152,14 +163,20 @@ def _shapes(config: Config, model: qwen3_5.Config) -> Shapes:
 
 
 def _engine(
-    config: Config, model: qwen3_5.Config, processor: Processor, compiler: Compiler, shapes: Shapes, name: str = ""
+    config: Config,
+    model: qwen3_5.Config,
+    processor: Processor,
+    compiler: Compiler,
+    shapes: Shapes,
+    mesh: Mesh | None,
+    name: str = "",
 ) -> Engine:
     """As many slots as are asked for and as the memory for caches holds."""
     chosen, dtypes = config.rollout, (config.model.dtype, config.rollout.state_dtype)
-    with parallel.use(compiler.mesh):
+    with parallel.use(mesh):
         num_slots = memory.plan(model, shapes, chosen.slots, 1e9 * chosen.cache_gigabytes, dtypes)
     prompts, banned_V = max(num_slots // chosen.group_size, 1), banned_mask(model, processor)
-    return Engine(model, shapes, num_slots, prompts, banned_V, compiler, name, chosen.chunk, *dtypes)
+    return Engine(model, shapes, num_slots, prompts, banned_V, compiler, name, chosen.chunk, *dtypes, mesh=mesh)
 
 
 def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler) -> Learner:
@@ -221,9 +238,11 @@ def _teacher(
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
         )
-    engine = dataclasses.replace(student.engine, vision=VisionFeatures(), statistics=Statistics())
-    if model.config != student_model:
-        engine = _engine(config, model.config, processor, compiler, engine.shapes, "teacher's ")
+    mesh, own = _decoding_mesh(compiler, config.teacher.mesh, "teacher.mesh"), student.engine
+    engine = dataclasses.replace(own, vision=VisionFeatures(), statistics=Statistics(), held=HeldWeights())
+    if (model.config, mesh) != (student_model, own.mesh):
+        engine = _engine(config, model.config, processor, compiler, own.shapes, mesh, "teacher's ")
+        engine = dataclasses.replace(engine, report=own.report)
     compress = config.teacher.compress
     return LocalTeacher(
         params=model.params,
@@ -245,7 +264,9 @@ def _compressor(config: Config, teacher: Processor, student: Actor, engine: Engi
     name = f"{engine.name}compressor's "
     return dataclasses.replace(
         student,
-        engine=_engine(config, engine.config, processor, engine.compiler, shapes, name),
+        engine=dataclasses.replace(
+            _engine(config, engine.config, processor, engine.compiler, shapes, engine.mesh, name), report=engine.report
+        ),
         processor=processor,
     )
 

@@ -27,7 +27,7 @@ from zppo_jax.setup import Job
 from zppo_jax.types import Group
 from zppo_jax.update.step import State
 from zppo_jax.warmstart import directories
-from zppo_jax.workdir import RunDirectory, StopRequest
+from zppo_jax.workdir import RunDirectory, StopRequest, StopRequested
 from zppo_jax.zppo import choose_candidates, select
 from zppo_jax.zppo.reformulate import build_prompts
 
@@ -62,6 +62,7 @@ def train_step(
 
     # 6. I updates on all groups; the buffer learns from the plain rollouts alone.
     groups = [*plain, *augmented]
+    job.student.engine.held.release()
     with timers("update"):
         state, advantages_PG, update_metrics = job.learner.update(state, groups, seed=seed, step=step)
     refreshed = None
@@ -151,13 +152,17 @@ def run(config: Config, workdir: Path) -> None:
         mesh = setup.make_mesh(config)
         stack.enter_context(parallel.use(mesh))
         compiler = stack.enter_context(compilation.compiler(console.compiling, mesh))
-        job, state = setup.build(config, student, teacher, compiler, console.status)
+        job, state = setup.build(config, student, teacher, compiler, stop.checked(console.status))
         for line in setup.describe_mesh(mesh, state["params"], job.learner.config):
             console.message(line)
         stack.callback(job.close)
         records = Records(directory, config, checkpoints.latest_step)
         stack.callback(records.close)
-        _loop(job, state, checkpoints, records, console, stop)
+        try:
+            _loop(job, state, checkpoints, records, console, stop)
+        except StopRequested:
+            console.message("stopped before the first step: there was nothing to save")
+            return
         draw_curves(directory.path)
         console.files(directory.path)
 
@@ -166,24 +171,24 @@ def _loop(
     job: Job, state: State, checkpoints: Checkpoints, records: Records, console: RunConsole, stop: StopRequest
 ) -> None:
     config, timers = job.config, PhaseTimers()
-    if checkpoints.latest_step is None:
-        first = _evaluate(job, state, 0, timers)
-        step, last = 0, first
-        records.write(0, first.metrics() | timers.flush())
-        console.message(f"held-out accuracy before training {100 * first.overall[0]:.1f} %")
-    else:
-        step, state, host = checkpoints.restore(state)
-        job.stream.set_state(host["stream"])
-        first, last = (Evaluation.from_json(host[name]) for name in ("first", "last"))
-        console.message(f"continuing after step {step}")
+    step, state, first, last = _begin(job, state, checkpoints, records, console, stop)
+
+    def save(stream: dict[str, Any]) -> None:
+        checkpoints.save(step, state, {"stream": stream, "first": first.to_json(), "last": last.to_json()})
+
     console.start_clock()
     done = step >= config.num_steps or stop.requested
     while not done:
         with timers("step"):
             with timers("data"):
-                batch = next(job.stream)
+                before, batch = job.stream.get_state(), next(job.stream)
+            try:
+                with stop.heeded():
+                    state, groups, advantages_PG, metrics = train_step(job, state, batch, timers)
+            except StopRequested:  # nothing but rollouts has happened yet, and the same are made again
+                save(before)
+                break
             step = batch.step
-            state, groups, advantages_PG, metrics = train_step(job, state, batch, timers)
             if step % config.eval.every == 0 or step == config.num_steps:
                 last = _evaluate(job, state, step, timers)
                 metrics |= last.metrics()
@@ -193,9 +198,25 @@ def _loop(
         console.step(step, metrics)
         done = step >= config.num_steps or stop.requested  # asked once: whatever ends the loop has saved
         if step % config.checkpoint.every == 0 or done:
-            host = {"stream": job.stream.get_state(), "first": first.to_json(), "last": last.to_json()}
-            checkpoints.save(step, state, host)
+            save(job.stream.get_state())
     console.results(first.table(), last.table(), step)
+
+
+def _begin(
+    job: Job, state: State, checkpoints: Checkpoints, records: Records, console: RunConsole, stop: StopRequest
+) -> tuple[int, State, Evaluation, Evaluation]:
+    """The newest checkpoint, or the start and its evaluation: (step, state, first evaluation, last evaluation)."""
+    if checkpoints.latest_step is None:
+        timers = PhaseTimers()
+        with stop.heeded():
+            first = _evaluate(job, state, 0, timers)
+        records.write(0, first.metrics() | timers.flush())
+        console.message(f"held-out accuracy before training {100 * first.overall[0]:.1f} %")
+        return 0, state, first, first
+    step, state, host = checkpoints.restore(state)
+    job.stream.set_state(host["stream"])
+    console.message(f"continuing after step {step}")
+    return step, state, Evaluation.from_json(host["first"]), Evaluation.from_json(host["last"])
 
 
 def _evaluate(job: Job, state: State, step: int, timers: PhaseTimers) -> Evaluation:

@@ -7,12 +7,13 @@ with RunDirectory(path) as directory, StopRequest() as stop:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -139,8 +140,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+class StopRequested(Exception):
+    """Somebody wants the run to end."""
+
+
 class StopRequest:
     """Turns the first SIGINT or SIGTERM into a flag that the loop asks between steps; a second one stops at once.
+
+    What takes long is told as well: a report that was `checked` raises StopRequested, where that is `heeded`.
 
     The handlers are in force inside the `with` block only. Outside the main thread, where Python allows none, the
     flag is never set.
@@ -148,12 +155,32 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._requested = threading.Event()
+        self._heeded = False
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def requested(self) -> bool:
-        """Whether somebody wants the run to save and end after this step."""
+        """Whether somebody wants the run to save and end."""
         return self._requested.is_set()
+
+    @contextlib.contextmanager
+    def heeded(self) -> Iterator[None]:
+        """What is done meanwhile may be given up."""
+        self._heeded = True
+        try:
+            yield
+        finally:
+            self._heeded = False
+
+    def checked(self, report: Callable[[str], None]) -> Callable[[str], None]:
+        """The same report, that is called often; raises StopRequested instead where the request is heeded."""
+
+        def checked(line: str) -> None:
+            if self._heeded and self.requested:
+                raise StopRequested
+            report(line)
+
+        return checked
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -172,4 +199,4 @@ class StopRequest:
             raise KeyboardInterrupt
         self._requested.set()
         # Not print: a signal may arrive while print itself is at work.
-        os.write(2, b"\nfinishing the step, then saving; press again to stop at once\n")
+        os.write(2, b"\nstopping and saving; press again to stop at once\n")

@@ -45,6 +45,21 @@ def run(tmp_path: Path, devices: int, mesh: tuple[int, int, int], num_processes:
     return json.loads(out.read_text())
 
 
+def test_another_mesh_for_decoding(tmp_path):
+    """Parameters cut over four devices, rows over eight: weights are gathered once, and no step exchanges anything."""
+    out = tmp_path / "result.json"
+    subprocess.run([sys.executable, "-m", "tests.parallel.decoding", str(out)], cwd=ROOT, check=True, timeout=300)
+    result = json.loads(out.read_text())
+    for name, found in result.items():
+        assert found["tokens"] == 1.0 and found["logprobs"] < TOLERANCE, (name, found)
+    trained, whole, cut = (result[name] for name in ("(2, 4, 1)", "(8, 1, 1)", "(2, 1, 4)"))
+    assert trained["largest"] > 10_000, "a chunk gathers weights"
+    assert whole["largest"] < 1_000 and not whole["in_a_step"], "tokens alone, after the last step"
+    assert cut["in_a_step"] and cut["largest"] < 10_000, "activations in every step, no weight"
+    assert whole["weights"] > 3.5 * trained["weights"], "whole on every device"
+    assert cut["weights"] < 0.5 * whole["weights"]
+
+
 def check(result: dict) -> None:
     assert result["logits"] < TOLERANCE
     assert result["gradients"] < TOLERANCE

@@ -166,9 +166,9 @@ class CountingCompiler(Compiler):
         super().__init__(num_threads=1)
         self.asked: list[str] = []
 
-    def program(self, name, lower, kind="sequence"):
+    def program(self, name, lower, kind="sequence", mesh=None):
         self.asked.append(name)
-        return super().program(name, lower, kind)
+        return super().program(name, lower, kind, mesh)
 
 
 def test_compiled_programs_are_bounded(together):
@@ -197,7 +197,7 @@ def test_compiled_programs_are_bounded(together):
 
 def test_prepare_asks_for_every_program():
     class Recorder(CountingCompiler):
-        def program(self, name, lower, kind="sequence"):
+        def program(self, name, lower, kind="sequence", mesh=None):
             self.asked.append(name)
 
     recorder = Recorder()

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable
 
-from zppo_jax.config.schema import Config
+from zppo_jax.config.schema import Config, MeshConfig
 
 
 def _empty_data(config: Config) -> str | None:
@@ -79,7 +79,13 @@ def _buckets(config: Config) -> str | None:
 
 
 def _mesh(config: Config) -> str | None:
-    sizes = {f"mesh.{name}": size for name, size in dataclasses.asdict(config.mesh).items()}
+    meshes = {"mesh": config.mesh, "rollout.mesh": config.rollout.mesh, "teacher.mesh": config.teacher.mesh}
+    faults = (_mesh_sizes(where, mesh) for where, mesh in meshes.items())
+    return next(filter(None, faults), None)
+
+
+def _mesh_sizes(where: str, mesh: MeshConfig) -> str | None:
+    sizes = {f"{where}.{name}": size for name, size in dataclasses.asdict(mesh).items()}
     for name, size in sizes.items():
         if size == 0:
             return f"{name} = 0 is no number of devices: give 1 or more, or -1 for all devices that are left"

@@ -72,6 +72,7 @@ class TeacherConfig:
     scope: Annotated[str, Setting("which hard questions the teacher answers", choices=("capped", "all_hard"))]
     temperature: Annotated[float, Setting("sampling temperature of the teacher; 0 is greedy", minimum=0)]
     top_p: Annotated[float, Setting("nucleus of the teacher", above=0, maximum=1)]
+    mesh: MeshConfig
     compress: CompressConfig
 
 
@@ -118,6 +119,7 @@ class RolloutConfig:
     state_dtype: Annotated[
         str, Setting("recurrent states of rollouts between two tokens", choices=("float32", "bfloat16"))
     ]
+    mesh: MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)

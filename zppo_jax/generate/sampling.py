@@ -81,12 +81,7 @@ def responses(
     while session.busy:
         events = session.advance()
         begin = begin or time.monotonic()  # what is compiled before the first chunk does not count
-        done, used = session.statistics, engine.num_slots - session.num_free
-        rate = done.tokens / max(time.monotonic() - begin, 1e-9)
-        on_progress(
-            f"{done.finished}/{asked.num_samples} responses  {done.tokens} tokens  {rate:.0f} tokens/s  "
-            f"{used}/{engine.num_slots} slots"
-        )
+        on_progress(session.statistics.line(asked.num_samples, time.monotonic() - begin))
         for event in events:
             if event.sample is not None:
                 yield _response(loaded, asked, event.index, event.sample)

@@ -5,6 +5,8 @@ Shape suffixes: B rows, T tokens, J context (taps - 1); the channels are any num
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -91,4 +93,4 @@ def conv_step(x_B: jax.Array, kernel: jax.Array, context_BJ: jax.Array) -> tuple
     seen = [context_BJ[:, tap] for tap in range(context_BJ.shape[1])] + [x_B]
     weighted = [tap.astype(jnp.float32) * weight for tap, weight in zip(seen, kernel.astype(jnp.float32), strict=True)]
     after_BJ = jnp.concatenate([context_BJ[:, 1:], x_B[:, None].astype(context_BJ.dtype)], axis=1)
-    return sum(weighted[1:], start=weighted[0]).astype(x_B.dtype), after_BJ
+    return functools.reduce(jnp.add, weighted).astype(x_B.dtype), after_BJ

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, use
+from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, reshaped, use
 from zppo_jax.parallel.rules import (
     constrain,
     constrain_tree,
@@ -26,6 +26,7 @@ __all__ = [
     "partition_spec",
     "place",
     "placed_shapes",
+    "reshaped",
     "shardings",
     "undivided",
     "use",

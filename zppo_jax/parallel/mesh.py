@@ -44,6 +44,13 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def reshaped(mesh: Mesh, data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
+    """The devices of a mesh in the same order and another shape, so that one program may read arrays of both; the mesh
+    itself where that is its shape."""
+    shape = mesh_shape(mesh.size, data, fsdp, tensor)
+    return mesh if shape == mesh.devices.shape else Mesh(mesh.devices.reshape(shape), AXES, axis_types=mesh.axis_types)
+
+
 def abstract_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
     """A mesh without devices, to plan shardings of a model that this machine could not hold."""
     return AbstractMesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES))

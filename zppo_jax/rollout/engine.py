@@ -4,6 +4,10 @@ Programs: one `join` for the weights of decoding, one `encode` for images, one `
 bucket, one `decode` for each ring (and one more where a request truncates its distribution). session.py decides what
 runs when.
 
+Prompts are encoded and prefilled on the compiler's mesh, where the parameters lie. Decoding may have a mesh of another
+shape: parameters that are cut over fsdp would be gathered anew in every step. `join` moves the weights there, `fill`
+the caches.
+
 Shape suffixes: P prompts, B rows (slots), I rows of patches, M merged slots, D model.
 """
 
@@ -15,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from zppo_jax import parallel
 from zppo_jax.compilation import Compiler, Kind, Program, shapes_of
@@ -27,6 +32,7 @@ from zppo_jax.rollout.session import sample
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.vision import NO_IMAGE, VisionFeatures
+from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.types import Features
 
 
@@ -41,7 +47,8 @@ class Engine:
     `key_dtype` (of keys, values and convolution contexts) None means the parameters' own; `state_dtype` is that of the
     recurrent states. `penalises` says whether requests may ask for penalties, which costs two flags for each row and
     token of the vocabulary. `decode_text`, from token ids to text, is needed for stop strings. `report` is told how far
-    `sample` is, in a line for people.
+    `sample` is, in a line for people, after every chunk; what it raises ends the sampling. `mesh` is that of decoding,
+    the compiler's own by default.
     """
 
     config: Config
@@ -57,7 +64,9 @@ class Engine:
     penalises: bool = False
     decode_text: Callable[[np.ndarray], str] | None = None
     report: Callable[[str], None] | None = None
+    mesh: Mesh | None = None
     vision: VisionFeatures = dataclasses.field(default_factory=VisionFeatures)
+    held: HeldWeights = dataclasses.field(default_factory=HeldWeights)
     statistics: Statistics = dataclasses.field(default_factory=Statistics)
 
     def sample(self, params: dict[str, Any], requests: Sequence[Request]) -> list[list[Sample]]:
@@ -83,11 +92,17 @@ class Engine:
         return self.key_dtype or str(params["text"]["embed"].dtype), self.state_dtype
 
     def _slots_shapes(self, params: dict[str, Any], ring: int) -> slots.Slots:
-        shapes = jax.eval_shape(lambda: self.empty(params, ring))
+        shapes = jax.eval_shape(lambda: self._empty(params, ring))
         return parallel.placed_shapes(shapes, slots.axes(shapes, self.config))
 
-    def _program(self, name: str, lower: Callable[[], Any], kind: Kind = "sequence") -> Program:
-        return self.compiler.program(self.name + name, lower, kind)
+    def _program(
+        self, name: str, lower: Callable[[], Any], kind: Kind = "sequence", mesh: Mesh | None = None
+    ) -> Program:
+        return self.compiler.program(self.name + name, lower, kind, mesh)
+
+    @property
+    def _moves(self) -> bool:
+        return self.mesh is not None and self.mesh != self.compiler.mesh
 
     def _encode_program(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
@@ -111,16 +126,18 @@ class Engine:
         def lower() -> Any:
             batch = self._prefill_inputs(params, bucket)
             cache = jax.eval_shape(lambda: slots.prefill(params, self.config, batch))
-            cache = parallel.placed_shapes(cache, text.CACHE_AXES)
+            with parallel.use(self.compiler.mesh):
+                cache = parallel.placed_shapes(cache, text.CACHE_AXES)
             return slots.fill.lower(self._slots_shapes(params, ring), self.config, cache, self.rows([], bucket))
 
-        return self._program(f"fill of {ring} keys after {self.shapes.buckets[bucket]} tokens", lower)
+        name = f"fill of {ring} keys after {self.shapes.buckets[bucket]} tokens"
+        return self._program(name, lower, mesh=self.mesh)
 
     def _join_program(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
-            return steps.join.lower(shapes_of(params["text"]), self.config.text, self.num_slots)
+            return steps.join.lower(shapes_of(params["text"]), self.config.text, self.num_slots, self._moves)
 
-        return self._program("weights", lower)
+        return self._program("weights", lower, mesh=self.mesh)
 
     def _weight_shapes(self, params: dict[str, Any]) -> steps.Weights:
         shapes = jax.eval_shape(lambda: steps.prepare(params["text"], self.config.text, self.num_slots))
@@ -131,7 +148,7 @@ class Engine:
             held, rest = self._slots_shapes(params, ring), self._decode_arguments(0, ())
             return slots.decode.lower(self._weight_shapes(params), self.config, self.chunk, truncates, held, *rest)
 
-        return self._program(f"{'truncated ' if truncates else ''}decode over {ring} keys", lower, "step")
+        return self._program(f"{'truncated ' if truncates else ''}decode over {ring} keys", lower, "step", self.mesh)
 
     def _decode_arguments(self, num_steps: int, ended: Sequence[int]) -> tuple[Any, ...]:
         end_B = np.zeros(self.num_slots, bool)
@@ -142,10 +159,19 @@ class Engine:
     # ---------------------------------------------------------------- what a session calls
 
     def weights(self, params: dict[str, Any]) -> steps.Weights:
-        """What decoding reads, made of the parameters; a session does this once."""
-        return steps.uncopied(params["text"], self.num_slots) | self._join_program(params)(params["text"])
+        """What decoding reads, made of the parameters once; `held.release()` gives its memory back."""
+
+        def make() -> steps.Weights:
+            joined = self._join_program(params)(params["text"])
+            return joined if self._moves else joined | steps.uncopied(params["text"], self.num_slots)
+
+        return self.held.of(params, make)
 
     def empty(self, params: dict[str, Any], ring: int) -> slots.Slots:
+        with parallel.use(self.mesh):
+            return self._empty(params, ring)
+
+    def _empty(self, params: dict[str, Any], ring: int) -> slots.Slots:
         return slots.empty(self.config, self.num_slots, ring, self._dtypes_of(params), self.penalises)
 
     def prompts(self, features: Sequence[Features], bucket: int) -> inputs.Inputs:

@@ -78,12 +78,13 @@ class Session:
     """Requests in, finished rollouts out. `advance` runs one chunk on the device while the caller uses the last one."""
 
     def __init__(
-        self, engine: Engine, params: dict[str, Any], ring: int | None = None, weights: dict[str, Any] | None = None
+        self, engine: Engine, params: dict[str, Any], ring: int | None = None, statistics: Statistics | None = None
     ) -> None:
-        """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs; `weights` of decoding,
-        where they have been made of `params` already."""
-        self.engine, self.params, self.statistics = engine, params, Statistics()
-        self._weights = engine.weights(params) if weights is None else weights
+        """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs; what is done is added to
+        `statistics`."""
+        self.engine, self.params = engine, params
+        self.statistics = Statistics() if statistics is None else statistics
+        self._weights = engine.weights(params)
         self._ring = ring or engine.shapes.num_keys
         self._slots = engine.empty(params, self._ring)
         self._rows: list[_Rollout | None] = [None] * engine.num_slots
@@ -248,25 +249,20 @@ class Session:
 
 
 def stream(
-    engine: Engine, params: dict[str, Any], requests: Sequence[Request], statistics: Statistics | None = None
-) -> Iterator[tuple[int, int, Sample]]:
-    """(request, number of the sample, sample) in the order in which they finish; prompts of short rings first.
+    engine: Engine, params: dict[str, Any], requests: Sequence[Request], statistics: Statistics
+) -> Iterator[list[tuple[int, int, Sample]]]:
+    """After every chunk what has finished: (request, number of the sample, sample); prompts of short rings first.
 
-    What was done is added to `statistics`, ring by ring.
+    What is done is added to `statistics` as it goes.
     """
-    if not requests:
-        return
     buckets = [engine.shapes.bucket_of(request.features, request.uid) for request in requests]
-    order, weights = sorted(range(len(requests)), key=buckets.__getitem__), engine.weights(params)
+    order = sorted(range(len(requests)), key=buckets.__getitem__)
     for ring, members in itertools.groupby(order, key=lambda index: engine.shapes.ring_of(buckets[index])):
-        session = Session(engine, params, ring, weights)
+        session = Session(engine, params, ring, statistics)
         place = {session.submit(requests[index]): index for index in members}
         while session.busy:
-            for event in session.advance():
-                if event.sample is not None:
-                    yield place[event.ticket], event.index, event.sample
-        if statistics is not None:
-            statistics.add(session.statistics)
+            events = session.advance()
+            yield [(place[one.ticket], one.index, one.sample) for one in events if one.sample is not None]
 
 
 def sample(
@@ -275,14 +271,13 @@ def sample(
     requests: Sequence[Request],
     report: Callable[[str], None] | None = None,
 ) -> tuple[list[list[Sample]], Statistics]:
-    """All responses of each request, in order; `report` is told how far it is whenever a rollout has ended."""
-    statistics, start, tokens = Statistics(), time.monotonic(), 0
+    """All responses of each request, in order; `report` is told how far it is after every chunk."""
+    statistics, start = Statistics(), time.monotonic()
     found: list[dict[int, Sample]] = [{} for _ in requests]
     total = sum(request.num_samples for request in requests)
-    for count, (request, index, one) in enumerate(stream(engine, params, requests, statistics), start=1):
-        found[request][index] = one
-        tokens += len(one.token_ids_T)
+    for finished in stream(engine, params, requests, statistics):
+        for request, index, one in finished:
+            found[request][index] = one
         if report:
-            speed = tokens / max(time.monotonic() - start, 1e-9)
-            report(f"rollouts {count}/{total}  {speed:.0f} tokens/s  last {len(one.token_ids_T)} tokens")
+            report(statistics.line(total, time.monotonic() - start))
     return [[samples[index] for index in sorted(samples)] for samples in found], statistics

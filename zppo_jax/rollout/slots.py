@@ -71,8 +71,10 @@ def constrain(slots: Slots, config: Config) -> Slots:
 
 @functools.partial(jax.jit, static_argnums=1)
 def encode(params: dict[str, Any], config: Config, patches_ISC: jax.Array, grid_IS5: jax.Array) -> jax.Array:
-    """Vision features [I, M, D] of rows of patches, in the dtype of the language model."""
-    return vlm.vision_features(params, config, {"patches_ISC": patches_ISC, "grid_IS5": grid_IS5})
+    """Vision features [I, M, D] of rows of patches, in the dtype of the language model; whole on every device, because
+    a later prompt may want them anywhere."""
+    features_IMD = vlm.vision_features(params, config, {"patches_ISC": patches_ISC, "grid_IS5": grid_IS5})
+    return parallel.constrain(features_IMD, None, None, None)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -197,7 +199,8 @@ def decode(
     }
     slots, out = jax.lax.while_loop(more, advance, (slots | {"live_B": live_B}, out))
     out |= {name: slots[name] for name in ("live_B", "count_B")}
-    return slots, jax.tree.map(lambda x: parallel.constrain(x, *(None,) * x.ndim), out)  # every process reads all rows
+    # Every process reads all rows of what is new.
+    return constrain(slots, config), jax.tree.map(lambda x: parallel.constrain(x, *(None,) * x.ndim), out)
 
 
 def _uniform(key_B: jax.Array, count_B: jax.Array) -> jax.Array:

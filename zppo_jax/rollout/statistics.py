@@ -29,6 +29,14 @@ class Statistics:
         vars(self).update(vars(Statistics()))
         return taken
 
+    def line(self, total: int, seconds: float) -> str:
+        """How far `total` rollouts are after `seconds`, for people."""
+        return (
+            f"rollouts {self.finished}/{total}  {self.tokens} tokens, {self.tokens / max(seconds, 1e-9):.0f} a second  "
+            f"slots {100 * self.occupancy:.0f} % used  {100 * self.truncated / max(self.finished, 1):.0f} % truncated  "
+            f"longest {self.longest}"
+        )
+
     @property
     def occupancy(self) -> float:
         """The share of the slots' steps that gave a token."""

@@ -47,7 +47,9 @@ class LocalTeacher:
 
     def answer(self, items: Sequence[Item], *, seed: int, step: int) -> list[Group]:
         sampling = Sampling(self.temperature, top_p=self.top_p)
-        return self.actor.answer(self.params, items, self.num_rollouts, sampling, Draw(seed, step, "teacher"))
+        groups = self.actor.answer(self.params, items, self.num_rollouts, sampling, Draw(seed, step, "teacher"))
+        self.actor.engine.held.release()  # a copy of the largest model there is
+        return groups
 
     def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> Mapping[Candidate, str]:
         unique = list(dict.fromkeys(candidates))
@@ -79,6 +81,7 @@ class LocalTeacher:
             Request(f"compress/{index}", features[index], 1, Sampling(temperature=0.0), draw) for index in fitting
         ]
         samples = engine.sample(self.params, requests)
+        engine.held.release()
         outputs = [""] * len(candidates)
         for index, group in zip(fitting, samples, strict=True):
             outputs[index] = self.compressor.text_of(group[0])

@@ -52,18 +52,22 @@ def weights_first(num_rows: int) -> bool:
 
 def prepare(params: Params, config: TextConfig, num_rows: int) -> Weights:
     """The weights for decoding `num_rows` rows: copies, but for what is `uncopied`."""
-    return uncopied(params, num_rows) | join(params, config, num_rows)
+    return join(params, config, num_rows) | uncopied(params, num_rows)
 
 
 def uncopied(params: Params, num_rows: int) -> Weights:
-    """The weights that decoding shares with the parameters."""
+    """The weights that decoding shares with the parameters, where both lie on the same mesh."""
     shared = {"embed": params["embed"]}
     return shared | {"head": text.head(params)} if weights_first(num_rows) else shared
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def join(params: Params, config: TextConfig, num_rows: int) -> Weights:
-    """All other weights of decoding: made once here, not in every call of the decoding program."""
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def join(params: Params, config: TextConfig, num_rows: int, moves: bool = False) -> Weights:
+    """All other weights of decoding: made once here, not in every call of the decoding program.
+
+    They lie on the mesh in use; where the parameters lie on another one, nothing can be shared, and with `moves` the
+    embedding is copied too.
+    """
 
     def linear(g: int, i: int) -> Params:
         return _linear_weights(jax.tree.map(lambda x: x[g, i], params["linear"]), config)
@@ -76,6 +80,8 @@ def join(params: Params, config: TextConfig, num_rows: int) -> Weights:
     if weights_first(num_rows):
         return joined | {"layers": [[_outputs_first(layer) for layer in group] for group in groups]}
     joined["head"] = text.head(params).T
+    if moves:
+        joined["embed"] = params["embed"]
     axes = weight_axes(config)
     return constrain_tree(joined, {name: axes[name] for name in joined})
 
@@ -215,14 +221,14 @@ def logits(weights: Weights, hidden_BD: jax.Array) -> jax.Array:
 
 
 def _product(x: jax.Array, kernel: jax.Array, num_inputs: int = 1) -> jax.Array:
-    """x times a kernel over its input axes, as one product of two matrices."""
-    num_rows, x = len(x), x.reshape(len(x), -1)
+    """x times a kernel over its input axes."""
+    num_rows = len(x)
     if not weights_first(num_rows):
-        outputs = kernel.shape[num_inputs:]
-        return (x @ kernel.reshape(-1, math.prod(outputs))).reshape(num_rows, *outputs)
+        # Its axes are not joined here: "gate and up, each cut over devices" as one axis could not be cut any more.
+        return jnp.tensordot(x, kernel, num_inputs)
     outputs = kernel.shape[:-num_inputs]
     # The barriers keep XLA from turning the operands round again.
-    x_DB = jax.lax.optimization_barrier(x.T)
+    x_DB = jax.lax.optimization_barrier(x.reshape(num_rows, -1).T)
     y = jax.lax.optimization_barrier(kernel.reshape(math.prod(outputs), -1) @ x_DB)
     return y.T.reshape(num_rows, *outputs)
 
