@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from tests import runs
 from zppo_jax.checkpoint import Checkpoints
 from zppo_jax.config import ConfigError
+from zppo_jax.console import RunConsole
 from zppo_jax.workdir import RunDirectory, WorkdirError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -154,3 +156,43 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(straigh
         assert Checkpoints(directory.checkpoints, 2).latest_step == 3
     runs.run(start, tmp_path)
     runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+@contextlib.contextmanager
+def between_chunks(action):
+    """Calls `action()` whenever the sampler has told how far it is."""
+    status = RunConsole.status
+
+    def status_and_act(self, line):
+        status(self, line)
+        action() if line.startswith("rollouts") else None
+
+    RunConsole.status = status_and_act
+    try:
+        yield
+    finally:
+        RunConsole.status = status
+
+
+def test_ctrl_c_between_chunks_gives_the_step_up_and_continues_to_the_same_bits(straight, start, tmp_path, capsys):
+    """In the rollouts of step 3, then before the first step of all."""
+    reached: list[int] = []
+
+    def press() -> None:
+        if reached[-1:] == [2]:
+            reached.append(-1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with runs.after_row(reached.append), between_chunks(press):
+        runs.run(start, tmp_path)
+    assert runs.saved_steps(tmp_path) == [2] and runs.metrics(tmp_path)[-1]["step"] == 2
+    assert "after 2 steps" in capsys.readouterr().out
+    runs.run(start, tmp_path)
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+def test_ctrl_c_in_the_first_evaluation_ends_at_once(start, tmp_path, capsys):
+    with between_chunks(lambda: os.kill(os.getpid(), signal.SIGINT)), contextlib.suppress(KeyboardInterrupt):
+        runs.run(start, tmp_path)
+    assert "stopped before the first step: there was nothing to save" in capsys.readouterr().out
+    assert runs.saved_steps(tmp_path) == [] and not runs.metrics(tmp_path)

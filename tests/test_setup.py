@@ -27,7 +27,7 @@ class Names:
         self.asked: list[str] = []
         self.mesh = None
 
-    def program(self, name: str, lower: Any, kind: str = "sequence") -> None:
+    def program(self, name: str, lower: Any, kind: str = "sequence", mesh: Any = None) -> None:
         del lower
         self.asked.append(name)
 

@@ -71,9 +71,10 @@ def make_mesh(config: Config) -> Mesh:
         raise ConfigError(str(error)) from error
 
 
-def _decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh:
+def _decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | None:
     """The devices of the run as `chosen`, which is the section `where` of the config."""
-    assert compiler.mesh is not None
+    if compiler.mesh is None:
+        return None
     try:
         return parallel.reshaped(compiler.mesh, chosen.data, chosen.fsdp, chosen.tensor)
     except ValueError as error:

@@ -117,7 +117,7 @@ def test_what_was_done_is_counted(together):
     asked = [dataclasses.replace(one, draw=Draw(0, 1, "student")) for one in requests()]
     _, done = session.sample(engine(), tiny_model.model().params, asked, told.append)
     samples = [one for group in together for one in group]
-    assert len(told) == done.finished == len(samples)
+    assert done.finished == len(samples) and len(told) == 1 + -(-done.steps // engine().chunk), "after every chunk"
     assert told[-1].startswith(f"rollouts {len(samples)}/{len(samples)}  ")
     assert done.tokens == sum(len(one.token_ids_T) for one in samples) and done.prompts == len(items())
     assert done.longest == SHAPES.max_new_tokens

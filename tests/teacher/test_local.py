@@ -14,6 +14,7 @@ from zppo_jax import prompts
 from zppo_jax.actor import Actor
 from zppo_jax.rewards import ScoringPool
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.teacher import LocalTeacher
 from zppo_jax.warmstart import tiny
 from zppo_jax.zppo import Candidate
@@ -67,7 +68,7 @@ class Script:
     """An engine that answers the compression prompts in turn, and remembers what it was asked."""
 
     def __init__(self, *texts: str, longest: int = 10_000):
-        self.texts = texts
+        self.texts, self.held = texts, HeldWeights()
         self.shapes = Shapes((longest,), 0, 0, 1)
 
     def sample(self, params, requests):

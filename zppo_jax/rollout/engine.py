@@ -161,11 +161,13 @@ class Engine:
     def weights(self, params: dict[str, Any]) -> steps.Weights:
         """What decoding reads, made of the parameters once; `held.release()` gives its memory back."""
 
+        join = self._join_program(params)
+
         def make() -> steps.Weights:
-            joined = self._join_program(params)(params["text"])
+            joined = join(params["text"])
             return joined if self._moves else joined | steps.uncopied(params["text"], self.num_slots)
 
-        return self.held.of(params, make)
+        return self.held.of(join, params, make)
 
     def empty(self, params: dict[str, Any], ring: int) -> slots.Slots:
         with parallel.use(self.mesh):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from zppo_jax.compilation import Program
 from zppo_jax.models.qwen3_5.steps import Weights
 
 
@@ -16,16 +17,16 @@ class HeldWeights:
     These are copies, as large as the language model: whoever needs the memory for something else releases them.
     """
 
-    _params: Any = None
-    _weights: Weights | None = None
+    _made: tuple[Program, dict[str, Any], Weights] | None = None
 
-    def of(self, params: dict[str, Any], make: Callable[[], Weights]) -> Weights:
-        """Those at hand where they are of these very parameters, else what `make` gives; never two sets at a time."""
-        if self._weights is None or params is not self._params:
+    def of(self, join: Program, params: dict[str, Any], make: Callable[[], Weights]) -> Weights:
+        """Those at hand where this program made them of these very parameters, else what `make` gives; never two sets
+        at a time."""
+        if self._made is None or self._made[0] is not join or self._made[1] is not params:
             self.release()
-            self._params, self._weights = params, make()
-        return self._weights
+            self._made = join, params, make()
+        return self._made[2]
 
     def release(self) -> None:
         """Forgets them."""
-        self._params = self._weights = None
+        self._made = None
