@@ -8,7 +8,7 @@ A TPU pod slice, here 64 chips of v6e, whose hosts share the directory of the ru
 possible yet**; when it is, this is the command:
 
     gcloud compute tpus tpu-vm ssh NAME --worker=all --command="cd zppo_jax && python -m zppo_jax.main \
-      --config=configs/0p8b.py --config.rollout.slots=512 --config.update.groups_per_microbatch=32 \
+      --config=configs/0p8b.py --config.rollout.slots=512 --config.update.rows_per_microbatch=64 \
       --workdir=/shared/runs/0p8b"
 
 Both models are hub ids; where the hub is out of reach, add `--config.model.path=DIR --config.teacher.path=DIR`.
@@ -26,7 +26,7 @@ Memory in GB (10^9 bytes), over all devices together; a test computes the same f
     student's caches       72.7   rollout.slots rows of the longest prompt and response
     teacher's caches      400.2   likewise; not at the same time as the student's
 
-and activations on top: `model.remat` and `update.groups_per_microbatch` decide how much.
+and activations on top: `model.remat` and `update.row_tokens` decide how much.
 
 What the paper reports, macro averages in % over its 16 VLM, 10 LLM and 5 video benchmarks, and hours on 64 H100-80GB
 (Table 9), 48 of them for the student and 16 for the teacher:
@@ -110,7 +110,9 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.data.num_questions = 76_800  # a single pass: 200 steps of 384
     config.rollout.questions_per_step = 384  # rollout batch
     config.num_steps = 200  # rollout steps; 800 updates
-    config.update.groups_per_microbatch = 4  # micro-batch of 4 rollouts a device, for 8 devices
+    config.update.row_tokens = 0  # the paper: a micro-batch of 4 rollouts a device
+    config.update.prompts_per_row = 4
+    config.update.rows_per_microbatch = 8  # one a device
 
     # Evaluation
     config.eval.temperature = 0.6  # the paper adds top-p 0.95, top-k 20 and a presence penalty of 1.5

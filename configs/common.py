@@ -101,7 +101,9 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.update.clip_low = 0.2
     config.update.clip_high = 0.28
     config.update.dual_clip = 10.0
-    config.update.groups_per_microbatch = 4
+    config.update.row_tokens = 0
+    config.update.prompts_per_row = 4
+    config.update.rows_per_microbatch = 8
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-6

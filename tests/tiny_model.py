@@ -30,6 +30,7 @@ from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features, Group, Prompt, Question, Rollout
+from zppo_jax.update import rows
 from zppo_jax.update.learner import Learner, Settings
 from zppo_jax.update.step import Objective
 from zppo_jax.warmstart import tiny
@@ -164,15 +165,14 @@ def keep_gradient(rate: float) -> optax.GradientTransformation:
 
 
 OBJECTIVE = Objective(clip_low=0.2, clip_high=0.28, dual_clip=10.0, temperature=1.0)
-SETTINGS = Settings(
-    num_minibatches=2, inner_epochs=1, groups_per_microbatch=2, max_groups=7, normalisation="nonzero", scope="batch",
-    eps=1e-6,
-)  # fmt: skip
+SETTINGS = Settings(num_minibatches=2, inner_epochs=1, normalisation="nonzero", scope="batch", eps=1e-6)
+ROWS = rows.shapes(2, 88, 2, SHAPES.buckets[-1], SHAPES.max_new_tokens, SHAPES.patch_slots)
+"""Two groups of 36 or 40 slots fit a row."""
 
 
 @functools.cache
 def learner() -> Learner:
-    return Learner(model().config, SHAPES, SETTINGS, OBJECTIVE, keep_gradient(0.003), banned_V(), compiler())
+    return Learner(model().config, ROWS, SETTINGS, OBJECTIVE, keep_gradient(0.003), banned_V(), compiler())
 
 
 def fresh_state() -> dict[str, Any]:

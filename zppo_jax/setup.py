@@ -33,7 +33,7 @@ from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.vision import VisionFeatures
 from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.teacher import LocalTeacher, Teacher
-from zppo_jax.update import optimizer
+from zppo_jax.update import optimizer, rows
 from zppo_jax.update.learner import Learner, Settings
 from zppo_jax.update.step import Objective, State
 from zppo_jax.zppo import ReplayBuffer, get_method, select
@@ -81,11 +81,15 @@ def _decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh |
         raise ConfigError(f"{where}: {error}") from error
 
 
-def describe_mesh(mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config) -> Iterator[str]:
+def describe_mesh(mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config, num_rows: int) -> Iterator[str]:
     """What a person should know about a run on several devices: the mesh, and what it could not cut."""
     if mesh.size > 1:
         yield "mesh " + " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
         yield from parallel.undivided(mesh, params, vlm.logical_axes(model))
+        with parallel.use(mesh):
+            shares = parallel.num_shards("batch")
+        if num_rows % shares:
+            yield f"update.rows_per_microbatch={num_rows} is not divided by {shares}: devices compute the same rows"
 
 
 def build(
@@ -181,14 +185,10 @@ def _engine(
 
 
 def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler) -> Learner:
-    update, questions = config.update, config.rollout.questions_per_step
-    shares = (config.replay.fraction, config.zppo.augmentation_fraction)
-    groups = questions + sum(select.replay_count(share, questions) for share in shares)
+    update, sizes = config.update, engine.shapes
     settings = Settings(
         num_minibatches=update.num_minibatches,
         inner_epochs=update.inner_epochs,
-        groups_per_microbatch=update.groups_per_microbatch,
-        max_groups=-(-groups // update.num_minibatches),
         normalisation=config.advantage.normalisation,
         scope=config.advantage.scope,
         eps=config.advantage.eps,
@@ -197,7 +197,14 @@ def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Co
     objective = Objective(update.clip_low, update.clip_high, update.dual_clip, config.rollout.temperature, remat)
     return Learner(
         model,
-        engine.shapes,
+        rows.shapes(
+            update.rows_per_microbatch,
+            update.row_tokens,
+            update.prompts_per_row,
+            sizes.buckets[-1],
+            sizes.max_new_tokens,
+            sizes.patch_slots,
+        ),
         settings,
         objective,
         _transform(config),

@@ -153,7 +153,8 @@ def run(config: Config, workdir: Path) -> None:
         stack.enter_context(parallel.use(mesh))
         compiler = stack.enter_context(compilation.compiler(console.compiling, mesh))
         job, state = setup.build(config, student, teacher, compiler, stop.checked(console.status))
-        for line in setup.describe_mesh(mesh, state["params"], job.learner.config):
+        num_rows = config.update.rows_per_microbatch
+        for line in setup.describe_mesh(mesh, state["params"], job.learner.config, num_rows):
             console.message(line)
         stack.callback(job.close)
         records = Records(directory, config, checkpoints.latest_step)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests import tiny_model
 from tests.tiny_model import SHAPES
 from zppo_jax.types import Group, Rollout
-from zppo_jax.update import batch, group_advantages
+from zppo_jax.update import batch, group_advantages, rows
 from zppo_jax.update.learner import Settings
 
 
@@ -55,42 +55,108 @@ random_groups = st.integers(0, 2**32).flatmap(
 )
 
 
-def rollouts_in(packed) -> list[tuple]:
-    """(tokens, old log-probabilities, advantage) of every row with a token that counts."""
-    rows = []
-    for bucket in packed["buckets"]:
-        arrays = bucket["arrays"]
-        for u, m, g in np.argwhere(arrays["mask_MGR"].any(axis=-1)):
-            assert u < bucket["count"], "a micro-batch that the update does not run"
-            mask_R = arrays["mask_MGR"][u, m, g]
-            tokens, old = (arrays[name][u, m, g][mask_R] for name in ("response_MGR", "old_logprobs_MGR"))
-            rows.append((tuple(tokens.tolist()), tuple(old.tolist()), float(arrays["advantages_MG"][u, m, g])))
-    return sorted(rows)
+def rollouts_in(micro) -> list[tuple]:
+    """(prompt, tokens, old log-probabilities, advantage) of every branch, read from the arrays alone."""
+    found = []
+    for b in range(len(micro["tokens_BT"])):
+        segment_T, mask_T = micro["segment_BT"][b], micro["mask_BT"][b]
+        for segment in range(1, segment_T.max() + 1):
+            own_T = (segment_T == segment) & mask_T
+            trunk = micro["trunk_BT"][b][segment_T == segment][0]
+            if trunk == segment:
+                assert not micro["counted_BT"][b][own_T].any()
+                continue
+            assert micro["counted_BT"][b][own_T].all()
+            fed, target, old = (micro[name][b][own_T] for name in ("tokens_BT", "target_BT", "old_logprobs_BT"))
+            assert (fed[1:] == target[:-1]).all(), "each token is fed before the next is asked for"
+            prompt = [*micro["tokens_BT"][b][(segment_T == trunk) & mask_T].tolist(), int(fed[0])]
+            (advantage,) = set(micro["advantages_BT"][b][own_T].tolist())
+            found.append((tuple(prompt), tuple(target.tolist()), tuple(old.tolist()), advantage))
+    return sorted(found)
 
 
 def expected_rows(groups, advantages_PG) -> list[tuple]:
-    """Every rollout of every group with an advantage; a group without one has no gradient and is not computed."""
+    """Every rollout of every group with an advantage, behind its prompt; a group without one is not computed."""
     return sorted(
-        (tuple(rollout.token_ids_T.tolist()), tuple(rollout.logprobs_T.tolist()), float(advantage))
+        (tuple(group.features.token_ids_T.tolist()), tuple(rollout.token_ids_T.tolist()),
+         tuple(rollout.logprobs_T.tolist()), float(advantage))
         for group, advantages_G in zip(groups, advantages_PG, strict=True)
         if np.any(advantages_G)
         for rollout, advantage in zip(group.rollouts, advantages_G, strict=True)
-    )
+    )  # fmt: skip
 
 
-@given(random_groups, st.integers(1, 4), st.integers(1, 3), st.sampled_from(["batch", "minibatch"]))
-def test_every_rollout_enters_exactly_once_with_its_own_advantage(groups, num_minibatches, per_microbatch, scope):
+row_shapes = st.builds(
+    lambda num_rows, extra, prompts: rows.shapes(num_rows, 24 + extra, prompts, 16, SHAPES.max_new_tokens, 16),
+    st.integers(1, 4),
+    st.integers(0, 200),
+    st.integers(1, 4),
+)
+
+
+@given(random_groups, st.integers(1, 4), row_shapes, st.sampled_from(["batch", "minibatch"]))
+def test_every_rollout_enters_exactly_once_with_its_own_advantage(groups, num_minibatches, shapes, scope):
     parts = batch.split(len(groups), num_minibatches, 0, 1, 0)
     advantages_PG = batch.advantages(groups, parts, "nonzero", scope, 1e-6)
-    seen, tokens = [], 0.0
+    seen: list[tuple] = []
     for part in parts:
-        packed = batch.minibatch(
-            tiny_model.model().config, [groups[i] for i in part], advantages_PG[part], SHAPES, per_microbatch, 12
-        )
-        seen += rollouts_in(packed)
-        tokens += packed["num_tokens"]
+        placed = rows.arrange(groups, batch.with_gradient(part.tolist(), advantages_PG), shapes)
+        for start in range(0, len(placed), shapes.num_rows):
+            chosen = placed[start : start + shapes.num_rows]
+            seen += rollouts_in(rows.microbatch(tiny_model.model().config, groups, advantages_PG, chosen, shapes))
     assert sorted(seen) == expected_rows(groups, advantages_PG)
-    assert tokens == sum(len(rollout.token_ids_T) for group in groups for rollout in group.rollouts)
+
+
+@given(random_groups, row_shapes)
+def test_rows_are_within_their_limits_and_full(groups, shapes):
+    chosen = list(range(len(groups)))
+    placed = rows.arrange(groups, chosen, shapes)
+    assert placed == rows.arrange(groups, chosen, shapes)
+    used = [sum(rows._size(part, groups, shapes) for part in row) for row in placed]
+    assert max(used) <= shapes.num_tokens and max(map(len, placed)) <= shapes.prompts_per_row
+    parts = [part for row in placed for part in row]
+    assert len({(part.group, rollout) for part in parts for rollout in part.rollouts}) == 3 * len(groups)
+    for later in range(1, len(placed)):
+        smallest = min(rows._size(part, groups, shapes) for part in placed[later])
+        for size, row in zip(used[:later], placed[:later], strict=True):
+            full = size + smallest > shapes.num_tokens or len(row) == shapes.prompts_per_row
+            assert full, "a part stands in a new row only where no row before had room"
+
+
+def test_a_group_is_split_only_when_no_row_holds_it():
+    groups = [random_group(np.random.default_rng(place), place) for place in range(4)]
+    long, short = (rows.shapes(2, size, 4, 16, SHAPES.max_new_tokens, 16) for size in (200, 0))
+    assert sum(map(len, rows.arrange(groups, range(4), long))) == 4
+    parts = [part for row in rows.arrange(groups, range(4), short) for part in row]
+    assert len(parts) > 4 and {part.group for part in parts} == set(range(4))
+
+
+def test_what_no_row_holds_is_refused_by_name():
+    group = random_group(np.random.default_rng(0), 1)
+    small = dataclasses.replace(rows.shapes(1, 0, 1, 16, SHAPES.max_new_tokens, 16), num_tokens=16)
+    with pytest.raises(ValueError, match=r"prompt 1/1/plain of .* do not fit a row of 16: raise update.row_tokens"):
+        rows.arrange([group], [0], small)
+
+
+@pytest.mark.parametrize("num_groups", [0, 1, 3])
+def test_arrays_have_one_shape_whatever_the_groups(num_groups):
+    """The compiled gradient takes any rows of the run."""
+    groups = [random_group(np.random.default_rng(place), place) for place in range(num_groups)]
+    shapes = rows.shapes(3, 100, 2, 16, SHAPES.max_new_tokens, SHAPES.patch_slots)
+    placed = rows.arrange(groups, range(num_groups), shapes)
+    packed = rows.microbatch(tiny_model.model().config, groups, np.ones((num_groups, 3)), placed, shapes)
+    assert (shapes.num_tokens, shapes.chunk) == (104, 8)
+    assert packed["tokens_BT"].shape == packed["counted_BT"].shape == (3, 104)
+    assert packed["source_BC"].shape == (3, 13) and packed["context_BCJ"].shape == (3, 13, 3)
+    assert packed["patches_ISC"].shape[:2] == (6, SHAPES.patch_slots)
+
+
+def test_lengths_from_the_longest_prompt_and_response():
+    """A row holds both, in whole chunks; a chunk is no longer than 64 nor than a response needs."""
+    assert [rows.shapes(1, 0, 1, *lengths, 16).num_tokens for lengths in ((20, 16), (4096, 12_288))] == [48, 16_384]
+    chunks = [rows.shapes(1, 0, 1, 20, length, 16).chunk for length in (1, 10, 16, 17, 64, 12_288)]
+    assert chunks == [4, 16, 16, 32, 64, 64]
+    assert rows.shapes(1, 1000, 1, 20, 16, 16).num_tokens == 1008
 
 
 @given(random_groups, st.integers(1, 4))
@@ -120,36 +186,6 @@ def test_scope_makes_a_difference():
     together = batch.advantages(groups, parts, "all", "batch", 0.0)
     np.testing.assert_allclose(together[0], alone[0] * 2**0.5, rtol=1e-6)
     np.testing.assert_allclose(batch.advantages(groups, parts, "all", "minibatch", 1e-6)[0], alone[0], rtol=1e-5)
-
-
-@pytest.mark.parametrize("num_groups", [0, 1, 5, 12])
-def test_arrays_have_one_shape_whatever_the_groups(num_groups):
-    """The compiled update takes any mini-batch of the run."""
-    groups = [random_group(np.random.default_rng(place), place) for place in range(num_groups)]
-    advantages_PG = np.ones((num_groups, SHAPES.group_size), np.float32)
-    packed = batch.minibatch(tiny_model.model().config, groups, advantages_PG, SHAPES, 5, 12)
-    assert len(packed["buckets"]) == len(SHAPES.buckets)
-    for bucket, length in zip(packed["buckets"], SHAPES.buckets, strict=True):
-        arrays = bucket["arrays"]
-        assert arrays["tokens_BT"].shape == (3, 5, length)
-        assert arrays["patches_ISC"].shape[:3] == (3, 5, SHAPES.patch_slots)
-        assert arrays["response_MGR"].shape == (3, 5, SHAPES.group_size, SHAPES.max_new_tokens)
-
-
-def test_padding_groups_have_no_weight():
-    groups = [random_group(np.random.default_rng(1), 0)]
-    packed = batch.minibatch(tiny_model.model().config, groups, np.full((1, 3), 2.0, np.float32), SHAPES, 4, 12)
-    arrays = packed["buckets"][0]["arrays"]
-    assert packed["buckets"][0]["count"] == 1 and packed["buckets"][1]["count"] == 0
-    for name in ("mask_MGR", "advantages_MG", "mask_BT"):
-        assert arrays[name][0, 0].any() and not arrays[name][0, 1:].any() and not arrays[name][1:].any()
-
-
-def test_more_groups_than_promised_change_the_shape():
-    """`max_groups` is a promise; a program compiled for it refuses what breaks it, and drops nothing in silence."""
-    groups = [random_group(np.random.default_rng(place), 2 * place) for place in range(4)]
-    packed = batch.minibatch(tiny_model.model().config, groups, np.ones((4, 3), np.float32), SHAPES, 1, max_groups=3)
-    assert packed["buckets"][0]["arrays"]["mask_MGR"].shape[0] == 4
 
 
 def test_settings_are_plain_values():

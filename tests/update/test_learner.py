@@ -10,17 +10,22 @@ import numpy as np
 import pytest
 
 from tests import tiny_model
-from tests.tiny_model import SETTINGS, SHAPES, FastCompiler, fresh_state, groups, learner
+from tests.tiny_model import ROWS, SETTINGS, SHAPES, FastCompiler, fresh_state, groups, learner
 from zppo_jax.rollout.engine import Request
-from zppo_jax.update import batch, optimizer
+from zppo_jax.update import batch, optimizer, rows
 
 
 def logprobs_of(params, chosen) -> np.ndarray:
     """The trainer's log-probabilities [M, G, R] of two groups, by the learner's own program."""
-    micro = batch.microbatch(
-        tiny_model.model().config, chosen, np.zeros((len(chosen), 3), np.float32), 2, len(SHAPES.buckets) - 1, SHAPES
-    )
-    return np.asarray(learner()._logprobs(params)(params, micro, tiny_model.banned_V()))
+    placed = [[rows.Part(m, (0, 1, 2))] for m in range(len(chosen))]
+    micro = rows.microbatch(tiny_model.model().config, chosen, np.zeros((len(chosen), 3)), placed, ROWS)
+    found_BT = np.asarray(learner()._logprobs(params)(params, micro, tiny_model.banned_V()))
+    out = np.zeros((len(chosen), 3, SHAPES.max_new_tokens), np.float32)
+    for m, group in enumerate(chosen):
+        for g, rollout in enumerate(group.rollouts):
+            own_T = (micro["segment_BT"][m] == 2 + g) & micro["counted_BT"][m]
+            out[m, g, : len(rollout.token_ids_T)] = found_BT[m][own_T]
+    return out
 
 
 def test_the_update_is_compiled_once_for_all_groups():
@@ -33,7 +38,7 @@ def test_the_update_is_compiled_once_for_all_groups():
         assert metrics["tokens"] > 0
         assert all(np.isfinite(value) for value in metrics.values())
     assert tiny_model.compiler().names == names
-    assert {"update", "log-probabilities"} <= set(names)
+    assert {"zero gradient", "gradient", "update", "log-probabilities"} <= set(names)
 
 
 def test_fresh_rollouts_show_no_mismatch():
@@ -95,8 +100,10 @@ def test_minibatches_and_inner_epochs_are_walked_in_turn(inner_epochs):
     expected = fresh_state()
     for epoch in range(inner_epochs):
         for part in batch.split(len(groups()), SETTINGS.num_minibatches, 3, 5, epoch):
-            packed = learner()._pack([groups()[i] for i in part], advantages_PG[part])
-            expected, _ = learner()._update(expected)(expected, packed, tiny_model.banned_V())
+            placed = rows.arrange(groups(), batch.with_gradient(part.tolist(), advantages_PG), ROWS)
+            sums = learner().gradient(expected["params"], groups(), advantages_PG, placed)
+            counted = np.float32(batch.num_tokens([groups()[i] for i in part]))
+            expected, _ = learner()._update(expected)(expected, sums, counted)
     jax.tree.map(np.testing.assert_array_equal, state["params"], expected["params"])
 
 

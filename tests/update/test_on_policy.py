@@ -23,8 +23,9 @@ from zppo_jax.data.pipeline import Item, PromptProcessing, StepBatch
 from zppo_jax.metrics import PhaseTimers
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
+from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.types import Group, Kind, Rollout
-from zppo_jax.update import batch
+from zppo_jax.update import batch, rows
 from zppo_jax.zppo import METHODS, Candidate, Method
 
 SHAPES = Shapes(buckets=(64, 640), patch_slots=16, max_new_tokens=12, group_size=4)
@@ -51,7 +52,7 @@ def answers(rng: np.random.Generator, items, mark: str, ids: tuple[int, int], ch
 class Student:
     """Answers like the actor, from a random generator."""
 
-    engine = SimpleNamespace(shapes=SHAPES, statistics=Statistics())
+    engine = SimpleNamespace(shapes=SHAPES, statistics=Statistics(), held=HeldWeights())
 
     def __init__(self, rng: np.random.Generator, chance: float):
         self._rng, self._chance = rng, chance
@@ -107,24 +108,26 @@ def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[
     return learner.groups, teacher.groups
 
 
-def weighted_rows(packed) -> list[tuple]:
-    """(prompt tokens with the last one, response tokens, old log-probabilities) of each row with a weight."""
-    rows = []
-    for bucket in packed["buckets"]:
-        arrays = bucket["arrays"]
-        assert not arrays["mask_MGR"][bucket["count"] :].any()
-        weight = arrays["mask_MGR"] * (arrays["advantages_MG"] != 0.0)[..., None]
-        for u, m, g in np.argwhere(weight.any(axis=-1)):
-            prompt = arrays["tokens_BT"][u, m][arrays["mask_BT"][u, m]].tolist()
-            kept = weight[u, m, g].astype(bool)
-            response, old = (arrays[name][u, m, g][kept].tolist() for name in ("response_MGR", "old_logprobs_MGR"))
-            rows.append(((*prompt, int(arrays["last_B"][u, m])), tuple(response), tuple(old)))
-    return sorted(rows)
+def weighted_rows(micro) -> list[tuple]:
+    """(prompt tokens with the last one, response tokens, old log-probabilities) of each branch with a weight."""
+    found = []
+    weight_BT = micro["counted_BT"] & (micro["advantages_BT"] != 0.0)
+    for b, segment in {(b, micro["segment_BT"][b, s]) for b, s in np.argwhere(weight_BT)}:
+        own_T = (micro["segment_BT"][b] == segment) & weight_BT[b]
+        trunk_T = (micro["segment_BT"][b] == micro["trunk_BT"][b][own_T][0]) & micro["mask_BT"][b]
+        prompt = (*micro["tokens_BT"][b][trunk_T].tolist(), int(micro["tokens_BT"][b][own_T][0]))
+        response, old = (micro[name][b][own_T].tolist() for name in ("target_BT", "old_logprobs_BT"))
+        found.append((prompt, tuple(response), tuple(old)))
+    return sorted(found)
 
 
 def pack(groups: list[Group], advantages_PG: np.ndarray, parts: list[np.ndarray]) -> list[dict[str, Any]]:
-    config = tiny_model.model().config
-    return [batch.minibatch(config, [groups[i] for i in part], advantages_PG[part], SHAPES, 2, 9) for part in parts]
+    config, shapes, packed = tiny_model.model().config, rows.shapes(2, 0, 3, 640, SHAPES.max_new_tokens, 16), []
+    for part in parts:
+        placed = rows.arrange(groups, batch.with_gradient(part.tolist(), advantages_PG), shapes)
+        for start in range(0, len(placed), 2):
+            packed.append(rows.microbatch(config, groups, advantages_PG, placed[start : start + 2], shapes))
+    return packed
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -134,17 +137,17 @@ def test_every_token_with_weight_was_sampled_by_the_student(name, seed, step):
     groups, taught = run_step(METHODS[name], np.random.default_rng(seed), step)
     parts = batch.split(len(groups), 2, seed, step, 0)
     advantages_PG = batch.advantages(groups, parts, "nonzero", "batch", 1e-6)
-    rows = [row for packed in pack(groups, advantages_PG, parts) for row in weighted_rows(packed)]
+    found = [row for packed in pack(groups, advantages_PG, parts) for row in weighted_rows(packed)]
     sampled = sorted(
         (tuple(g.features.token_ids_T.tolist()), tuple(r.token_ids_T.tolist()), tuple(r.logprobs_T.tolist()))
         for g, row in zip(groups, advantages_PG, strict=True)
         for r, advantage in zip(g.rollouts, row, strict=True)
         if advantage != 0.0
     )
-    assert sorted(rows) == sampled, "each rollout with an advantage once, behind its own prompt, and nothing else"
+    assert sorted(found) == sampled, "each rollout with an advantage once, behind its own prompt, and nothing else"
     teachers = {tuple(r.token_ids_T.tolist()) for g in taught for r in g.rollouts}
-    assert not teachers & {response for _, response, _ in rows}
-    assert all(STUDENT_IDS[0] <= token < STUDENT_IDS[1] for _, response, _ in rows for token in response)
+    assert not teachers & {response for _, response, _ in found}
+    assert all(STUDENT_IDS[0] <= token < STUDENT_IDS[1] for _, response, _ in found for token in response)
 
 
 @settings(max_examples=15)
@@ -181,5 +184,6 @@ def test_a_teachers_rollout_in_a_group_would_be_seen():
     others = tuple(dataclasses.replace(r, correct=False) for r in groups[0].rollouts[1:])
     groups[0] = dataclasses.replace(groups[0], rollouts=(foreign, *others))
     parts = [np.arange(len(groups))]
-    (packed,) = pack(groups, batch.advantages(groups, parts, "nonzero", "batch", 1e-6), parts)
-    assert any(token >= TEACHER_IDS[0] for _, response, _ in weighted_rows(packed) for token in response)
+    packed = pack(groups, batch.advantages(groups, parts, "nonzero", "batch", 1e-6), parts)
+    found = [row for micro in packed for row in weighted_rows(micro)]
+    assert any(token >= TEACHER_IDS[0] for _, response, _ in found for token in response)

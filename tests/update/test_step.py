@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests import tiny_model
 from tests.models.tiny import FAST_COMPILE
-from tests.tiny_model import SETTINGS, SHAPES, learner
+from tests.tiny_model import ROWS, SHAPES, learner
 from zppo_jax.models.qwen3_5 import inputs, vlm
 from zppo_jax.types import Group
-from zppo_jax.update import batch
+from zppo_jax.update import batch, rows
+from zppo_jax.update.rows import Part, Row
 
 NUM_SLOTS = SHAPES.buckets[-1] + 1 + SHAPES.max_new_tokens
 
@@ -42,31 +45,21 @@ def num_tokens() -> int:
     return sum(len(rollout.token_ids_T) for group in groups() for rollout in group.rollouts)
 
 
-def compiled(packed) -> tuple[Any, dict[str, Any]]:
-    """Gradient and metrics of the program that a run uses."""
+def compiled(placed: list[Row], counted: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """Gradient and metrics of the programs that a run uses, for chosen rows."""
     state = tiny_model.fresh_state()
-    new_state, metrics = learner()._update(state)(state, packed, tiny_model.banned_V())
+    sums = learner().gradient(state["params"], groups(), advantages_PG(), placed)
+    new_state, metrics = learner()._update(state)(state, sums, np.float32(num_tokens() if counted is None else counted))
     return new_state["optimizer"], jax.device_get(metrics)
+
+
+def arranged(*chosen: int) -> list[Row]:
+    return rows.arrange(groups(), chosen or range(len(groups())), ROWS)
 
 
 @functools.cache
 def from_learner() -> tuple[Any, dict[str, Any]]:
-    return compiled(learner()._pack(groups(), advantages_PG()))
-
-
-def pack(parts: list[list[list[int]]], counted: int | None = None) -> dict[str, Any]:
-    """Micro-batches of chosen groups by bucket, in the shapes of the learner's program."""
-    config, size, buckets = tiny_model.model().config, SETTINGS.groups_per_microbatch, []
-    for bucket, micro in enumerate(parts):
-        filled = [*micro, *[[]] * (4 - len(micro))]
-        made = [
-            batch.microbatch(config, [groups()[i] for i in part], advantages_PG()[part], size, bucket, SHAPES)
-            for part in filled
-        ]
-        arrays = {name: np.stack([one[name] for one in made]) for name in made[0]}
-        buckets.append({"count": np.int32(len(micro)), "arrays": arrays})
-    total = sum(len(r.token_ids_T) for micro in parts for part in micro for i in part for r in groups()[i].rollouts)
-    return {"buckets": tuple(buckets), "num_tokens": np.float32(total if counted is None else counted)}
+    return compiled(rows.arrange(groups(), batch.with_gradient(range(len(groups())), advantages_PG()), ROWS))
 
 
 # ---------------------------------------------------------------- the naive way
@@ -144,52 +137,75 @@ def test_gradient_equals_that_of_whole_sequences():
     assert_close(gradient, expected, 1e-5)
 
 
+def split(*placed: list[tuple[int, ...]]) -> list[Row]:
+    """Rows of (group, rollout, rollout, ...)."""
+    return [[Part(group, tuple(rollouts)) for group, *rollouts in row] for row in placed]
+
+
 @pytest.mark.parametrize(
-    "parts",
+    "placed",
     [
-        [[[0], [2], [5]], [[1], [3], [4], [6]]],
-        [[[5, 0], [2]], [[6, 1], [4, 3]]],
-        [[], [[0, 1], [2, 3], [4, 5], [6]]],
+        [[Part(group, (0, 1, 2))] for group in (0, 5, 1, 3, 4, 6)],
+        split([(6, 0, 1, 2), (1, 0, 1, 2)], [(5, 0, 1, 2), (0, 0, 1, 2)], [(4, 0, 1, 2), (3, 0, 1, 2)]),
+        split(
+            [(0, 2), (1, 0)], [(3, 1), (4, 0, 1)], [(0, 1), (5, 2)], [(0, 0), (6, 0, 2)], [(5, 0, 1), (6, 1)],
+            [(1, 1, 2), (3, 0, 2)], [(4, 2)],
+        ),
     ],
-    ids=["one group each", "another order", "one bucket for all"],
-)
-def test_the_split_in_microbatches_and_buckets_changes_nothing(parts):
-    """All but rounding: a group alone beside a padding group, other neighbours, a longer bucket."""
-    assert SHAPES.bucket_of(groups()[0].features) != SHAPES.bucket_of(groups()[1].features)
-    gradient, metrics = compiled(pack(parts))
+    ids=["one group in a row", "another order", "groups over several rows"],
+)  # fmt: skip
+def test_rows_and_micro_batches_change_nothing(placed):
+    """All but rounding: a group alone, other neighbours, its rollouts apart."""
+    gradient, metrics = compiled(placed)
     assert_close(gradient, from_learner()[0], 2e-6)
     for name in ("loss", "clip_fraction", "dual_clip_fraction", "grad_norm"):
         np.testing.assert_allclose(metrics[name], from_learner()[1][name], rtol=1e-5, err_msg=name)
 
 
-def test_padding_groups_contribute_nothing_whatever_they_hold():
-    packed = pack([[[0], [2], [5]], [[1], [3], [4], [6]]])
-    poisoned = jax.tree.map(np.copy, packed)
-    for bucket in poisoned["buckets"]:
-        arrays = bucket["arrays"]
-        empty = ~arrays["mask_MGR"].any(axis=(2, 3))
-        arrays["response_MGR"][empty] = 5
-        arrays["old_logprobs_MGR"][empty] = -np.inf
-        arrays["advantages_MG"][empty] = 1e3
-        arrays["response_MGR"][~arrays["mask_MGR"]] = tiny_model.model().config.image_token_id  # banned: minus infinity
-    (clean, clean_metrics), (dirty, dirty_metrics) = compiled(packed), compiled(poisoned)
-    jax.tree.map(np.testing.assert_array_equal, dirty, clean)
-    assert dirty_metrics == clean_metrics
+@settings(max_examples=10, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_any_packing_gives_the_same_gradient(random):
+    """Rollouts dealt to rows at random, rows to micro-batches at random."""
+    placed: list[Row] = []
+    for group in (0, 1, 3, 4, 5, 6):
+        dealt = [random.randrange(3) for _ in range(3)]
+        for pile in sorted(set(dealt)):
+            part = Part(group, tuple(rollout for rollout in range(3) if dealt[rollout] == pile))
+            free = [row for row in placed if len(row) < ROWS.prompts_per_row]
+            random.choice(free).append(part) if free and random.random() < 0.5 else placed.append([part])
+    random.shuffle(placed)
+    assert_close(compiled(placed)[0], from_learner()[0], 2e-6)
 
 
-def test_the_empty_minibatch_has_no_gradient():
-    gradient, metrics = compiled(pack([[], []]))
+def test_what_is_not_counted_contributes_nothing_whatever_it_holds():
+    config = tiny_model.model().config
+    micro = rows.microbatch(config, groups(), advantages_PG(), arranged(0, 1, 3)[:2], ROWS)
+    dirty = {name: np.copy(value) for name, value in micro.items()}
+    pads, uncounted = ~micro["mask_BT"], ~micro["counted_BT"]
+    dirty["tokens_BT"][pads], dirty["positions_3BT"][:, pads] = 5, 99
+    dirty["target_BT"][uncounted] = config.image_token_id  # banned: minus infinity
+    dirty["old_logprobs_BT"][uncounted], dirty["advantages_BT"][uncounted] = -np.inf, 1e3
+    params = tiny_model.model().params
+    sums = [
+        learner()._gradient(params)(learner()._zero(params)(params), params, one, tiny_model.banned_V())
+        for one in (micro, dirty)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *sums)
+
+
+def test_no_rows_no_gradient():
+    gradient, metrics = compiled([], counted=0)
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
     assert metrics["loss"] == metrics["tokens"] == metrics["grad_norm"] == 0.0
 
 
 def test_a_group_without_spread_moves_nothing_but_counts_its_tokens():
     """Group 2 has equal rewards: its gradient is exactly zero; it stays in the denominator (token-level mean)."""
-    alone, metrics = compiled(pack([[[2]], []]))
+    alone, metrics = compiled(arranged(2))
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(alone)) and metrics["tokens"] > 0
-    assert learner()._pack(groups(), advantages_PG())["num_tokens"] == num_tokens()
-    without, _ = compiled(pack([[[0], [5]], [[1, 3], [4, 6]]], num_tokens()))
-    assert_close(without, from_learner()[0], 2e-6)
+    assert batch.with_gradient(range(7), advantages_PG()) == [0, 1, 3, 4, 5, 6]
+    assert batch.num_tokens(groups()) == num_tokens()
+    assert_close(compiled(arranged())[0], from_learner()[0], 2e-6)
 
 
 def test_metrics_of_the_update():

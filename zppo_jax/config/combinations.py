@@ -78,6 +78,16 @@ def _buckets(config: Config) -> str | None:
     return None
 
 
+def _row_tokens(config: Config) -> str | None:
+    rows, longest = config.update.row_tokens, config.prompt.buckets[-1] + config.rollout.max_new_tokens
+    if 0 < rows < longest:
+        return (
+            f"update.row_tokens = {rows} holds no prompt of prompt.buckets with a response of "
+            f"rollout.max_new_tokens, together {longest}: raise it, or set 0 for what they need"
+        )
+    return None
+
+
 def _mesh(config: Config) -> str | None:
     meshes = {"mesh": config.mesh, "rollout.mesh": config.rollout.mesh, "teacher.mesh": config.teacher.mesh}
     faults = (_mesh_sizes(where, mesh) for where, mesh in meshes.items())
@@ -124,6 +134,7 @@ COMBINATIONS: tuple[Callable[[Config], str | None], ...] = (
     _rows,
     _pixels,
     _buckets,
+    _row_tokens,
     _mesh,
     _rounding,
     _learning_rate,

@@ -168,7 +168,11 @@ class UpdateConfig:
     clip_low: Annotated[float, Setting("the ratio is clipped below at 1 - clip_low", above=0, below=1)]
     clip_high: Annotated[float, Setting("the ratio is clipped above at 1 + clip_high", above=0)]
     dual_clip: Annotated[float, Setting("bound of the loss for negative advantages", above=1)]
-    groups_per_microbatch: Annotated[int, Setting("groups whose gradient is computed at once", minimum=1)]
+    row_tokens: Annotated[
+        int, Setting("slots of a row of prompts and responses; 0: what the longest prompt and response need", minimum=0)
+    ]
+    prompts_per_row: Annotated[int, Setting("most prompts of a row", minimum=1)]
+    rows_per_microbatch: Annotated[int, Setting("rows whose gradient is computed at once, on all devices", minimum=1)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,17 +12,14 @@ import jax.numpy as jnp
 
 
 @jax.custom_vjp
-def causal_conv(
-    x_BT: jax.Array, kernel: jax.Array, context_BJ: jax.Array, segment_BT: jax.Array | None = None
-) -> jax.Array:
+def causal_conv(x_BT: jax.Array, kernel: jax.Array, context_BJ: jax.Array) -> jax.Array:
     """Depthwise convolution over time in which token t sees the inputs t-J .. t.
 
     `x_BT` is [B, T, *channels], `kernel` [J + 1, *channels]; `context_BJ` [B, J, *channels] holds the raw inputs before
-    the first token (zeros at the start of a sequence), so a long sequence may be fed in pieces. With `segment_BT` a
-    token sees only inputs of its own segment; the context belongs to the segment of the first token. Summed in float32
+    the first token (zeros at the start of a sequence), so a long sequence may be fed in pieces. Summed in float32
     (rounded after each tap, a bfloat16 model errs half as much again). Returns the shape and dtype of `x_BT`.
     """
-    return _forward(x_BT, kernel, context_BJ, segment_BT)[0]
+    return _forward(x_BT, kernel, context_BJ)[0]
 
 
 def _taps(x_BT: jax.Array, context_BJ: jax.Array, num_taps: int) -> list[jax.Array]:
@@ -31,45 +28,28 @@ def _taps(x_BT: jax.Array, context_BJ: jax.Array, num_taps: int) -> list[jax.Arr
     return [padded[:, tap : tap + x_BT.shape[1]] for tap in range(num_taps)]
 
 
-def _own(x_BT: jax.Array, segment_BT: jax.Array | None, num_taps: int) -> list[jax.Array | bool]:
-    """Whether a tap sees the token's own segment, in shapes that broadcast with the channels."""
-    if segment_BT is None:
-        return [True] * num_taps
-    before_BJ = jnp.broadcast_to(segment_BT[:, :1], (len(segment_BT), num_taps - 1))
-    channels = (1,) * (x_BT.ndim - 2)
-    own = [tap == segment_BT for tap in _taps(segment_BT, before_BJ, num_taps)]
-    return [tap.reshape(*tap.shape, *channels) for tap in own]
-
-
-def _forward(x_BT, kernel, context_BJ, segment_BT):
-    own, taps = _own(x_BT, segment_BT, len(kernel)), _taps(x_BT, context_BJ, len(kernel))
-    weights = kernel.astype(jnp.float32)
-    weighted = [jnp.where(seen, tap * weight, 0) for seen, tap, weight in zip(own, taps, weights, strict=True)]
-    return sum(weighted[1:], start=weighted[0]).astype(x_BT.dtype), (x_BT, kernel, context_BJ, segment_BT)
+def _forward(x_BT, kernel, context_BJ):
+    taps, weights = _taps(x_BT, context_BJ, len(kernel)), kernel.astype(jnp.float32)
+    weighted = [tap * weight for tap, weight in zip(taps, weights, strict=True)]
+    return functools.reduce(jnp.add, weighted).astype(x_BT.dtype), (x_BT, kernel, context_BJ)
 
 
 def _backward(kept, cotangent_BT):
     """Each kernel weight's gradient is one sum over rows of channels; derived by transposition it would be a reduction
     in the middle of an array, eleven times slower on a CPU."""
-    x_BT, kernel, context_BJ, segment_BT = kept
-    own, taps = _own(x_BT, segment_BT, len(kernel)), _taps(x_BT, context_BJ, len(kernel))
-    reached = [jnp.where(seen, cotangent_BT, 0).astype(jnp.float32) for seen in own]
-    rows = (-1, *kernel.shape[1:])
-    products = [tap * slope for tap, slope in zip(taps, reached, strict=True)]
+    x_BT, kernel, context_BJ = kept
+    slope, rows = cotangent_BT.astype(jnp.float32), (-1, *kernel.shape[1:])
+    products = [tap * slope for tap in _taps(x_BT, context_BJ, len(kernel))]
     kernel_gradient = jnp.stack([jnp.sum(product.reshape(rows), axis=0) for product in products])
     last = len(kernel) - 1
     room = [(0, 0)] * (x_BT.ndim - 2)
-    spread = [
-        jnp.pad(slope * weight, [(0, 0), (tap, last - tap), *room])
-        for tap, (slope, weight) in enumerate(zip(reached, kernel, strict=True))
-    ]
+    spread = [jnp.pad(slope * weight, [(0, 0), (tap, last - tap), *room]) for tap, weight in enumerate(kernel)]
     padded = sum(spread[1:], start=spread[0])
     context_gradient, x_gradient = padded[:, :last], padded[:, last:]
     return (
         x_gradient.astype(x_BT.dtype),
         kernel_gradient.astype(kernel.dtype),
         context_gradient.astype(context_BJ.dtype),
-        None,
     )
 
 

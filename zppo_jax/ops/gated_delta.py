@@ -4,12 +4,10 @@
 
 Everything runs in float32 (the dtype rule of Qwen3.5). Padding is neutral when g = 0 and beta = 0 there.
 
-Shape suffixes: B rows, T tokens, N heads, K key dim, V value dim, L chunk length (also M for its second axis).
+Shape suffixes: B rows, T tokens, N heads, K key dim, V value dim, C chunks, L chunk length (M for its second axis).
 """
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,47 +115,78 @@ def chunk_length(num_tokens: int, limit: int = 64) -> int:
     return length
 
 
-def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, segment_BT=None, *, limit: int = 64):
+def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, *, limit: int = 64):
     """The delta rule in chunks of matrix products (WY form). Same values as `gated_delta_recurrent`.
 
-    Args are float32: q already scaled by 1/sqrt(K), q and k already normalised. With `segment_BT` (equal numbers for
-    the tokens of a segment, which stand together) each segment starts from a zero state, but the first token's, which
-    continues `state_BNKV`. Returns (o [B, T, N, V], the state after the last token).
+    Args are float32: q already scaled by 1/sqrt(K), q and k already normalised. Returns (o [B, T, N, V], the state
+    after the last token).
     """
     num_tokens = q_BTNK.shape[1]
     length = chunk_length(num_tokens, limit)
     padding = -num_tokens % length
 
-    def chunks(x, **pad):
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2), **pad)
-        x = x.reshape(x.shape[0], -1, length, *x.shape[2:])
-        return jnp.moveaxis(x, 1, 0) if x.ndim == 3 else jnp.moveaxis(x, (1, 3), (0, 2))  # [chunks, B, N, L, ...]
+    def chunks(x):
+        return _chunks(jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), length)
 
-    segments = None if segment_BT is None else chunks(segment_BT, mode="edge")
-    parts = _local(*(chunks(x) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN)), segments)
+    parts = _local(*(chunks(x) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN)))
     state_BNKV, out = jax.lax.scan(_cross, state_BNKV, parts)
-    out = jnp.moveaxis(out, (0, 2), (1, 3))
-    return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :num_tokens], state_BNKV
+    return _rows(out)[:, :num_tokens], state_BNKV
+
+
+CONTINUES, BRANCHES, BEGINS = 0, 1, 2
+"""Where the state of a chunk comes from: the chunk before it, the end of the trunk before it, nowhere."""
+
+
+def gated_delta_tree(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, source_BC, is_trunk_BC):
+    """The same for rows of trees: a trunk (a prompt), then branches (its responses), then perhaps another trunk.
+
+    Each trunk and each branch fills whole chunks, with neutral pads at its end. `source_BC` says where the state of a
+    chunk comes from, `is_trunk_BC` which chunks are a trunk's. T is a multiple of C. Returns o [B, T, N, V].
+    """
+    length = q_BTNK.shape[1] // source_BC.shape[1]
+    parts = _local(*(_chunks(x, length) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN)))
+
+    def cross(carry, chunk):
+        state_BNKV, trunk_BNKV = carry
+        (source_B, is_trunk_B), part = chunk
+        source_B, is_trunk_B = (x[:, None, None, None] for x in (source_B, is_trunk_B))
+        state_BNKV = jnp.where(source_B == BRANCHES, trunk_BNKV, state_BNKV)
+        state_BNKV, out = _cross(jnp.where(source_B == BEGINS, 0.0, state_BNKV), part)
+        return (state_BNKV, jnp.where(is_trunk_B, state_BNKV, trunk_BNKV)), out
+
+    nothing_BNKV = jnp.zeros((*q_BTNK.shape[:1], *q_BTNK.shape[2:], v_BTNV.shape[-1]), q_BTNK.dtype)
+    _, out = jax.lax.scan(cross, (nothing_BNKV, nothing_BNKV), ((source_BC.T, is_trunk_BC.T), parts))
+    return _rows(out)
+
+
+def _chunks(x_BT: jax.Array, length: int) -> jax.Array:
+    """[B, T, N, ...] as [C, B, N, L, ...]."""
+    return jnp.moveaxis(x_BT.reshape(x_BT.shape[0], -1, length, *x_BT.shape[2:]), (1, 3), (0, 2))
+
+
+def _rows(x_CBNLV: jax.Array) -> jax.Array:
+    """[C, B, N, L, V] as [B, T, N, V]."""
+    x = jnp.moveaxis(x_CBNLV, (0, 2), (1, 3))
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
 @jax.checkpoint
-def _local(q, k, v, g, beta, segment_CBL):
+def _local(q, k, v, g, beta):
     """What needs no state, for all chunks at once; computed anew backwards, because it is ten times its arguments."""
     length = q.shape[-2]
     lower = jnp.tril(jnp.ones((length, length), bool))
-    reach = _Reach.of(segment_CBL)
-    decay = jnp.cumsum(g, axis=-1) if segment_CBL is None else _sum_within(g, lower & reach.pair)
+    decay = jnp.cumsum(g, axis=-1)
     # The exponent is masked before exp: above the diagonal it is positive and would overflow into inf * 0.
-    ratio = jnp.exp(jnp.where(lower, decay[..., :, None] - decay[..., None, :], 0.0)) * (lower & reach.pair)
-    since_start = jnp.where(reach.from_before, jnp.exp(decay), 0.0)[..., None]
+    ratio = jnp.exp(jnp.where(lower, decay[..., :, None] - decay[..., None, :], 0.0)) * lower
+    since_start = jnp.exp(decay)[..., None]
     keys = k * beta[..., None]
     overlap = jnp.einsum("cbnik,cbnjk->cbnij", keys, k, precision=HIGHEST) * ratio
     inverse = inverse_unit_lower(jnp.where(jnp.tril(lower, -1), overlap, 0.0))
     u = jnp.matmul(inverse, v * beta[..., None], precision=HIGHEST)
     w = jnp.matmul(inverse, keys * since_start, precision=HIGHEST)
     attention = jnp.einsum("cbnik,cbnjk->cbnij", q, k, precision=HIGHEST) * ratio
-    carried = k * jnp.where(reach.to_end, jnp.exp(decay[..., -1:] - decay), 0.0)[..., None]
-    total = jnp.where(reach.through, jnp.exp(decay[..., -1]), 0.0)[..., None, None]
+    carried = k * jnp.exp(decay[..., -1:] - decay)[..., None]
+    total = jnp.exp(decay[..., -1])[..., None, None]
     return u, w, attention, q * since_start, carried, total
 
 
@@ -167,33 +196,3 @@ def _cross(state, chunk):
     new = u - jnp.matmul(w, state, precision=HIGHEST)
     out = jnp.matmul(query, state, precision=HIGHEST) + jnp.matmul(attention, new, precision=HIGHEST)
     return total * state + jnp.einsum("bnlk,bnlv->bnkv", carried, new, precision=HIGHEST), out
-
-
-def _sum_within(g_CBNL: jax.Array, reached_CBNLM: jax.Array) -> jax.Array:
-    """Sums of g over the tokens that reach each token. A running sum over the whole chunk would do, but for rounding:
-    what an earlier segment has decayed away would cost the digits of this one's differences."""
-    return jnp.matmul(reached_CBNLM.astype(g_CBNL.dtype), g_CBNL[..., None], precision=HIGHEST)[..., 0]
-
-
-class _Reach(NamedTuple):
-    """Which influence crosses no start of a segment, for chunks [C, B, 1, ...]: between two tokens of a chunk (`pair`),
-    from the state before the chunk to a token (`from_before`), from a token to the state behind it (`to_end`), and from
-    state to state (`through`). Without segments everything reaches everything."""
-
-    pair: Any = True
-    from_before: Any = True
-    to_end: Any = True
-    through: Any = True
-
-    @classmethod
-    def of(cls, segment_CBL: jax.Array | None) -> _Reach:
-        if segment_CBL is None:
-            return cls()
-        last_CB1 = segment_CBL[:, :, -1:]
-        before_CB1 = jnp.concatenate([segment_CBL[:1, :, :1], last_CB1[:-1]])
-        return cls(
-            pair=(segment_CBL[..., :, None] == segment_CBL[..., None, :])[:, :, None],
-            from_before=(segment_CBL == before_CB1)[:, :, None],
-            to_end=(segment_CBL == last_CB1)[:, :, None],
-            through=last_CB1 == before_CB1,
-        )

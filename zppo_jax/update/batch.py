@@ -1,22 +1,14 @@
-"""From groups of rollouts to the fixed shapes of the compiled update. Host only.
+"""Which groups a mini-batch takes, and their advantages. Host only.
 
-A rollout batch is permuted and cut into I mini-batches of whole groups; a mini-batch is cut into micro-batches of
-`groups_per_microbatch` groups whose prompts share a length bucket. Micro-batches of one bucket are stacked on a leading
-axis with a count, so that the compiled update loops over the real ones only and its shapes never change.
-
-Shape suffixes: U micro-batches, M groups of a micro-batch, G rollouts, R response tokens.
+Shape suffixes: P groups, G rollouts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from zppo_jax.models.qwen3_5 import inputs
-from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group
 from zppo_jax.update.advantages import group_advantages
 
@@ -40,63 +32,15 @@ def advantages(
     return out
 
 
-def _responses(
-    groups: Sequence[Group], advantages_MG: np.ndarray, num_groups: int, shapes: Shapes
-) -> dict[str, np.ndarray]:
-    sizes = (num_groups, shapes.group_size)
-    out = {
-        "response_MGR": np.zeros((*sizes, shapes.max_new_tokens), np.int32),
-        "old_logprobs_MGR": np.zeros((*sizes, shapes.max_new_tokens), np.float32),
-        "mask_MGR": np.zeros((*sizes, shapes.max_new_tokens), bool),
-        "advantages_MG": np.zeros(sizes, np.float32),
-    }
-    out["advantages_MG"][: len(groups)] = advantages_MG
-    for m, group in enumerate(groups):
-        for g, rollout in enumerate(group.rollouts):
-            length = len(rollout.token_ids_T)
-            out["response_MGR"][m, g, :length] = rollout.token_ids_T
-            out["old_logprobs_MGR"][m, g, :length] = rollout.logprobs_T
-            out["mask_MGR"][m, g, :length] = True
-    return out
+def with_gradient(groups: Sequence[int], advantages_PG: np.ndarray) -> list[int]:
+    """Those of the groups whose advantages have any spread.
 
-
-def microbatch(
-    config: Config, groups: Sequence[Group], advantages_MG: np.ndarray, num_groups: int, bucket: int, shapes: Shapes
-) -> dict[str, Any]:
-    """One micro-batch of `num_groups` rows of prompts (empty beyond `groups`) and their responses."""
-    features = [group.features for group in groups]
-    prompts = inputs.from_features(config, features, num_groups, shapes.buckets[bucket], shapes.patch_slots)
-    return prompts | _responses(groups, advantages_MG, num_groups, shapes)
-
-
-def minibatch(
-    config: Config,
-    groups: Sequence[Group],
-    advantages_PG: np.ndarray,
-    shapes: Shapes,
-    groups_per_microbatch: int,
-    max_groups: int,
-) -> dict[str, Any]:
-    """The compiled update's input: {"buckets": ({"count", arrays [U, ...]}, ...), "num_tokens": mask total}.
-
-    `max_groups` bounds the groups of a mini-batch over the whole run; U = ceil(max_groups / groups_per_microbatch).
-    A group without spread has advantages of exactly zero, hence no gradient: it counts in `num_tokens` and is not
-    computed. Most groups are all right or all wrong, so this is most of the update's time.
+    Where all are right or all are wrong, advantages are exactly zero and so is the gradient: such groups count among
+    the tokens of the mean and are not computed. Most groups are of this kind, so this is most of the update's time.
     """
-    capacity = -(-max_groups // groups_per_microbatch)
-    buckets = []
-    places = np.asarray([shapes.bucket_of(group.features, group.prompt.uid) for group in groups])
-    has_gradient = np.any(advantages_PG != 0.0, axis=1)
-    for bucket in range(len(shapes.buckets)):
-        members = np.flatnonzero((places == bucket) & has_gradient)
-        parts = [members[i : i + groups_per_microbatch] for i in range(0, len(members), groups_per_microbatch)]
-        count = len(parts)
-        parts += [members[:0]] * (capacity - count)
-        micro = [
-            microbatch(config, [groups[i] for i in part], advantages_PG[part], groups_per_microbatch, bucket, shapes)
-            for part in parts
-        ]
-        stacked = {name: np.stack([one[name] for one in micro]) for name in micro[0]}
-        buckets.append({"count": np.int32(count), "arrays": stacked})
-    num_tokens = sum(len(rollout.token_ids_T) for group in groups for rollout in group.rollouts)
-    return {"buckets": tuple(buckets), "num_tokens": np.float32(num_tokens)}
+    return [index for index in groups if np.any(advantages_PG[index] != 0.0)]
+
+
+def num_tokens(groups: Sequence[Group]) -> int:
+    """Sampled tokens: what the loss of these groups is divided by."""
+    return sum(len(rollout.token_ids_T) for group in groups for rollout in group.rollouts)

@@ -10,25 +10,21 @@ import jax
 import numpy as np
 import optax
 
+from zppo_jax import parallel
 from zppo_jax.compilation import Compiler, Program, shapes_of
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group
-from zppo_jax.update import batch, step
+from zppo_jax.update import batch, rows, step
+from zppo_jax.update.rows import RowShapes
 from zppo_jax.update.step import Objective, State
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a rollout batch becomes updates (Table 8 of arXiv:2606.18216).
-
-    `max_groups` bounds the groups of one mini-batch over the whole run, so that the compiled shapes never change.
-    """
+    """How a rollout batch becomes updates (Table 8 of arXiv:2606.18216)."""
 
     num_minibatches: int
     inner_epochs: int
-    groups_per_microbatch: int
-    max_groups: int
     normalisation: str
     scope: str
     eps: float
@@ -39,7 +35,7 @@ class Learner:
     """Updates the student; holds no parameters. `frozen_patterns`: what it leaves alone (see freeze.py)."""
 
     config: Config
-    shapes: Shapes
+    shapes: RowShapes
     settings: Settings
     objective: Objective
     transform: optax.GradientTransformation
@@ -53,7 +49,8 @@ class Learner:
         return {"params": params, "optimizer": optimizer}
 
     def prepare(self, state: State) -> None:
-        """Start compiling the update and the log-probabilities; `state` may be shapes."""
+        """Start compiling gradients, the update and the log-probabilities; `state` may be shapes."""
+        self._gradient(state["params"])
         self._update(state)
         self._logprobs(state["params"])
 
@@ -70,15 +67,34 @@ class Learner:
             groups, parts, self.settings.normalisation, self.settings.scope, self.settings.eps
         )
         metrics = self.mismatch(state["params"], groups, advantages_PG, seed=seed, step=step)
-        rows = []
+        updates = []
         for epoch in range(self.settings.inner_epochs):
             for part in batch.split(len(groups), num_minibatches, seed, step, epoch) if epoch else parts:
-                packed = self._pack([groups[i] for i in part], advantages_PG[part])
-                state, row = self._update(state)(state, packed, self.banned_V)
-                rows.append(row)
-        metrics |= _mean_rows(jax.device_get(rows))
+                state, row = self._step(state, groups, advantages_PG, part)
+                updates.append(row)
+        metrics |= _mean_rows(jax.device_get(updates))
         metrics["nonzero_group_fraction"] = float(np.mean(np.any(advantages_PG != 0.0, axis=1)))
         return state, advantages_PG, metrics
+
+    def _step(
+        self, state: State, groups: Sequence[Group], advantages_PG: np.ndarray, part: np.ndarray
+    ) -> tuple[State, dict[str, Any]]:
+        """One mini-batch: its gradient, then one update."""
+        placed = rows.arrange(groups, batch.with_gradient(part.tolist(), advantages_PG), self.shapes)
+        sums = self.gradient(state["params"], groups, advantages_PG, placed)
+        num_tokens = np.float32(batch.num_tokens([groups[index] for index in part]))
+        return self._update(state)(state, sums, num_tokens)
+
+    def gradient(
+        self, params: dict[str, Any], groups: Sequence[Group], advantages_PG: np.ndarray, placed: Sequence[rows.Row]
+    ) -> step.Sums:
+        """Sums over the tokens of all rows, micro-batch by micro-batch: gradient and metrics."""
+        sums = self._zero(params)(params)
+        for start in range(0, len(placed), self.shapes.num_rows):
+            chosen = placed[start : start + self.shapes.num_rows]
+            micro = rows.microbatch(self.config, groups, advantages_PG, chosen, self.shapes)
+            sums = self._gradient(params)(sums, params, micro, self.banned_V)
+        return sums
 
     def mismatch(
         self, params: dict[str, Any], groups: Sequence[Group], advantages_PG: np.ndarray, *, seed: int, step: int
@@ -87,42 +103,49 @@ class Learner:
 
         Mean absolute difference and the k3 estimate of KL(sampler || trainer) in nats a token, before any update.
         """
-        count = min(self.settings.groups_per_microbatch, len(groups))
-        chosen = np.random.default_rng([seed, step, 0x3A]).choice(len(groups), count, replace=False)
-        micro = batch.microbatch(
-            self.config,
-            [groups[i] for i in chosen],
-            advantages_PG[chosen],
-            self.settings.groups_per_microbatch,
-            len(self.shapes.buckets) - 1,
-            self.shapes,
-        )
-        new_MGR = np.asarray(self._logprobs(params)(params, micro, self.banned_V))
-        difference = (new_MGR - micro["old_logprobs_MGR"])[micro["mask_MGR"]].astype(np.float64)
+        order = np.random.default_rng([seed, step, 0x3A]).permutation(len(groups))
+        placed = rows.arrange(groups, order[: self.shapes.num_rows].tolist(), self.shapes)[: self.shapes.num_rows]
+        micro = rows.microbatch(self.config, groups, advantages_PG, placed, self.shapes)
+        new_BT = np.asarray(self._logprobs(params)(params, micro, self.banned_V))
+        difference = (new_BT - micro["old_logprobs_BT"])[micro["counted_BT"]].astype(np.float64)
         kl = np.mean(np.expm1(difference) - difference)
         return {"mismatch_kl": float(kl), "mismatch_abs": float(np.mean(np.abs(difference)))}
 
-    def _pack(self, groups: Sequence[Group], advantages_PG: np.ndarray) -> dict[str, Any]:
-        settings = self.settings
-        return batch.minibatch(
-            self.config, groups, advantages_PG, self.shapes, settings.groups_per_microbatch, settings.max_groups
-        )
+    # ---------------------------------------------------------------- programs
+
+    def _no_rows(self) -> dict[str, Any]:
+        return rows.microbatch(self.config, [], np.zeros((0, 0), np.float32), [], self.shapes)
+
+    def _placed_sums(self, params: dict[str, Any]) -> Any:
+        shapes = jax.eval_shape(lambda: step.zero_sums(params, self.config, self.frozen_patterns))
+        return parallel.placed_shapes(shapes, step.sums_axes(shapes, self.config, self.frozen_patterns))
+
+    def _zero(self, params: dict[str, Any]) -> Program:
+        def lower() -> Any:
+            return step.zero_sums.lower(shapes_of(params), self.config, self.frozen_patterns)
+
+        return self.compiler.program("zero gradient", lower)
+
+    def _gradient(self, params: dict[str, Any]) -> Program:
+        def lower() -> Any:
+            static = (self.config, self.objective, self.frozen_patterns)
+            micro, sums = shapes_of(self._no_rows()), self._placed_sums(params)
+            return step.add_gradient.lower(sums, shapes_of(params), *static, micro, self.banned_V)
+
+        return self.compiler.program("gradient", lower)
 
     def _update(self, state: State) -> Program:
         def lower() -> Any:
-            packed = self._pack([], np.zeros((0, self.shapes.group_size), np.float32))
-            static = (self.config, self.objective, self.transform, self.frozen_patterns)
-            return step.update.lower(shapes_of(state), *static, shapes_of(packed), self.banned_V)
+            static = (self.config, self.transform, self.frozen_patterns)
+            sums = self._placed_sums(state["params"])
+            return step.update.lower(shapes_of(state), *static, sums, np.float32(0.0))
 
         return self.compiler.program("update", lower)
 
     def _logprobs(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
-            groups, bucket = self.settings.groups_per_microbatch, len(self.shapes.buckets) - 1
-            none = np.zeros((0, self.shapes.group_size), np.float32)
-            micro = batch.microbatch(self.config, [], none, groups, bucket, self.shapes)
             temperature = self.objective.temperature
-            return step.logprobs.lower(shapes_of(params), self.config, micro, temperature, self.banned_V)
+            return step.logprobs.lower(shapes_of(params), self.config, self._no_rows(), temperature, self.banned_V)
 
         return self.compiler.program("log-probabilities", lower)
 

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 def surrogate_sums(
     logprobs_BT: jax.Array,
     old_logprobs_BT: jax.Array,
-    advantages_B: jax.Array,
+    advantages_BT: jax.Array,
     mask_BT: jax.Array,
     clip_low: float,
     clip_high: float,
@@ -30,7 +30,7 @@ def surrogate_sums(
     # Masked positions may hold infinities: they are replaced before any arithmetic, so that their gradient is zero.
     logprobs = jnp.where(is_real, logprobs_BT, 0.0)
     old = jnp.where(is_real, old_logprobs_BT, 0.0)
-    advantages = advantages_B[:, None]
+    advantages = jnp.where(is_real, advantages_BT, 0.0)
     # Beyond e^20 every branch of the loss is flat; without the bound exp overflows, and 0 * inf is no number.
     log_ratio = jnp.minimum(logprobs - old, 20.0)
     ratio = jnp.exp(log_ratio)
@@ -67,9 +67,15 @@ def clipped_surrogate(
 
     Masked positions give exactly zero gradient, whatever they hold.
     """
-    arrays = [jnp.asarray(array) for array in (logprobs_BT, old_logprobs_BT, advantages_B, mask_BT)]
+    advantages_BT = jnp.broadcast_to(jnp.asarray(advantages_B)[:, None], jnp.shape(mask_BT))
+    arrays = [jnp.asarray(array) for array in (logprobs_BT, old_logprobs_BT, advantages_BT, mask_BT)]
     sums = surrogate_sums(*arrays, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
     return sums["loss"] / jnp.maximum(sums["tokens"], 1.0), means(sums)
+
+
+def no_sums() -> dict[str, jax.Array]:
+    """`surrogate_sums` over no token."""
+    return {name: jnp.float32(0.0) for name in ("loss", "clipped", "dual_clipped", "ratio", "kl", "tokens")}
 
 
 def means(sums: dict[str, jax.Array], num_tokens: jax.Array | None = None) -> dict[str, jax.Array]:

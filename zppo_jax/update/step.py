@@ -1,9 +1,9 @@
-"""One gradient update on one mini-batch: pure functions, one compiled program for the whole run.
+"""Gradients of micro-batches and the update that they add up to: pure functions, two compiled programs for the run.
 
-Each group's prompt is run once; its states and keys are forked to the group's rollouts, and gradients flow back through
-the fork into the prompt and the vision tower.
+Each group's prompt is run once for all its rollouts; gradients flow back through every branch into it and into the
+vision tower.
 
-Shape suffixes: M groups, G rollouts, B = M * G rows, R response tokens, D model.
+Shape suffixes: B rows, T slots, D model, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from zppo_jax.ops.logprobs import target_logprobs
 from zppo_jax.update import freeze, losses
 
 State = dict[str, Any]
+Sums = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Objective:
     remat: Remat = "none"
 
 
-def response_logprobs(
+def target_logprobs_of(
     params: dict[str, Any],
     config: Config,
     micro: dict[str, Any],
@@ -46,41 +47,26 @@ def response_logprobs(
     banned_V: jax.Array,
     remat: Remat = "none",
 ) -> jax.Array:
-    """Log-probabilities [B, R] of the responses under the sampler's own distribution."""
-    num_groups, group_size, length = micro["response_MGR"].shape
-    _, cache = vlm.prefill(params, config, micro, remat)
-    row_B = jnp.repeat(jnp.arange(num_groups), group_size)
-    cache = text.fork_cache(cache, row_B)
-    response_BR = micro["response_MGR"].reshape(-1, length)
-    fed_BR = jnp.concatenate([micro["last_B"][row_B][:, None], response_BR[:, :-1]], axis=1)
-    position_BR = micro["last_position_B"][row_B][:, None] + jnp.arange(length)
-    mask_BR = micro["mask_MGR"].reshape(-1, length)
-    hidden_BRD, _ = text.run_layers(
-        params["text"],
-        config.text,
-        text.embed(params["text"], fed_BR),
-        jnp.broadcast_to(position_BR, (3, *position_BR.shape)),
-        mask_BR,
-        cache,
-        remat=remat,
-    )
-    return target_logprobs(hidden_BRD, text.head(params["text"]), response_BR, temperature, jnp.asarray(banned_V))
+    """Log-probabilities [B, T] of the targets under the sampler's own distribution; of use where a slot is counted."""
+    hidden_BTD = vlm.run_tree(params, config, micro, remat)
+    head_VD, target_BT = text.head(params["text"]), micro["target_BT"]
+    return target_logprobs(hidden_BTD, head_VD, target_BT, temperature, jnp.asarray(banned_V))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
 def logprobs(params: dict[str, Any], config: Config, micro: dict[str, Any], temperature: float, banned_V: jax.Array):
-    """The trainer's log-probabilities [M, G, R] of one micro-batch, to compare with the sampler's."""
-    return response_logprobs(params, config, micro, temperature, banned_V).reshape(micro["response_MGR"].shape)
+    """The trainer's log-probabilities [B, T] of one micro-batch, to compare with the sampler's."""
+    return target_logprobs_of(params, config, micro, temperature, banned_V)
 
 
 def _loss_sum(trainable, frozen, config: Config, objective: Objective, micro: dict[str, Any], banned_V: jax.Array):
     params = freeze.merge(trainable, frozen)
-    new_BR = response_logprobs(params, config, micro, objective.temperature, banned_V, objective.remat)
+    new_BT = target_logprobs_of(params, config, micro, objective.temperature, banned_V, objective.remat)
     sums = losses.surrogate_sums(
-        new_BR,
-        micro["old_logprobs_MGR"].reshape(new_BR.shape),
-        micro["advantages_MG"].reshape(-1),
-        micro["mask_MGR"].reshape(new_BR.shape),
+        new_BT,
+        micro["old_logprobs_BT"],
+        micro["advantages_BT"],
+        micro["counted_BT"],
         objective.clip_low,
         objective.clip_high,
         objective.dual_clip,
@@ -88,49 +74,54 @@ def _loss_sum(trainable, frozen, config: Config, objective: Objective, micro: di
     return sums["loss"], sums
 
 
-def accumulate(trainable, frozen, config: Config, objective: Objective, minibatch: dict[str, Any], banned_V: jax.Array):
-    """Gradient of the token-mean loss over all micro-batches of a mini-batch, and the sums of its metrics.
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def zero_sums(params: dict[str, Any], config: Config, frozen_patterns: tuple[str, ...]) -> Sums:
+    """The sums of no micro-batch: {"gradient" of the trainable parameters, float32, "metrics"}."""
+    trainable, _ = freeze.split(params, frozen_patterns)
+    gradient = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trainable)
+    return _sums_in_place({"gradient": gradient, "metrics": losses.no_sums()}, config, frozen_patterns)
 
-    The gradient, in float32, is that of `trainable` alone: nothing is computed or kept for `frozen`.
-    Token sums are added up and divided once, so the split in micro-batches changes nothing but rounding.
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4), donate_argnums=0)
+def add_gradient(
+    sums: Sums,
+    params: dict[str, Any],
+    config: Config,
+    objective: Objective,
+    frozen_patterns: tuple[str, ...],
+    micro: dict[str, Any],
+    banned_V: jax.Array,
+) -> Sums:
+    """Adds the gradient of one micro-batch's loss, summed over its tokens, and its metrics; `sums` are donated.
+
+    Nothing is computed or kept for the frozen parameters. Token sums are added up and divided once, so how a mini-batch
+    is cut and packed changes nothing but rounding.
     """
-    gradient_of = jax.grad(_loss_sum, has_aux=True)
-    names = ("loss", "clipped", "dual_clipped", "ratio", "kl", "tokens")
-    carry = (
-        jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trainable),
-        {name: jnp.float32(0.0) for name in names},
-    )
-    for bucket in minibatch["buckets"]:
-
-        def add(index, carry, arrays=bucket["arrays"]):
-            micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), arrays)
-            gradient, sums = gradient_of(trainable, frozen, config, objective, micro, banned_V)
-            return jax.tree.map(jnp.add, carry, (gradient, sums))
-
-        carry = jax.lax.fori_loop(0, bucket["count"], add, carry)
-    gradient, sums = carry
-    return jax.tree.map(lambda g: g / jnp.maximum(minibatch["num_tokens"], 1.0), gradient), sums
+    trainable, frozen = freeze.split(params, frozen_patterns)
+    gradient, metrics = jax.grad(_loss_sum, has_aux=True)(trainable, frozen, config, objective, micro, banned_V)
+    new = jax.tree.map(jnp.add, sums, {"gradient": gradient, "metrics": metrics})
+    return _sums_in_place(new, config, frozen_patterns)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4), donate_argnums=0)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3), donate_argnums=(0, 4))
 def update(
     state: State,
     config: Config,
-    objective: Objective,
     transform: optax.GradientTransformation,
     frozen_patterns: tuple[str, ...],
-    minibatch: dict[str, Any],
-    banned_V: jax.Array,
+    sums: Sums,
+    num_tokens: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One optimiser step. `state` is {"params", "optimizer"} and is donated. Returns the new state and scalars.
+    """One optimiser step on the token mean of `sums`. `state` is {"params", "optimizer"}; both are donated. Returns the
+    new state and scalars.
 
     The optimiser, its clipping and its weight decay see the trainable parameters only.
     """
     trainable, frozen = freeze.split(state["params"], frozen_patterns)
-    gradient, sums = accumulate(trainable, frozen, config, objective, minibatch, banned_V)
+    gradient = jax.tree.map(lambda g: g / jnp.maximum(num_tokens, 1.0), sums["gradient"])
     changes, optimizer = transform.update(gradient, state["optimizer"], trainable)
     params = freeze.merge(optax.apply_updates(trainable, changes), frozen)
-    metrics = losses.means(sums, minibatch["num_tokens"]) | {"grad_norm": optax.tree.norm(gradient)}
+    metrics = losses.means(sums["metrics"], num_tokens) | {"grad_norm": optax.tree.norm(gradient)}
     return in_place({"params": params, "optimizer": optimizer}, config, transform, frozen_patterns), metrics
 
 
@@ -154,3 +145,13 @@ def in_place(
         transform, lambda _, names: names, state["optimizer"], trainable_axes, transform_non_params=lambda _: ()
     )
     return parallel.constrain_tree(state, {"params": axes, "optimizer": optimizer_axes})
+
+
+def sums_axes(sums: Sums, config: Config, frozen_patterns: tuple[str, ...]) -> Sums:
+    """Logical names of the axes of sums: a gradient lies where its parameter lies."""
+    trainable_axes, _ = freeze.split(vlm.logical_axes(config), frozen_patterns)
+    return {"gradient": trainable_axes, "metrics": dict.fromkeys(sums["metrics"], ())}
+
+
+def _sums_in_place(sums: Sums, config: Config, frozen_patterns: tuple[str, ...]) -> Sums:
+    return parallel.constrain_tree(sums, sums_axes(sums, config, frozen_patterns))

@@ -1,6 +1,6 @@
 """Supervised training of the tiny models: the same forward pass as the policy update, with a plain log-likelihood.
 
-Shape suffixes: M examples, R response tokens.
+Shape suffixes: B rows, T slots.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from zppo_jax.models.qwen3_5 import inputs
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.processor import Processor
-from zppo_jax.update.step import response_logprobs
+from zppo_jax.types import Group, Prompt, Question, Rollout
+from zppo_jax.update import rows
+from zppo_jax.update.step import target_logprobs_of
 from zppo_jax.warmstart.examples import Example
 
 Batch = dict[str, Any]
@@ -31,16 +32,20 @@ def pack(
     patch_slots: int,
     max_new_tokens: int,
 ) -> Batch:
-    """Examples of one length bucket as the arrays of a micro-batch with one response a prompt."""
-    features = [processor.features(example.text, [example.image]) for example in examples]
-    batch = inputs.from_features(config, features, len(examples), bucket, patch_slots)
-    batch["response_MGR"] = np.zeros((len(examples), 1, max_new_tokens), np.int32)
-    batch["mask_MGR"] = np.zeros((len(examples), 1, max_new_tokens), bool)
-    for m, example in enumerate(examples):
-        ids = [*encode_response(processor, example.response), processor.stop_ids[0]]
-        batch["response_MGR"][m, 0, : len(ids)] = ids
-        batch["mask_MGR"][m, 0, : len(ids)] = True
-    return batch
+    """Examples of one length bucket as the arrays of a micro-batch, each in a row of its own."""
+    groups = [_group(processor, example) for example in examples]
+    shapes = rows.shapes(len(groups), 0, 1, bucket, max_new_tokens, patch_slots)
+    placed = [[rows.Part(index, (0,))] for index in range(len(groups))]
+    return rows.microbatch(config, groups, np.ones((len(groups), 1), np.float32), placed, shapes)
+
+
+def _group(processor: Processor, example: Example) -> Group:
+    """The example as a prompt with one rollout."""
+    ids = np.asarray([*encode_response(processor, example.response), processor.stop_ids[0]], np.int32)
+    rollout = Rollout(ids, np.zeros(len(ids), np.float32), "stop", example.response, True, None, "")
+    question = Question("example", example.text, (example.image,), "", "math")
+    features = processor.features(example.text, [example.image])
+    return Group(Prompt("example", "plain", question, example.text), features, (rollout,))
 
 
 def encode_response(processor: Processor, response: str) -> list[int]:
@@ -51,10 +56,9 @@ def encode_response(processor: Processor, response: str) -> list[int]:
 def _loss(params, config: Config, batches: tuple[Batch, ...], banned_V: jax.Array) -> jax.Array:
     total, count = jnp.float32(0.0), 0
     for batch in batches:
-        logprobs_MR = response_logprobs(params, config, batch, 1.0, banned_V)
-        mask_MR = batch["mask_MGR"].reshape(logprobs_MR.shape)
-        total += jnp.sum(jnp.where(mask_MR, logprobs_MR, 0.0))
-        count += jnp.sum(mask_MR)
+        logprobs_BT = target_logprobs_of(params, config, batch, 1.0, banned_V)
+        total += jnp.sum(jnp.where(batch["counted_BT"], logprobs_BT, 0.0))
+        count += jnp.sum(batch["counted_BT"])
     return -total / count
 
 

@@ -91,9 +91,9 @@ class GatedAttention(nnx.Module):
         x_BTD: jax.Array,
         rope: tuple[jax.Array, jax.Array],
         visible: Visible,
-        past: tuple[jax.Array, jax.Array],
+        past: tuple[jax.Array, ...],
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """A whole sequence, after `past` keys and values [B, S - T, K, H]. Returns the new tokens' k and v."""
+        """A whole sequence, after `past` keys and values [B, S - T, K, H], if any. Returns the new tokens' k and v."""
         q, k, v, gate = self.project(x_BTD, rope)
-        keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(past, (k, v), strict=True))
+        keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(past, (k, v), strict=True)) if past else (k, v)
         return self.output(attend(q, keys, values, visible), gate), (k, v)

@@ -15,8 +15,9 @@ from flax import nnx
 
 from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.layers import Linear, weight
+from zppo_jax.models.qwen3_5.tree import Tree
 from zppo_jax.ops.conv import causal_conv, next_context
-from zppo_jax.ops.gated_delta import gated_delta_chunked
+from zppo_jax.ops.gated_delta import gated_delta_chunked, gated_delta_tree
 from zppo_jax.parallel import constrain
 
 
@@ -84,25 +85,32 @@ class GatedDeltaNet(nnx.Module):
         self.out = Linear(rngs, (heads, value_dim), size, ("linear_heads", None, "embed"))
 
     def __call__(
-        self,
-        x_BTD: jax.Array,
-        mask_BT: jax.Array,
-        segment_BT: jax.Array | None,
-        end_B: jax.Array,
-        state: tuple[jax.Array, jax.Array],
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """A whole sequence from `state` = (context_BJGW, recurrent_BNKV). Pads before and after a row's tokens are
-        neutral: their input is zeroed before the convolution, and g = beta = 0 after it (three pads behind the text
-        still see it through the convolution). Pads between tokens, or before those of a continued row, are not.
+        self, x_BTD: jax.Array, mask_BT: jax.Array, past: tuple[jax.Array, jax.Array, jax.Array] | Tree
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """A whole sequence that continues `past` = (context_BJGW, recurrent_BNKV, end_B, one past each row's last
+        token), and its new state; or rows of trees, which have none.
 
-        With `segment_BT`, every segment starts from nothing, but the first, which continues `state`.
+        Pads before and after a row's tokens are neutral: their input is zeroed before the convolution, and g = beta = 0
+        after it (three pads behind the text still see it through the convolution). Pads between tokens, or before those
+        of a continued row, are not.
         """
-        context_BJGW, recurrent_BNKV = state
         qkv_BTGW = constrain(self.qkv(jnp.where(mask_BT[..., None], x_BTD, 0)), "batch", None, "linear_heads", None)
-        mixed_BTGW = jax.nn.silu(causal_conv(qkv_BTGW, self.conv[...], context_BJGW, segment_BT))
+        mixed_BTGW = jax.nn.silu(self._convolve(qkv_BTGW, past))
         q, k, v = split_heads(jnp.where(mask_BT[..., None, None], mixed_BTGW, 0), self.config)
         both = gates(self.a(x_BTD), self.b(x_BTD), self.a_log[...], self.dt_bias[...])
         g, beta = (jnp.where(mask_BT[..., None], gate, 0.0) for gate in both)
-        o_BTNV, recurrent_BNKV = gated_delta_chunked(q, k, v, g, beta, recurrent_BNKV, segment_BT)
-        out_BTD = self.out(self.norm(o_BTNV.astype(x_BTD.dtype), self.z(x_BTD)))
-        return out_BTD, (next_context(qkv_BTGW, context_BJGW, end_B), recurrent_BNKV)
+        if isinstance(past, Tree):
+            o_BTNV, state = gated_delta_tree(q, k, v, g, beta, past.source_BC, past.is_trunk_BC), ()
+        else:
+            context_BJGW, recurrent_BNKV, end_B = past
+            o_BTNV, recurrent_BNKV = gated_delta_chunked(q, k, v, g, beta, recurrent_BNKV)
+            state = (next_context(qkv_BTGW, context_BJGW, end_B), recurrent_BNKV)
+        return self.out(self.norm(o_BTNV.astype(x_BTD.dtype), self.z(x_BTD))), state
+
+    def _convolve(self, qkv_BTGW: jax.Array, past: tuple[jax.Array, jax.Array, jax.Array] | Tree) -> jax.Array:
+        """Rows of trees chunk by chunk: each has its own inputs before it."""
+        if not isinstance(past, Tree):
+            return causal_conv(qkv_BTGW, self.conv[...], past[0])
+        context = past.before(qkv_BTGW)
+        chunks = qkv_BTGW.reshape(len(context), -1, *qkv_BTGW.shape[2:])
+        return causal_conv(chunks, self.conv[...], context).reshape(qkv_BTGW.shape)

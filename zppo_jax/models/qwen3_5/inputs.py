@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from zppo_jax.models.qwen3_5 import tree
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.processor.positions import rope_index
 from zppo_jax.types import Features
@@ -23,14 +24,13 @@ Inputs = dict[str, Any]
 AXES = {
     "tokens_BT": ("batch", None),
     "mask_BT": ("batch", None),
-    "segment_BT": ("batch", None),
     "positions_3BT": (None, "batch", None),
     "feature_BT": ("batch", None),
     "patches_ISC": ("batch", None, None),
     "grid_IS5": ("batch", None, None),
     "last_B": ("batch",),
     "last_position_B": ("batch",),
-}
+} | tree.AXES
 """Logical names of the axes of the inputs (parallel/rules.py)."""
 
 _KIND = {1: "image", 2: "video"}

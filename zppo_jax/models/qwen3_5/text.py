@@ -22,6 +22,7 @@ from zppo_jax.models.qwen3_5.attention import QUERY_BLOCK, GatedAttention, Visib
 from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.deltanet import GatedDeltaNet
 from zppo_jax.models.qwen3_5.layers import Params, Remat, RMSNorm, SwiGLU, weight
+from zppo_jax.models.qwen3_5.tree import Tree
 from zppo_jax.parallel import constrain
 
 Cache = dict[str, Any]
@@ -46,6 +47,10 @@ class Block(nnx.Module):
         mixed, state = self.mixer(self.input_norm(x_BTD), *context)
         x_BTD = x_BTD + mixed
         return x_BTD + self.mlp(self.post_norm(x_BTD)), state
+
+
+Layer = Callable[[Block, jax.Array, Any], tuple[jax.Array, Any]]
+"""(a layer with its weights, what enters, its state) -> (what leaves, its new state)."""
 
 
 def linear_block(config: TextConfig, rngs: nnx.Rngs) -> Block:
@@ -124,21 +129,31 @@ def rope_tables(config: TextConfig, positions_3BT: jax.Array) -> tuple[jax.Array
     return layers.mrope_tables(positions_3BT, config.rotary_dim, config.rope_theta, config.mrope_section)
 
 
-def _visible(past_BS: jax.Array, mask_BT: jax.Array, segment_BT: jax.Array | None) -> Visible:
-    """Causal attention in slot order, to the real tokens of `past_BS` and of one's own segment."""
+def _visible(past_BS: jax.Array, mask_BT: jax.Array) -> Visible:
+    """Causal attention in slot order, to the real tokens of `past_BS` and of one's own row."""
     num_past, num_tokens = past_BS.shape[1], mask_BT.shape[1]
     valid_BS = jnp.concatenate([past_BS, mask_BT], axis=1)
     order_S = jnp.concatenate([jnp.full(num_past, -1), jnp.arange(num_tokens)])
 
     def visible(start: jax.Array | int, length: int) -> jax.Array:
         order_Q = start + jnp.arange(length)
-        mask_BQS = valid_BS[:, None, :] & (order_S <= order_Q[:, None])
-        if segment_BT is None:
-            return mask_BQS
-        padded = jnp.pad(segment_BT, [(0, 0), (0, -num_tokens % QUERY_BLOCK)])  # a last block may reach beyond the row
-        query_BQ = jax.lax.dynamic_slice_in_dim(padded, start, length, axis=1)
-        key_BS = jnp.concatenate([jnp.broadcast_to(segment_BT[:, :1], past_BS.shape), segment_BT], axis=1)
-        return mask_BQS & (query_BQ[:, :, None] == key_BS[:, None, :])
+        return valid_BS[:, None, :] & (order_S <= order_Q[:, None])
+
+    return visible
+
+
+def _visible_in_tree(mask_BT: jax.Array, tree: Tree) -> Visible:
+    """Of these only what belongs to one's own branch, or to its trunk."""
+    in_order = _visible(mask_BT[:, :0], mask_BT)
+    beyond = [(0, 0), (0, -mask_BT.shape[1] % QUERY_BLOCK)]  # a last block of queries may reach beyond the row
+    own_BT, trunk_BT = (jnp.pad(x, beyond) for x in (tree.segment_BT, tree.trunk_BT))
+
+    def visible(start: jax.Array | int, length: int) -> jax.Array:
+        own_BQ1, trunk_BQ1 = (
+            jax.lax.dynamic_slice_in_dim(x, start, length, axis=1)[..., None] for x in (own_BT, trunk_BT)
+        )
+        key_B1S = tree.segment_BT[:, None, :]
+        return in_order(start, length) & ((own_BQ1 == key_B1S) | (trunk_BQ1 == key_B1S))
 
     return visible
 
@@ -150,53 +165,85 @@ def run_layers(
     positions_3BT: jax.Array,
     mask_BT: jax.Array,
     cache: Cache,
-    segment_BT: jax.Array | None = None,
     remat: Remat = "none",
 ) -> tuple[jax.Array, Cache]:
     """All layers over a whole sequence that continues `cache`. Returns (hidden after the final norm, new cache).
 
     Pads (`mask_BT` false) may stand before and after a row's tokens, but not between two of them, and before them only
     in the first piece: the convolution would see zeros there. Attention is causal in slot order.
-
-    `segment_BT` packs several samples in a row: the tokens of one stand together and share a number, pads have 0, and
-    nothing passes from one to the next (pads may then stand between samples). Positions start anew in each; the first
-    continues `cache`.
     """
-    rope = rope_tables(config, positions_3BT)
     end_B = jnp.max(jnp.where(mask_BT, jnp.arange(1, mask_BT.shape[1] + 1), 0), axis=1)
-    visible = _visible(cache["mask"], mask_BT, segment_BT)
-    unroll = config.num_hidden_layers <= UNROLLED_LAYERS
+    visible, rope = _visible(cache["mask"], mask_BT), rope_tables(config, positions_3BT)
+    states = {"linear": (cache["conv"], cache["recurrent"]), "full": (cache["k"], cache["v"])}
 
-    def linear_layer(x, layer):
-        weights, conv, recurrent = layer
-        x, state = layers.bind(linear_block, config, weights)(x, mask_BT, segment_BT, end_B, (conv, recurrent))
-        return constrain(x, "batch", None, None), state
+    def linear(block: Block, x_BTD: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+        return block(x_BTD, mask_BT, (*state, end_B))
 
-    def full_layer(x, weights, past):
-        x, keys = layers.bind(full_block, config, weights)(x, rope, visible, past)
-        return constrain(x, "batch", None, None), keys
+    def full(block: Block, x_BTD: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+        return block(x_BTD, rope, visible, state)
 
-    linear_layer, full_layer = (_remat(layer, remat != "none") for layer in (linear_layer, full_layer))
-
-    def group(x, weights):
-        layered = (weights["linear"], weights["conv"], weights["recurrent"])
-        x, states = jax.lax.scan(linear_layer, x, layered, unroll=unroll)
-        x, keys = full_layer(x, weights["full"], (weights["k"], weights["v"]))
-        return x, (*states, *keys)
-
-    stacked = {name: params[name] for name in ("linear", "full")}
-    stacked |= {name: cache[name] for name in ("conv", "recurrent", "k", "v")}
-    x_BTD = constrain(x_BTD, "batch", None, None)
-    group = _remat(group, remat == "group")
-    x_BTD, (conv, recurrent, k, v) = jax.lax.scan(group, x_BTD, stacked, unroll=unroll)
-    new_cache = {
+    hidden_BTD, ((conv, recurrent), (k, v)) = _run(params, config, x_BTD, linear, full, states, remat)
+    return hidden_BTD, {
         "conv": conv,
         "recurrent": recurrent,
         "k": jnp.concatenate([cache["k"], k.astype(cache["k"].dtype)], axis=2),
         "v": jnp.concatenate([cache["v"], v.astype(cache["v"].dtype)], axis=2),
         "mask": jnp.concatenate([cache["mask"], mask_BT], axis=1),
     }
-    return layers.bind(Ends, config, ends(params)).norm(x_BTD), new_cache
+
+
+def run_tree(
+    params: Params,
+    config: TextConfig,
+    x_BTD: jax.Array,
+    positions_3BT: jax.Array,
+    mask_BT: jax.Array,
+    tree: Tree,
+    remat: Remat = "none",
+) -> jax.Array:
+    """All layers over rows of trees (tree.py). Returns hidden [B, T, D] after the final norm.
+
+    A token's position is the one that it has behind its own trunk.
+    """
+    visible, rope = _visible_in_tree(mask_BT, tree), rope_tables(config, positions_3BT)
+
+    def linear(block: Block, x_BTD: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+        del state
+        return block(x_BTD, mask_BT, tree)
+
+    def full(block: Block, x_BTD: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+        return block(x_BTD, rope, visible, state)[0], ()
+
+    return _run(params, config, x_BTD, linear, full, {"linear": (), "full": ()}, remat)[0]
+
+
+def _run(
+    params: Params, config: TextConfig, x_BTD: jax.Array, linear: Layer, full: Layer, states: Params, remat: Remat
+) -> tuple[jax.Array, tuple[Any, Any]]:
+    """Through all layers and the final norm, with each layer's state: (hidden, new states of the linear layers and of
+    the full ones, stacked)."""
+    unroll = config.num_hidden_layers <= UNROLLED_LAYERS
+
+    def linear_layer(x, layer):
+        x, state = linear(layers.bind(linear_block, config, layer[0]), x, layer[1])
+        return constrain(x, "batch", None, None), state
+
+    def full_layer(x, weights, state):
+        x, state = full(layers.bind(full_block, config, weights), x, state)
+        return constrain(x, "batch", None, None), state
+
+    linear_layer, full_layer = (_remat(layer, remat != "none") for layer in (linear_layer, full_layer))
+
+    def group(x, stacked):
+        weights, states = stacked
+        x, of_linear = jax.lax.scan(linear_layer, x, (weights["linear"], states["linear"]), unroll=unroll)
+        x, of_full = full_layer(x, weights["full"], states["full"])
+        return x, (of_linear, of_full)
+
+    stacked = {name: params[name] for name in ("linear", "full")}
+    group, x_BTD = _remat(group, remat == "group"), constrain(x_BTD, "batch", None, None)
+    x_BTD, new_states = jax.lax.scan(group, x_BTD, (stacked, states), unroll=unroll)
+    return layers.bind(Ends, config, ends(params)).norm(x_BTD), new_states
 
 
 def _remat(layer: Callable[..., Any], active: bool) -> Callable[..., Any]:

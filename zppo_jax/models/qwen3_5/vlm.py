@@ -1,7 +1,7 @@
 """The whole vision-language model as pure functions of (params, config, inputs).
 
 `inputs` is the dict that `inputs.from_hf` or the rollout batches build: tokens_BT, mask_BT, positions_3BT, feature_BT,
-patches_ISC, grid_IS5, and segment_BT where rows are packed.
+patches_ISC, grid_IS5, and the parts of a Tree where rows hold trees.
 
 Shape suffixes: B rows, T tokens, D model, V vocabulary, I rows of patches, S patch slots, M merged slots.
 """
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from zppo_jax.models.qwen3_5 import sizes, text, vision
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.layers import Params, Remat
+from zppo_jax.models.qwen3_5.tree import Tree
 from zppo_jax.parallel import constrain
 
 
@@ -62,14 +63,19 @@ def embed(params: Params, config: Config, inputs: dict[str, Any], remat: Remat =
 def prefill(
     params: Params, config: Config, inputs: dict[str, Any], remat: Remat = "none"
 ) -> tuple[jax.Array, text.Cache]:
-    """Run prompts from an empty cache. Returns (final hidden states [B, T, D], cache with T key slots).
-
-    `inputs` may hold "segment_BT", which packs several samples in a row (text.run_layers).
-    """
+    """Run prompts from an empty cache. Returns (final hidden states [B, T, D], cache with T key slots)."""
     x_BTD = embed(params, config, inputs, remat)
     cache = text.empty_cache(config.text, x_BTD.shape[0], 0, x_BTD.dtype)
-    positions, mask, segments = inputs["positions_3BT"], inputs["mask_BT"], inputs.get("segment_BT")
-    return text.run_layers(params["text"], config.text, x_BTD, positions, mask, cache, segments, remat)
+    positions, mask = inputs["positions_3BT"], inputs["mask_BT"]
+    return text.run_layers(params["text"], config.text, x_BTD, positions, mask, cache, remat)
+
+
+def run_tree(params: Params, config: Config, inputs: dict[str, Any], remat: Remat = "none") -> jax.Array:
+    """Hidden states [B, T, D] after the final norm of rows of prompts with their responses."""
+    x_BTD = embed(params, config, inputs, remat)
+    tree = Tree(*(inputs[name] for name in Tree._fields))
+    positions, mask = inputs["positions_3BT"], inputs["mask_BT"]
+    return text.run_tree(params["text"], config.text, x_BTD, positions, mask, tree, remat)
 
 
 def logits(params: Params, config: Config, inputs: dict[str, Any]) -> jax.Array:

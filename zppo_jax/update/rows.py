@@ -1,0 +1,194 @@
+"""From groups of rollouts to rows of one length: who stands in which row, and the arrays of that. Host only.
+
+A row holds trees (models/qwen3_5/tree.py): prompts, each once and before its responses. So rollouts of ten and of ten
+thousand tokens fill the same compiled shape, and little of it stays empty. A group that no row holds whole stands in
+several, its prompt in each.
+
+Shape suffixes: B rows, T slots of a row, C chunks, J convolution context, P groups, G rollouts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zppo_jax.models.qwen3_5 import inputs
+from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.ops.gated_delta import BEGINS, BRANCHES, CONTINUES, chunk_length
+from zppo_jax.types import Group, Rollout
+
+SHORTEST_CHUNK = 4
+"""In which the context of a convolution of four taps lies whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RowShapes:
+    """Static sizes: `num_rows` rows of a micro-batch, each of `num_tokens` slots in chunks of `chunk`, with up to
+    `prompts_per_row` prompts; a prompt has up to `prompt_tokens` tokens before its last, and `patch_slots` patches."""
+
+    num_rows: int
+    num_tokens: int
+    chunk: int
+    prompts_per_row: int
+    prompt_tokens: int
+    patch_slots: int
+
+    def rounded(self, num_tokens: int) -> int:
+        """Slots that a trunk or a branch takes: whole chunks, at least one."""
+        return max(-(-num_tokens // self.chunk), 1) * self.chunk
+
+
+def shapes(
+    num_rows: int, row_tokens: int, prompts_per_row: int, prompt_tokens: int, response_tokens: int, patch_slots: int
+) -> RowShapes:
+    """Rows of `row_tokens` slots, or as many as the longest prompt and response take, in chunks that suit responses."""
+    chunk = max(chunk_length(response_tokens), SHORTEST_CHUNK)
+    sizes = RowShapes(num_rows, 0, chunk, prompts_per_row, prompt_tokens, patch_slots)
+    longest = sizes.rounded(prompt_tokens) + sizes.rounded(response_tokens)
+    return dataclasses.replace(sizes, num_tokens=max(sizes.rounded(row_tokens), longest))
+
+
+class Part(NamedTuple):
+    """A prompt and some of its responses: indices of the group and of its rollouts."""
+
+    group: int
+    rollouts: tuple[int, ...]
+
+
+Row = list[Part]
+
+
+def arrange(groups: Sequence[Group], chosen: Sequence[int], shapes: RowShapes) -> list[Row]:
+    """Rows for the chosen groups, the fullest first: first fit by falling size, the same for the same lengths."""
+    parts = [part for index in chosen for part in _parts(index, groups[index], shapes)]
+    rows: list[Row] = []
+    free: list[int] = []
+    for part in sorted(parts, key=lambda part: (-_size(part, groups, shapes), part)):
+        size = _size(part, groups, shapes)
+        fits = (r for r, left in enumerate(free) if left >= size and len(rows[r]) < shapes.prompts_per_row)
+        row = next(fits, len(rows))
+        if row == len(rows):
+            rows.append([])
+            free.append(shapes.num_tokens)
+        rows[row].append(part)
+        free[row] -= size
+    return rows
+
+
+def _parts(index: int, group: Group, shapes: RowShapes) -> Iterator[Part]:
+    """A group in as few rows as hold it."""
+    room = shapes.num_tokens - shapes.rounded(group.features.num_tokens - 1)
+    bins: list[tuple[int, list[int]]] = []
+    sizes = [shapes.rounded(len(rollout.token_ids_T)) for rollout in group.rollouts]
+    for rollout in sorted(range(len(sizes)), key=lambda rollout: -sizes[rollout]):
+        if sizes[rollout] > room:
+            raise ValueError(
+                f"prompt {group.prompt.uid} of {group.features.num_tokens} tokens and a response of "
+                f"{len(group.rollouts[rollout].token_ids_T)} do not fit a row of {shapes.num_tokens}: raise "
+                "update.row_tokens"
+            )
+        place = next((b for b, (used, _) in enumerate(bins) if used + sizes[rollout] <= room), len(bins))
+        if place == len(bins):
+            bins.append((0, []))
+        used, members = bins[place]
+        bins[place] = (used + sizes[rollout], [*members, rollout])
+    for _, members in bins:
+        yield Part(index, tuple(sorted(members)))
+
+
+def _size(part: Part, groups: Sequence[Group], shapes: RowShapes) -> int:
+    group = groups[part.group]
+    lengths = [group.features.num_tokens - 1, *(len(group.rollouts[r].token_ids_T) for r in part.rollouts)]
+    return sum(map(shapes.rounded, lengths))
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def microbatch(
+    config: Config, groups: Sequence[Group], advantages_PG: np.ndarray, rows: Sequence[Row], shapes: RowShapes
+) -> dict[str, Any]:
+    """Up to `num_rows` rows as the model's inputs, and for each slot: target_BT (the id that it is to predict),
+    old_logprobs_BT, advantages_BT and counted_BT (whether it predicts a sampled token)."""
+    parts = [(row, part) for row, members in enumerate(rows) for part in members]
+    prompts = inputs.from_features(
+        config,
+        [groups[part.group].features for _, part in parts],
+        shapes.num_rows * shapes.prompts_per_row,
+        shapes.prompt_tokens,
+        shapes.patch_slots,
+    )
+    writer = _Writer(shapes, config.text.linear_conv_kernel_dim - 1)
+    for place, (row, part) in enumerate(parts):
+        group = groups[part.group]
+        writer.trunk(row, prompts, place)
+        for rollout in part.rollouts:
+            writer.branch(row, prompts, place, group.rollouts[rollout], advantages_PG[part.group, rollout])
+    return writer.arrays | {name: prompts[name] for name in ("patches_ISC", "grid_IS5")}
+
+
+class _Writer:
+    """Lays trunks and branches into rows, one behind the other."""
+
+    def __init__(self, shapes: RowShapes, context: int) -> None:
+        size = (shapes.num_rows, shapes.num_tokens)
+        chunks = (shapes.num_rows, shapes.num_tokens // shapes.chunk)
+        self.arrays: dict[str, Any] = {
+            "tokens_BT": np.zeros(size, np.int32),
+            "mask_BT": np.zeros(size, bool),
+            "positions_3BT": np.zeros((3, *size), np.int32),
+            "feature_BT": np.full(size, -1, np.int32),
+            "segment_BT": np.zeros(size, np.int32),
+            "trunk_BT": np.zeros(size, np.int32),
+            "source_BC": np.full(chunks, BEGINS, np.int32),
+            "is_trunk_BC": np.zeros(chunks, bool),
+            "context_BCJ": np.full((*chunks, context), -1, np.int32),
+            "target_BT": np.zeros(size, np.int32),
+            "old_logprobs_BT": np.zeros(size, np.float32),
+            "advantages_BT": np.zeros(size, np.float32),
+            "counted_BT": np.zeros(size, bool),
+        }
+        self._shapes, self._context = shapes, context
+        self._used = [0] * shapes.num_rows
+        self._segments = [0] * shapes.num_rows
+        self._trunk = [(0, 0)] * shapes.num_rows  # slots of each row's newest trunk
+
+    def trunk(self, row: int, prompts: dict[str, Any], place: int) -> None:
+        mask_T = prompts["mask_BT"][place]
+        where = self._lay(row, int(mask_T.sum()), BEGINS)
+        for name in ("tokens_BT", "feature_BT"):
+            self.arrays[name][row, where] = prompts[name][place][mask_T]
+        self.arrays["positions_3BT"][:, row, where] = prompts["positions_3BT"][:, place][:, mask_T]
+
+    def branch(self, row: int, prompts: dict[str, Any], place: int, rollout: Rollout, advantage: float) -> None:
+        ids_T = rollout.token_ids_T
+        where = self._lay(row, len(ids_T), BRANCHES)
+        self.arrays["tokens_BT"][row, where] = np.concatenate([prompts["last_B"][place : place + 1], ids_T[:-1]])
+        self.arrays["positions_3BT"][:, row, where] = prompts["last_position_B"][place] + np.arange(len(ids_T))
+        own = {"target_BT": ids_T, "old_logprobs_BT": rollout.logprobs_T, "advantages_BT": advantage}
+        for name, value in (own | {"counted_BT": True}).items():
+            self.arrays[name][row, where] = value
+
+    def _lay(self, row: int, num_tokens: int, source: int) -> slice:
+        """Room for a trunk or a branch, whose slots it returns; says who continues what."""
+        chunk, start = self._shapes.chunk, self._used[row]
+        self._used[row] += self._shapes.rounded(num_tokens)
+        self._segments[row] += 1
+        where, whole = slice(start, start + num_tokens), slice(start, self._used[row])
+        if source == BEGINS:
+            self._trunk[row] = (start, start + num_tokens)
+        chunks = slice(start // chunk, self._used[row] // chunk)
+        slots_CJ = np.arange(chunks.start, chunks.stop)[:, None] * chunk + np.arange(-self._context, 0)
+        first_J = self._trunk[row][1] + np.arange(-self._context, 0)
+        slots_CJ[0] = np.where((first_J >= self._trunk[row][0]) & (source == BRANCHES), first_J, -1)
+        self.arrays["context_BCJ"][row, chunks] = slots_CJ
+        self.arrays["source_BC"][row, chunks] = [source] + [CONTINUES] * (chunks.stop - chunks.start - 1)
+        self.arrays["is_trunk_BC"][row, chunks] = source == BEGINS
+        self.arrays["mask_BT"][row, where] = True
+        self.arrays["segment_BT"][row, whole] = self._segments[row]
+        trunk_start = self._trunk[row][0]
+        self.arrays["trunk_BT"][row, whole] = self.arrays["segment_BT"][row, trunk_start]
+        return where
