@@ -46,7 +46,8 @@ OVERRIDES: dict[str, Any] = {
     "replay.fraction": 0.5,
     "zppo.augmentation_fraction": 0.5,
     "update.num_minibatches": 1,
-    "update.groups_per_microbatch": 1,
+    "update.rows_per_microbatch": 1,
+    "update.row_tokens": 104,
     "reward.num_workers": 1,
     "eval.num_questions": 2,
 }

@@ -1,4 +1,7 @@
-"""Several samples in a row: packed equals separate, forwards and backwards; nothing leaks across a start."""
+"""Several samples in a row: packed equals separate, forwards and backwards; nothing leaks across a start.
+
+Prompts with their responses: tests/update/test_step.py.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,26 @@ import pytest
 from tests.models import tiny
 from tests.models.tiny import FAST_COMPILE, image, video
 from zppo_jax.models.qwen3_5 import attention, hf, inputs, vlm
+from zppo_jax.ops.gated_delta import BEGINS, CONTINUES
+from zppo_jax.update import rows
+from zppo_jax.update.rows import RowShapes
 
-LENGTH, ALONE = 160, 96
+LENGTH, ALONE, CHUNK = 192, 96, 16
 ROWS, SLOTS = 2, 32
 SAMPLES = {
     "text": [[[]], [[]], [[]], [[]]],
     "images and a video": [[[3, image(4, 6)]], [[1, image(2, 4), 2, video(2, 2, 4)]], [[]], [[2, image(6, 4)]]],
 }
-LENGTHS = (37, 66, 2, 31)  # a start inside a chunk of 64, one sample across it, one shorter than the convolution
+LENGTHS = (37, 64, 2, 31)  # over several chunks, one that fills its chunks, one shorter than the convolution
 
 
 @functools.cache
 def separate(case: str):
     """Each sample alone in a row of its own; all in one shape, because compiling is what costs time."""
     samples = []
-    for seed, (rows, length) in enumerate(zip(SAMPLES[case], LENGTHS, strict=True)):
+    for seed, (prompts, length) in enumerate(zip(SAMPLES[case], LENGTHS, strict=True)):
         sample, _ = inputs.from_hf(
-            tiny.random_model().config, **tiny.batch(rows, ALONE, [ALONE - length], "right", seed)
+            tiny.random_model().config, **tiny.batch(prompts, ALONE, [ALONE - length], "right", seed)
         )
         features = sample["patches_ISC"].shape[1] // 4
         row, place = np.divmod(sample["feature_BT"], features)
@@ -44,49 +50,46 @@ def _widened(patches: np.ndarray) -> np.ndarray:
     return np.pad(patches, [(0, ROWS - rows), (0, SLOTS - slots), (0, 0)])
 
 
-def packed(case: str, gap: int = 0) -> dict[str, np.ndarray]:
-    """One row with all samples one behind the other, `gap` pads between two of them."""
-    row = {
-        "tokens_BT": np.full((1, LENGTH), 7, np.int32),
-        "mask_BT": np.zeros((1, LENGTH), bool),
-        "segment_BT": np.zeros((1, LENGTH), np.int32),
-        "positions_3BT": np.zeros((3, 1, LENGTH), np.int32),
-        "feature_BT": np.full((1, LENGTH), -1, np.int32),
-    }
-    start, merged = 0, 0
-    for number, (sample, length) in enumerate(zip(separate(case), LENGTHS, strict=True)):
-        where, own = slice(start, start + length), slice(0, length)
-        for name in ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT"):
+def packed(case: str) -> dict[str, np.ndarray]:
+    """One row with all samples one behind the other, each a trunk of its own."""
+    writer = rows._Writer(RowShapes(1, LENGTH, CHUNK, 4, 0, 0), 3)
+    row, merged = writer.arrays, 0
+    for sample, length in zip(separate(case), LENGTHS, strict=True):
+        where, own = writer._lay(0, length, BEGINS), slice(0, length)
+        for name in ("tokens_BT", "positions_3BT", "feature_BT"):
             row[name][..., where] = sample[name][..., own]
-        row["segment_BT"][:, where] = number + 1
         row["feature_BT"][:, where] += np.where(row["feature_BT"][:, where] >= 0, merged, 0)
         merged += ROWS * SLOTS // 4
-        start += length + gap
     return row | {
         name: np.concatenate([sample[name] for sample in separate(case)]) for name in ("patches_ISC", "grid_IS5")
     }
 
 
+def hidden_of(params, config, batch, remat="none"):
+    """Of a row of trees, or of a row of its own."""
+    in_tree = "segment_BT" in batch
+    return vlm.run_tree(params, config, batch, remat) if in_tree else vlm.prefill(params, config, batch, remat)[0]
+
+
 @functools.partial(jax.jit, static_argnums=(1, 3), compiler_options=FAST_COMPILE)
 def logits_and_gradients(params, config, batch, remat, cotangent):
     def objective(params):
-        hidden, _ = vlm.prefill(params, config, batch, remat)
+        hidden = hidden_of(params, config, batch, remat)
         return jnp.sum(hidden * cotangent), hidden
 
     gradients, hidden = jax.grad(objective, has_aux=True)(params)
     return hidden, gradients
 
 
-@pytest.mark.parametrize("gap", [0, 5])
 @pytest.mark.parametrize("case", SAMPLES)
-def test_packed_equals_separate(case, gap, model):
+def test_packed_equals_separate(case, model):
     rng, size = np.random.default_rng(7), model.config.text.hidden_size
-    row = packed(case, gap)
+    row = packed(case)
     cotangent = rng.standard_normal((1, LENGTH, size), np.float32) * row["mask_BT"][..., None]
     hidden, gradients = logits_and_gradients(model.params, model.config, row, "none", cotangent)
     total: Any = None
     for number, sample in enumerate(separate(case)):
-        where = np.flatnonzero(row["segment_BT"][0] == number + 1)
+        where = np.flatnonzero((row["segment_BT"][0] == number + 1) & row["mask_BT"][0])
         own = np.zeros((1, sample["tokens_BT"].shape[1], size), np.float32)
         own[:, : len(where)] = cotangent[:, where]
         alone, part = logits_and_gradients(model.params, model.config, sample, "none", own)
@@ -106,13 +109,19 @@ def test_nothing_of_one_sample_reaches_another(model):
     hidden = [vlm_hidden(model, batch) for batch in (row, other)]
     assert np.abs(hidden[0] - hidden[1])[first].max() > 0.1
     np.testing.assert_array_equal(hidden[0][later], hidden[1][later])
-    leaky = {name: value for name, value in row.items() if name != "segment_BT"}
-    assert np.abs(vlm_hidden(model, leaky) - hidden[0])[later].max() > 0.01, "without segments it does"
+    leaks = {
+        "attention": {"segment_BT": np.ones_like(row["segment_BT"]), "trunk_BT": np.ones_like(row["trunk_BT"])},
+        "states": {"source_BC": np.full_like(row["source_BC"], CONTINUES)},
+        "convolutions": {"context_BCJ": CHUNK * np.arange(LENGTH // CHUNK)[None, :, None] + np.arange(-3, 0)},
+    }
+    for name, leak in leaks.items():
+        assert np.abs(vlm_hidden(model, row | leak) - hidden[0])[later].max() > 0.01, name
 
 
 def vlm_hidden(model, batch) -> np.ndarray:
-    prefill = jax.jit(vlm.prefill, static_argnums=1, compiler_options=FAST_COMPILE)
-    return np.asarray(prefill(model.params, model.config, batch)[0])
+    return np.asarray(
+        jax.jit(hidden_of, static_argnums=1, compiler_options=FAST_COMPILE)(model.params, model.config, batch)
+    )
 
 
 # ---------------------------------------------------------------- what the backward pass keeps

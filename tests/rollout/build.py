@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from tests import tiny_model
@@ -17,7 +19,41 @@ from zppo_jax.models.qwen3_5 import inputs
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.types import Features
+from zppo_jax.types import Features, Group, Prompt, Question, Rollout
+from zppo_jax.update import rows, step
+
+_logprobs = jax.jit(inspect.unwrap(step.logprobs), static_argnums=(1, 3), compiler_options=tiny.FAST_COMPILE)
+
+
+def trainers_logprobs(
+    model: qwen3_5.Model,
+    prompts: Sequence[Features],
+    samples: Sequence[Sequence[np.ndarray]],
+    temperature: float = 1.0,
+    patch_slots: int = 16,
+) -> list[list[np.ndarray]]:
+    """What the trainer's own function gives for responses (token ids) to prompts, each prompt in a row of its own."""
+    question = Question("q", "", (), "", "math")
+    groups = [
+        Group(
+            Prompt("q", "plain", question, ""),
+            prompt,
+            tuple(Rollout(ids, np.zeros(len(ids), np.float32), "stop", "", True, None, "") for ids in responses),
+        )
+        for prompt, responses in zip(prompts, samples, strict=True)
+    ]
+    longest = max(prompt.num_tokens - 1 for prompt in prompts), max(len(ids) for group in samples for ids in group)
+    shapes = rows.shapes(len(groups), 0, 1, *longest, patch_slots)
+    room = shapes.rounded(longest[0]) + max(sum(shapes.rounded(len(ids)) for ids in group) for group in samples)
+    shapes = dataclasses.replace(shapes, num_tokens=room)
+    placed = [[rows.Part(index, tuple(range(len(group))))] for index, group in enumerate(samples)]
+    advantages_PG = np.zeros((len(groups), max(map(len, samples))))
+    micro = rows.microbatch(model.config, groups, advantages_PG, placed, shapes)
+    found_BT = np.asarray(_logprobs(model.params, model.config, micro, temperature, banned(model)))
+    own = [[(micro["segment_BT"][b] == 2 + g) & micro["counted_BT"][b] for g in range(len(group))]
+           for b, group in enumerate(samples)]  # fmt: skip
+    return [[found_BT[b][own_T] for own_T in group] for b, group in enumerate(own)]
+
 
 VISION_IDS = [tiny.CONFIG[f"{name}_token_id"] for name in ("image", "video", "vision_start", "vision_end")]
 

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from tests.models import conftest as oracles
 from tests.models import tiny
-from tests.models.tiny import FAST_COMPILE, image
+from tests.models.tiny import image
 from tests.rollout import build
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import inputs
 from zppo_jax.rollout import session
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features
-from zppo_jax.update import step
 
 NUM_NEW, LENGTH, NUM_ROWS = 200, 40, 16
 SHAPES = Shapes(buckets=(16, 40), patch_slots=24, max_new_tokens=NUM_NEW, group_size=1)
@@ -154,18 +150,10 @@ def test_the_images_matter(oracle):
 def test_logprobs_are_those_of_the_trainers_forward(temperature=0.7):
     """The trainer's own function, from prompts packed for it, images included; 200 tokens of each of 16 prompts."""
     ours = answers(*range(NUM_ROWS), sampling=Sampling(temperature=temperature))
-    micro = inputs.from_features(model().config, prompts(), NUM_ROWS, LENGTH, SHAPES.patch_slots)
-    micro |= {
-        "response_MGR": np.stack([one.token_ids_T for one in ours])[:, None],
-        "mask_MGR": np.ones((NUM_ROWS, 1, NUM_NEW), bool),
-    }
-    banned_V = build.banned(model())
-    expected_BT = _trainers(model().params, model().config, micro, temperature, banned_V)[:, 0]
-    error = max(np.abs(one.logprobs_T - expected_T).max() for one, expected_T in zip(ours, expected_BT, strict=True))
+    sampled = [[one.token_ids_T] for one in ours]
+    expected = build.trainers_logprobs(model(), prompts(), sampled, temperature, SHAPES.patch_slots)
+    error = max(np.abs(one.logprobs_T - expected_T).max() for one, (expected_T,) in zip(ours, expected, strict=True))
     print(f"temperature {temperature}: log-probabilities differ by {error:.1e} at most from the trainer's")
     assert error < 1e-4
     for one in ours:
         np.testing.assert_allclose(one.kept_logprobs_T, one.logprobs_T, atol=2e-6)
-
-
-_trainers = jax.jit(inspect.unwrap(step.logprobs), static_argnums=(1, 3), compiler_options=FAST_COMPILE)

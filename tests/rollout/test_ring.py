@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import numpy as np
 import pytest
 
-from tests.models.tiny import FAST_COMPILE
 from tests.rollout import build
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import inputs
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.update import step
 
 SHAPES = Shapes(buckets=(4, 10), patch_slots=16, max_new_tokens=12, group_size=1)
 RING = 22
@@ -108,10 +104,7 @@ def test_the_ring_is_as_long_as_it_must_be_and_no_longer():
 
 
 def forward(asked: Request, one: Sample) -> np.ndarray:
-    micro = inputs.from_features(model().config, [asked.features], 1, 10, SHAPES.patch_slots)
-    micro |= {"response_MGR": one.token_ids_T[None, None], "mask_MGR": np.ones((1, 1, len(one.token_ids_T)), bool)}
-    run = jax.jit(step.response_logprobs, static_argnums=(1, 3), compiler_options=FAST_COMPILE)
-    return np.asarray(run(model().params, model().config, micro, 1.0, build.banned(model())))[0]
+    return build.trainers_logprobs(model(), [asked.features], [[one.token_ids_T]])[0][0]
 
 
 def test_a_row_keeps_its_prompt_while_shorter_neighbours_come_and_go():

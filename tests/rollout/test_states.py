@@ -14,14 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.tiny import FAST_COMPILE
 from tests.rollout import build
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import inputs, steps, text
+from zppo_jax.models.qwen3_5 import steps, text
 from zppo_jax.rollout import session, slots
 from zppo_jax.rollout.requests import Draw, Request
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.update import step
 
 VOCAB, ROWS, CHUNK = 128, 2, 256
 REDUCED = {
@@ -135,12 +133,8 @@ def test_what_the_trainer_makes_of_it(key, state):
     assert dtypes == {key, state}
     asked = Request("q", build.text_features(np.arange(9)), 4, draw=Draw(1))
     ((*samples,),), _ = session.sample(one, model().params, [asked])
-    micro = inputs.from_features(model().config, [asked.features], 1, 8, SHAPES.patch_slots)
-    micro |= {
-        "response_MGR": np.stack([sample.token_ids_T for sample in samples])[None],
-        "mask_MGR": np.ones((1, 4, CHUNK), bool),
-    }
-    expected_GR = np.asarray(_trainers(model().params, model().config, micro, 1.0, build.banned(model())))
+    sampled = [sample.token_ids_T for sample in samples]
+    expected_GR = np.stack(build.trainers_logprobs(model(), [asked.features], [sampled])[0])
     error_GR = np.abs(np.stack([sample.logprobs_T for sample in samples]) - expected_GR)
     print(
         f"keys {key}, states {state}: log-probabilities differ by {error_GR.mean():.1e}, at most {error_GR.max():.1e}"
@@ -149,6 +143,3 @@ def test_what_the_trainer_makes_of_it(key, state):
         assert error_GR.max() < 1e-4
     else:
         assert 1e-4 < error_GR.mean() < 2e-2 and error_GR.max() < 0.2
-
-
-_trainers = jax.jit(step.response_logprobs, static_argnums=(1, 3), compiler_options=FAST_COMPILE)

@@ -46,7 +46,7 @@ def test_a_response_is_packed_with_its_stop_token(start):
     drawn = recipe.draw(recipe.Recipe().student, recipe.Recipe().mixture, np.random.default_rng(0), False)[0][:3]
     batch = supervised.pack(config, processor, drawn, recipe.BUCKETS[0], recipe.PATCH_SLOTS, recipe.MAX_NEW_TOKENS)
     for m, example in enumerate(drawn):
-        ids = batch["response_MGR"][m, 0][batch["mask_MGR"][m, 0]]
+        ids = batch["target_BT"][m][batch["counted_BT"][m]]
         assert ids[-1] == processor.stop_ids[0]
         assert processor.tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) == example.response
         assert processor.tokenizer.token_to_id("</think>") in ids, "the control token, not its letters"

@@ -103,7 +103,7 @@ def add_gradient(
     return _sums_in_place(new, config, frozen_patterns)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3), donate_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3), donate_argnums=0)
 def update(
     state: State,
     config: Config,
@@ -112,7 +112,7 @@ def update(
     sums: Sums,
     num_tokens: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One optimiser step on the token mean of `sums`. `state` is {"params", "optimizer"}; both are donated. Returns the
+    """One optimiser step on the token mean of `sums`. `state` is {"params", "optimizer"} and is donated. Returns the
     new state and scalars.
 
     The optimiser, its clipping and its weight decay see the trainable parameters only.
