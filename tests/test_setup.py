@@ -18,6 +18,7 @@ from zppo_jax import setup
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import ConfigError
 from zppo_jax.teacher import LocalTeacher
+from zppo_jax.update.rows import RowShapes
 
 
 class Names:
@@ -54,7 +55,7 @@ def test_the_programs_of_a_run_are_known_before_it_begins(build):
         for length in (32, 192)
         for name in ("prefill of {0} tokens", "fill of {1} keys after {0} tokens", "decode over {1} keys")
     ]
-    assert names == ["vision", "weights", *prompts, "update", "log-probabilities"]
+    assert names == ["vision", "weights", *prompts, "zero gradient", "gradient", "update", "log-probabilities"]
 
 
 def test_what_is_frozen_and_how_the_optimiser_rounds_come_from_the_configuration(build):
@@ -78,8 +79,8 @@ def test_a_name_of_the_hub_will_do_for_every_part_of_a_checkpoint(build, start, 
 def test_sizes_come_from_the_configuration(build):
     job, state, _ = build()
     assert job.augmentation_limit == 2  # half of four questions
-    # Four new questions, one replayed, at most two prompts more: seven groups in two mini-batches.
-    assert job.learner.settings.max_groups == 4 and job.learner.settings.num_minibatches == 2
+    assert job.learner.settings.num_minibatches == 2
+    assert job.learner.shapes == RowShapes(2, 288, 16, 4, 192, 16), "chunks of 16 hold a response of 10"
     shapes = job.student.engine.shapes
     assert (shapes.buckets, shapes.max_new_tokens, shapes.group_size) == ((32, 192), 10, 4)
     assert shapes.patch_slots == 16  # four merged tokens of four patches

@@ -120,7 +120,17 @@ def test_nothing_compiles_after_the_first_steps(straight):
     late = counts[NUM_STEPS][len(counts[2]) :]
     assert not late, f"compiled after step 2: {late}"
     # Two buckets, hence two programs of each kind for prompts and slots; student and teacher share them.
-    expected = {"update": 1, "logprobs": 1, "encode": 1, "prefill": 2, "fill": 2, "decode": 2, "empty": 2}
+    expected = {
+        "update": 1,
+        "add_gradient": 1,
+        "zero_sums": 1,
+        "logprobs": 1,
+        "encode": 1,
+        "prefill": 2,
+        "fill": 2,
+        "decode": 2,
+        "empty": 2,
+    }
     assert {name: counts[NUM_STEPS].count(f"jit({name})") for name in expected} == expected
     assert counts[NUM_STEPS].count("jit(_row_keys)") <= 1
 

@@ -17,6 +17,7 @@ import pytest
 from tests.models import tiny
 from tests.models.tiny import FAST_COMPILE, image, video
 from zppo_jax.models.qwen3_5 import attention, hf, inputs, vlm
+from zppo_jax.models.qwen3_5.layers import Remat
 from zppo_jax.ops.gated_delta import BEGINS, CONTINUES
 from zppo_jax.update import rows
 from zppo_jax.update.rows import RowShapes
@@ -65,7 +66,7 @@ def packed(case: str) -> dict[str, np.ndarray]:
     }
 
 
-def hidden_of(params, config, batch, remat="none"):
+def hidden_of(params, config, batch, remat: Remat = "none"):
     """Of a row of trees, or of a row of its own."""
     in_tree = "segment_BT" in batch
     return vlm.run_tree(params, config, batch, remat) if in_tree else vlm.prefill(params, config, batch, remat)[0]

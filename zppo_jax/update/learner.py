@@ -50,6 +50,7 @@ class Learner:
 
     def prepare(self, state: State) -> None:
         """Start compiling gradients, the update and the log-probabilities; `state` may be shapes."""
+        self._zero(state["params"])
         self._gradient(state["params"])
         self._update(state)
         self._logprobs(state["params"])
