@@ -196,6 +196,7 @@ def decode(
         "kept_logprobs_BK": jnp.zeros((num_rows, chunk), jnp.float32),
     }
     slots, out = jax.lax.while_loop(more, advance, (slots | {"live_B": live_B}, out))
+    slots = constrain(slots, config)  # what is constrained within a loop may leave it as the compiler likes
     out |= {name: slots[name] for name in ("live_B", "count_B")}
     return slots, jax.tree.map(lambda x: parallel.constrain(x, *(None,) * x.ndim), out)  # every process reads all rows
 
