@@ -68,7 +68,7 @@ def make_mesh(config: Config) -> Mesh:
     try:
         return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"mesh: {error}") from error
 
 
 def _decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | None:
@@ -82,10 +82,8 @@ def _decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh |
 
 
 def describe_mesh(mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config) -> Iterator[str]:
-    """What a person should know about a run on several devices: the mesh, and what it could not cut."""
-    if mesh.size > 1:
-        yield "mesh " + " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-        yield from parallel.undivided(mesh, params, vlm.logical_axes(model))
+    """What a person should know about a run on several devices."""
+    return parallel.describe(mesh, params, vlm.logical_axes(model))
 
 
 def build(
