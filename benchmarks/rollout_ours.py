@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,8 @@ def make_engine(case: Case, config: Any, compiler: Any) -> Any:
 
 
 def prepare(case: Case, checkpoint: str, refills: bool = True) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
-    """Load and sample through `session.sample`. Without `refills`, as many prompts as fill the slots are asked for at
+    """Load and sample through `session.sample`; the weights of decoding are made before, as after an update, and what
+    that takes is told. Without `refills`, as many prompts as fill the slots are asked for at
     once, and the next ones when the longest of their responses has ended."""
     import jax
 
@@ -57,6 +59,7 @@ def prepare(case: Case, checkpoint: str, refills: bool = True) -> tuple[worker.R
     prompts = [text_features(model.config, ids_T) for ids_T in case.token_ids(model.config.text.vocab_size)]
     at_once = len(prompts) if refills else case.slots // case.rollouts
     occupancy: list[float] = []
+    weights: list[float] = []
 
     def sample(limits: Sequence[int], sampling: Sampling) -> list[Any]:
         """All responses."""
@@ -82,9 +85,13 @@ def prepare(case: Case, checkpoint: str, refills: bool = True) -> tuple[worker.R
         tokens = [int(token) for one in greedy for token in one.token_ids_T]
         logprobs = [round(float(logprob), 5) for one in greedy for logprob in one.logprobs_T]
         run()
+        engine.held.release()
+        start = time.process_time()
+        jax.block_until_ready(engine.weights(model.params))
+        weights[:] = [time.process_time() - start]
         return [case.tokens, *tokens, *logprobs]
 
-    facts = {"versions": {"jax": jax.__version__}, "extra": {"occupancy": occupancy}}
+    facts = {"versions": {"jax": jax.__version__}, "extra": {"occupancy": occupancy, "weights_cpu_seconds": weights}}
     return run, check, facts
 
 

@@ -25,6 +25,8 @@ Memory in GB (10^9 bytes), over all devices together; a test computes the same f
     teacher                54.7   27.4 in the files (FP8), held in bfloat16
     student's caches       72.7   rollout.slots rows of the longest prompt and response
     teacher's caches      400.2   likewise; not at the same time as the student's
+    student's decoding      2.0   a copy of its weights on each device (rollout.mesh), while it decodes
+    teacher's decoding     53.8   likewise, cut over the devices (teacher.mesh)
 
 and activations on top: `model.remat` and `update.row_tokens` decide how much.
 

@@ -88,7 +88,7 @@ def test_progress_counts_responses_tokens_and_slots():
     features = loaded.processor.features(QUESTION, [])
     asked = sampling.Asked(features, 7, sampling.Sampling(), 0, 16, (), num_slots=3)
     with compilation.compiler() as compiler:
-        found = list(sampling.responses(loaded, asked, compiler, lines.append))
+        found = list(sampling.responses(loaded, asked, compiler, lines.append, print))
     assert sorted(response.index for response in found) == list(range(7))
     tokens = sum(len(response.token_ids) for response in found)
     assert lines[0].startswith("rollouts 0/7  0 tokens")
@@ -110,6 +110,15 @@ def test_progress_counts_responses_tokens_and_slots():
         (("--model=x", "--prompt=a", "--num_samples=0"), "num_samples"),
         (("--model=x", "--prompt=a", "--dtype=int8"), "float32|bfloat16"),
         (("--model=x", "--prompt=a", "--stop="), "--stop= is empty"),
+        (("--model=x", "--prompt=a", "--cache_gigabytes=-1"), "cache_gigabytes"),
+        (
+            (f"--model={STUDENT}", "--prompt=a", "--mesh_tensor=3"),
+            "--mesh_data, --mesh_fsdp, --mesh_tensor: mesh data=-1 x fsdp=1 x tensor=3 does not use 1 devices exactly",
+        ),
+        (
+            (f"--model={STUDENT}", "--prompt=a", "--cache_gigabytes=1e-6"),
+            "--cache_gigabytes = 1e-06: a rollout of 64 + 512 tokens keeps 0.000",
+        ),
         (("--model=x", "--prompt=a", "--promt=b"), "--help` lists them"),
         (("--model=x", "b"), "'b' is no flag"),
     ],

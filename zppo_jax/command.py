@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import flags
@@ -29,6 +30,42 @@ def read(values: flags.FlagValues, argv: Sequence[str], program: str, example: s
     for flag in needed:
         if not flag.value:
             raise ConfigError(f"--{flag.name} is missing, as in `{example}`")
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """On what a model runs: the mesh (-1: devices that the other axes leave; `tensor` 0: as many as fit the model), and
+    GB of each device for caches (None: what is free)."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 0
+    cache_gigabytes: float | None = None
+
+
+def device_flags(values: flags.FlagValues) -> Callable[[], Devices]:
+    """Defines the flags about devices, explained by `device_help`; what it returns reads them."""
+    sizes: dict[str, Any] = {
+        axis: flags.DEFINE_integer(f"mesh_{axis}", getattr(Devices, axis), axis, lower_bound=-1, flag_values=values)
+        for axis in ("data", "fsdp", "tensor")
+    }
+    gigabytes = flags.DEFINE_float("cache_gigabytes", None, "of each device", lower_bound=0.0, flag_values=values)
+    return lambda: Devices(**{axis: flag.value for axis, flag in sizes.items()}, cache_gigabytes=gigabytes.value)
+
+
+_DEVICE_HELP = """\
+--mesh_data=-1|copies of the model, each with its part of the slots; -1: as many as all devices make
+--mesh_tensor=0|devices over which a copy is divided; 0: as many as divide its key-value heads, so that
+|caches are divided too; more of them for a model that does not fit otherwise
+--mesh_fsdp=1|divides weights and slots as in training; all weights travel for every chunk of tokens
+--cache_gigabytes=GB|of each device for caches: fewer slots where they do not fit; without it what is free
+|once the model is loaded, with a margin (CPUs do not say: no limit)"""
+
+
+def device_help(width: int) -> str:
+    """The flags about devices as a part of a help text, explained from column `width` on."""
+    rows = [line.split("|") for line in _DEVICE_HELP.splitlines()]
+    return "\n".join(f"  {flag:<{width - 3}} {text}" for flag, text in rows)
 
 
 def leave(message: object, status: int) -> NoReturn:

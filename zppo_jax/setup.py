@@ -68,7 +68,7 @@ def make_mesh(config: Config) -> Mesh:
     try:
         return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"mesh: {error}") from error
 
 
 def _decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | None:
@@ -82,14 +82,12 @@ def _decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh |
 
 
 def describe_mesh(mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config, num_rows: int) -> Iterator[str]:
-    """What a person should know about a run on several devices: the mesh, and what it could not cut."""
-    if mesh.size > 1:
-        yield "mesh " + " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-        yield from parallel.undivided(mesh, params, vlm.logical_axes(model))
-        with parallel.use(mesh):
-            shares = parallel.num_shards("batch")
-        if num_rows % shares:
-            yield f"update.rows_per_microbatch={num_rows} is not divided by {shares}: devices compute the same rows"
+    """What a person should know about a run on several devices."""
+    yield from parallel.describe(mesh, params, vlm.logical_axes(model))
+    with parallel.use(mesh):
+        shares = parallel.num_shards("batch")
+    if num_rows % shares:
+        yield f"update.rows_per_microbatch={num_rows} is not divided by {shares}: devices compute the same rows"
 
 
 def build(

@@ -18,7 +18,7 @@ from configs import common
 from zppo_jax import main, parallel, setup
 from zppo_jax.config import Config, changed_keys, from_config_dict, to_json
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import hf, sizes, text, vlm
+from zppo_jax.models.qwen3_5 import hf, sizes, steps, text, vlm
 from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32
 from zppo_jax.update import freeze
 from zppo_jax.zppo.methods import METHODS
@@ -180,7 +180,8 @@ def test_the_command_of_the_pod_is_valid(size):
 
 @pytest.mark.parametrize("size", FILES)
 def test_the_memory_is_what_the_docstring_says(size):
-    """To 0.1 GB: parameters and optimiser as a run has them, the gradient, the teacher, and both models' caches."""
+    """To 0.1 GB: parameters and optimiser as a run has them, the gradient, the teacher, both models' caches, and the
+    weights from which they decode."""
     config, state = config_of(size), abstract_state(size)
     params = jax.tree.leaves(state["params"])
     slots = config.prompt.buckets[-1] + config.rollout.max_new_tokens
@@ -188,6 +189,11 @@ def test_the_memory_is_what_the_docstring_says(size):
     def caches(name: str) -> float:
         shape = sizes.get(name).text
         return gigabytes(jax.eval_shape(lambda: text.empty_cache(shape, config.rollout.slots, slots, jnp.bfloat16)))
+
+    def decoding(name: str) -> float:
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), qwen3_5.abstract_params(name))
+        shape = sizes.get(name).text
+        return gigabytes(jax.eval_shape(lambda: steps.join(params["text"], shape, config.rollout.slots, True)))
 
     teacher = qwen3_5.abstract_params(sizes.get("27B"))
     expected = {
@@ -197,6 +203,8 @@ def test_the_memory_is_what_the_docstring_says(size):
         "teacher": sum(leaf.size * 2 for leaf in jax.tree.leaves(teacher)) / 1e9,
         "student's caches": caches(size),
         "teacher's caches": caches("27B"),
+        "student's decoding": decoding(size),
+        "teacher's decoding": decoding("27B"),
     }
     table = docstring(size).partition("Memory in GB")[2].partition("activations")[0]
     said = {name: float(number) for name, number in re.findall(r"^    ([a-z' ]+?)  +([\d.]+)   ", table, re.M)}

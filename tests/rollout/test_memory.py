@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from tests import tiny_model
 from tests.tiny_model import SHAPES
 from zppo_jax.config import ConfigError
-from zppo_jax.models.qwen3_5 import sizes
+from zppo_jax.models.qwen3_5 import sizes, steps
 from zppo_jax.rollout import memory, slots
 from zppo_jax.rollout.shapes import Shapes
 
@@ -21,9 +24,9 @@ def config():
     return tiny_model.model().config
 
 
-def held_bytes(num_rows: int) -> int:
+def held_bytes(num_rows: int, penalises: bool = False) -> int:
     """What the arrays of slots that really exist take."""
-    held = slots.empty(config(), num_rows, SHAPES.num_keys, DTYPES)
+    held = slots.empty(config(), num_rows, SHAPES.num_keys, DTYPES, penalises)
     arrays = [leaf for leaf in jax.tree.leaves(held) if not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
     return sum(leaf.nbytes for leaf in arrays)
 
@@ -42,10 +45,58 @@ def test_as_many_slots_as_the_budget_holds(fitting):
     assert memory.plan(config(), SHAPES, 3, held_bytes(50), DTYPES) == 3, "never more than wanted"
 
 
+def test_penalties_take_room():
+    """Two flags a row and token of the vocabulary."""
+    assert held_bytes(5, True) - held_bytes(5) == 5 * 2 * config().text.vocab_size
+    for penalises, expected in ((False, 5), (True, 4)):
+        assert memory.plan(config(), SHAPES, 5, held_bytes(5), DTYPES, penalises) == expected
+
+
+@pytest.mark.parametrize(("wanted", "spare", "expected"), [(1, 1, 4), (6, 1, 8), (8, 1, 8), (8, 0, 4)])
+def test_slots_come_in_multiples_of_the_devices_that_divide_them(monkeypatch, wanted, spare, expected):
+    """Without a mesh a device holds what four of them would."""
+    monkeypatch.setattr(memory.parallel, "num_shards", lambda name: 4)
+    assert memory.plan(config(), SHAPES, wanted, held_bytes(7 + spare), DTYPES) == expected
+
+
+def test_without_a_limit_all_that_are_wanted():
+    assert memory.plan(config(), SHAPES, 7, math.inf, DTYPES) == 7
+
+
 def test_what_cannot_fit_says_by_how_much():
     need = held_bytes(1)
     with pytest.raises(ConfigError, match=r"rollout\.cache_gigabytes = .*16 \+ 8 tokens keeps .* GB more: raise it to"):
         memory.plan(config(), SHAPES, 8, need - 1, DTYPES)
+
+
+def test_the_caller_words_what_cannot_fit_and_its_mend_fits():
+    """To a megabyte upwards: what is named is never refused again."""
+    wording = memory.Wording("--room={given:g}", "have {need:g}")
+    with pytest.raises(ConfigError, match=r"^--room=1e-06: a rollout of .* more: have 0\.001$"):
+        memory.plan(config(), SHAPES, 8, 1000.0, DTYPES, wording=wording)
+    assert memory.plan(config(), SHAPES, 1, 1e6, DTYPES) == 1
+
+
+def on_devices(*stats: dict[str, int] | None) -> Any:
+    """Parameters' first leaf in the place of all: it lies on devices that say this of their memory."""
+    devices = [SimpleNamespace(memory_stats=lambda one=one: one) for one in stats]
+    return SimpleNamespace(sharding=SimpleNamespace(addressable_devices=devices))
+
+
+def test_what_is_free_is_what_the_fullest_device_says(monkeypatch):
+    """Less what decoding makes of the parameters, and a margin."""
+    params = tiny_model.model().params
+    joined = jax.eval_shape(lambda: steps.join(params["text"], config().text, 16))
+    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(joined))
+    assert memory.free_budget(config(), params, 16) == math.inf, "a CPU does not say"
+    stats = ({"bytes_limit": 10**9, "bytes_in_use": 10**8}, {"bytes_limit": 10**9, "bytes_in_use": 4 * 10**8})
+    found = memory.free_budget(config(), {"a": on_devices(*stats)} | params, 16)
+    assert found == pytest.approx((1 - memory.MARGIN) * (6 * 10**8 - weights))
+    monkeypatch.setattr(memory.parallel, "num_shards", lambda name: 4)
+    gathered = 4 * (weights + params["text"]["embed"].nbytes)
+    found = memory.free_budget(config(), {"a": on_devices(*stats)} | params, 16)
+    assert found == pytest.approx((1 - memory.MARGIN) * (6 * 10**8 - weights - gathered)), "what fsdp divides"
+    assert memory.free_budget(config(), {"a": on_devices(None, {})} | params, 16) == math.inf
 
 
 def test_bytes_of_the_published_models():

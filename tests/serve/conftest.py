@@ -117,7 +117,7 @@ def live(quick_compilation) -> Iterator[Live]:
     limits = Limits(body_bytes=200_000, images=2)
     options = start.Options(MODEL, 4, 1, 128, 64, 6, None, 10_000, limits)
     with compilation.compiler() as compiler:
-        server = start.make_server(loaded, options, compiler)
+        server = start.make_server(loaded, options, compiler, print)
         server.scheduler.close()
         engine, gate = server.scheduler._make_session().engine, Gate()
         scheduler = Scheduler(lambda: gate.session(engine, loaded.params), options.max_queue)

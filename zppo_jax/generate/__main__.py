@@ -44,6 +44,7 @@ Flags:
   --[no]enable_thinking    whether the prompt opens <think>; without it, what the chat template does by itself
   --dtype=NAME             {" or ".join(_DTYPES)}; without it float32 on a CPU and bfloat16 elsewhere
   --num_slots=16           how many responses are decoded at the same time
+{command.device_help(27)}
   --max_pixels=N           larger images are shrunk to N pixels (at most 1048576 without it)
   --json                   a JSON object a line: index, text, finish_reason, num_tokens, logprob, token_ids, logprobs
 
@@ -69,6 +70,7 @@ _THINKING = flags.DEFINE_boolean("enable_thinking", None, "open <think>", flag_v
 _DTYPE = flags.DEFINE_enum("dtype", None, _DTYPES, "of the weights", flag_values=_FLAGS)
 _SLOTS = flags.DEFINE_integer("num_slots", 16, "at the same time", lower_bound=1, flag_values=_FLAGS)
 _PIXELS = flags.DEFINE_integer("max_pixels", None, "of an image", lower_bound=1, flag_values=_FLAGS)
+_DEVICES = command.device_flags(_FLAGS)
 _JSON = flags.DEFINE_boolean("json", False, "JSON lines", flag_values=_FLAGS)
 _SAMPLING = (
     flags.DEFINE_float("temperature", 1.0, "0: greedy", flag_values=_FLAGS),
@@ -112,7 +114,7 @@ def parse(argv: Sequence[str]) -> None:
 def _generate() -> None:
     """Loads what the flags name, samples, prints."""
     messages, images = _conversation()
-    from zppo_jax import compilation  # imports jax, which a mistake on the command line should not wait for
+    from zppo_jax import compilation, parallel  # imports jax, which a mistake on the command line should not wait for
     from zppo_jax.console import RunConsole
     from zppo_jax.generate import model, sampling
 
@@ -123,7 +125,7 @@ def _generate() -> None:
         settings = sampling.Sampling(**given)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
-    loaded = model.load(_MODEL.value or "", _DTYPE.value, _THINKING.value, _PIXELS.value)
+    loaded = model.load(_MODEL.value or "", _DTYPE.value, _THINKING.value, _PIXELS.value, _DEVICES())
     try:
         features = loaded.processor.chat_features(messages, images)
     except ValueError as error:
@@ -133,8 +135,15 @@ def _generate() -> None:
     )
     # Compilation and progress never stand among responses that go to a file or a pipe.
     target = sys.stdout if sys.stdout.isatty() and not _JSON.value else sys.stderr
-    with RunConsole(0, file=target) as console, compilation.compiler(console.compiling) as compiler:
-        for response in sampling.responses(loaded, asked, compiler, _unless_interrupted(console.status)):
+    with (
+        RunConsole(0, file=target) as console,
+        parallel.use(loaded.mesh),
+        compilation.compiler(console.compiling, loaded.mesh) as compiler,
+    ):
+        for line in loaded.describe():
+            console.message(line)
+        progress = _unless_interrupted(console.status)
+        for response in sampling.responses(loaded, asked, compiler, progress, console.message):
             text = response.as_json() if _JSON.value else response.as_text(asked.num_samples)
             if target is sys.stdout:
                 console.message(_harmless(text))

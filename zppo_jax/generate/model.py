@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from zppo_jax import parallel
+from zppo_jax.command import Devices
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import ConfigError
+from zppo_jax.generate import devices
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import hf
+from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5 import hf, vlm
 from zppo_jax.processor import Processor
 from zppo_jax.processor.chat import thinks_by_default
+from zppo_jax.rollout import memory
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
@@ -25,40 +32,84 @@ takes 16,384 tokens."""
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loaded:
-    """What a directory holds; `params` lie on the default device."""
+    """What a directory holds; `params` lie on `mesh`, or on the default device. Who uses them enters the mesh."""
 
     config: qwen3_5.Config
     params: dict[str, Any]
     processor: Processor
+    devices: Devices
+    mesh: jax.sharding.Mesh | None
 
-    def engine(self, shapes: Shapes, num_slots: int, prompts: int, compiler: Compiler, penalises: bool) -> Engine:
-        """An engine for this model that knows its stop ids and its text."""
+    def describe(self) -> Iterator[str]:
+        """What a person should know about a model on several devices."""
+        if self.mesh is not None:
+            yield from parallel.describe(self.mesh, self.params, vlm.logical_axes(self.config))
+
+    def engine(
+        self,
+        shapes: Shapes,
+        num_slots: int,
+        prompts: int,
+        compiler: Compiler,
+        penalises: bool,
+        report: Callable[[str], None],
+    ) -> Engine:
+        """An engine for this model that knows its stop ids and its text. `report` is told, in a line, when it has fewer
+        slots than asked for; raises ConfigError when memory holds none."""
+        fitting = self._slots(shapes, num_slots, penalises, report)
         banned_V, decode = banned_mask(self.config, self.processor), self.processor.decode
         return Engine(
-            self.config, shapes, num_slots, prompts, banned_V, compiler, penalises=penalises, decode_text=decode
+            self.config, shapes, fitting, prompts, banned_V, compiler, penalises=penalises, decode_text=decode
         )
+
+    def _slots(self, shapes: Shapes, wanted: int, penalises: bool, report: Callable[[str], None]) -> int:
+        """As many as are asked for and as the memory for caches holds."""
+        dtypes = (str(self.params["text"]["embed"].dtype), Engine.state_dtype)
+        budget, wording = devices.cache_budget(self.devices, self.config, self.params, wanted)
+        fitting = memory.plan(self.config, shapes, wanted, budget, dtypes, penalises, wording)
+        if fitting < wanted:
+            report(
+                f"{fitting} slots instead of {wanted}: no more fit in {budget / 1e9:.3g} GB for caches on each device"
+            )
+        return fitting
 
 
 def load(
-    path: str, dtype: str | None = None, enable_thinking: bool | None = None, max_pixels: int | None = None
+    path: str,
+    dtype: str | None = None,
+    enable_thinking: bool | None = None,
+    max_pixels: int | None = None,
+    asked: Devices | None = None,
 ) -> Loaded:
-    """Reads a directory, or OWNER/NAME of the Hub. Raises ConfigError in one line when it is none.
+    """Reads a directory, or OWNER/NAME of the Hub, onto all devices (`asked` None as the commands do by themselves).
+    Raises ConfigError in one line when it is none.
 
     `dtype` None means float32 on CPUs and bfloat16 elsewhere; `enable_thinking` None what the chat template does by
     itself; `max_pixels` None the directory's limit, but no more than MAX_PIXELS.
     """
-    try:
+    asked, dtype = asked or Devices(), dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    with _explained(path):
         directory = hf.resolve(path)
         processor = _processor(directory, enable_thinking, max_pixels)
-        model = qwen3_5.load(directory, dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+        config = configs.from_directory(directory)
+    mesh = devices.make_mesh(asked, config)
+    with _explained(path):
+        params = qwen3_5.load(directory, dtype, mesh).params
+    stops = tuple(dict.fromkeys((*config.stop_token_ids, *processor.stop_ids)))
+    return Loaded(dataclasses.replace(config, stop_token_ids=stops), params, processor, asked, mesh)
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Whatever is wrong with a directory as a ConfigError."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"--model={path} does not load ({reason}): name a directory with config.json, *.safetensors and "
             "tokenizer.json of a Qwen3.5 checkpoint"
         ) from error
-    stops = tuple(dict.fromkeys((*model.config.stop_token_ids, *processor.stop_ids)))
-    return Loaded(dataclasses.replace(model.config, stop_token_ids=stops), model.params, processor)
 
 
 def _processor(directory: Path, enable_thinking: bool | None, max_pixels: int | None) -> Processor:

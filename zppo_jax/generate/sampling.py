@@ -60,12 +60,16 @@ class Response:
 
 
 def responses(
-    loaded: Loaded, asked: Asked, compiler: Compiler, on_progress: Callable[[str], None]
+    loaded: Loaded,
+    asked: Asked,
+    compiler: Compiler,
+    on_progress: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Iterator[Response]:
-    """Samples all responses; `on_progress` hears a line after every chunk of tokens."""
-    engine = loaded.engine(
-        _shapes(asked), min(asked.num_slots, asked.num_samples), 1, compiler, asked.sampling.penalises
-    )
+    """Samples all responses, on the mesh in use; `on_progress` hears a line after every chunk of tokens, `report` one
+    that stays."""
+    wanted = min(asked.num_slots, asked.num_samples)
+    engine = loaded.engine(_shapes(asked), wanted, 1, compiler, asked.sampling.penalises, report)
     session = Session(engine, loaded.params)
     session.submit(
         Request(

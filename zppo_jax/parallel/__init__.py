@@ -6,6 +6,7 @@ from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, reshaped, use
 from zppo_jax.parallel.rules import (
     constrain,
     constrain_tree,
+    describe,
     in_use,
     num_shards,
     partition_spec,
@@ -20,6 +21,7 @@ __all__ = [
     "abstract_mesh",
     "constrain",
     "constrain_tree",
+    "describe",
     "in_use",
     "make_mesh",
     "num_shards",

@@ -31,7 +31,7 @@ def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1)
     if -1 in sizes or math.prod(sizes) != num_devices:
         raise ValueError(
             f"mesh data={data} x fsdp={fsdp} x tensor={tensor} does not use {num_devices} devices exactly: "
-            "set mesh.data, mesh.fsdp and mesh.tensor so that their product is that number (fsdp=-1 takes the rest)"
+            "set data, fsdp and tensor so that their product is that number (-1, once, takes the rest)"
         )
     return sizes[0], sizes[1], sizes[2]
 

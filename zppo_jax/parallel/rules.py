@@ -79,6 +79,13 @@ def undivided(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Iterator[s
                     yield f"{where}: axis {name} of size {size} is not divided by {axis}={mesh.shape[axis]}: replicated"
 
 
+def describe(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Iterator[str]:
+    """What a person should know about arrays on several devices: the mesh, and what it could not cut."""
+    if mesh.size > 1:
+        yield "mesh " + " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        yield from undivided(mesh, abstract, axes)
+
+
 def _is_axes(value: Any) -> bool:
     return isinstance(value, tuple)
 

@@ -4,44 +4,102 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from zppo_jax import parallel
 from zppo_jax.config import ConfigError
+from zppo_jax.models.qwen3_5 import steps
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import slots
 from zppo_jax.rollout.shapes import Shapes
+
+MARGIN = 0.2
+"""Of the memory that is free, left to what nobody plans: temporaries of prefill and decoding, features of images, gaps
+between blocks."""
+
+
+class Wording(NamedTuple):
+    """How a caller's budget is called (`given`: GB), and what mends one that holds no rollout (`need`: GB)."""
+
+    budget: str = "rollout.cache_gigabytes = {given:g}"
+    mend: str = "raise it to {need:g} or more, or lower rollout.max_new_tokens or the largest of prompt.buckets"
+
+
+_MAIN_JOB = Wording()
 
 
 def device_bytes(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str], penalises: bool = False) -> int:
     """Bytes on each device of `num_rows` slots, on the mesh in use."""
     shapes = jax.eval_shape(functools.partial(slots.empty, config, num_rows, num_keys, dtypes, penalises))
-    total = 0
-    for leaf in jax.tree.leaves(parallel.placed_shapes(shapes, slots.axes(shapes, config))):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            continue
-        local = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
-        total += math.prod(local) * leaf.dtype.itemsize
-    return total
+    return _local_bytes(shapes, slots.axes(shapes, config))
 
 
-def plan(config: Config, shapes: Shapes, wanted: int, budget: float, dtypes: tuple[str, str]) -> int:
-    """How many slots to make: `wanted`, or what fits in `budget` bytes of each device.
+def plan(
+    config: Config,
+    shapes: Shapes,
+    wanted: int,
+    budget: float,
+    dtypes: tuple[str, str],
+    penalises: bool = False,
+    wording: Wording = _MAIN_JOB,
+) -> int:
+    """How many slots to make: `wanted`, or what fits in `budget` bytes of each device; infinity is no limit.
 
     Slots come in multiples of the devices over which rows are divided. Raises ConfigError, which says by how much, when
     not even one for each fits.
     """
     unit = parallel.num_shards("batch")
-    one, two = (device_bytes(config, count * unit, shapes.num_keys, dtypes) for count in (1, 2))
+    one, two = (device_bytes(config, count * unit, shapes.num_keys, dtypes, penalises) for count in (1, 2))
     fixed, each = 2 * one - two, two - one
-    fitting = math.floor((budget - fixed) / each)
+    fitting = math.floor(min(-(-wanted // unit), (budget - fixed) / each))
     if fitting < 1:
-        need = (one - budget) / 1e9
+        given = wording.budget.format(given=budget / 1e9)
+        mend = wording.mend.format(need=math.ceil(one / 1e6) / 1e3)  # rounded down, it would be refused again
         raise ConfigError(
-            f"rollout.cache_gigabytes = {budget / 1e9:g}: a rollout of {shapes.buckets[-1]} + {shapes.max_new_tokens} "
-            f"tokens keeps {one / 1e9:.3g} GB, {need:.3g} GB more: raise it to {one / 1e9:.3g} or more, or lower "
-            "rollout.max_new_tokens or the largest of prompt.buckets"
+            f"{given}: a rollout of {shapes.buckets[-1]} + {shapes.max_new_tokens} tokens keeps {one / 1e9:.3g} GB, "
+            f"{(one - budget) / 1e9:.3g} GB more: {mend}"
         )
-    return min(-(-wanted // unit), fitting) * unit
+    return fitting * unit
+
+
+def free_budget(config: Config, params: dict[str, Any], num_rows: int) -> float:
+    """Bytes of each device that caches may take beside loaded `params`, on the mesh in use; infinity where devices do
+    not say what is free, as CPUs do not.
+
+    Besides MARGIN, what decoding makes of the parameters is taken off.
+    """
+    devices = jax.tree.leaves(params)[0].sharding.addressable_devices
+    free = min(_free_bytes(device) for device in devices)
+    return free if math.isinf(free) else (1 - MARGIN) * (free - _weight_bytes(config, params, num_rows))
+
+
+def _free_bytes(device: Any) -> float:
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
+
+
+def _weight_bytes(config: Config, params: dict[str, Any], num_rows: int) -> int:
+    """Bytes on each device of the weights of decoding: the copies, and while a chunk runs all that is divided by its
+    width, which XLA gathers before the loop."""
+    axes, shards = steps.weight_axes(config.text), parallel.num_shards("embed")
+    copied = jax.eval_shape(lambda: steps.join(params["text"], config.text, num_rows))
+    total = _local_bytes(copied, {name: axes[name] for name in copied})
+    if shards > 1:
+        read = copied | steps.uncopied(params["text"], num_rows)
+        total += shards * _local_bytes(read, {name: axes[name] for name in read})
+    return total
+
+
+def _local_bytes(shapes: Any, axes: Any) -> int:
+    """Bytes on each device of arrays that lie where the rules put them."""
+    total = 0
+    for leaf in jax.tree.leaves(parallel.placed_shapes(shapes, axes)):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue
+        sharding = getattr(leaf, "sharding", None)
+        local = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
+        total += math.prod(local) * leaf.dtype.itemsize
+    return total

@@ -199,7 +199,7 @@ def decode(
     }
     slots, out = jax.lax.while_loop(more, advance, (slots | {"live_B": live_B}, out))
     out |= {name: slots[name] for name in ("live_B", "count_B")}
-    # Every process reads all rows of what is new.
+    # What is constrained within a loop may leave it as the compiler likes. Every process reads all of what is new.
     return constrain(slots, config), jax.tree.map(lambda x: parallel.constrain(x, *(None,) * x.ndim), out)
 
 

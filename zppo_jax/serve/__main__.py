@@ -41,6 +41,7 @@ Flags:
   --api_key=KEY               what clients must send; {_KEY_VARIABLE} in the environment does the same, and hides it
                               from the list of processes
   --num_slots=16              how many responses are decoded at the same time
+{command.device_help(30)}
   --prompts_per_call=1        how many prompts are prefilled together
   --max_prompt_tokens=2048    longest prompt, image tokens included
   --max_new_tokens=1024       longest response; a request that asks for more is refused
@@ -71,6 +72,7 @@ _HOST = flags.DEFINE_string("host", "127.0.0.1", "address", flag_values=_FLAGS)
 _PORT = flags.DEFINE_integer("port", 8000, "port", lower_bound=0, upper_bound=65535, flag_values=_FLAGS)
 _KEY = flags.DEFINE_string("api_key", None, "of clients", flag_values=_FLAGS)
 _DTYPE = flags.DEFINE_enum("dtype", None, _DTYPES, "of the weights", flag_values=_FLAGS)
+_DEVICES = command.device_flags(_FLAGS)
 _THINKING = flags.DEFINE_boolean("enable_thinking", None, "open <think>", flag_values=_FLAGS)
 
 
@@ -120,7 +122,10 @@ def _serve() -> None:
     except ImportError as error:
         raise ConfigError(f"the server needs {error.name}: pip install 'zppo-jax[serve]'") from error
     with _listening() as listener:
-        from zppo_jax import compilation  # imports jax, which a mistake on the command line should not wait for
+        from zppo_jax import (
+            compilation,
+            parallel,
+        )  # imports jax, which a mistake on the command line should not wait for
         from zppo_jax.console import RunConsole
         from zppo_jax.generate import model
         from zppo_jax.serve import start
@@ -130,13 +135,14 @@ def _serve() -> None:
         start.check(options)
         compilation.use_cache()
         compilation.keep_memory()
-        loaded = model.load(_MODEL.value or "", _DTYPE.value, _THINKING.value, _MAX_PIXELS.value)
+        loaded = model.load(_MODEL.value or "", _DTYPE.value, _THINKING.value, _MAX_PIXELS.value, _DEVICES())
         console = RunConsole(0)
-        with compilation.compiler(console.compiling) as compiler:
+        with parallel.use(loaded.mesh), compilation.compiler(console.compiling, loaded.mesh) as compiler:
             with console:
-                server = start.make_server(loaded, options, compiler)
+                server = start.make_server(loaded, options, compiler, console.message)
             host, port = listener.getsockname()[:2]
-            for line in start.describe(server, f"http://{f'[{host}]' if ':' in host else host}:{port}"):
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            for line in (*loaded.describe(), *start.describe(server, address)):
                 console.message(line)
             if options.api_key is None and not _is_loopback(host):
                 console.message("everybody who reaches this address may use it: give --api_key")

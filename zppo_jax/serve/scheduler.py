@@ -13,6 +13,9 @@ import queue
 import threading
 from collections.abc import Callable
 
+import jax
+
+from zppo_jax import parallel
 from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.session import Event, Session
 
@@ -42,11 +45,14 @@ class Scheduler:
     Args:
       make_session: called in the thread, at the start and again after an error of the engine.
       max_responses: that may wait or run at the same time.
+      mesh: on which the engine runs; None for the default device.
     """
 
-    def __init__(self, make_session: Callable[[], Session], max_responses: int) -> None:
+    def __init__(
+        self, make_session: Callable[[], Session], max_responses: int, mesh: jax.sharding.Mesh | None = None
+    ) -> None:
         self.max_responses = max_responses
-        self._make_session = make_session
+        self._make_session, self._mesh = make_session, mesh
         self._session: Session | None = None
         self._jobs: dict[int, Job] = {}
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -99,6 +105,10 @@ class Scheduler:
     # ---------------------------------------------------------------- in the thread
 
     def _run(self) -> None:
+        with parallel.use(self._mesh):  # the mesh in use belongs to a thread
+            self._work()
+
+    def _work(self) -> None:
         while True:
             for command in self._waiting_commands():
                 if command is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -46,14 +46,15 @@ class OneRing(Shapes):
         return self.num_keys
 
 
-def make_server(loaded: Loaded, options: Options, compiler: Compiler) -> Server:
-    """Compiles everything and runs it once, then starts the engine's thread."""
+def make_server(loaded: Loaded, options: Options, compiler: Compiler, report: Callable[[str], None]) -> Server:
+    """Compiles everything and runs it once, on the mesh in use, then starts the engine's thread. `report` is told what
+    a person should know."""
     shapes = _shapes(loaded.processor, options)
-    engine = loaded.engine(shapes, options.num_slots, options.prompts_per_call, compiler, penalises=True)
+    engine = loaded.engine(shapes, options.num_slots, options.prompts_per_call, compiler, True, report)
     engine.prepare(loaded.params)
     for requests in _first_requests(loaded.processor, shapes):
         sample(engine, loaded.params, requests)
-    scheduler = Scheduler(lambda: Session(engine, loaded.params), options.max_queue)
+    scheduler = Scheduler(lambda: Session(engine, loaded.params), options.max_queue, loaded.mesh)
     decoder = ImageDecoder(options.max_image_pixels)
     return Server(options.name, loaded.processor, shapes, scheduler, decoder, options.limits, options.api_key)
 
