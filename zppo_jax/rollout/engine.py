@@ -14,6 +14,7 @@ Shape suffixes: P prompts, B rows (slots), I rows of patches, M merged slots, D 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -113,7 +114,8 @@ class Engine:
 
     def _prefill_inputs(self, params: dict[str, Any], bucket: int) -> dict[str, Any]:
         batch = self.prompts([], bucket)
-        features = jax.eval_shape(lambda: slots.encode(params, self.config, batch["patches_ISC"], batch["grid_IS5"]))
+        encode = functools.partial(jax.eval_shape, lambda *given: slots.encode(given[0], self.config, *given[1:]))
+        features = encode(params, batch["patches_ISC"], batch["grid_IS5"])
         return {name: batch.get(name, features) for name in slots.PREFILL_INPUTS}
 
     def _prefill_program(self, params: dict[str, Any], bucket: int) -> Program:
@@ -125,7 +127,7 @@ class Engine:
     def _fill_program(self, params: dict[str, Any], bucket: int, ring: int) -> Program:
         def lower() -> Any:
             batch = self._prefill_inputs(params, bucket)
-            cache = jax.eval_shape(lambda: slots.prefill(params, self.config, batch))
+            cache = jax.eval_shape(lambda params, batch: slots.prefill(params, self.config, batch), params, batch)
             with parallel.use(self.compiler.mesh):
                 cache = parallel.placed_shapes(cache, text.CACHE_AXES)
             return slots.fill.lower(self._slots_shapes(params, ring), self.config, cache, self.rows([], bucket))
@@ -140,7 +142,7 @@ class Engine:
         return self._program("weights", lower, mesh=self.mesh)
 
     def _weight_shapes(self, params: dict[str, Any]) -> steps.Weights:
-        shapes = jax.eval_shape(lambda: steps.prepare(params["text"], self.config.text, self.num_slots))
+        shapes = jax.eval_shape(lambda text: steps.prepare(text, self.config.text, self.num_slots), params["text"])
         return parallel.placed_shapes(shapes, steps.weight_axes(self.config.text))
 
     def _decode_program(self, params: dict[str, Any], ring: int, truncates: bool) -> Program:

@@ -118,7 +118,7 @@ class Learner:
         return rows.microbatch(self.config, [], np.zeros((0, 0), np.float32), [], self.shapes)
 
     def _placed_sums(self, params: dict[str, Any]) -> Any:
-        shapes = jax.eval_shape(lambda: step.zero_sums(params, self.config, self.frozen_patterns))
+        shapes = jax.eval_shape(lambda params: step.zero_sums(params, self.config, self.frozen_patterns), params)
         return parallel.placed_shapes(shapes, step.sums_axes(shapes, self.config, self.frozen_patterns))
 
     def _zero(self, params: dict[str, Any]) -> Program:

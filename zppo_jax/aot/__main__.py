@@ -1,0 +1,111 @@
+"""python -m zppo_jax.aot --config=configs/9b.py --topology=v5p-128: does a run fit, before anyone pays for the slice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from zppo_jax import command
+from zppo_jax.config import Config, ConfigError
+
+_EXAMPLE = "python -m zppo_jax.aot --config=configs/9b.py --topology=v5p-128"
+
+_HELP = f"""\
+Compiles a run's programs for a TPU slice on a machine without any: what each needs, and whether it fits.
+
+  {_EXAMPLE}
+
+The programs are those that the trainer runs (gradient, update, log-probabilities, prefill, decode, the teacher's), from
+shapes alone: no weights are read. Needs libtpu (`pip install 'zppo-jax[tpu]'`). A program takes some minutes on two
+cores; what does not fit is refused in seconds. Not to fit is an answer: exit status 0.
+
+Flags:
+  --config=FILE.py[:METHOD]     the configuration; --config.KEY=VALUE changes a key
+  --topology=NAME               v5e-16, v5p-128 (which counts cores), v6e-64, ..., or a grid such as v5p:4x4x4
+  --programs=TEXT,TEXT          only programs whose names hold one of these texts, such as gradient,update,decode
+  --[no]teacher                 whether the teacher's programs and parameters count; yes
+  --json                        one JSON object on standard output, and nothing else there
+  --search                      the largest update.rows_per_microbatch whose gradient fits, doubling
+
+Columns: GiB of one device. `arguments` are the program's inputs, `temporary` what it allocates meanwhile, `peak` the
+most of both at once, `beside` what the run holds there besides (the optimiser while it samples, say), `limit` the
+device's memory. `collectives` are bytes that go between devices, by kind; a loop's body counts once. `TFLOP` are those
+of the model for all devices, without what is computed twice, `seconds` the time at 40 % of the devices' peak.
+"""
+
+_FLAGS = flags.FlagValues()
+_TOPOLOGY = flags.DEFINE_string("topology", None, "slice", flag_values=_FLAGS)
+_PROGRAMS = flags.DEFINE_list("programs", [], "names", flag_values=_FLAGS)
+_TEACHER = flags.DEFINE_boolean("teacher", True, "teacher's programs", flag_values=_FLAGS)
+_JSON = flags.DEFINE_boolean("json", False, "JSON", flag_values=_FLAGS)
+_SEARCH = flags.DEFINE_boolean("search", False, "largest micro-batch", flag_values=_FLAGS)
+_OWN = ("topology", "programs", "teacher", "noteacher", "json", "nojson", "search", "nosearch")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 an answer, whichever; 2 a mistake on the command line."""
+    argv = sys.argv if argv is None else argv
+    if command.wants_help(argv):
+        print(_HELP, end="")
+        return
+    try:
+        config = parse(argv)
+        _settle_environment()
+        _check(config)
+    except ConfigError as error:
+        command.leave(error, 2)
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """Reads the flags; raises ConfigError in one line on any mistake that shows without jax."""
+    from zppo_jax import main as trainer
+    from zppo_jax.config import from_config_dict
+
+    own = [word for word in argv[1:] if word.lstrip("-").partition("=")[0] in _OWN]
+    command.read(_FLAGS, [argv[0], *own], "zppo_jax.aot", _EXAMPLE, (_TOPOLOGY,))
+    trainer.parse([argv[0], *(word for word in argv[1:] if word not in own), "--workdir=none"])
+    return from_config_dict(flags.FLAGS.config)
+
+
+def _settle_environment() -> None:
+    """libtpu as a compiler alone: no metadata server is asked, and several processes may compile at once."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _check(config: Config) -> None:
+    import importlib.util
+
+    from zppo_jax.aot import report, topologies
+    from zppo_jax.console import RunConsole
+
+    topology = topologies.parse(_TOPOLOGY.value or "")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError("libtpu is not installed, which compiles for TPUs: pip install 'zppo-jax[tpu]'")
+    with _standard_output_kept(_JSON.value), RunConsole(0, file=sys.stderr) as console:
+        answer = report.answer(config, topology, _PROGRAMS.value, _TEACHER.value, _SEARCH.value, console)
+    if _JSON.value:
+        print(json.dumps(answer))
+    else:
+        report.show(answer)
+
+
+@contextlib.contextmanager
+def _standard_output_kept(active: bool) -> Any:
+    """What libraries print meanwhile goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr) if active else contextlib.nullcontext():
+        yield
+
+
+if __name__ == "__main__":
+    main()

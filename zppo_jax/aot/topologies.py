@@ -1,0 +1,77 @@
+"""Names of TPU slices as Google sells them, and what libtpu calls them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+from zppo_jax.config import ConfigError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One kind of TPU: what a device (a chip) holds and does, and how many of the units in a name make a chip.
+
+    `hbm_gib` is what programs may use: 15.75 of 16 is what the compiler says of v5e, the others are nominal.
+    """
+
+    hbm_gib: float
+    tflops: float
+    units_per_chip: int
+    grids: dict[int, str]
+
+    def grid(self, chips: int) -> str | None:
+        return self.grids.get(chips)
+
+
+_FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_CUBES = {
+    4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8",
+}  # fmt: skip
+
+GENERATIONS = {
+    "v5e": Generation(15.75, 197.0, 1, _FLAT),
+    "v5p": Generation(95.0, 459.0, 2, _CUBES),  # the number in a name counts TensorCores
+    "v6e": Generation(31.25, 918.0, 1, _FLAT),
+}
+"""bfloat16 TFLOP/s a chip by Google's documentation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice: `name` as asked for, `libtpu` as libtpu has it, `num_devices` chips."""
+
+    name: str
+    libtpu: str
+    num_devices: int
+    generation: Generation
+
+    @property
+    def chips_per_host(self) -> tuple[int, int, int] | None:
+        """Where a slice is smaller than a host of its kind, or a host is larger than libtpu takes by itself."""
+        return {"1x1": (1, 1, 1), "2x4": (2, 4, 1)}.get(self.libtpu.partition(":")[2])
+
+
+def parse(name: str) -> Topology:
+    """v5e-16, v5p-128, v6e-64, or libtpu's own v5p:4x4x4. Raises ConfigError for any other."""
+    own = re.fullmatch(r"(v\w+):(\d+(?:x\d+)+)", name)
+    sold = re.fullmatch(r"(v\w+)-(\d+)", name)
+    kind = GENERATIONS.get((own or sold or [None, ""])[1])
+    if kind and own:
+        return Topology(name, name, math.prod(map(int, own[2].split("x"))), kind)
+    if kind and sold:
+        chips, rest = divmod(int(sold[2]), kind.units_per_chip)
+        grid = None if rest else kind.grid(chips)
+        if grid:
+            return Topology(name, f"{sold[1]}:{grid}", chips, kind)
+    raise ConfigError(f"--topology={name} is no slice: {', '.join(_names())}, or a grid such as v5p:4x4x4")
+
+
+def _names() -> list[str]:
+    return [
+        f"{kind}-{'|'.join(str(chips * generation.units_per_chip) for chips in generation.grids)}"
+        for kind, generation in GENERATIONS.items()
+    ]

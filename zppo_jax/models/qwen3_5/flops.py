@@ -1,0 +1,28 @@
+"""Model FLOPs, counted by hand: what a compiler reports counts the body of a loop once.
+
+Of a token, forward and backward, without what rematerialisation computes twice:
+
+    6 x weights in products (all of the language model but the embedding's rows; the head once)
+  + 6 x T x heads x head dim, for each full-attention layer          scores and values: 2 products of 2 FLOPs, the
+                                                                     causal half of T keys, times 3 for training
+  + 18 x heads x key dim x value dim, for each linear layer          the delta rule token by token: read, write, query
+"""
+
+from __future__ import annotations
+
+import jax
+
+from zppo_jax.models.qwen3_5 import vlm
+from zppo_jax.models.qwen3_5.config import Config
+
+
+def of_training(config: Config, length: int) -> float:
+    """FLOPs a token of a training step on rows of `length` tokens; a forward pass alone takes a third."""
+    shape = config.text
+    language = vlm.abstract_params(config)["text"]
+    layers = sum(leaf.size for name in ("linear", "full") for leaf in jax.tree.leaves(language[name]))
+    weights = layers + shape.vocab_size * shape.hidden_size
+    attention = shape.num_groups * 6 * length * shape.num_attention_heads * shape.head_dim
+    heads, key_dim, value_dim = shape.linear_num_value_heads, shape.linear_key_head_dim, shape.linear_value_head_dim
+    delta = shape.num_groups * shape.num_linear * 18 * heads * key_dim * value_dim
+    return 6.0 * weights + attention + delta
