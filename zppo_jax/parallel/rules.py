@@ -38,6 +38,8 @@ def partition_spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
     names: list[Any] = [None] * (len(shape) - len(axes))
     for name, size in zip(axes, shape[len(names) :], strict=True):
         names.append(_mesh_axes(name, size, mesh))
+    while names and names[-1] is None:  # as the compiler writes it: else its results would be compiled for anew
+        names.pop()
     return P(*names)
 
 
