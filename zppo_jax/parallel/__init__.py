@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, use
 from zppo_jax.parallel.rules import (
+    MeshAxes,
     constrain,
     constrain_tree,
+    cut,
     in_use,
     num_shards,
+    on_parts,
     partition_spec,
     place,
     placed_shapes,
@@ -17,12 +20,15 @@ from zppo_jax.parallel.rules import (
 
 __all__ = [
     "AXES",
+    "MeshAxes",
     "abstract_mesh",
     "constrain",
     "constrain_tree",
+    "cut",
     "in_use",
     "make_mesh",
     "num_shards",
+    "on_parts",
     "partition_spec",
     "place",
     "placed_shapes",
