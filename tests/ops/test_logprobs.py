@@ -44,7 +44,8 @@ def run(function, hidden, head, target, temperature, banned, cotangent, **option
         value, pull = jax.vjp(lambda h, w: function(h, w, target, temperature, banned, **options), hidden, head)
         return value, *pull(cotangent)
 
-    return jax.jit(both, compiler_options=FAST_COMPILE)(hidden, head)
+    # A CPU's compiler may leave out roundings to bfloat16 that an accelerator's would not.
+    return jax.jit(both, compiler_options=FAST_COMPILE | {"xla_allow_excess_precision": False})(hidden, head)
 
 
 def require_equal(actual, expected, tolerance=1e-5):
@@ -198,12 +199,12 @@ def test_chunks_are_as_large_as_their_budget(num_positions, num_rows):
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_statistics_equal_the_plain_ones(chunk, temperature):
     hidden, head, _, banned, _ = draw()
-    head = head.at[11].set(head[3])  # equal scores
+    head = head.at[19].set(head[2])  # equal scores, in different chunks
     expected = np.asarray(distribution(hidden, head, temperature, banned))
-    actual = statistics(hidden, head, temperature, banned, top_k=5, chunk=chunk)
+    actual = statistics(hidden, head, temperature, banned, top_k=30, chunk=chunk)
     entropy = -np.sum(np.exp(expected) * np.where(expected > -np.inf, expected, 0.0), axis=-1)
     np.testing.assert_allclose(actual.entropy_X, entropy, rtol=1e-5)
-    top_logprobs, top_ids = jax.lax.top_k(expected, 5)
+    top_logprobs, top_ids = jax.lax.top_k(expected, 30)
     np.testing.assert_allclose(actual.top_logprobs_XK, top_logprobs, rtol=1e-5)
     np.testing.assert_array_equal(actual.top_ids_XK, top_ids)
 

@@ -203,7 +203,7 @@ def _local_forward(plan: _Plan, hidden_ND, head_VD, target_N, banned_V):
 
 
 def _local_backward(plan: _Plan, hidden_ND, head_VD, target_N, banned_V, norm, kept, cotangent_N):
-    # Without the barrier the compiler shares `scores - maximum` with the forward pass: one more array of that size.
+    # Without the barrier the compiler shares `scores - maximum` with the forward pass, and writes it down for that.
     max_N1, log_total_N1, cotangent_N1 = (value[:, None] for value in (*lax.optimization_barrier(norm), cotangent_N))
     target_N1 = (target_N - _first_id(plan, head_VD))[:, None]
 
