@@ -58,6 +58,11 @@ def test_every_logical_axis_has_a_rule():
         assert {name for name in names if name} <= RULES.keys()
 
 
+def test_without_a_mesh_nothing_is_cut():
+    assert parallel.cut("batch", 8) == ((), 8)
+    assert parallel.on_parts(max, None, None) is max
+
+
 def test_constrain_does_nothing_without_a_mesh():
     x = jnp.ones((2, 3))
     assert parallel.constrain(x, "batch", None) is x
