@@ -115,7 +115,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.optimizer.weight_decay = 0.1
     config.optimizer.grad_clip = 1.0
     config.optimizer.state_dtype = "bfloat16"
-    config.optimizer.kahan_summation = True  # a rate of 1e-6 moves no bfloat16 weight without it
+    config.optimizer.parameter_rounding = "kahan"  # to the nearest, a rate of 1e-6 moves no bfloat16 weight
     config.optimizer.freeze = ()
 
     config.checkpoint = ConfigDict()

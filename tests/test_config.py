@@ -148,7 +148,11 @@ def test_every_bound_is_kept(name, value):
         ({"mesh.tensor": -1}, ["mesh.fsdp and mesh.tensor = -1", "-1 once"]),
         (
             {"model.dtype": "bfloat16", "optimizer.learning_rate": 1e-6},
-            ["optimizer.learning_rate = 1e-06", "rounded away", "kahan_summation=True", "model.dtype=float32"],
+            ["optimizer.learning_rate = 1e-06", "rounded away", "kahan, master or stochastic", "model.dtype=float32"],
+        ),
+        (
+            {"optimizer.parameter_rounding": "master"},
+            ["parameter_rounding = 'master'", "nothing for float32", "rounding=nearest", "model.dtype=bfloat16"],
         ),
         (
             {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 120, "num_steps": 120},

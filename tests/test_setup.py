@@ -60,7 +60,10 @@ def test_the_programs_of_a_run_are_known_before_it_begins(build):
 
 def test_what_is_frozen_and_how_the_optimiser_rounds_come_from_the_configuration(build):
     _, state, _ = build(
-        optimizer__freeze=("vision/**",), optimizer__state_dtype="bfloat16", optimizer__kahan_summation=True
+        model__dtype="bfloat16",
+        optimizer__freeze=("vision/**",),
+        optimizer__state_dtype="bfloat16",
+        optimizer__parameter_rounding="kahan",
     )
     floating = [leaf for leaf in jax.tree.leaves(state["optimizer"]) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     trained = len(jax.tree.leaves(state["params"]["text"]))

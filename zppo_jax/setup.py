@@ -231,7 +231,7 @@ def _adamw(chosen: OptimizerConfig, num_steps: int, updates_per_step: int) -> op
         chosen.weight_decay,
         chosen.grad_clip,
         chosen.state_dtype,
-        chosen.kahan_summation,
+        chosen.parameter_rounding,
     )
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities with a gradient of their own, against the plain way."""
+"""Log-probabilities read from chunks of the head, with a gradient of their own, against the plain way."""
 
 from __future__ import annotations
 
@@ -8,56 +8,222 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from zppo_jax.ops.logprobs import scaled_logits, target_logprobs
+from tests.models.tiny import FAST_COMPILE
+from zppo_jax.ops import logprobs
+from zppo_jax.ops.logprobs import chunk_rows, scaled_logits, statistics, target_logprobs
 
-ROWS, TOKENS, SIZE, VOCABULARY = 2, 5, 8, 40
 
-
-def draw():
-    rng = np.random.default_rng(0)
-    hidden = 2 * rng.standard_normal((ROWS, TOKENS, SIZE), np.float32)
-    head = rng.standard_normal((VOCABULARY, SIZE), np.float32)
-    banned = np.arange(VOCABULARY) >= 36
-    return hidden, head, rng.integers(0, 36, (ROWS, TOKENS)), banned
+def draw(seed=0, positions=(2, 5), size=8, vocabulary=40, num_banned=4, scale=2.0):
+    """(hidden, head, targets that are not banned, banned, cotangent); `scale` is about that of the logits."""
+    rng = np.random.default_rng(seed)
+    hidden, cotangent = (
+        jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in ((*positions, size), positions)
+    )
+    head = jnp.asarray(rng.standard_normal((vocabulary, size), np.float32) * np.float32(scale * size**-0.5))
+    ids = rng.permutation(vocabulary)
+    banned = np.isin(np.arange(vocabulary), ids[:num_banned])
+    return hidden, head, jnp.asarray(rng.choice(ids[num_banned:], positions)), jnp.asarray(banned), cotangent
 
 
 def plain(hidden, head, target, temperature, banned):
-    logprobs = jax.nn.log_softmax(scaled_logits(hidden @ head.T, temperature, banned))
-    return jnp.take_along_axis(logprobs, target[..., None], axis=-1)[..., 0]
+    return jnp.take_along_axis(distribution(hidden, head, temperature, banned), target[..., None], axis=-1)[..., 0]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
-def test_values_and_gradients_equal_the_plain_ones(temperature):
-    hidden, head, target, banned = draw()
-    cotangent = np.random.default_rng(1).standard_normal((ROWS, TOKENS), np.float32)
-    results = []
-    for function in (plain, target_logprobs):
-        value, pull = jax.vjp(lambda h, w, f=function: f(h, w, target, temperature, banned), hidden, head)
-        results.append((value, *pull(jnp.asarray(cotangent))))
-    for expected, actual in zip(*results, strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * float(jnp.abs(expected).max()))
+def distribution(hidden, head, temperature, banned):
+    logits = jnp.matmul(hidden, head.T, preferred_element_type=jnp.float32)
+    return jax.nn.log_softmax(scaled_logits(logits, temperature, banned))
 
 
-def test_a_banned_target_is_impossible_and_has_no_gradient():
-    hidden, head, target, banned = draw()
-    target[0, 0] = 38
+def run(function, hidden, head, target, temperature, banned, cotangent, **options):
+    """Value and the gradients with respect to the hidden states and the head."""
 
-    def total(hidden):
-        value = jnp.asarray(target_logprobs(hidden, head, target, 1.0, banned))
-        return jnp.sum(jnp.where(jnp.isfinite(value), value, 0.0)), value
+    def both(hidden, head):
+        value, pull = jax.vjp(lambda h, w: function(h, w, target, temperature, banned, **options), hidden, head)
+        return value, *pull(cotangent)
 
-    (gradient), value = jax.grad(total, has_aux=True)(hidden)
+    # A CPU's compiler may leave out roundings to bfloat16 that an accelerator's would not.
+    return jax.jit(both, compiler_options=FAST_COMPILE | {"xla_allow_excess_precision": False})(hidden, head)
+
+
+def require_equal(actual, expected, tolerance=1e-5):
+    """To a part of the largest magnitude of each array."""
+    for one, other in zip(actual, expected, strict=True):
+        assert one.dtype == other.dtype
+        one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+        largest = np.abs(other[np.isfinite(other)]).max(initial=0.0)
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest)
+
+
+@settings(max_examples=20)
+@given(
+    st.integers(0, 2**32),
+    st.lists(st.integers(1, 6), min_size=0, max_size=3),
+    st.integers(1, 20),
+    st.integers(2, 70),
+    st.integers(1, 80),
+    st.sampled_from([0.0, 0.3, 1.0, 2.5]),
+    st.floats(0, 0.9),
+)
+def test_values_and_gradients_equal_the_plain_ones(seed, positions, size, vocabulary, chunk, temperature, banned):
+    hidden, head, target, banned, cotangent = draw(seed, tuple(positions), size, vocabulary, int(banned * vocabulary))
+    arguments = (hidden, head, target, temperature, banned, cotangent)
+    require_equal(run(target_logprobs, *arguments, chunk=chunk), run(plain, *arguments))
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 7, 13, 39, 40, 1000])
+def test_any_chunk_gives_the_same(chunk):
+    """Among them one that leaves a rest, and two of which the last covers all but one row of the first."""
+    hidden, head, target, banned, cotangent = draw()
+    arguments = (hidden, head, target, 0.6, banned, cotangent)
+    require_equal(run(target_logprobs, *arguments, chunk=chunk), run(plain, *arguments))
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_a_banned_target_is_impossible_and_has_no_gradient(chunk):
+    hidden, head, target, banned, cotangent = draw()
+    target = target.at[0, 0].set(int(np.flatnonzero(banned)[0]))
+    value, gradient, head_gradient = run(target_logprobs, hidden, head, target, 1.0, banned, cotangent, chunk=chunk)
     assert value[0, 0] == -jnp.inf and np.isfinite(value).sum() == value.size - 1
     assert np.isfinite(gradient).all() and not np.any(gradient[0, 0])
+    # As if the position were not there; banned rows of the head have no gradient either.
+    nothing = cotangent.at[0, 0].set(0.0)
+    allowed = target.at[0, 0].set(int(np.flatnonzero(~banned)[0]))
+    expected = run(plain, hidden, head, allowed, 1.0, banned, nothing)
+    require_equal((gradient, head_gradient), expected[1:])
+    assert not np.any(head_gradient[banned])
 
 
-def test_the_backward_pass_keeps_one_array_of_the_vocabulary():
-    hidden, head = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, 64), (8192, 64)))
-    target, banned = jax.ShapeDtypeStruct((256,), jnp.int32), np.zeros(8192, bool)
-    temporary = {}
-    for name, function in (("plain", plain), ("ours", target_logprobs)):
-        loss = jax.value_and_grad(lambda h, w, t, f=function: jnp.sum(f(h, w, t, 1.0, banned)), argnums=(0, 1))
-        compiled: Any = jax.jit(loss).lower(hidden, head, target).compile()
-        temporary[name] = compiled.memory_analysis().temp_size_in_bytes / (256 * 8192 * 4)
-    assert temporary["ours"] < 2.2 < 2.9 < temporary["plain"], temporary
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_logits_of_ten_thousand(chunk):
+    """Near ties at that height: there float32 holds three digits after the point, and all of them count."""
+    hidden, head, target, banned, cotangent = draw(scale=1e4)
+    sign = jnp.sign(hidden[..., :1])
+    hidden = jnp.concatenate([sign, hidden[..., 1:] * 1e-4], axis=-1)
+    head = head.at[:, 0].set(jnp.where(jnp.arange(len(head)) % 2, 1e4, -1e4))
+    arguments = (hidden, head, target, 1.0, banned, cotangent)
+    actual, expected = run(target_logprobs, *arguments, chunk=chunk), run(plain, *arguments)
+    assert -2.2e4 < expected[0].min() < -1e4 and -1.0 > expected[0].max() > -10.0
+    require_equal(actual, expected)
+    close = expected[0] > -100.0
+    np.testing.assert_allclose(actual[0][close], expected[0][close], rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_a_tied_head_has_both_gradients(chunk):
+    _, head, target, banned, cotangent = draw()
+
+    def tied(function, **options):
+        def loss(head):
+            return jnp.sum(
+                cotangent * function(jnp.take(head, target, axis=0) ** 2, head, target, 1.0, banned, **options)
+            )
+
+        return jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)(head)
+
+    require_equal([tied(target_logprobs, chunk=chunk)], [tied(plain)])
+
+
+@pytest.mark.parametrize("chunk", [None, 32])
+def test_bfloat16_is_summed_in_float32(chunk):
+    """Beside the same numbers in float32: values differ by float32's rounding alone, gradients by their own dtype's and
+    the slope's."""
+    hidden, head, target, banned, cotangent = draw(positions=(64,), size=64, vocabulary=200)
+    hidden, head = hidden.astype(jnp.bfloat16), head.astype(jnp.bfloat16)
+    value, *gradients = run(target_logprobs, hidden, head, target, 1.0, banned, cotangent, chunk=chunk)
+    exact = (hidden.astype(jnp.float32), head.astype(jnp.float32), target, 1.0, banned, cotangent)
+    expected, *expected_gradients = run(plain, *exact)
+    require_equal([value], [expected])
+    require_equal(gradients, [gradient.astype(jnp.bfloat16) for gradient in expected_gradients], tolerance=2**-7)
+
+
+def compiled(function, num_positions, size, vocabulary, **options) -> Any:
+    """The program of the value and both gradients, for shapes alone."""
+    hidden, head = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((num_positions, size), (vocabulary, size)))
+    target, banned = jax.ShapeDtypeStruct((num_positions,), jnp.int32), jax.ShapeDtypeStruct((vocabulary,), jnp.bool)
+
+    def loss(hidden, head, target, banned):
+        return jnp.sum(function(hidden, head, target, 1.0, banned, **options))
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(hidden, head, target, banned).compile()
+
+
+def temporary_gib(program) -> float:
+    return program.memory_analysis().temp_size_in_bytes / 2**30
+
+
+def test_the_largest_vocabulary_needs_no_array_of_the_logits():
+    shape = (2048, 1024, 248_320)
+    ours, naive = (temporary_gib(compiled(function, *shape)) for function in (target_logprobs, plain))
+    print({"ours": ours, "naive": naive})
+    assert ours < 0.15 < 3.5 < naive
+
+
+def test_a_frozen_head_has_no_gradient_written():
+    """Nobody asks for it, so the compiler leaves it out: XLA is free not to, and then frozen training pays for it."""
+
+    def loss(hidden, head):
+        return jnp.sum(target_logprobs(hidden, head, jnp.zeros(64, jnp.int32), 1.0, jnp.zeros(4096, bool), chunk=512))
+
+    hidden, head = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 32), (4096, 32)))
+    program: Any = jax.jit(jax.grad(loss)).lower(hidden, head).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4096 * 32 * 4
+
+
+@pytest.mark.parametrize(("chunk", "num_kept"), [(None, 1), (16, 0)])
+def test_small_logits_are_kept_whole_and_those_of_chunks_are_not(chunk, num_kept):
+    hidden, head, target, banned, _ = draw(positions=(64,))
+    _, pull = jax.vjp(lambda h, w: target_logprobs(h, w, target, 1.0, banned, chunk=chunk), hidden, head)
+    assert sum(leaf.size >= 64 * 16 and leaf.shape[0] == 64 for leaf in jax.tree.leaves(pull)) == num_kept
+
+
+def test_the_backward_pass_of_kept_logits_holds_two_arrays_of_their_size():
+    temporary = temporary_gib(compiled(target_logprobs, 256, 64, 8192))
+    assert temporary < 2.2 * 256 * 8192 * 4 / 2**30 < 2.9 / 2.2 * temporary_gib(compiled(plain, 256, 64, 8192))
+
+
+@pytest.mark.parametrize("num_positions", [1, 512, 513, 2048, 16_384])
+@pytest.mark.parametrize("num_rows", [512, 4096, 248_320 // 4, 248_320])
+def test_chunks_are_as_large_as_their_budget(num_positions, num_rows):
+    rows = chunk_rows(num_positions, num_rows)
+    if 4 * num_positions * num_rows <= logprobs.KEPT_BYTES:
+        assert rows == num_rows
+    else:
+        assert rows % 256 == 128
+        assert 0.9 * logprobs.CHUNK_BYTES < 4 * num_positions * rows < 1.1 * logprobs.CHUNK_BYTES or rows == 2176
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 7, 16])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_statistics_equal_the_plain_ones(chunk, temperature):
+    hidden, head, _, banned, _ = draw()
+    head = head.at[19].set(head[2])  # equal scores, in different chunks
+    expected = np.asarray(distribution(hidden, head, temperature, banned))
+    actual = statistics(hidden, head, temperature, banned, top_k=30, chunk=chunk)
+    entropy = -np.sum(np.exp(expected) * np.where(expected > -np.inf, expected, 0.0), axis=-1)
+    np.testing.assert_allclose(actual.entropy_X, entropy, rtol=1e-5)
+    top_logprobs, top_ids = jax.lax.top_k(expected, 30)
+    np.testing.assert_allclose(actual.top_logprobs_XK, top_logprobs, rtol=1e-5)
+    np.testing.assert_array_equal(actual.top_ids_XK, top_ids)
+
+
+def test_statistics_with_fewer_ids_than_asked_for():
+    hidden, head, _, _, _ = draw()
+    found = statistics(hidden, head, 1.0, jnp.arange(40) != 9, top_k=3, chunk=16)
+    np.testing.assert_array_equal(found.top_ids_XK, np.broadcast_to([9, -1, -1], (2, 5, 3)))
+    np.testing.assert_array_equal(found.top_logprobs_XK, np.broadcast_to([0, -np.inf, -np.inf], (2, 5, 3)))
+    np.testing.assert_array_equal(found.entropy_X, 0.0)
+
+
+def test_entropy_beside_logits_of_ten_thousand():
+    head = jnp.asarray([[1e4], [1e4], [-1e4], [9999.0]])
+    found = statistics(jnp.ones((1, 1)), head, 1.0, jnp.zeros(4, bool), chunk=1)
+    p = np.exp([0.0, 0.0, -1.0]) / np.exp([0.0, 0.0, -1.0]).sum()
+    np.testing.assert_allclose(found.entropy_X, [-(p * np.log(p)).sum()], rtol=1e-5)
+
+
+def test_statistics_have_no_gradient():
+    hidden, head, _, banned, _ = draw()
+    assert not np.any(jax.grad(lambda hidden: statistics(hidden, head, 1.0, banned, chunk=16).entropy_X.sum())(hidden))

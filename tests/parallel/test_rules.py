@@ -33,12 +33,10 @@ def test_a_mesh_that_does_not_use_every_device_is_refused(given):
 
 
 def test_an_axis_that_does_not_divide_stays_whole():
-    assert parallel.partition_spec(("embed", "kv_heads", None), (5, 1024, 2, 256), MESH) == P(None, "fsdp", None, None)
-    assert parallel.partition_spec(("embed", "kv_heads", None), (5, 1024, 4, 256), MESH) == P(
-        None, "fsdp", "tensor", None
-    )
-    assert parallel.partition_spec(("batch", None), (8, 3), MESH) == P(("data", "fsdp"), None)
-    assert parallel.partition_spec(("batch", None), (7, 3), MESH) == P("data", None)
+    assert parallel.partition_spec(("embed", "kv_heads", None), (5, 1024, 2, 256), MESH) == P(None, "fsdp")
+    assert parallel.partition_spec(("embed", "kv_heads", None), (5, 1024, 4, 256), MESH) == P(None, "fsdp", "tensor")
+    assert parallel.partition_spec(("batch", None), (8, 3), MESH) == P(("data", "fsdp"))
+    assert parallel.partition_spec(("batch", None), (7, 3), MESH) == P("data"), "written as the compiler does"
 
 
 @pytest.mark.parametrize("size", ["0.8B", "2B", "4B", "9B", "27B"])
@@ -58,6 +56,11 @@ def test_every_size_is_cut_over_eight_by_four_devices(size):
 def test_every_logical_axis_has_a_rule():
     for names in jax.tree.leaves(vlm.logical_axes(sizes.get("0.8B")), is_leaf=lambda x: isinstance(x, tuple)):
         assert {name for name in names if name} <= RULES.keys()
+
+
+def test_without_a_mesh_nothing_is_cut():
+    assert parallel.cut("batch", 8) == ((), 8)
+    assert parallel.on_parts(max, None, None) is max
 
 
 def test_constrain_does_nothing_without_a_mesh():

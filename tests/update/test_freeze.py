@@ -17,7 +17,7 @@ from tests import tiny_model
 from tests.tiny_model import FastCompiler, groups
 from zppo_jax.checkpoint import Checkpoints, equal
 from zppo_jax.config import ConfigError
-from zppo_jax.update import batch, freeze, optimizer, rows
+from zppo_jax.update import batch, freeze, optimizer, rows, step
 from zppo_jax.update.learner import Learner
 
 VISION = ("vision/**",)
@@ -32,9 +32,9 @@ def num_bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def adamw() -> optax.GradientTransformation:
+def adamw(**changes: Any) -> optax.GradientTransformation:
     rate = optimizer.learning_rate("constant", 0.01, 0, 1)
-    return optimizer.adamw(rate, 0.9, 0.999, 1e-8, weight_decay=0.1, grad_clip=CLIP)
+    return optimizer.adamw(rate, 0.9, 0.999, 1e-8, weight_decay=0.1, grad_clip=CLIP, **changes)
 
 
 def without_vision() -> optax.GradientTransformation:
@@ -111,6 +111,19 @@ def test_the_optimiser_keeps_nothing_for_frozen_parameters():
     vision = num_bytes(tiny_model.model().params["vision"])
     assert num_bytes(whole["optimizer"]) - num_bytes(state["optimizer"]) == 2 * vision
     assert jax.tree.structure(updated(VISION)[0]) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_kept"), [("nearest", 2 * 2), ("stochastic", 2 * 2), ("kahan", 3 * 2), ("master", 2 * 2 + 4)]
+)
+def test_nor_does_it_in_bfloat16(name, num_kept):
+    """Bytes for each trainable parameter: moments, what rounding loses or a copy in float32."""
+    transform = adamw(state_dtype="bfloat16", parameter_rounding=name)
+    model = tiny_model.model()
+    state = jax.eval_shape(lambda params: step.init_optimizer(params, model.config, transform, VISION), model.params)
+    arrays = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
+    trainable = sum(leaf.size for leaf in jax.tree.leaves(model.params["text"]))
+    assert sum(leaf.size * leaf.dtype.itemsize for leaf in arrays) == num_kept * trainable
 
 
 def test_the_compiled_programs_need_less_memory():

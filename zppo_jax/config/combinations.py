@@ -107,11 +107,16 @@ def _mesh_sizes(where: str, mesh: MeshConfig) -> str | None:
 
 def _rounding(config: Config) -> str | None:
     """The spacing of bfloat16 about a weight of 0.02 is 1e-4, and a change of less than half of it is nothing."""
-    rate, optimizer = config.optimizer.learning_rate, config.optimizer
-    if config.model.dtype == "bfloat16" and not optimizer.kahan_summation and 0 < rate < 1e-5:
+    rate, rounding = config.optimizer.learning_rate, config.optimizer.parameter_rounding
+    if config.model.dtype == "bfloat16" and rounding == "nearest" and 0 < rate < 1e-5:
         return (
             f"optimizer.learning_rate = {rate:g} is rounded away in bfloat16 parameters: set "
-            "optimizer.kahan_summation=True, or model.dtype=float32"
+            "optimizer.parameter_rounding to kahan, master or stochastic, or model.dtype=float32"
+        )
+    if config.model.dtype == "float32" and rounding != "nearest":
+        return (
+            f"optimizer.parameter_rounding = {rounding!r} is for bfloat16 parameters and would do nothing for "
+            "float32: set optimizer.parameter_rounding=nearest, or model.dtype=bfloat16"
         )
     return None
 

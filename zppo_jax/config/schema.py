@@ -187,9 +187,16 @@ class OptimizerConfig:
     eps: Annotated[float, Setting("added to the root of the second moment", above=0)]
     weight_decay: Annotated[float, Setting("decoupled weight decay", minimum=0)]
     grad_clip: Annotated[float, Setting("largest global norm of a gradient", above=0)]
-    state_dtype: Annotated[str, Setting("dtype of the moments between updates", choices=("float32", "bfloat16"))]
-    kahan_summation: Annotated[
-        bool, Setting("what rounding a parameter to its dtype loses is kept for the next update")
+    state_dtype: Annotated[
+        str,
+        Setting("dtype of the moments between updates; bfloat16 is rounded by lot", choices=("float32", "bfloat16")),
+    ]
+    parameter_rounding: Annotated[
+        str,
+        Setting(
+            "how bfloat16 parameters take small changes: not, by lot, by keeping the rest, by a copy in float32",
+            choices=("nearest", "stochastic", "kahan", "master"),
+        ),
     ]
     freeze: Annotated[
         tuple[str, ...], Setting("patterns of parameters that do not learn, such as vision/**; empty: all learn")

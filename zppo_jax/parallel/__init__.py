@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, reshaped, use
 from zppo_jax.parallel.rules import (
+    MeshAxes,
     constrain,
     constrain_tree,
+    cut,
     describe,
     in_use,
     num_shards,
+    on_parts,
     partition_spec,
     place,
     placed_shapes,
@@ -18,13 +21,16 @@ from zppo_jax.parallel.rules import (
 
 __all__ = [
     "AXES",
+    "MeshAxes",
     "abstract_mesh",
     "constrain",
     "constrain_tree",
+    "cut",
     "describe",
     "in_use",
     "make_mesh",
     "num_shards",
+    "on_parts",
     "partition_spec",
     "place",
     "placed_shapes",

@@ -7,7 +7,7 @@ key-value heads over a tensor axis of four are replicated on every device. `undi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 Axes = tuple[str | None, ...]
+MeshAxes = tuple[str, ...]
 
 RULES: dict[str, tuple[str, ...]] = {
     # Parameters: the model's width is cut over fsdp (gathered where it is used), heads and inner widths over tensor.
@@ -38,16 +39,18 @@ def partition_spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
     names: list[Any] = [None] * (len(shape) - len(axes))
     for name, size in zip(axes, shape[len(names) :], strict=True):
         names.append(_mesh_axes(name, size, mesh))
+    while names and names[-1] is None:  # as the compiler writes it: else its results would be compiled for anew
+        names.pop()
     return P(*names)
 
 
-def _mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> Any:
+def _mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> MeshAxes:
     """The mesh axes of one array axis: as many of the rule's as divide its size, from the left."""
-    chosen: list[str] = []
+    chosen: MeshAxes = ()
     for axis in RULES[name] if name else ():
         if size % math.prod([mesh.shape[each] for each in (*chosen, axis)]) == 0:
-            chosen.append(axis)
-    return tuple(chosen) if len(chosen) > 1 else chosen[0] if chosen else None
+            chosen = (*chosen, axis)
+    return chosen
 
 
 def shardings(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Any:
@@ -99,6 +102,21 @@ def num_shards(name: str) -> int:
     """Into how many parts the mesh in use cuts a logical axis, where its size allows."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in RULES[name])
+
+
+def cut(name: str, size: int) -> tuple[MeshAxes, int]:
+    """Which axes of the mesh in use cut a logical axis of that size, and the size of a part; without a mesh none do."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = () if mesh.empty else _mesh_axes(name, size, mesh)
+    return axes, size // math.prod(mesh.shape[axis] for axis in axes)
+
+
+def on_parts(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """`function` run by each device of the mesh in use on its own parts of the arrays, as `cut` names them; without a
+    mesh, itself. What it exchanges and whether its results agree where nothing cuts them, it sees to itself."""
+    if not in_use():
+        return function
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

@@ -1,17 +1,26 @@
 """AdamW with global-norm clipping and a constant, linear or cosine schedule (Table 8 of arXiv:2606.18216).
 
-The paper trains bfloat16 parameters with an optimiser state in bfloat16 (AnyPrecisionAdamW). At its learning rate of
-1e-6 a change is a hundredth of the distance between two bfloat16 numbers: added plainly, it is rounded away and nothing
-is ever learned. Hence Kahan's summation: what rounding loses is kept and added to the next change.
+The paper trains bfloat16 parameters with an optimiser state in bfloat16 (AnyPrecisionAdamW). Everything is computed in
+float32 here and rounded when it is stored, which loses two things if done plainly:
+
+- the second moment: with b2 = 0.999 its decay is below the rounding, so it could only grow. Moments in bfloat16 are
+  therefore rounded by lot (rounding.py);
+- the learning: at a rate of 1e-6 a change is a hundredth of the distance between two bfloat16 numbers about a weight of
+  0.02. `adamw` has three ways to keep it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from zppo_jax.update import rounding
+
+_STATE, _PARAMETERS = range(2)
+"""Purposes of random bits."""
 
 
 def learning_rate(schedule: str, peak: float, warmup_steps: int, num_updates: int) -> optax.Schedule:
@@ -34,51 +43,125 @@ def adamw(
     weight_decay: float,
     grad_clip: float,
     state_dtype: str = "float32",
-    kahan_summation: bool = False,
+    parameter_rounding: str = "nearest",
 ) -> optax.GradientTransformation:
-    """Clip the global gradient norm, then AdamW; computed in float32, its state kept in `state_dtype`."""
-    steps = [
-        optax.clip_by_global_norm(grad_clip),
-        optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
-    ]
-    return _stored_as(state_dtype, optax.chain(*steps, *([_kahan()] if kahan_summation else [])))
+    """Clip the global gradient norm, then AdamW, computed in float32 and kept in `state_dtype`; then what is added to
+    the parameters so that they become numbers of their own dtype. By `parameter_rounding` these are
+
+    - nearest: the nearest; smaller changes are lost, and float32 needs no more;
+    - stochastic: by lot one of the two neighbours; right on average over updates and parameters, costs no memory;
+    - kahan: the nearest, and what that loses is kept in the state's dtype and added to the next change;
+    - master: the nearest to a copy of the parameters in float32, which is what AdamW moves.
+    """
+    moments = _in_float32(
+        optax.chain(
+            optax.clip_by_global_norm(grad_clip),
+            optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
+        )
+    )
+    return {
+        "nearest": _stored_as(state_dtype, moments),
+        "stochastic": optax.chain(_stored_as(state_dtype, moments), _by_lot()),
+        "kahan": _stored_as(state_dtype, optax.chain(moments, _kahan())),
+        "master": _with_master(_stored_as(state_dtype, moments)),
+    }[parameter_rounding]
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    """Floating-point leaves in another dtype."""
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def _in_float32(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same transformation of gradients and parameters cast to float32, with a state in float32."""
+
+    def init(params: Any) -> Any:
+        return transform.init(_cast(params, jnp.float32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return transform.update(_cast(updates, jnp.float32), state, _cast(params, jnp.float32))
+
+    return optax.GradientTransformation(init, update)
+
+
+class Stored(NamedTuple):
+    """A state in another dtype than it is computed in; `count` makes the random bits of each update its own."""
+
+    count: jax.Array
+    state: Any
 
 
 def _stored_as(dtype: str, transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same transformation with its floating-point state kept in `dtype` between updates.
+    """The same transformation with its float32 state rounded by lot to `dtype` between updates."""
+    if dtype == "float32":
+        return transform
 
-    Optax leaves the second moment in whatever dtype the gradient has, so the state would change its dtype under way.
-    """
+    def init(params: Any) -> Stored:
+        return Stored(jnp.zeros([], jnp.int32), _cast(transform.init(params), dtype))
 
-    def cast(tree: Any, to: Any) -> Any:
-        return jax.tree.map(lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Stored]:
+        changes, new = transform.update(updates, _cast(state.state, jnp.float32), params)
+        return changes, Stored(state.count + 1, rounding.stochastic_like(new, state.state, _STATE, state.count))
 
-    def init(params: Any) -> Any:
-        return cast(transform.init(params), dtype)
+    return optax.GradientTransformation(init, update)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        changes, state = transform.update(updates, cast(state, jnp.float32), params)
-        return changes, cast(state, dtype)
+
+def _by_lot() -> optax.GradientTransformation:
+    """Makes each change one to a number of the parameter's dtype, up or down by lot; the state counts the updates."""
+
+    def init(params: Any) -> jax.Array:
+        del params
+        return jnp.zeros([], jnp.int32)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, jax.Array]:
+        wanted = jax.tree.map(jnp.add, _cast(params, jnp.float32), updates)
+        stored = rounding.stochastic_like(wanted, params, _PARAMETERS, state)
+        return jax.tree.map(_change, stored, params), state + 1
 
     return optax.GradientTransformation(init, update)
 
 
 def _kahan() -> optax.GradientTransformation:
-    """Makes each change one that the parameter's dtype holds exactly, and keeps the rest of it for the next time."""
+    """Makes each change one to the nearest number of the parameter's dtype, and keeps the rest for the next time."""
 
     def init(params: Any) -> Any:
-        return jax.tree.map(jnp.zeros_like, params)
+        return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         wanted = jax.tree.map(jnp.add, updates, state)
-        applied = jax.tree.map(_rounded_change, wanted, params)
+        moved = jax.tree.map(jnp.add, _cast(params, jnp.float32), wanted)
+        applied = jax.tree.map(_change_to_nearest, moved, params)
         return applied, jax.tree.map(jnp.subtract, wanted, applied)
 
     return optax.GradientTransformation(init, update)
 
 
-def _rounded_change(change: jax.Array, param: jax.Array) -> jax.Array:
-    """How far `param` really moves, in float32, when `change` is added and the sum rounded to its dtype."""
-    start, kind = param.astype(jnp.float32), jnp.finfo(param.dtype)
-    # Not a cast there and back: XLA may leave such a pair out, for better precision.
-    return jax.lax.reduce_precision(start + change, kind.nexp, kind.nmant) - start
+class Mastered(NamedTuple):
+    """The parameters in float32, and the state of what moves them."""
+
+    params: Any
+    state: Any
+
+
+def _with_master(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transformation works on float32 parameters of its own; the changes follow their nearest numbers."""
+
+    def init(params: Any) -> Mastered:
+        # A copy even of float32: the update is given the parameters' and the state's buffers to overwrite.
+        return Mastered(jax.tree.map(lambda p: jnp.array(p, jnp.float32), params), transform.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Mastered]:
+        changes, inner = transform.update(updates, state.state, state.params)
+        master = jax.tree.map(jnp.add, state.params, changes)
+        return jax.tree.map(_change_to_nearest, master, params), Mastered(master, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _change_to_nearest(value: jax.Array, param: jax.Array) -> jax.Array:
+    return _change(rounding.nearest(value, param.dtype), param)
+
+
+def _change(stored: jax.Array, param: jax.Array) -> jax.Array:
+    """What to add in float32 to `param` for `stored`, a number of its dtype."""
+    return stored.astype(jnp.float32) - param.astype(jnp.float32)

@@ -117,12 +117,23 @@ def update(
 
     The optimiser, its clipping and its weight decay see the trainable parameters only.
     """
-    trainable, frozen = freeze.split(state["params"], frozen_patterns)
     gradient = jax.tree.map(lambda g: g / jnp.maximum(num_tokens, 1.0), sums["gradient"])
+    metrics = losses.means(sums["metrics"], num_tokens) | {"grad_norm": optax.tree.norm(gradient)}
+    return optimized(state, gradient, config, transform, frozen_patterns), metrics
+
+
+def optimized(
+    state: State,
+    gradient: Any,
+    config: Config,
+    transform: optax.GradientTransformation,
+    frozen_patterns: tuple[str, ...],
+) -> State:
+    """The state after a step of the optimiser along the gradient of the trainable parameters."""
+    trainable, frozen = freeze.split(state["params"], frozen_patterns)
     changes, optimizer = transform.update(gradient, state["optimizer"], trainable)
     params = freeze.merge(optax.apply_updates(trainable, changes), frozen)
-    metrics = losses.means(sums["metrics"], num_tokens) | {"grad_norm": optax.tree.norm(gradient)}
-    return in_place({"params": params, "optimizer": optimizer}, config, transform, frozen_patterns), metrics
+    return in_place({"params": params, "optimizer": optimizer}, config, transform, frozen_patterns)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
