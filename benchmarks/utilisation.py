@@ -5,14 +5,8 @@
 One JSON line. A step is what the trainer compiles: log-probabilities of all tokens, their gradient, clipping, AdamW
 with the paper's bfloat16 state, and parameters updated in place.
 
-Model FLOPs of a token, forward and backward, without what rematerialisation computes twice:
-
-    6 x weights in products (all of the language model but the embedding's rows; the head once)
-  + 6 x T x heads x head dim, for each full-attention layer          scores and values: 2 products of 2 FLOPs, the
-                                                                     causal half of T keys, times 3 for training
-  + 18 x heads x key dim x value dim, for each linear layer          the delta rule token by token: read, write, query
-
-Utilisation is that over the seconds of the step and (a) the peak that the maker states, (b) the speed of a product of
+Utilisation is the model's FLOPs (zppo_jax/models/qwen3_5/flops.py) over the seconds of the step and
+(a) the peak that the maker states, (b) the speed of a product of
 8192 x 8192 matrices measured before.
 """
 
@@ -33,7 +27,7 @@ import optax
 from benchmarks import models
 from zppo_jax import compilation
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import inputs, sizes, text, vlm
+from zppo_jax.models.qwen3_5 import flops, inputs, sizes, text, vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.ops.logprobs import target_logprobs
 from zppo_jax.update import optimizer
@@ -41,18 +35,6 @@ from zppo_jax.update import optimizer
 CASE = "training-0.8B-bf16-gpu"
 STATED_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
 """Dense bfloat16 products a second, by the makers' data sheets (the SXM boards)."""
-
-
-def token_flops(config: Config, length: int) -> float:
-    """Model FLOPs a token of a training step; see the top of this file."""
-    shape = config.text
-    language = qwen3_5.abstract_params(config)["text"]
-    layers = sum(leaf.size for name in ("linear", "full") for leaf in jax.tree.leaves(language[name]))
-    weights = layers + shape.vocab_size * shape.hidden_size
-    attention = shape.num_groups * 6 * length * shape.num_attention_heads * shape.head_dim
-    heads, key_dim, value_dim = shape.linear_num_value_heads, shape.linear_key_head_dim, shape.linear_value_head_dim
-    delta = shape.num_groups * shape.num_linear * 18 * heads * key_dim * value_dim
-    return 6.0 * weights + attention + delta
 
 
 def step(config: Config, transform: optax.GradientTransformation, remat: Any) -> Callable[..., Any]:
@@ -108,11 +90,11 @@ def measure(config: Config, rows: int, length: int, remat: Any, repeats: int) ->
         jax.block_until_ready(run())
         compile_seconds = time.perf_counter() - start
         seconds = seconds_of(run, repeats)
-    flops = token_flops(config, length) * rows * length
+    work = flops.of_training(config, length) * rows * length
     return {
         "step_seconds": seconds,
         "tokens_per_second": round(rows * length / seconds),
-        "tflops": flops / seconds / 1e12,
+        "tflops": work / seconds / 1e12,
         "compile_seconds": round(compile_seconds, 1),
         "loss": float(held["loss"]),
         "peak_gib": round((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30, 2),

@@ -24,7 +24,7 @@ LAYERS = (
     {"setup"},
     {"train"},
     {"main", "export", "generate"},
-    {"serve"},
+    {"serve", "aot"},
 )
 """A part imports from the sets before its own only; `config` is the schema and `workdir` the directory of a run."""
 

@@ -149,7 +149,7 @@ def test_a_directory_that_does_not_load_is_one_line(start, tmp_path, missing):
 def test_warm_up_is_counted_in_steps(start):
     """Two steps of two updates each: the fourth update has three quarters of the rate, the fifth the whole."""
     changes = {"optimizer__warmup_steps": 2, "optimizer__weight_decay": 0.0, "optimizer__grad_clip": 1e9}
-    transform = setup._transform(runs.config(start, **changes))
+    transform = setup.transform_of(runs.config(start, **changes))
     params = {"x": jnp.zeros(1)}
     state, sizes = transform.init(params), []
     for _ in range(6):
@@ -160,8 +160,8 @@ def test_warm_up_is_counted_in_steps(start):
 
 def test_the_same_optimiser_is_the_same_object(start):
     """Its identity is a part of the compiled update: without this, a second run in a process traces all anew."""
-    first: optax.GradientTransformation = setup._transform(runs.config(start, num_steps=3))
-    assert setup._transform(runs.config(start)) is first
-    assert setup._transform(runs.config(start, optimizer__b2=0.9)) is not first
-    decaying = [setup._transform(runs.config(start, optimizer__schedule="linear", num_steps=n)) for n in (3, 6)]
+    first: optax.GradientTransformation = setup.transform_of(runs.config(start, num_steps=3))
+    assert setup.transform_of(runs.config(start)) is first
+    assert setup.transform_of(runs.config(start, optimizer__b2=0.9)) is not first
+    decaying = [setup.transform_of(runs.config(start, optimizer__schedule="linear", num_steps=n)) for n in (3, 6)]
     assert decaying[0] is not decaying[1]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -63,15 +64,15 @@ class Job:
         self.student.scorer.close()
 
 
-def make_mesh(config: Config) -> Mesh:
-    """All devices as `config.mesh` says; ConfigError when it does not use exactly these."""
+def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices (or those given) as `config.mesh` says; ConfigError when it does not use exactly these."""
     try:
-        return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     except ValueError as error:
         raise ConfigError(f"mesh: {error}") from error
 
 
-def _decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | None:
+def decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | None:
     """The devices of the run as `chosen`, which is the section `where` of the config."""
     if compiler.mesh is None:
         return None
@@ -106,10 +107,11 @@ def build(
     template = prompts.get_template(config.prompt.template)
     process = PromptProcessing(processor, template)
     scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
-    mesh = _decoding_mesh(compiler, config.rollout.mesh, "rollout.mesh")
-    engine = _engine(config, model.config, processor, compiler, _shapes(config, model.config), mesh)
+    mesh = decoding_mesh(compiler, config.rollout.mesh, "rollout.mesh")
+    shapes, banned_V = shapes_of_prompts(config, model.config), banned_mask(model.config, processor)
+    engine = engine_of(config, model.config, banned_V, compiler, shapes, mesh)
     student = Actor(dataclasses.replace(engine, report=report), processor, scorer, config.reward.region)
-    learner = _learner(config, model.config, student.engine, compiler)
+    learner = learner_of(config, model.config, student.engine, compiler)
     state = learner.init(model.params)
     sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
     student.engine.prepare(model.params, (sampling, Sampling(config.eval.temperature)))
@@ -156,7 +158,7 @@ def _processor(config: Config, path: Path, enable_thinking: bool) -> Processor:
     )
 
 
-def _shapes(config: Config, model: qwen3_5.Config) -> Shapes:
+def shapes_of_prompts(config: Config, model: qwen3_5.Config) -> Shapes:
     return Shapes(
         buckets=config.prompt.buckets,
         patch_slots=config.prompt.max_images * config.prompt.max_pixels // model.vision.patch_size**2,
@@ -165,10 +167,10 @@ def _shapes(config: Config, model: qwen3_5.Config) -> Shapes:
     )
 
 
-def _engine(
+def engine_of(
     config: Config,
     model: qwen3_5.Config,
-    processor: Processor,
+    banned_V: np.ndarray,
     compiler: Compiler,
     shapes: Shapes,
     mesh: Mesh | None,
@@ -178,11 +180,11 @@ def _engine(
     chosen, dtypes = config.rollout, (config.model.dtype, config.rollout.state_dtype)
     with parallel.use(mesh):
         num_slots = memory.plan(model, shapes, chosen.slots, 1e9 * chosen.cache_gigabytes, dtypes)
-    prompts, banned_V = max(num_slots // chosen.group_size, 1), banned_mask(model, processor)
+    prompts = max(num_slots // chosen.group_size, 1)
     return Engine(model, shapes, num_slots, prompts, banned_V, compiler, name, chosen.chunk, *dtypes, mesh=mesh)
 
 
-def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler) -> Learner:
+def learner_of(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler) -> Learner:
     update, sizes = config.update, engine.shapes
     settings = Settings(
         num_minibatches=update.num_minibatches,
@@ -205,14 +207,14 @@ def _learner(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Co
         ),
         settings,
         objective,
-        _transform(config),
+        transform_of(config),
         engine.banned_V,
         compiler,
         config.optimizer.freeze,
     )
 
 
-def _transform(config: Config) -> optax.GradientTransformation:
+def transform_of(config: Config) -> optax.GradientTransformation:
     constant = config.optimizer.schedule == "constant"  # then the rate does not know the length of the run
     num_steps = 0 if constant else config.num_steps
     return _adamw(config.optimizer, num_steps, config.update.num_minibatches * config.update.inner_epochs)
@@ -244,10 +246,11 @@ def _teacher(
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
         )
-    mesh, own = _decoding_mesh(compiler, config.teacher.mesh, "teacher.mesh"), student.engine
+    mesh, own = decoding_mesh(compiler, config.teacher.mesh, "teacher.mesh"), student.engine
     engine = dataclasses.replace(own, vision=VisionFeatures(), statistics=Statistics(), held=HeldWeights())
     if (model.config, mesh) != (student_model, own.mesh):
-        engine = _engine(config, model.config, processor, compiler, own.shapes, mesh, "teacher's ")
+        banned_V = banned_mask(model.config, processor)
+        engine = engine_of(config, model.config, banned_V, compiler, own.shapes, mesh, "teacher's ")
         engine = dataclasses.replace(engine, report=own.report)
     compress = config.teacher.compress
     return LocalTeacher(
@@ -271,7 +274,8 @@ def _compressor(config: Config, teacher: Processor, student: Actor, engine: Engi
     return dataclasses.replace(
         student,
         engine=dataclasses.replace(
-            _engine(config, engine.config, processor, engine.compiler, shapes, engine.mesh, name), report=engine.report
+            engine_of(config, engine.config, engine.banned_V, engine.compiler, shapes, engine.mesh, name),
+            report=engine.report,
         ),
         processor=processor,
     )

@@ -97,7 +97,7 @@ def abstract_state(size: str) -> dict[str, Any]:
     dtypes = {path: jnp.float32 if path in KEPT_FLOAT32 else config.model.dtype for path in leaves}
     params = hf.unflatten({path: jax.ShapeDtypeStruct(leaf.shape, dtypes[path]) for path, leaf in leaves.items()})
     trainable, _ = freeze.split(params, config.optimizer.freeze)
-    return {"params": params, "optimizer": jax.eval_shape(setup._transform(config).init, trainable)}
+    return {"params": params, "optimizer": jax.eval_shape(setup.transform_of(config).init, trainable)}
 
 
 def gigabytes(tree: Any) -> float:
@@ -223,7 +223,7 @@ def test_the_optimiser_keeps_three_numbers_for_each_parameter(size):
     kept = [leaf for leaf in jax.tree.leaves(state["optimizer"]) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     assert sum(leaf.size for leaf in kept) == 3 * count and {leaf.dtype for leaf in kept} == {jnp.dtype("bfloat16")}
     trainable, _ = freeze.split(state["params"], ("vision/**",))
-    frozen = jax.eval_shape(setup._transform(config_of(size)).init, trainable)
+    frozen = jax.eval_shape(setup.transform_of(config_of(size)).init, trainable)
     assert gigabytes(state["optimizer"]) - gigabytes(frozen) == pytest.approx(3 * 2 * vision / 1e9)
 
 
@@ -232,7 +232,7 @@ def test_the_optimiser_keeps_three_numbers_for_each_parameter(size):
 
 def sharded_state(size: str, mesh: Any) -> dict[str, Any]:
     """The abstract state with a sharding on every leaf; a moment lies where its parameter lies."""
-    state, transform = abstract_state(size), setup._transform(config_of(size))
+    state, transform = abstract_state(size), setup.transform_of(config_of(size))
     shardings = parallel.shardings(mesh, state["params"], vlm.logical_axes(sizes.get(size)))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     optimizer: Any = optax.tree.map_params(

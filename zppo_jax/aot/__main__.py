@@ -1,4 +1,4 @@
-"""python -m zppo_jax.aot --config=configs/9b.py --topology=v5p-128: does a run fit, before anyone pays for the slice."""
+"""python -m zppo_jax.aot --config=configs/9b.py --topology=v5p-128: does a run fit, before anyone pays for a slice."""
 
 from __future__ import annotations
 

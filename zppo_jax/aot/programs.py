@@ -23,9 +23,10 @@ from zppo_jax.aot.topologies import GIB, Topology
 from zppo_jax.compilation import Compiler, Kind, Program
 from zppo_jax.config import Config, ConfigError
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import hf, sizes, vlm
 from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5 import hf, sizes, vlm
 from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.update import step
 from zppo_jax.warmstart import SHIPPED
 
@@ -172,7 +173,7 @@ def shapes(config: Config, mesh: jax.sharding.Mesh, with_teacher: bool) -> Shape
     student = model_config(config.model.path, "student")
     with parallel.use(mesh):
         params = _params(student, config.model.dtype)
-        state = step.state_shapes(params, student, setup.transform(config), config.optimizer.freeze)
+        state = step.state_shapes(params, student, setup.transform_of(config), config.optimizer.freeze)
         teacher = model_config(config.teacher.path, "teacher") if with_teacher else None
         return Shapes(mesh, student, state, teacher and (teacher, _params(teacher, config.model.dtype)))
 
@@ -188,15 +189,21 @@ def _params(model: qwen3_5.Config, dtype: str) -> dict[str, Any]:
 
 def ask(config: Config, run: Shapes, compiler: Recorder) -> None:
     """Names every program of the run to the compiler."""
-    engine = setup.engine_of(config, run.student, None, compiler, config.rollout.mesh, "rollout.mesh")
+    sizes_of = setup.shapes_of_prompts(config, run.student)
+    engine = _engine(config, run.student, compiler, sizes_of, config.rollout.mesh, "rollout.mesh")
     learner = setup.learner_of(config, run.student, engine, compiler)
     sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
     engine.prepare(run.state["params"], (sampling,))
     learner.prepare(run.state)
     if run.teacher is not None:
         model, params = run.teacher
-        teacher = setup.engine_of(config, model, None, compiler, config.teacher.mesh, "teacher.mesh", "teacher's ")
+        teacher = _engine(config, model, compiler, sizes_of, config.teacher.mesh, "teacher.mesh", "teacher's ")
         teacher.prepare(params, (Sampling(config.teacher.temperature, top_p=config.teacher.top_p),))
+
+
+def _engine(config: Config, model: Any, compiler: Recorder, shapes: Any, mesh: Any, where: str, name: str = "") -> Any:
+    decoding = setup.decoding_mesh(compiler, mesh, where)
+    return setup.engine_of(config, model, banned_mask(model), compiler, shapes, decoding, name)
 
 
 def gib(size: float) -> float:

@@ -140,7 +140,18 @@ def show(result: dict[str, Any]) -> None:
     )
     table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE)
     table.add_column("program")
-    for column in ("arguments", "temporary", "peak", "beside", "limit", "fits", "compiled", "collectives", "TFLOP", "s"):
+    for column in (
+        "arguments",
+        "temporary",
+        "peak",
+        "beside",
+        "limit",
+        "fits",
+        "compiled",
+        "collectives",
+        "TFLOP",
+        "s",
+    ):
         table.add_column(column, justify="right")
     for one in result["programs"]:
         table.add_row(*_cells(one))

@@ -150,12 +150,28 @@ def in_place(
     state: State, config: Config, transform: optax.GradientTransformation, frozen_patterns: tuple[str, ...]
 ) -> State:
     """The state with every array where the rules put it, which on a mesh the compiler is free to forget."""
+    return parallel.constrain_tree(state, state_axes(state, config, transform, frozen_patterns))
+
+
+def state_axes(
+    state: State, config: Config, transform: optax.GradientTransformation, frozen_patterns: tuple[str, ...]
+) -> State:
+    """Logical names of the axes of a state; what belongs to a parameter lies where it lies."""
     axes = vlm.logical_axes(config)
     trainable_axes, _ = freeze.split(axes, frozen_patterns)
     optimizer_axes = optax.tree.map_params(
         transform, lambda _, names: names, state["optimizer"], trainable_axes, transform_non_params=lambda _: ()
     )
-    return parallel.constrain_tree(state, {"params": axes, "optimizer": optimizer_axes})
+    return {"params": axes, "optimizer": optimizer_axes}
+
+
+def state_shapes(
+    params: dict[str, Any], config: Config, transform: optax.GradientTransformation, frozen_patterns: tuple[str, ...]
+) -> State:
+    """The state of a run as shapes on the mesh in use, from the shapes of its parameters."""
+    optimizer = jax.eval_shape(lambda params: init_optimizer(params, config, transform, frozen_patterns), params)
+    state = {"params": params, "optimizer": optimizer}
+    return parallel.placed_shapes(state, state_axes(state, config, transform, frozen_patterns))
 
 
 def sums_axes(sums: Sums, config: Config, frozen_patterns: tuple[str, ...]) -> Sums:
