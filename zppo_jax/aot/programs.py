@@ -25,6 +25,7 @@ from zppo_jax.config import Config, ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf, sizes, vlm
+from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.update import step
@@ -171,20 +172,27 @@ def make_mesh(config: Config, topology: Topology) -> jax.sharding.Mesh:
 def shapes(config: Config, mesh: jax.sharding.Mesh, with_teacher: bool) -> Shapes:
     """Parameters, optimiser and teacher where the rules put them."""
     student = model_config(config.model.path, "student")
+    params, transform, frozen = (
+        _params(student, config.model.dtype),
+        setup.transform_of(config),
+        config.optimizer.freeze,
+    )
+    optimizer = jax.eval_shape(lambda params: step.init_optimizer(params, student, transform, frozen), params)
+    state = {"params": params, "optimizer": optimizer}
+    axes = step.state_axes(state, student, transform, frozen)  # runs a little, which no device of the slice can
+    teacher = model_config(config.teacher.path, "teacher") if with_teacher else None
     with parallel.use(mesh):
-        params = _params(student, config.model.dtype)
-        state = step.state_shapes(params, student, setup.transform_of(config), config.optimizer.freeze)
-        teacher = model_config(config.teacher.path, "teacher") if with_teacher else None
-        return Shapes(mesh, student, state, teacher and (teacher, _params(teacher, config.model.dtype)))
+        placed = parallel.placed_shapes(state, axes)
+        if teacher is None:
+            return Shapes(mesh, student, placed, None)
+        theirs = parallel.placed_shapes(_params(teacher, config.model.dtype), vlm.logical_axes(teacher))
+        return Shapes(mesh, student, placed, (teacher, theirs))
 
 
 def _params(model: qwen3_5.Config, dtype: str) -> dict[str, Any]:
     leaves = hf.flatten(vlm.abstract_params(model))
-    kept = hf.names.KEPT_FLOAT32
-    typed = {
-        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if path in kept else dtype) for path, leaf in leaves.items()
-    }
-    return parallel.placed_shapes(hf.unflatten(typed), vlm.logical_axes(model))
+    dtypes = {path: jnp.float32 if path in KEPT_FLOAT32 else jnp.dtype(dtype) for path in leaves}
+    return hf.unflatten({path: jax.ShapeDtypeStruct(leaf.shape, dtypes[path]) for path, leaf in leaves.items()})
 
 
 def ask(config: Config, run: Shapes, compiler: Recorder) -> None:

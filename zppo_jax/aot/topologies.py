@@ -59,7 +59,7 @@ def parse(name: str) -> Topology:
     """v5e-16, v5p-128, v6e-64, or libtpu's own v5p:4x4x4. Raises ConfigError for any other."""
     own = re.fullmatch(r"(v\w+):(\d+(?:x\d+)+)", name)
     sold = re.fullmatch(r"(v\w+)-(\d+)", name)
-    kind = GENERATIONS.get((own or sold or [None, ""])[1])
+    kind = GENERATIONS.get(str((own or sold or [None, ""])[1]))
     if kind and own:
         return Topology(name, name, math.prod(map(int, own[2].split("x"))), kind)
     if kind and sold:

@@ -165,15 +165,6 @@ def state_axes(
     return {"params": axes, "optimizer": optimizer_axes}
 
 
-def state_shapes(
-    params: dict[str, Any], config: Config, transform: optax.GradientTransformation, frozen_patterns: tuple[str, ...]
-) -> State:
-    """The state of a run as shapes on the mesh in use, from the shapes of its parameters."""
-    optimizer = jax.eval_shape(lambda params: init_optimizer(params, config, transform, frozen_patterns), params)
-    state = {"params": params, "optimizer": optimizer}
-    return parallel.placed_shapes(state, state_axes(state, config, transform, frozen_patterns))
-
-
 def sums_axes(sums: Sums, config: Config, frozen_patterns: tuple[str, ...]) -> Sums:
     """Logical names of the axes of sums: a gradient lies where its parameter lies."""
     trainable_axes, _ = freeze.split(vlm.logical_axes(config), frozen_patterns)
