@@ -64,7 +64,7 @@ def response_logprobs(
         cache,
         remat=remat,
     )
-    return target_logprobs(hidden_BRD, text.head(params["text"]), response_BR, temperature, jnp.asarray(banned_V))
+    return target_logprobs(hidden_BRD, text.head(params["text"]), response_BR, temperature, banned_V)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
