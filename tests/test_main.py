@@ -156,7 +156,12 @@ def test_every_key_can_be_set_from_the_command_line():
     tree = tiny.get_config()
     changes = {"rollout.group_size": 4, "prompt.buckets": (64, 256, 512), "update.num_minibatches": 2, "seed": 7}
     changes |= {"optimizer.freeze": ("vision/**", "text/embed"), "mesh.fsdp": 1, "model.remat": "group"}
-    changes |= {"warmstart.rebuild": True, "prompt.enable_thinking": False, "optimizer.learning_rate": 1e-5}
+    changes |= {
+        "update.row_tokens": 1024,
+        "warmstart.rebuild": True,
+        "prompt.enable_thinking": False,
+        "optimizer.learning_rate": 1e-5,
+    }
     tree.update_from_flattened_dict(changes)
     flat = {key.name: main._value_at(tree, key) for key in keys()}
     arguments = [f"--config.{name}={_text(value)}" for name, value in flat.items()]

@@ -83,7 +83,7 @@ def test_sizes_come_from_the_configuration(build):
     job, state, _ = build()
     assert job.augmentation_limit == 2  # half of four questions
     assert job.learner.settings.num_minibatches == 2
-    assert job.learner.shapes == RowShapes(2, 288, 16, 4, 192, 16), "chunks of 16 hold a response of 10"
+    assert job.learner.shapes == RowShapes(2, 288, 16, 2, 192, 16), "chunks of 16 hold a response of 10"
     shapes = job.student.engine.shapes
     assert (shapes.buckets, shapes.max_new_tokens, shapes.group_size) == ((32, 192), 10, 4)
     assert shapes.patch_slots == 16  # four merged tokens of four patches

@@ -99,8 +99,8 @@ def layer_gradients(weights, config, x_BTD, mask_BT, cotangent_BTD):
     def objective(weights, x_BTD):
         layer = layers.bind(deltanet.GatedDeltaNet, config, weights)
         cache = text.empty_cache(config, len(x_BTD), 0, jnp.float32)
-        state = (cache["conv"][0, 0], cache["recurrent"][0, 0])
-        y_BTD, _ = layer(x_BTD, mask_BT, None, jnp.full(len(x_BTD), x_BTD.shape[1]), state)
+        past = (cache["conv"][0, 0], cache["recurrent"][0, 0], jnp.full(len(x_BTD), x_BTD.shape[1]))
+        y_BTD, _ = layer(x_BTD, mask_BT, past)
         return jnp.sum(y_BTD * cotangent_BTD)
 
     return jax.grad(objective, argnums=(0, 1))(weights, x_BTD)

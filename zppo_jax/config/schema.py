@@ -169,7 +169,7 @@ class UpdateConfig:
     clip_high: Annotated[float, Setting("the ratio is clipped above at 1 + clip_high", above=0)]
     dual_clip: Annotated[float, Setting("bound of the loss for negative advantages", above=1)]
     row_tokens: Annotated[
-        int, Setting("slots of a row of prompts and responses; 0: what the longest prompt and response need", minimum=0)
+        int, Setting("slots of a row of prompts and responses; 0: what the longest of both need", minimum=0)
     ]
     prompts_per_row: Annotated[int, Setting("most prompts of a row", minimum=1)]
     rows_per_microbatch: Annotated[int, Setting("rows whose gradient is computed at once, on all devices", minimum=1)]
@@ -194,7 +194,7 @@ class OptimizerConfig:
     parameter_rounding: Annotated[
         str,
         Setting(
-            "how bfloat16 parameters take small changes: not, by lot, by keeping the rest, by a copy in float32",
+            "how bfloat16 parameters take small changes (docs/decisions.md)",
             choices=("nearest", "stochastic", "kahan", "master"),
         ),
     ]

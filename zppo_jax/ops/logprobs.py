@@ -29,7 +29,7 @@ NEGATIVE = float("-inf")
 
 KEPT_BYTES = 2**29
 """Float32 logits up to this size (on a device) are kept for the backward pass, whole. Computed anew, they are a fourth
-product beside three, and nothing else that chunks save makes up for it: 15 to 30 % more time on a CPU."""
+product beside three: a fifth more time on a CPU (benchmarks/README.md, "Log-probabilities")."""
 
 CHUNK_BYTES = 2**25
 """Larger logits are read in chunks of about this size, of which two are held at a time."""

@@ -38,7 +38,8 @@ def partition_spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
     """Where each axis of an array lies; `axes` names its last axes, leading axes of layers are never cut."""
     names: list[Any] = [None] * (len(shape) - len(axes))
     for name, size in zip(axes, shape[len(names) :], strict=True):
-        names.append(_mesh_axes(name, size, mesh))
+        axes_of_one = _mesh_axes(name, size, mesh)
+        names.append(axes_of_one if len(axes_of_one) > 1 else next(iter(axes_of_one), None))
     while names and names[-1] is None:  # as the compiler writes it: else its results would be compiled for anew
         names.pop()
     return P(*names)

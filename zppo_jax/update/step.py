@@ -50,7 +50,7 @@ def target_logprobs_of(
     """Log-probabilities [B, T] of the targets under the sampler's own distribution; of use where a slot is counted."""
     hidden_BTD = vlm.run_tree(params, config, micro, remat)
     head_VD, target_BT = text.head(params["text"]), micro["target_BT"]
-    return target_logprobs(hidden_BTD, head_VD, target_BT, temperature, jnp.asarray(banned_V))
+    return target_logprobs(hidden_BTD, head_VD, target_BT, temperature, banned_V)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
