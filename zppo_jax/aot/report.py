@@ -22,7 +22,7 @@ from zppo_jax.zppo import get_method
 
 UTILISATION = 0.4
 
-KINDS = ("gradient", "update", "log-probabilities", "prefill", "fill", "decode", "weights", "vision")
+KINDS = ("zero gradient", "gradient", "update", "log-probabilities", "prefill", "fill", "decode", "weights", "vision")
 """What a program is, by a word in its name."""
 
 
@@ -81,7 +81,8 @@ def _entry(config: Config, topology: Topology, run: Shapes, one: Compiled) -> di
 
 
 def _kind(name: str) -> str:
-    kind = next((kind for kind in KINDS if kind in name), name).replace("log-probabilities", "logprobs")
+    kind = next((kind for kind in KINDS if kind in name), name)
+    kind = {"log-probabilities": "logprobs", "zero gradient": "zeros"}.get(kind, kind)
     return f"teacher {kind}" if name.startswith("teacher's ") else kind
 
 
