@@ -91,7 +91,7 @@ def product_tflops(size: int) -> float:
 
 def measure(config: Config, rows: int, length: int, remat: Any, repeats: int) -> dict[str, Any]:
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), qwen3_5.init_params(config, jax.random.key(0)))
-    transform = optimizer.adamw(optax.constant_schedule(1e-6), 0.9, 0.999, 1e-8, 0.1, 1.0, "bfloat16", True)
+    transform = optimizer.adamw(optax.constant_schedule(1e-6), 0.9, 0.999, 1e-8, 0.1, 1.0, "bfloat16", "kahan")
     state, vision = {"params": params["text"], "optimizer": transform.init(params["text"])}, params["vision"]
     ids_BT = np.random.default_rng(0).integers(10, config.text.vocab_size - 300, (rows, length))
     batch = jax.tree.map(jnp.asarray, inputs.from_hf(config, input_ids=ids_BT)[0])
