@@ -17,6 +17,7 @@ from tests.models import tiny
 from tests.models.tiny import FAST_COMPILE, MM_LENGTH, image
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import inputs, steps, text, vlm
+from zppo_jax.ops.logprobs import target_logprobs
 from zppo_jax.types import Features
 
 TOLERANCE = 2e-4
@@ -195,3 +196,20 @@ def test_bfloat16_keeps_its_dtypes_through_cache_and_steps(model):
     assert cache["recurrent"].dtype == jnp.float32
     assert [leaf.dtype for leaf in states[0][0]] == [jnp.bfloat16, jnp.float32]
     assert [leaf.dtype for leaf in states[0][3]] == [jnp.bfloat16, jnp.bfloat16]
+
+
+@pytest.mark.parametrize("num_rows", [4, 16])
+def test_scores_of_a_bfloat16_model_are_those_of_the_trainer(model, num_rows):
+    """Products of bfloat16 numbers summed in float32, in sampling as in training: rounded to bfloat16 on one side
+    alone, log-probabilities of the two would differ by a hundredth."""
+    rng, config = np.random.default_rng(0), model.config.text
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.params["text"])
+    hidden_BD = jnp.asarray(rng.standard_normal((num_rows, config.hidden_size)), jnp.bfloat16)
+    target_B, nothing_V = jnp.asarray(rng.integers(0, 500, num_rows)), np.zeros(config.vocab_size, bool)
+    sampled_BV = steps.logits(steps.prepare(params, config, num_rows), hidden_BD)
+    forward_BV = text.logits(params, hidden_BD)
+    trained_B = target_logprobs(hidden_BD, text.head(params), target_B, 1.0, nothing_V)
+    for scores_BV in (sampled_BV, forward_BV):
+        assert scores_BV.dtype == jnp.float32
+        logprobs_B = jax.nn.log_softmax(scores_BV)[np.arange(num_rows), target_B]
+        np.testing.assert_allclose(logprobs_B, trained_B, atol=2e-5)

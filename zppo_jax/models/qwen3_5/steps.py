@@ -216,20 +216,22 @@ def step_layers(
 
 
 def logits(weights: Weights, hidden_BD: jax.Array) -> jax.Array:
-    """Unnormalised next-token scores [B, V] in the model dtype."""
-    return constrain(_product(hidden_BD, weights["head"]), "batch", "vocab")
+    """Unnormalised next-token scores [B, V], float32 whatever the model's dtype: as the trainer computes them."""
+    return constrain(_product(hidden_BD, weights["head"], dtype=jnp.float32), "batch", "vocab")
 
 
-def _product(x: jax.Array, kernel: jax.Array, num_inputs: int = 1) -> jax.Array:
-    """x times a kernel over its input axes."""
+def _product(x: jax.Array, kernel: jax.Array, num_inputs: int = 1, dtype: Any = None) -> jax.Array:
+    """x times a kernel over its input axes, in the dtype of both or another."""
     num_rows = len(x)
     if not weights_first(num_rows):
         # Its axes are not joined here: "gate and up, each cut over devices" as one axis could not be cut any more.
-        return jnp.tensordot(x, kernel, num_inputs)
+        return jnp.tensordot(x, kernel, num_inputs, preferred_element_type=dtype)
     outputs = kernel.shape[:-num_inputs]
     # The barriers keep XLA from turning the operands round again.
     x_DB = jax.lax.optimization_barrier(x.reshape(num_rows, -1).T)
-    y = jax.lax.optimization_barrier(kernel.reshape(math.prod(outputs), -1) @ x_DB)
+    y = jax.lax.optimization_barrier(
+        jnp.matmul(kernel.reshape(math.prod(outputs), -1), x_DB, preferred_element_type=dtype)
+    )
     return y.T.reshape(num_rows, *outputs)
 
 

@@ -266,6 +266,6 @@ def head(params: Params) -> jax.Array:
 
 
 def logits(params: Params, hidden: jax.Array) -> jax.Array:
-    """Unnormalised next-token scores [..., V] in the model dtype."""
-    scores = hidden @ head(params).T
+    """Unnormalised next-token scores [..., V], float32 whatever the model's dtype."""
+    scores = jnp.matmul(hidden, head(params).T, preferred_element_type=jnp.float32)
     return constrain(scores, "batch", *(None,) * (scores.ndim - 2), "vocab")
