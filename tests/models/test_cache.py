@@ -134,16 +134,6 @@ def test_two_pieces_equal_one(model):
     np.testing.assert_allclose(logits_BV, full_BTV[np.arange(4), ends_B], atol=TOLERANCE)
 
 
-def test_forked_rows_continue_their_own_prompt(model):
-    ids_BT, full_BTV = reference(model)
-    _, cache = _prefill(model.params, model.config, prompt_inputs(model.config, ids_BT, 64))
-    rows = np.asarray([2, 0, 3, 2])
-    forked = text.fork_cache(cache, jnp.asarray(rows))
-    starts_B = (64 - np.asarray([pad for pad, _ in PADS]))[rows]
-    for step, logits_BV in enumerate(decode(model, forked, 64, ids_BT[rows], starts_B, 2)):
-        np.testing.assert_allclose(logits_BV, full_BTV[rows, starts_B + step], atol=TOLERANCE)
-
-
 def test_image_prompts_from_features_decode_as_one_pass(model):
     """Prompts packed by `from_features`: the last token is fed as the first step, and positions go on from its own.
 

@@ -30,9 +30,6 @@ UNROLLED_LAYERS = 8
 """Models up to this depth are compiled layer by layer: scanned layers pass weights and activations through slices of
 stacked arrays, a quarter of the time of a small model on a CPU. In deep ones the time to compile decides."""
 
-ROW_AXIS = {"conv": 2, "recurrent": 2, "k": 1, "v": 1, "mask": 0}
-"""Where the rows (B) stand in each part of a cache."""
-
 
 class Block(nnx.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)); the mixer is passed in by the two subclasses below."""
@@ -118,11 +115,6 @@ def empty_cache(config: TextConfig, num_rows: int, num_slots: int, dtype: Any) -
         "v": jnp.zeros(keys, dtype),
         "mask": jnp.zeros((num_rows, num_slots), bool),
     }
-
-
-def fork_cache(cache: Cache, row_B: jax.Array) -> Cache:
-    """Row b of the result continues row `row_B[b]`: how one prefilled prompt serves all its rollouts."""
-    return {name: jnp.take(value, row_B, axis=ROW_AXIS[name]) for name, value in cache.items()}
 
 
 def rope_tables(config: TextConfig, positions_3BT: jax.Array) -> tuple[jax.Array, jax.Array]:
