@@ -111,8 +111,10 @@ def test_nothing_of_one_sample_reaches_another(model):
 
 
 def vlm_hidden(model, batch) -> np.ndarray:
-    prefill = jax.jit(vlm.prefill, static_argnums=1, compiler_options=FAST_COMPILE)
-    return np.asarray(prefill(model.params, model.config, batch)[0])
+    return np.asarray(_prefill(model.params, model.config, batch)[0])
+
+
+_prefill = jax.jit(vlm.prefill, static_argnums=1, compiler_options=FAST_COMPILE)
 
 
 # ---------------------------------------------------------------- what the backward pass keeps
@@ -140,9 +142,12 @@ def test_recomputing_saves_memory_and_changes_no_gradient(model):
 def test_blocks_of_queries_change_nothing(model, monkeypatch):
     """Long rows are attended in blocks of queries; here blocks of 40, which do not divide the row."""
     row = packed("images and a video")
-    whole = vlm_hidden(model, row)
+    whole = _prefill.lower(model.params, model.config, row)
     monkeypatch.setattr(attention, "QUERY_BLOCK", 40)
     monkeypatch.setattr("zppo_jax.models.qwen3_5.text.QUERY_BLOCK", 40)
     monkeypatch.setattr("zppo_jax.models.qwen3_5.vision.QUERY_BLOCK", 40)
-    jax.clear_caches()
-    np.testing.assert_allclose(vlm_hidden(model, row), whole, atol=1e-5)
+    anew = jax.jit(lambda params, batch: vlm.prefill(params, model.config, batch), compiler_options=FAST_COMPILE)
+    blocks = anew.lower(model.params, row)
+    assert blocks.as_text().count("while") > whole.as_text().count("while"), "a loop over blocks in each layer"
+    hidden, expected = blocks.compile()(model.params, row)[0], whole.compile()(model.params, row)[0]
+    np.testing.assert_allclose(hidden, expected, atol=1e-5)
