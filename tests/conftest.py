@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 
+import filelock
 import pytest
 from hypothesis import settings
 
@@ -19,18 +22,52 @@ settings.register_profile("reproducible", derandomize=True, deadline=None)
 settings.load_profile("reproducible")
 
 
+def pytest_configure(config):
+    """Lets xdist hand out files in the order below; by itself it begins with those of the most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items):
-    """Files that look at the one undisturbed run are long: whoever needs it trains it first."""
-    of_the_run = {item.path for item in items if "straight" in item.fixturenames}
+    """Long files come first, so that no worker is left with one at the end.
+
+    Files that look at the one undisturbed run are long: whoever needs it first trains it. One of them begins, and the
+    others come when it is there.
+    """
+    of_the_run = sorted({item.path for item in items if "straight" in item.fixturenames})
     for item in items:
         if item.path in of_the_run:
             item.add_marker(pytest.mark.slow)
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item):
+        return item.path not in of_the_run[:1], item.path not in long, item.path in of_the_run
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
-def compilation_folder(tmp_path_factory):
+def shared(tmp_path_factory):
+    """A directory for what all worker processes of a session use."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@contextlib.contextmanager
+def made_once(directory, last):
+    """Whether this process is to make `directory`, the other workers waiting meanwhile; `last` is written last."""
+    with filelock.FileLock(f"{directory}.lock"):
+        missing = not (directory / last).exists()
+        if missing:
+            shutil.rmtree(directory, ignore_errors=True)  # of a worker that failed
+            directory.mkdir()
+        yield missing
+
+
+@pytest.fixture(scope="session")
+def compilation_folder(shared):
     """The compilation cache of all small runs (tests/runs.py)."""
-    return tmp_path_factory.mktemp("xla")
+    return shared / "xla"
 
 
 @pytest.fixture(scope="module")
@@ -43,28 +80,32 @@ def quick_compilation(compilation_folder):
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory, compilation_folder):
+def start(shared, compilation_folder):
     """The directory of the model from which small runs start: student and teacher."""
     from tests import runs
 
-    directory = tmp_path_factory.mktemp("start")
-    with runs.quick_compilation(compilation_folder):
-        losses = runs.train_start(directory)
-    (directory / "losses.json").write_text(json.dumps(losses))
+    directory = shared / "start"
+    with made_once(directory, "losses.json") as missing:
+        if missing:
+            with runs.quick_compilation(compilation_folder):
+                losses = runs.train_start(directory)
+            (directory / "losses.json").write_text(json.dumps(losses))
     return directory
 
 
 @pytest.fixture(scope="session")
-def straight(start, tmp_path_factory, compilation_folder):
+def straight(start, shared, compilation_folder):
     """The directory of a run of six steps that nothing disturbed, with the programs that each step compiled."""
     from tests import runs
 
-    workdir, counts = tmp_path_factory.mktemp("straight"), {}
+    workdir, counts = shared / "straight", {}
 
     def count(step: int) -> None:
         counts[step] = list(names)
 
-    with runs.quick_compilation(compilation_folder), runs.compilations() as names, runs.after_row(count):
-        runs.run(start, workdir)
-    (workdir / "compiled.json").write_text(json.dumps(counts))
+    with made_once(workdir, "compiled.json") as missing:
+        if missing:
+            with runs.quick_compilation(compilation_folder), runs.compilations() as names, runs.after_row(count):
+                runs.run(start, workdir)
+            (workdir / "compiled.json").write_text(json.dumps(counts))
     return workdir

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import tiny as tiny_config
@@ -52,6 +53,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 NUM_SUPERVISED_STEPS = 32
+
+CACHE_BYTES = 10**10
+"""More than is ever there: but with a limit, jax locks the cache, and no process reads what another is writing."""
 
 
 def train_start(directory: Path) -> list[float]:
@@ -113,12 +117,8 @@ def command(
     arguments: list[str], script: str = "from zppo_jax import main; main.main()", timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """The real command in a process of its own; `script` may do something to the process before it."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"] or "",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
+    cache = jax.config.values["jax_compilation_cache_dir"] or ""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | quick_environment(cache)
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout,
@@ -131,26 +131,34 @@ def run(start: Path, workdir: Path, method: str = "zppo", **changes: Any) -> Pat
     return workdir
 
 
+def quick_environment(cache: Path | str) -> dict[str, str]:
+    """What makes another process do as `quick_compilation` does here."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(CACHE_BYTES),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+
+
 @contextlib.contextmanager
 def quick_compilation(cache: Path) -> Iterator[None]:
     """XLA hardly optimises, and what it compiles is kept in `cache`; everything is as before at the end."""
     values: dict[str, Any] = {
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(cache),
+        "jax_compilation_cache_max_size": CACHE_BYTES,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     before = {name: jax.config.values[name] for name in values}
-    variable = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-    _configure(values)
-    try:
-        yield
-    finally:
-        _configure(before)
-        if variable is None:
-            del os.environ["JAX_COMPILATION_CACHE_DIR"]
-        else:
-            os.environ["JAX_COMPILATION_CACHE_DIR"] = variable
+    with pytest.MonkeyPatch.context() as patch:  # commands that are to compile as users do share the cache alone
+        for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE"):
+            patch.setenv(name, quick_environment(cache)[name])
+        _configure(values)
+        try:
+            yield
+        finally:
+            _configure(before)
 
 
 def _configure(values: dict[str, Any]) -> None:

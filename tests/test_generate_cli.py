@@ -137,11 +137,7 @@ def test_help_names_every_flag(capsys):
 def test_ctrl_c_stops_within_a_chunk(compilation_folder, picture):
     """More responses than anybody waits for; the signal comes when the first one has been printed."""
     command = [sys.executable, "-m", "zppo_jax.generate", f"--model={STUDENT}", f"--prompt={QUESTION}"]
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(compilation_folder),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = os.environ | runs.quick_environment(compilation_folder)
     process = subprocess.Popen(
         [*command, f"--image={picture}", "--num_samples=1000000", "--num_slots=3", "--max_new_tokens=16"],
         cwd=runs.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

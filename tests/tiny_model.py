@@ -1,7 +1,8 @@
 """A random tiny Qwen3.5 with its own tokenizer, and engines and learners that share their compiled programs.
 
-The architecture is the warm start's. Every parameter is random and of a size at which logits differ by several units,
-so that no test passes because all distributions are uniform. Sixty more ids end a response, so that lengths differ.
+The architecture is the warm start's, but for its depth. Every parameter is random and of a size at which logits differ
+by several units, so that no test passes because all distributions are uniform. Sixty more ids end a response, so that
+lengths differ.
 
 Compiling is what costs time here: everything that can use one engine or one learner does.
 """
@@ -48,8 +49,8 @@ def processor() -> Processor:
 @functools.cache
 def model(seed: int = 0) -> qwen3_5.Model:
     config = tiny.config(processor())
-    # With a head of its own: tied, a random model says its last token again and again.
-    text = dataclasses.replace(config.text, tie_word_embeddings=False)
+    # With a head of its own: tied, a random model says its last token again and again. One layer of each kind.
+    text = dataclasses.replace(config.text, num_hidden_layers=2, full_attention_interval=2, tie_word_embeddings=False)
     config = dataclasses.replace(config, text=text, stop_token_ids=(*config.stop_token_ids, *range(100, 160)))
     return qwen3_5.Model(config, random_params(config, seed))
 

@@ -23,7 +23,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests import runs
-from tests.models.tiny import random_params
+from tests.models.tiny import FAST_COMPILE_FLAGS, random_params
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, sizes
@@ -58,11 +58,13 @@ QUANTISED = ("in_proj_qkv", "in_proj_z", "out_proj", "q_proj", "k_proj", "v_proj
 
 @functools.cache
 def config() -> qwen3_5.Config:
-    """0.8B with one LLLF group, one vision block and the vocabulary of the tests' tokenizer."""
+    """0.8B with one layer of each kind, one vision block and the vocabulary of the tests' tokenizer."""
     whole, small = sizes.get("0.8B"), tiny.config(tiny.processor())
     return dataclasses.replace(
         small,
-        text=dataclasses.replace(whole.text, num_hidden_layers=4, vocab_size=small.text.vocab_size),
+        text=dataclasses.replace(
+            whole.text, num_hidden_layers=2, full_attention_interval=2, vocab_size=small.text.vocab_size
+        ),
         vision=dataclasses.replace(whole.vision, depth=1),
     )
 
@@ -146,6 +148,15 @@ def models(tmp_path_factory) -> tuple[Path, Path]:
     return student, teacher
 
 
+SCANNED = """
+from zppo_jax import main
+from zppo_jax.models.qwen3_5 import text
+text.UNROLLED_LAYERS = 0
+main.main()
+"""
+"""The real command, with the few layers compiled as the many of 0.8B are: once, in a loop."""
+
+
 @pytest.fixture(scope="module")
 def workdir(models, quick_compilation, tmp_path_factory) -> Path:
     """What the command leaves behind."""
@@ -153,7 +164,9 @@ def workdir(models, quick_compilation, tmp_path_factory) -> Path:
     changes = OVERRIDES | {"model.path": student, "teacher.path": teacher}
     workdir = tmp_path_factory.mktemp("run")
     flags = [f"--config.{name}={value}" for name, value in changes.items()]
-    result = runs.command(["--config=configs/0p8b.py", f"--workdir={workdir}", *flags], timeout=600)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", FAST_COMPILE_FLAGS)
+        result = runs.command(["--config=configs/0p8b.py", f"--workdir={workdir}", *flags], SCANNED, timeout=600)
     assert result.returncode == 0, result.stderr
     return workdir
 

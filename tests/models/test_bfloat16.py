@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.tiny import FAST_COMPILE
 from zppo_jax.models.qwen3_5 import hf, sizes, text
 from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32
 
@@ -26,7 +27,7 @@ def cast(params, dtype):
     return hf.unflatten(kept)["text"]
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=FAST_COMPILE)
 def run(params, tokens_BT, cotangent_BTD):
     """Hidden states, logits of the last 32 tokens, and the gradient of the embeddings that go in."""
     dtype = params["embed"].dtype

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.tiny import FAST_COMPILE
 from zppo_jax.ops.gated_delta import (
     chunk_length,
     gated_delta_chunked,
@@ -20,7 +21,6 @@ from zppo_jax.ops.gated_delta import (
 LENGTHS = (1, 2, 3, 17, 63, 64, 65, 130)
 LONGEST = max(LENGTHS)
 NAMES = ("q", "k", "v", "g", "beta", "state")
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 def unit(x):

@@ -1,8 +1,9 @@
 """What the tests of sharding run, in processes of their own: the model on a mesh against the model on one device.
 
-    python -m tests.parallel.program DEVICES DATA FSDP TENSOR OUT.json [PROCESS NUM_PROCESSES PORT]
+    python -m tests.parallel.program [--collectives] DEVICES DATA FSDP TENSOR OUT.json [PROCESS NUM_PROCESSES PORT]
 
-DEVICES are those of this process. Writes {"logits": largest error, ...} to OUT.json (process 0 only).
+DEVICES are those of this process. Writes {"logits": largest error, ...} to OUT.json (process 0 only), with
+--collectives what devices exchange while they decode as well.
 """
 
 from __future__ import annotations
@@ -17,27 +18,33 @@ NUM_ROWS, LENGTH, NUM_NEW = 8, 48, 8
 
 
 def main() -> None:
-    devices, data, fsdp, tensor = map(int, sys.argv[1:5])
+    arguments = [argument for argument in sys.argv[1:] if argument != "--collectives"]
+    devices, data, fsdp, tensor = map(int, arguments[:4])
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
-    if len(sys.argv) > 6:
-        process, num_processes, port = map(int, sys.argv[6:])
+    if len(arguments) > 5:
+        process, num_processes, port = map(int, arguments[5:])
         jax.distributed.initialize(f"localhost:{port}", num_processes, process)
-    result = compare(data, fsdp, tensor)
+    result = compare(data, fsdp, tensor, "--collectives" in sys.argv)
     if jax.process_index() == 0:
-        with open(sys.argv[5], "w", encoding="utf-8") as file:
+        with open(arguments[4], "w", encoding="utf-8") as file:
             json.dump(result, file)
 
 
-def compare(data: int, fsdp: int, tensor: int) -> dict[str, Any]:
+def compare(data: int, fsdp: int, tensor: int, collectives: bool) -> dict[str, Any]:
     import numpy as np
 
     from tests.models import tiny
     from tests.models.tiny import image
     from zppo_jax import parallel
+    from zppo_jax.models import qwen3_5
+    from zppo_jax.models.qwen3_5 import config as configs
     from zppo_jax.models.qwen3_5 import inputs, vlm
 
-    model = tiny.random_model(tied=False, seed=1)
+    # One layer of each kind: more of them are the same program again, and compiling is what costs time.
+    layers = {"text__num_hidden_layers": 2, "text__full_attention_interval": 2}
+    config = configs.from_dict(tiny.config_dict(tie_word_embeddings=False, **layers))
+    model = qwen3_5.Model(config, tiny.random_params(config, seed=1))
     host = jax.tree.map(np.asarray, model.params)
     rows = [[3, image(4, 6)], [], [1, image(2, 4)], [5], [image(6, 4)], [], [2, image(4, 4)], [image(2, 2)]]
     batch, _ = inputs.from_hf(model.config, **tiny.batch(rows, LENGTH, [0, 7, 1, 0, 0, 20, 3, 0]))
@@ -52,7 +59,7 @@ def compare(data: int, fsdp: int, tensor: int) -> dict[str, Any]:
         "undivided": sorted(parallel.undivided(mesh, host, vlm.logical_axes(model.config))),
         "cut": sorted({str(leaf.sharding.spec) for leaf in jax.tree.leaves(params)}),
         "largest_share": max(share(leaf) for leaf in jax.tree.leaves(params) if leaf.size >= 4096),
-        "collectives_of_a_step": collectives_of_a_step(model.config, params, mesh),
+        "collectives_of_a_step": collectives_of_a_step(model.config, params, mesh) if collectives else None,
     }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tests import tiny_model
 from tests.models import tiny
+from zppo_jax.compilation import Compiler
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import inputs
@@ -94,9 +95,13 @@ def engine(
     prompts_per_call: int = 2,
     chunk: int = 16,
     without: Sequence[int] = (),
+    compiler: Compiler | None = None,
     **settings: Any,
 ) -> Engine:
-    """An engine of any model. `name` must differ from model to model, as its programs do."""
+    """An engine of any model. `name` must differ from model to model, as its programs do.
+
+    `compiler`: for what runs longer than it compiles.
+    """
     told = f"{name}, {num_slots} slots, {prompts_per_call} prompts in {shapes}, {chunk} tokens, {without}, {settings}: "
     return Engine(
         model.config,
@@ -104,7 +109,7 @@ def engine(
         num_slots,
         prompts_per_call,
         banned(model, without),
-        tiny_model.compiler(),
+        compiler or tiny_model.compiler(),
         told,
         chunk,
         **settings,

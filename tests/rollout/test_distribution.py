@@ -16,6 +16,7 @@ import scipy.stats
 
 from tests.models.tiny import FAST_COMPILE
 from tests.rollout import build
+from zppo_jax.compilation import Compiler
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import inputs, vlm
 from zppo_jax.rollout import session
@@ -53,7 +54,8 @@ def model() -> qwen3_5.Model:
 @functools.cache
 def engine() -> Engine:
     banned = np.setdiff1d(np.arange(VOCAB), ALLOWED).tolist()
-    return build.engine(model(), "distribution", SHAPES, 2048, 1, 2, banned, penalises=True)
+    compiler = Compiler(num_threads=1)  # a quarter of a million draws: optimised programs are worth their time
+    return build.engine(model(), "distribution", SHAPES, 2048, 1, 2, banned, compiler, penalises=True)
 
 
 @functools.cache

@@ -337,11 +337,7 @@ def test_the_process_serves_until_ctrl_c(live, compilation_folder):
     """With the sizes of the other tests' server, so that nothing is compiled again."""
     del live
     sizes = ("--num_slots=4", "--max_prompt_tokens=128", "--max_new_tokens=64", "--max_images=2", "--max_queue=9")
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(compilation_folder),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = os.environ | runs.quick_environment(compilation_folder)
     process = subprocess.Popen(
         [sys.executable, "-m", "zppo_jax.serve", f"--model={STUDENT}", "--port=0", *sizes],
         cwd=runs.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -26,8 +26,11 @@ NUM_SLOTS = SHAPES.buckets[-1] + 1 + SHAPES.max_new_tokens
 
 @functools.cache
 def groups() -> tuple[Group, ...]:
-    """Rollouts whose old log-probabilities are off by up to 60 %: ratios on both sides of every clip."""
-    rng = np.random.default_rng(7)
+    """Rollouts whose old log-probabilities are off by up to 60 %: ratios on both sides of every clip.
+
+    The seed is one whose loss (0.04) is not the small rest of large terms.
+    """
+    rng = np.random.default_rng(6)
 
     def off(rollout):
         noise = rng.uniform(-0.6, 0.6, len(rollout.logprobs_T)).astype(np.float32)
