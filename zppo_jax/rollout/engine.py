@@ -130,8 +130,7 @@ class Engine:
             cache = jax.eval_shape(lambda params, batch: slots.prefill(params, self.config, batch), params, batch)
             with parallel.use(self.compiler.mesh):
                 cache = parallel.placed_shapes(cache, text.CACHE_AXES)
-            rows = jax.eval_shape(lambda: self.rows([], bucket))
-            return slots.fill.lower(self._slots_shapes(params, ring), self.config, cache, rows)
+            return slots.fill.lower(self._slots_shapes(params, ring), self.config, cache, self.rows([], bucket))
 
         name = f"fill of {ring} keys after {self.shapes.buckets[bucket]} tokens"
         return self._program(name, lower, mesh=self.mesh)
