@@ -22,8 +22,9 @@ Compiles a run's programs for a TPU slice on a machine without any: what each ne
   {_EXAMPLE}
 
 The programs are those that the trainer runs (gradient, update, log-probabilities, prefill, decode, the teacher's), from
-shapes alone: no weights are read. Needs libtpu (`pip install 'zppo-jax[tpu]'`). A program takes some minutes on two
-cores; what does not fit is refused in seconds. Not to fit is an answer: exit status 0.
+shapes alone: no weights are read. What copies prompts into slots is left out. Needs libtpu
+(`pip install 'zppo-jax[tpu]'`). A program takes some minutes on two cores; what does not fit is refused in seconds. Not
+to fit is an answer: exit status 0.
 
 Flags:
   --config=FILE.py[:METHOD]     the configuration; --config.KEY=VALUE changes a key
