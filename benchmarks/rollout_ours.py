@@ -36,7 +36,7 @@ def make_engine(case: Case, config: Any, compiler: Any) -> Any:
     from zppo_jax.rollout.shapes import Shapes
 
     config = dataclasses.replace(config, stop_token_ids=())
-    shapes = Shapes((case.prompt,), config.vision.spatial_merge_size**2, case.new, case.rollouts)
+    shapes = Shapes((case.prompt,), config.vision.spatial_merge_size**2, case.new)
     banned_V = np.zeros(config.text.vocab_size, bool)
     return Engine(config, shapes, case.slots, max(case.slots // case.rollouts, 1), banned_V, compiler)
 

@@ -20,7 +20,7 @@ from zppo_jax.rollout import memory
 from zppo_jax.rollout.shapes import Shapes
 
 STUDENT = runs.ROOT / "zppo_jax" / "assets" / "tiny" / "student"
-SHAPES = Shapes(buckets=(64,), patch_slots=16, max_new_tokens=16, group_size=1)
+SHAPES = Shapes(buckets=(64,), patch_slots=16, max_new_tokens=16)
 
 
 @pytest.fixture

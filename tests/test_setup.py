@@ -83,9 +83,10 @@ def test_sizes_come_from_the_configuration(build):
     job, state, _ = build()
     assert job.augmentation_limit == 2  # half of four questions
     assert job.learner.settings.num_minibatches == 2
+    assert job.stream._num_replayed == 1  # a quarter of four questions
     assert job.learner.shapes == RowShapes(2, 288, 16, 2, 192, 16), "chunks of 16 hold a response of 10"
     shapes = job.student.engine.shapes
-    assert (shapes.buckets, shapes.max_new_tokens, shapes.group_size) == ((32, 192), 10, 4)
+    assert (shapes.buckets, shapes.max_new_tokens) == ((32, 192), 10)
     assert shapes.patch_slots == 16  # four merged tokens of four patches
     assert job.student.engine.prompts_per_call == 2 and job.student.engine.num_slots == 8
     assert all(item.prompt.uid.startswith("held-out/") for item in job.held_out)

@@ -207,7 +207,7 @@ template, buffer, kinds = prompts.get_template("compact"), ReplayBuffer(10), set
 process = PromptProcessing(Processor.from_directory({start!r}), template)
 source = DigitsSource("rules", "train", 16)
 stream = open_stream(
-    source, process, seed=0, questions_per_step=4, replay=buffer, replay_fraction=0.25, num_threads=1
+    source, process, seed=0, questions_per_step=4, replay=buffer, num_replayed=1, num_threads=1
 )
 
 def answers(item, texts):

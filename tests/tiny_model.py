@@ -37,8 +37,9 @@ from zppo_jax.update.step import Objective
 from zppo_jax.warmstart import tiny
 
 TEMPLATE = prompts.get_template("compact")
-SHAPES = Shapes(buckets=(12, 16), patch_slots=16, max_new_tokens=8, group_size=3)
+SHAPES = Shapes(buckets=(12, 16), patch_slots=16, max_new_tokens=8)
 """Texts of a few words fit the first bucket, those with an image need the second."""
+GROUP_SIZE = 3
 
 
 @functools.cache
@@ -150,7 +151,7 @@ def group(of: Item, samples: Sequence[Sample], correct: Sequence[bool]) -> Group
 @functools.cache
 def groups() -> tuple[Group, ...]:
     """What the random model answers to `items()`, rewarded at random; one group has no spread."""
-    requests = [Request(one.prompt.uid, one.features, SHAPES.group_size) for one in items()]
+    requests = [Request(one.prompt.uid, one.features, GROUP_SIZE) for one in items()]
     rewards = np.asarray([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0], [0, 1, 0]], bool)
     answers = sample(engine(), requests)
     return tuple(group(*row) for row in zip(items(), answers, rewards, strict=True))

@@ -12,8 +12,12 @@ from absl import flags
 from zppo_jax.config import ConfigError
 
 
-def wants_help(argv: Sequence[str]) -> bool:
-    return any(argument in ("--help", "-help", "-h", "--helpfull", "-?") for argument in argv[1:])
+def helped(argv: Sequence[str], text: str) -> bool:
+    """Prints the help where it is asked for, and says whether."""
+    asked = any(argument in ("--help", "-help", "-h", "--helpfull", "-?") for argument in argv[1:])
+    if asked:
+        print(text, end="")
+    return asked
 
 
 def read(values: flags.FlagValues, argv: Sequence[str], program: str, example: str, needed: Sequence[Any]) -> None:

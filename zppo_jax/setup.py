@@ -109,8 +109,8 @@ def build(
     scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
     mesh = decoding_mesh(compiler, config.rollout.mesh, "rollout.mesh")
     shapes, banned_V = shapes_of_prompts(config, model.config), banned_mask(model.config, processor)
-    engine = engine_of(config, model.config, banned_V, compiler, shapes, mesh)
-    student = Actor(dataclasses.replace(engine, report=report), processor, scorer, config.reward.region)
+    engine = engine_of(config, model.config, banned_V, compiler, shapes, mesh, report=report)
+    student = Actor(engine, processor, scorer, config.reward.region)
     learner = learner_of(config, model.config, student.engine, compiler)
     state = learner.init(model.params)
     sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
@@ -163,7 +163,6 @@ def shapes_of_prompts(config: Config, model: qwen3_5.Config) -> Shapes:
         buckets=config.prompt.buckets,
         patch_slots=config.prompt.max_images * config.prompt.max_pixels // model.vision.patch_size**2,
         max_new_tokens=config.rollout.max_new_tokens,
-        group_size=config.rollout.group_size,
     )
 
 
@@ -175,13 +174,15 @@ def engine_of(
     shapes: Shapes,
     mesh: Mesh | None,
     name: str = "",
+    report: Callable[[str], None] | None = None,
 ) -> Engine:
     """As many slots as are asked for and as the memory for caches holds."""
     chosen, dtypes = config.rollout, (config.model.dtype, config.rollout.state_dtype)
     with parallel.use(mesh):
         num_slots = memory.plan(model, shapes, chosen.slots, 1e9 * chosen.cache_gigabytes, dtypes)
     prompts = max(num_slots // chosen.group_size, 1)
-    return Engine(model, shapes, num_slots, prompts, banned_V, compiler, name, chosen.chunk, *dtypes, mesh=mesh)
+    settings = (name, chosen.chunk, *dtypes)
+    return Engine(model, shapes, num_slots, prompts, banned_V, compiler, *settings, report=report, mesh=mesh)
 
 
 def learner_of(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler) -> Learner:
@@ -250,8 +251,7 @@ def _teacher(
     engine = dataclasses.replace(own, vision=VisionFeatures(), statistics=Statistics(), held=HeldWeights())
     if (model.config, mesh) != (student_model, own.mesh):
         banned_V = banned_mask(model.config, processor)
-        engine = engine_of(config, model.config, banned_V, compiler, own.shapes, mesh, "teacher's ")
-        engine = dataclasses.replace(engine, report=own.report)
+        engine = engine_of(config, model.config, banned_V, compiler, own.shapes, mesh, "teacher's ", own.report)
     compress = config.teacher.compress
     return LocalTeacher(
         params=model.params,
@@ -270,15 +270,9 @@ def _compressor(config: Config, teacher: Processor, student: Actor, engine: Engi
     longest = max(*config.prompt.buckets, config.rollout.max_new_tokens + 512)
     shapes = dataclasses.replace(engine.shapes, buckets=(longest,), max_new_tokens=tokens)
     processor = teacher.configured(enable_thinking=False)
-    name = f"{engine.name}compressor's "
-    return dataclasses.replace(
-        student,
-        engine=dataclasses.replace(
-            engine_of(config, engine.config, engine.banned_V, engine.compiler, shapes, engine.mesh, name),
-            report=engine.report,
-        ),
-        processor=processor,
-    )
+    names = (f"{engine.name}compressor's ", engine.report)
+    own = engine_of(config, engine.config, engine.banned_V, engine.compiler, shapes, engine.mesh, *names)
+    return dataclasses.replace(student, engine=own, processor=processor)
 
 
 def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | None) -> StepStream:
@@ -289,7 +283,7 @@ def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | No
         seed=config.seed,
         questions_per_step=config.rollout.questions_per_step,
         replay=buffer,
-        replay_fraction=config.replay.fraction,
+        num_replayed=select.replay_count(config.replay.fraction, config.rollout.questions_per_step),
         num_threads=1,
         worker_count=config.data.worker_count,
     )

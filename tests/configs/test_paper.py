@@ -19,7 +19,6 @@ from zppo_jax import main, parallel, setup
 from zppo_jax.config import Config, changed_keys, from_config_dict, to_json
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, sizes, steps, text, vlm
-from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32
 from zppo_jax.update import freeze
 from zppo_jax.zppo.methods import METHODS
 
@@ -93,9 +92,7 @@ def flat(values: Any) -> dict[str, Any]:
 def abstract_state(size: str) -> dict[str, Any]:
     """Shapes and dtypes of the student's parameters and optimiser as the configuration has them."""
     config = config_of(size)
-    leaves = hf.flatten(qwen3_5.abstract_params(sizes.get(size)))
-    dtypes = {path: jnp.float32 if path in KEPT_FLOAT32 else config.model.dtype for path in leaves}
-    params = hf.unflatten({path: jax.ShapeDtypeStruct(leaf.shape, dtypes[path]) for path, leaf in leaves.items()})
+    params = hf.abstract_params(sizes.get(size), config.model.dtype)
     trainable, _ = freeze.split(params, config.optimizer.freeze)
     return {"params": params, "optimizer": jax.eval_shape(setup.transform_of(config).init, trainable)}
 

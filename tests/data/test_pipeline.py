@@ -63,7 +63,7 @@ class Fifo:
 
 
 def _open(replay, **overrides):
-    settings = {"seed": 7, "questions_per_step": 4, "replay_fraction": 0.5} | overrides
+    settings = {"seed": 7, "questions_per_step": 4, "num_replayed": 2} | overrides
     return contextlib.closing(open_stream(SOURCE, PROCESS, replay=replay, **settings))
 
 
@@ -136,10 +136,8 @@ def test_replayed_questions_are_processed_like_new_ones_and_never_repeat_the_ste
     assert drawn >= 12
 
 
-@pytest.mark.parametrize(
-    ("fraction", "per_step", "expected"), [(0.0, 4, 0), (0.25, 4, 1), (0.3, 4, 1), (0.5, 4, 2), (0.29, 100, 29)]
-)
-def test_the_number_drawn_is_the_floor_of_the_fraction(fraction, per_step, expected):
+@pytest.mark.parametrize("expected", [0, 1, 29])
+def test_as_many_are_drawn_as_are_asked_for(expected):
     class Counting(Fifo):
         asked = 0
 
@@ -149,7 +147,7 @@ def test_the_number_drawn_is_the_floor_of_the_fraction(fraction, per_step, expec
 
     replay = Counting()
     source = DigitsSource("rules", "train", 100)
-    stream = open_stream(source, PROCESS, seed=0, questions_per_step=per_step, replay=replay, replay_fraction=fraction)
+    stream = open_stream(source, PROCESS, seed=0, questions_per_step=4, replay=replay, num_replayed=expected)
     with contextlib.closing(stream):
         next(stream)
     assert replay.asked == expected
@@ -247,7 +245,7 @@ def test_a_closed_stream_and_impossible_settings_are_refused():
     with pytest.raises(ValueError, match=r"rollout\.questions_per_step=0"):
         _open(None, questions_per_step=0)
     with pytest.raises(ValueError, match=r"data\.num_questions=0"):
-        open_stream([], PROCESS, seed=0, questions_per_step=1, replay=None, replay_fraction=0.0)  # pyright: ignore
+        open_stream([], PROCESS, seed=0, questions_per_step=1, replay=None, num_replayed=0)  # pyright: ignore
     with _open(Fifo()) as with_buffer:
         state = with_buffer.get_state()
     with _open(None) as without, pytest.raises(ValueError, match="with a replay buffer and this run is without one"):
@@ -261,7 +259,7 @@ def test_the_real_processor_sees_one_vision_token_a_digit(worker_count):
     processor = processor_lib.Processor(tokenizer, processor_lib.default_chat_template(), config)
     process = PromptProcessing(processor, TEMPLATE)
     stream = open_stream(
-        SOURCE, process, seed=0, questions_per_step=4, replay=None, replay_fraction=0.0, worker_count=worker_count
+        SOURCE, process, seed=0, questions_per_step=4, replay=None, num_replayed=0, worker_count=worker_count
     )
     with contextlib.closing(stream):
         items = [item for _ in range(2) for item in next(stream).new]
@@ -282,7 +280,7 @@ def test_no_jax_backend_is_initialised():
 
         replay = Fifo()
         stream = open_stream(
-            SOURCE, PROCESS, seed=0, questions_per_step=4, replay=replay, replay_fraction=0.5, num_threads=2
+            SOURCE, PROCESS, seed=0, questions_per_step=4, replay=replay, num_replayed=2, num_threads=2
         )
         with contextlib.closing(stream):
             batches = _train(stream, replay, 4)

@@ -188,7 +188,7 @@ def groups() -> list[Any]:
         ids, logprobs = rng.integers(1, 250, 5).astype(np.int32), np.full(5, -6.0, np.float32)
         return Rollout(ids, logprobs, "stop", "", right, None, "ok")
 
-    size = tiny_model.SHAPES.group_size
+    size = tiny_model.GROUP_SIZE
     return [
         Group(item.prompt, item.features, tuple(rollout(number % 2 == 0) for number in range(size)))
         for item in tiny_model.items()

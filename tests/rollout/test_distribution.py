@@ -28,7 +28,7 @@ from zppo_jax.rollout.shapes import Shapes
 DRAWS, VOCAB = 20_000, 130
 ALLOWED = np.asarray([0, 1, 7, 30, 62, 63, 64, 65, 100, 128, 129])
 PROMPT = np.asarray([5, 7, 100, 7, 128, 65])
-SHAPES = Shapes(buckets=(8,), patch_slots=16, max_new_tokens=2, group_size=8)
+SHAPES = Shapes(buckets=(8,), patch_slots=16, max_new_tokens=2)
 COMBINATIONS: list[dict[str, Any]] = [
     {},
     {"temperature": 0.6},

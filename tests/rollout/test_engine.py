@@ -203,7 +203,7 @@ def test_prepare_asks_for_every_program():
             self.asked.append(name)
 
     recorder = Recorder()
-    shapes = Shapes(buckets=(8, 10, 32), patch_slots=16, max_new_tokens=4, group_size=2)
+    shapes = Shapes(buckets=(8, 10, 32), patch_slots=16, max_new_tokens=4)
     dataclasses.replace(engine(), shapes=shapes, compiler=recorder, name="").prepare(tiny_model.model().params)
     assert recorder.asked == [
         "vision", "weights",

@@ -19,7 +19,7 @@ from zppo_jax.rollout import slots
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.shapes import Shapes
 
-SHAPES = Shapes(buckets=(16,), patch_slots=16, max_new_tokens=496, group_size=4)
+SHAPES = Shapes(buckets=(16,), patch_slots=16, max_new_tokens=496)
 NUM_SLOTS = 32
 
 

@@ -22,7 +22,7 @@ from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
 
 NUM_REQUESTS, NUM_THINGS, NUM_ALONE = 10_000, 400, 50
-SHAPES = Shapes(buckets=(4, 8, 16), patch_slots=16, max_new_tokens=8, group_size=3)
+SHAPES = Shapes(buckets=(4, 8, 16), patch_slots=16, max_new_tokens=8)
 SAMPLING = (Sampling(), Sampling(temperature=0.0), Sampling(temperature=0.7), Sampling(temperature=1.5, top_k=9))
 
 

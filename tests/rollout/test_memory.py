@@ -118,7 +118,7 @@ def test_bytes_of_the_published_models():
     ],
 )
 def test_short_prompts_are_decoded_in_a_small_ring_where_that_is_worth_a_program(buckets, max_new_tokens, rings):
-    shapes = Shapes(buckets, patch_slots=4, max_new_tokens=max_new_tokens, group_size=2)
+    shapes = Shapes(buckets, patch_slots=4, max_new_tokens=max_new_tokens)
     assert tuple(shapes.ring_of(bucket) for bucket in range(len(buckets))) == rings
     assert all(ring >= length + max_new_tokens for ring, length in zip(rings, buckets, strict=True))
     assert dataclasses.replace(shapes, buckets=buckets[-1:]).ring_of(0) == shapes.num_keys == rings[-1]

@@ -25,7 +25,7 @@ from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features
 
 NUM_NEW, LENGTH, NUM_ROWS = 200, 40, 16
-SHAPES = Shapes(buckets=(16, 40), patch_slots=24, max_new_tokens=NUM_NEW, group_size=1)
+SHAPES = Shapes(buckets=(16, 40), patch_slots=24, max_new_tokens=NUM_NEW)
 TIE = 1e-4
 """Of two logits: closer ones may be ordered either way, because float32 sums depend on the shape of the batch."""
 

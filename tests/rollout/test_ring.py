@@ -18,7 +18,7 @@ from zppo_jax.rollout.requests import Draw, Request, Sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
 
-SHAPES = Shapes(buckets=(4, 10), patch_slots=16, max_new_tokens=12, group_size=1)
+SHAPES = Shapes(buckets=(4, 10), patch_slots=16, max_new_tokens=12)
 RING = 22
 
 

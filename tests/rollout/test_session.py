@@ -22,7 +22,7 @@ from zppo_jax.rollout.session import Event, Session
 from zppo_jax.rollout.shapes import Shapes
 
 STOP_IDS, ENDLESS, FORBIDDEN = (3, 17), (-1, -2), (5, 6, 7, 8, 9)
-SHAPES = Shapes(buckets=(6, 12), patch_slots=16, max_new_tokens=24, group_size=3)
+SHAPES = Shapes(buckets=(6, 12), patch_slots=16, max_new_tokens=24)
 CHUNKS = (1, 3, 8)
 
 

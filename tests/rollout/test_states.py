@@ -122,7 +122,7 @@ def test_a_model_in_bfloat16_loses_more_by_its_activations(state):
     assert min(means) > 1e-4 and max(means) < 1e-3
 
 
-SHAPES = Shapes(buckets=(8,), patch_slots=16, max_new_tokens=CHUNK, group_size=4)
+SHAPES = Shapes(buckets=(8,), patch_slots=16, max_new_tokens=CHUNK)
 
 
 @pytest.mark.parametrize(("key", "state"), [("float32", "float32"), ("bfloat16", "bfloat16")])

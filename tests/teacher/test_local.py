@@ -69,7 +69,7 @@ class Script:
 
     def __init__(self, *texts: str, longest: int = 10_000):
         self.texts, self.held = texts, HeldWeights()
-        self.shapes = Shapes((longest,), 0, 0, 1)
+        self.shapes = Shapes((longest,), 0, 0)
 
     def sample(self, params, requests):
         self.requests = list(requests)

@@ -39,7 +39,7 @@ def random_group(rng: np.random.Generator, place: int) -> Group:
     """Rollouts of random lengths and tokens (each token names its group) on one of two prompts."""
     of = tiny_model.items()[place % 2]
     rollouts = []
-    for _ in range(SHAPES.group_size):
+    for _ in range(tiny_model.GROUP_SIZE):
         length = int(rng.integers(1, SHAPES.max_new_tokens + 1))
         tokens = (10 * place + rng.integers(0, 10, length)).astype(np.int32)
         logprobs = -rng.exponential(1.0, length).astype(np.float32)

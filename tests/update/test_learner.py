@@ -34,7 +34,7 @@ def test_the_update_is_compiled_once_for_all_groups():
     names = tiny_model.compiler().names
     for step, chosen in enumerate(step_groups):
         state, advantages_PG, metrics = learner().update(state, chosen, seed=0, step=step)
-        assert advantages_PG.shape == (len(chosen), SHAPES.group_size)
+        assert advantages_PG.shape == (len(chosen), tiny_model.GROUP_SIZE)
         assert metrics["tokens"] > 0
         assert all(np.isfinite(value) for value in metrics.values())
     assert tiny_model.compiler().names == names

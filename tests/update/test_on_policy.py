@@ -28,7 +28,8 @@ from zppo_jax.types import Group, Kind, Rollout
 from zppo_jax.update import batch, rows
 from zppo_jax.zppo import METHODS, Candidate, Method
 
-SHAPES = Shapes(buckets=(64, 640), patch_slots=16, max_new_tokens=12, group_size=4)
+SHAPES = Shapes(buckets=(64, 640), patch_slots=16, max_new_tokens=12)
+GROUP_SIZE = 4
 TEACHER_MARK, STUDENT_MARK = "TEACHERTRACE", "studenttrace"
 TEACHER_IDS, STUDENT_IDS = (300, 340), (1, 250)  # token ids tell as well who sampled them
 
@@ -58,7 +59,8 @@ class Student:
         self._rng, self._chance = rng, chance
 
     def answer(self, params: Any, items: Sequence[Item], size: int, sampling: Any, draw: Any) -> list[Group]:
-        assert size == SHAPES.group_size
+        assert size == GROUP_SIZE
+        self.engine.held._made = ("program", params, "weights")
         return answers(self._rng, items, STUDENT_MARK, STUDENT_IDS, self._chance)
 
 
@@ -81,8 +83,9 @@ class Recorder:
     """Stands where the learner stands and keeps the groups that an update would be made of."""
 
     def update(self, state: Any, groups: list[Group], **identity: Any) -> tuple[Any, np.ndarray, dict[str, float]]:
+        assert Student.engine.held._made is None, "the update needs the memory that weights of decoding took"
         self.groups = groups
-        return state, np.zeros((len(groups), SHAPES.group_size)), {}
+        return state, np.zeros((len(groups), GROUP_SIZE)), {}
 
 
 def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[Group], list[Group]]:
@@ -95,7 +98,7 @@ def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[
     teacher, learner = MarkedTeacher(rng), Recorder()
     config = SimpleNamespace(
         seed=0,
-        rollout=SimpleNamespace(temperature=1.0, top_k=0, top_p=1.0, group_size=SHAPES.group_size),
+        rollout=SimpleNamespace(temperature=1.0, top_k=0, top_p=1.0, group_size=GROUP_SIZE),
         zppo=SimpleNamespace(threshold=0.5),
         teacher=SimpleNamespace(scope=str(rng.choice(["capped", "all_hard"]))),
     )

@@ -52,8 +52,7 @@ _OWN = ("topology", "programs", "teacher", "noteacher", "json", "nojson", "searc
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 an answer, whichever; 2 a mistake on the command line."""
     argv = sys.argv if argv is None else argv
-    if command.wants_help(argv):
-        print(_HELP, end="")
+    if command.helped(argv, _HELP):
         return
     try:
         config = parse(argv)

@@ -7,7 +7,7 @@ run, and a compiler whose mesh is the slice's records what XLA says of each prog
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 
 from zppo_jax import parallel, setup
@@ -25,7 +24,6 @@ from zppo_jax.config import Config, ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf, sizes, vlm
-from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.update import step
@@ -111,17 +109,17 @@ def collective_bytes(text: str) -> dict[str, int]:
     for line in text.splitlines():
         match = re.search(rf" = (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line)
         if match:
-            shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-            size = max((_BYTES.get(kind, 4) * _product(dims) for kind, dims in shapes), default=0)
-            found[match[2]] = found.get(match[2], 0) + size
+            found[match[2]] = found.get(match[2], 0) + _largest(match[1])
     return found
 
 
-def _product(dims: str) -> int:
-    total = 1
-    for size in dims.split(","):
-        total *= int(size) if size else 1
-    return total
+def _largest(shapes: str) -> int:
+    """Bytes of the largest array of an instruction's result, such as "(bf16[16]{0}, bf16[64]{0})"."""
+    sizes = [
+        _BYTES.get(kind, 4) * math.prod(int(size) for size in dims.split(",") if size)
+        for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
+    ]
+    return max(sizes, default=0)
 
 
 # ---------------------------------------------------------------- a run in shapes
@@ -139,22 +137,14 @@ class Shapes:
     def bytes_of(self, *names: str) -> int:
         """On one device, of the student's "params" and "optimizer", and of the "teacher"."""
         parts = {"teacher": self.teacher[1] if self.teacher else {}} | self.state
-        return sum(device_bytes(parts[name]) for name in names)
-
-
-def device_bytes(tree: Any) -> int:
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        local = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
-        total += _product(",".join(map(str, local))) * leaf.dtype.itemsize
-    return total
+        return sum(parallel.device_bytes(parts[name]) for name in names)
 
 
 def model_config(path: str, shipped: str) -> qwen3_5.Config:
     """Of a directory's config.json, of a published size by the end of its hub id, or of what the package ships."""
     directory = Path(path) if path else SHIPPED / shipped
     if (directory / "config.json").is_file():
-        return configs.from_dict(json.loads((directory / "config.json").read_text()))
+        return configs.from_directory(directory)
     name = re.sub(r"-FP8$", "", path).rpartition("-")[2]
     try:
         return sizes.get(name)
@@ -172,11 +162,8 @@ def make_mesh(config: Config, topology: Topology) -> jax.sharding.Mesh:
 def shapes(config: Config, mesh: jax.sharding.Mesh, with_teacher: bool) -> Shapes:
     """Parameters, optimiser and teacher where the rules put them."""
     student = model_config(config.model.path, "student")
-    params, transform, frozen = (
-        _params(student, config.model.dtype),
-        setup.transform_of(config),
-        config.optimizer.freeze,
-    )
+    params = hf.abstract_params(student, config.model.dtype)
+    transform, frozen = setup.transform_of(config), config.optimizer.freeze
     optimizer = jax.eval_shape(lambda params: step.init_optimizer(params, student, transform, frozen), params)
     state = {"params": params, "optimizer": optimizer}
     axes = step.state_axes(state, student, transform, frozen)  # runs a little, which no device of the slice can
@@ -185,14 +172,8 @@ def shapes(config: Config, mesh: jax.sharding.Mesh, with_teacher: bool) -> Shape
         placed = parallel.placed_shapes(state, axes)
         if teacher is None:
             return Shapes(mesh, student, placed, None)
-        theirs = parallel.placed_shapes(_params(teacher, config.model.dtype), vlm.logical_axes(teacher))
+        theirs = parallel.placed_shapes(hf.abstract_params(teacher, config.model.dtype), vlm.logical_axes(teacher))
         return Shapes(mesh, student, placed, (teacher, theirs))
-
-
-def _params(model: qwen3_5.Config, dtype: str) -> dict[str, Any]:
-    leaves = hf.flatten(vlm.abstract_params(model))
-    dtypes = {path: jnp.float32 if path in KEPT_FLOAT32 else jnp.dtype(dtype) for path in leaves}
-    return hf.unflatten({path: jax.ShapeDtypeStruct(leaf.shape, dtypes[path]) for path, leaf in leaves.items()})
 
 
 def ask(config: Config, run: Shapes, compiler: Recorder) -> None:

@@ -8,7 +8,6 @@ the buffer as it was some steps ago, and a saved state would lack what the train
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol, cast
 
@@ -174,7 +173,7 @@ def open_stream(
     seed: int,
     questions_per_step: int,
     replay: Replay | None,
-    replay_fraction: float,
+    num_replayed: int,
     num_threads: int = 0,
     worker_count: int = 0,
 ) -> StepStream:
@@ -182,7 +181,7 @@ def open_stream(
 
     Each epoch is a new permutation of the source, cut into whole steps: the len(source) mod questions_per_step
     questions left over wait for another epoch, because a step across two epochs could hold one question twice, and
-    two groups would then share a uid. A step replays at most floor(replay_fraction * questions_per_step) questions.
+    two groups would then share a uid. A step replays at most `num_replayed` questions.
     `num_threads` reader threads (0: none, nothing runs ahead) work in each of `worker_count` processes (0: in this
     one); neither changes what the stream yields. Raises ValueError for data too small to fill a step.
     """
@@ -195,8 +194,6 @@ def open_stream(
     if worker_count > 0:
         _settle_absl_flags()
         steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=worker_count))
-    # The tolerance keeps 0.29 * 100 at 29, not 28.
-    num_replayed = math.floor(replay_fraction * questions_per_step + 1e-9)
     return StepStream(iter(steps), source, process, seed=seed, replay=replay, num_replayed=num_replayed)
 
 

@@ -50,8 +50,7 @@ _ORIGIN = flags.DEFINE_string("origin", None, "model that the run started from",
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 written, 2 a mistake on the command line, 1 anything else."""
     argv = sys.argv if argv is None else argv
-    if command.wants_help(argv):
-        print(_HELP, end="")
+    if command.helped(argv, _HELP):
         return
     try:
         parse(argv)

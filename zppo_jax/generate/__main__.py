@@ -85,8 +85,7 @@ _SAMPLING = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 all printed, 2 a mistake on the command line, 130 Ctrl-C."""
     argv = sys.argv if argv is None else argv
-    if command.wants_help(argv):
-        print(_HELP, end="")
+    if command.helped(argv, _HELP):
         return
     try:
         parse(argv)

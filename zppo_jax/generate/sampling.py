@@ -97,7 +97,6 @@ def _shapes(asked: Asked) -> Shapes:
         buckets=(power_of_two(asked.features.num_tokens - 1, 64),),
         patch_slots=power_of_two(len(asked.features.patches_IC), 16),
         max_new_tokens=asked.max_new_tokens,
-        group_size=asked.num_samples,
     )
 
 

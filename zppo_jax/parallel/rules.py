@@ -131,6 +131,18 @@ def constrain_tree(tree: Any, axes: Any) -> Any:
     return jax.tree.map(lambda leaf, names: constrain(leaf, *names), tree, axes)
 
 
+def device_bytes(shapes: Any) -> int:
+    """Bytes on each device of arrays, or of shapes that say where they lie; random keys do not count."""
+
+    def one(leaf: Any) -> int:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return 0
+        sharding = getattr(leaf, "sharding", None)
+        return math.prod(sharding.shard_shape(leaf.shape) if sharding else leaf.shape) * leaf.dtype.itemsize
+
+    return sum(map(one, jax.tree.leaves(shapes)))
+
+
 def placed_shapes(shapes: Any, axes: Any) -> Any:
     """Shapes of arrays that lie where the rules put them, to compile for; nothing is added without a mesh."""
     mesh = jax.sharding.get_mesh()

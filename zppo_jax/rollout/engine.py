@@ -14,7 +14,6 @@ Shape suffixes: P prompts, B rows (slots), I rows of patches, M merged slots, D 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,8 +113,8 @@ class Engine:
 
     def _prefill_inputs(self, params: dict[str, Any], bucket: int) -> dict[str, Any]:
         batch = self.prompts([], bucket)
-        encode = functools.partial(jax.eval_shape, lambda *given: slots.encode(given[0], self.config, *given[1:]))
-        features = encode(params, batch["patches_ISC"], batch["grid_IS5"])
+        images = (batch["patches_ISC"], batch["grid_IS5"])
+        features = jax.eval_shape(lambda params, *images: slots.encode(params, self.config, *images), params, *images)
         return {name: batch.get(name, features) for name in slots.PREFILL_INPUTS}
 
     def _prefill_program(self, params: dict[str, Any], bucket: int) -> Program:
@@ -162,7 +161,6 @@ class Engine:
 
     def weights(self, params: dict[str, Any]) -> steps.Weights:
         """What decoding reads, made of the parameters once; `held.release()` gives its memory back."""
-
         join = self._join_program(params)
 
         def make() -> steps.Weights:

@@ -7,7 +7,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from zppo_jax import parallel
 from zppo_jax.config import ConfigError
@@ -34,7 +33,7 @@ _MAIN_JOB = Wording()
 def device_bytes(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str], penalises: bool = False) -> int:
     """Bytes on each device of `num_rows` slots, on the mesh in use."""
     shapes = jax.eval_shape(functools.partial(slots.empty, config, num_rows, num_keys, dtypes, penalises))
-    return _local_bytes(shapes, slots.axes(shapes, config))
+    return parallel.device_bytes(parallel.placed_shapes(shapes, slots.axes(shapes, config)))
 
 
 def plan(
@@ -86,20 +85,8 @@ def _weight_bytes(config: Config, params: dict[str, Any], num_rows: int) -> int:
     width, which XLA gathers before the loop."""
     axes, shards = steps.weight_axes(config.text), parallel.num_shards("embed")
     copied = jax.eval_shape(lambda: steps.join(params["text"], config.text, num_rows))
-    total = _local_bytes(copied, {name: axes[name] for name in copied})
+    total = parallel.device_bytes(parallel.placed_shapes(copied, {name: axes[name] for name in copied}))
     if shards > 1:
         read = copied | steps.uncopied(params["text"], num_rows)
-        total += shards * _local_bytes(read, {name: axes[name] for name in read})
-    return total
-
-
-def _local_bytes(shapes: Any, axes: Any) -> int:
-    """Bytes on each device of arrays that lie where the rules put them."""
-    total = 0
-    for leaf in jax.tree.leaves(parallel.placed_shapes(shapes, axes)):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            continue
-        sharding = getattr(leaf, "sharding", None)
-        local = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
-        total += math.prod(local) * leaf.dtype.itemsize
+        total += shards * parallel.device_bytes(parallel.placed_shapes(read, {name: axes[name] for name in read}))
     return total

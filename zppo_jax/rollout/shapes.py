@@ -21,7 +21,6 @@ class Shapes:
     buckets: tuple[int, ...]
     patch_slots: int
     max_new_tokens: int
-    group_size: int
 
     @property
     def num_keys(self) -> int:

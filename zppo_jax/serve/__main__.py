@@ -94,8 +94,7 @@ _MAX_BODY = _count("max_body_megabytes", 20)
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 ended by Ctrl-C, 2 a mistake on the command line, 130 Ctrl-C before it was ready."""
     argv = sys.argv if argv is None else argv
-    if command.wants_help(argv):
-        print(_HELP, end="")
+    if command.helped(argv, _HELP):
         return
     try:
         parse(argv)
@@ -122,10 +121,8 @@ def _serve() -> None:
     except ImportError as error:
         raise ConfigError(f"the server needs {error.name}: pip install 'zppo-jax[serve]'") from error
     with _listening() as listener:
-        from zppo_jax import (
-            compilation,
-            parallel,
-        )  # imports jax, which a mistake on the command line should not wait for
+        # What follows imports jax, which a mistake on the command line should not wait for.
+        from zppo_jax import compilation, parallel
         from zppo_jax.console import RunConsole
         from zppo_jax.generate import model
         from zppo_jax.serve import start

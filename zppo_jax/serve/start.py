@@ -64,7 +64,7 @@ def _shapes(processor: Processor, options: Options) -> Shapes:
     smaller = (_SMALLEST_BUCKET << place for place in range(32))
     buckets = (*(bucket for bucket in smaller if bucket < longest), longest)
     patches = options.limits.images * processor.config.max_pixels // processor.config.patch_size**2
-    return OneRing(buckets, power_of_two(patches, 16), options.max_new_tokens, group_size=1)
+    return OneRing(buckets, power_of_two(patches, 16), options.max_new_tokens)
 
 
 def _first_requests(processor: Processor, shapes: Shapes) -> Iterator[list[Request]]:

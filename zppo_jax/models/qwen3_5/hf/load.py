@@ -72,6 +72,14 @@ def load_params(directory: str | Path, config: Config, dtype: str, shardings: Pa
     return unflatten(leaves | {path: leaf for stack in stacks.values() for path, leaf in stack.items()})
 
 
+def abstract_params(config: Config, dtype: str) -> Params:
+    """Shapes and dtypes of the parameters that `load_params` gives."""
+    leaves = flatten(vlm.abstract_params(config))
+    return unflatten(
+        {path: jax.ShapeDtypeStruct(leaf.shape, _leaf_dtype(path, dtype)) for path, leaf in leaves.items()}
+    )
+
+
 def _leaf_dtype(path: str, dtype: str) -> Any:
     return jnp.dtype(np.float32 if path in KEPT_FLOAT32 else dtype)
 
