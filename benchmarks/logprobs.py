@@ -22,7 +22,8 @@ def sides(chunk: int, num_rows: int) -> dict[str, Callable[..., Any]]:
     import jax
     import jax.numpy as jnp
 
-    from zppo_jax.ops.logprobs import scaled_logits, target_logprobs
+    from zppo_jax.ops.logprobs import target_logprobs
+    from zppo_jax.ops.vocabulary import scaled_logits
 
     def plain(hidden: Any, head: Any, target: Any, banned: Any) -> Any:
         logprobs = jax.nn.log_softmax(scaled_logits(hidden @ head.T, 1.0, banned))

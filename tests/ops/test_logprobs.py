@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.models.tiny import FAST_COMPILE
-from zppo_jax.ops import logprobs
-from zppo_jax.ops.logprobs import chunk_rows, scaled_logits, statistics, target_logprobs
+from zppo_jax.ops import vocabulary
+from zppo_jax.ops.logprobs import target_logprobs
+from zppo_jax.ops.statistics import statistics
+from zppo_jax.ops.vocabulary import chunk_rows, scaled_logits
 
 
 def draw(seed=0, positions=(2, 5), size=8, vocabulary=40, num_banned=4, scale=2.0):
@@ -188,11 +190,11 @@ def test_the_backward_pass_of_kept_logits_holds_two_arrays_of_their_size():
 @pytest.mark.parametrize("num_rows", [512, 4096, 248_320 // 4, 248_320])
 def test_chunks_are_as_large_as_their_budget(num_positions, num_rows):
     rows = chunk_rows(num_positions, num_rows)
-    if 4 * num_positions * num_rows <= logprobs.KEPT_BYTES:
+    if 4 * num_positions * num_rows <= vocabulary.KEPT_BYTES:
         assert rows == num_rows
     else:
         assert rows % 256 == 128
-        assert 0.9 * logprobs.CHUNK_BYTES < 4 * num_positions * rows < 1.1 * logprobs.CHUNK_BYTES or rows == 2176
+        assert 0.9 * vocabulary.CHUNK_BYTES < 4 * num_positions * rows < 1.1 * vocabulary.CHUNK_BYTES or rows == 2176
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 16])

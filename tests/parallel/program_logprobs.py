@@ -20,7 +20,8 @@ import numpy as np
 
 from tests.models.tiny import FAST_COMPILE
 from zppo_jax import parallel
-from zppo_jax.ops.logprobs import statistics, target_logprobs
+from zppo_jax.ops.logprobs import target_logprobs
+from zppo_jax.ops.statistics import statistics
 
 Arrays = dict[str, jax.Array]
 

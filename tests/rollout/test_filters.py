@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from zppo_jax.ops.logprobs import scaled_logits
+from zppo_jax.ops.vocabulary import scaled_logits
 from zppo_jax.rollout import filters
 from zppo_jax.rollout.filters import Sampling
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zppo_jax.ops.logprobs import scaled_logits
+from zppo_jax.ops.vocabulary import scaled_logits
 from zppo_jax.rollout import filters
 from zppo_jax.rollout.filters import Sampling
 

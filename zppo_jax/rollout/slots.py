@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from zppo_jax import parallel
 from zppo_jax.models.qwen3_5 import steps, text, vlm
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.ops.logprobs import scaled_logits
+from zppo_jax.ops.vocabulary import scaled_logits
 from zppo_jax.rollout import filters
 
 Slots = dict[str, Any]
