@@ -121,6 +121,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 10
     config.checkpoint.keep = 2
+    config.checkpoint.keep_best = 1
 
     config.eval = ConfigDict()
     config.eval.every = 20
@@ -131,5 +132,12 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.log.samples_max_megabytes = 64.0
     config.log.samples_keep = 4
     config.log.tensorboard = True
+
+    config.profile = ConfigDict()
+    config.profile.step = 0
+
+    config.watchdog = ConfigDict()
+    config.watchdog.max_skipped = 8  # two steps of four updates
+    config.watchdog.host_seconds = 1800.0
 
     return config

@@ -2,11 +2,13 @@
 
 Random keys need no place in it: every draw comes from (seed, step, purpose). Arrays are Orbax arrays, the rest JSON;
 nothing is pickled. A checkpoint that was cut short is never chosen, because Orbax renames it into place when complete.
+Writing goes on in the background while the next steps are made: what fails is told at the next `check` or `save`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,51 +24,93 @@ from zppo_jax.workdir import WorkdirError
 
 
 class Checkpoints:
-    """The checkpoints of a run, by step.
+    """The checkpoints of a run, by step. What is saved is copied off the device at once and written in the background.
 
     Args:
       directory: where they lie; created on the first save.
       keep: how many of the newest stay.
+      keep_best: how many stay beside them, those of the best held-out accuracy.
     """
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, keep: int, keep_best: int = 0) -> None:
         self._directory = directory.absolute()
+        self._policies = [
+            ocp.checkpoint_managers.LatestN(keep),
+            ocp.checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics["accuracy"], n=keep_best, keep_checkpoints_without_metrics=False
+            ),
+        ]
+        self._manager = self._opened()
+        self._saving: int | None = None
+
+    def _opened(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(self._policies),
+            best_fn=lambda metrics: metrics["accuracy"],
+            cleanup_tmp_directories=True,
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
+        return ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
 
     @property
     def latest_step(self) -> int | None:
         """The newest complete checkpoint's step, None when there is none."""
-        return self._manager.latest_step()
+        return max(saved_steps(self._directory), default=None)
 
-    def save(self, step: int, state: State, host: dict[str, Any]) -> None:
-        """Write both parts under one step; `host` is JSON. A step that is saved already is left alone.
+    def save(self, step: int, state: State, host: dict[str, Any], accuracy: float | None = None) -> None:
+        """Begin to write both parts under one step; `host` is JSON, `accuracy` held-out where it was measured at this
+        step. A step that is saved already is left alone.
 
-        Raises WorkdirError when it cannot be written (disk full, quota, file-size limit); the earlier ones are whole.
+        Raises WorkdirError when this one, or the one before that was still being written, cannot be written (disk full,
+        quota, file-size limit); the earlier ones are whole, and a later save may succeed.
         """
-        previous = self.latest_step
-        if step == previous:
+        self.finish()
+        if step == self.latest_step:
             return
         parts = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         self._require_space(step, state)
+        self._saving = step
+        with self._failing(), _quiet():
+            self._manager.save(step, args=parts, metrics=None if accuracy is None else {"accuracy": accuracy})
+
+    def finish(self) -> None:
+        """Wait until everything is written; raises WorkdirError when it cannot be."""
+        with self._failing(), _quiet():
+            self._manager.wait_until_finished()
+        self._saving = None
+
+    def check(self) -> None:
+        """Raises WorkdirError when what is being written has failed; does not wait."""
+        with self._failing(), _quiet():
+            self._manager.check_for_errors()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """A failure as one line, after which the manager knows nothing of what it could not write."""
         try:
-            with _quiet():
-                self._manager.save(step, args=parts)
+            yield
         except Exception as error:  # tensorstore and orbax have kinds of their own for a full disk
+            step, self._saving = self._saving, None
+            with contextlib.suppress(Exception), _quiet():
+                self._manager.close()
+            with contextlib.suppress(Exception), _quiet():  # the directory itself may be gone
+                self._manager = self._opened()
             raise WorkdirError(
                 f"the checkpoint of step {step} cannot be written to {self._directory} ({_first_line(error)}): "
-                f"free some space, then the same command {_continues(previous)}"
+                f"free some space, then the same command {_continues(self.latest_step)}"
             ) from error
 
+    def reached_preemption(self, step: int) -> bool:
+        """Whether this machine is about to be taken away, as all hosts agree at the end of a step."""
+        return self._manager.reached_preemption(step)
+
     def restore(self, state: State) -> tuple[int, State, dict[str, Any]]:
-        """The newest checkpoint: (step, state in the shapes and shardings of `state`, host values).
+        """The newest checkpoint: (step, state in the shapes and shardings of `state`, host values), whatever mesh and
+        number of processes have saved it.
 
         Raises WorkdirError when it is damaged. An older one is never taken in silence: that is for a person to decide.
         """
-        steps = sorted(self._manager.all_steps())
+        steps = saved_steps(self._directory)
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
@@ -89,7 +133,9 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits for what is being written; a failure of that was told by `finish` or `check`, or is told by nobody."""
+        with contextlib.suppress(Exception), _quiet():
+            self._manager.close()
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -97,6 +143,16 @@ def saved_steps(directory: Path) -> list[int]:
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def best_step(directory: Path) -> int | None:
+    """The complete checkpoint of the best held-out accuracy, the newest of equals; None where none was evaluated."""
+    found = {}
+    for step in saved_steps(directory):
+        file = directory / str(step) / "metrics" / "metrics"
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found[step] = float(json.loads(file.read_text())["accuracy"])
+    return max(found, key=lambda step: (found[step], step), default=None)
 
 
 def restore_params(directory: Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:

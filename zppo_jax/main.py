@@ -19,10 +19,15 @@ from absl import app, flags, logging
 from ml_collections.config_flags import config_flags, tuple_parser
 
 from zppo_jax.config import Config, ConfigError, ConfigTree, Key, from_config_dict, keys, type_words, unknown_key
-from zppo_jax.workdir import WorkdirError
+from zppo_jax.workdir import RunError, WorkdirError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file, FILE.py or FILE.py:METHOD")
 _WORKDIR = flags.DEFINE_string("workdir", None, "run directory; an existing one is continued")
+
+_DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "one of several processes, which jax finds by itself")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where jax does not know the cluster")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the run, with --coordinator", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "number of this process, with --coordinator", lower_bound=0)
 
 _EXAMPLE = "python -m zppo_jax.main --config=configs/tiny.py --workdir=runs/tiny"
 
@@ -37,7 +42,10 @@ saves. The run directory holds config.json, metrics.jsonl, samples.jsonl, curves
 Flags:
   --config=FILE.py[:METHOD]   the configuration and the method (below); all files are in configs/
   --config.KEY=VALUE          changes one key (below); after --config
-  --workdir=DIRECTORY         where the run lives; one process at a time
+  --workdir=DIRECTORY         where the run lives; one run at a time
+  --distributed               this is one of several processes: the same command on every host of a TPU pod, under SLURM
+                              or in Kubernetes; the hosts share the run directory (docs/hosts.md)
+  --coordinator=HOST:PORT     elsewhere, with --num_processes=N and --process_id=I: where process 0 listens
 
 Examples:
   python -m zppo_jax.main --config=configs/tiny.py:grpo --workdir=runs/grpo
@@ -175,10 +183,11 @@ def _run(argv: Sequence[str]) -> None:
         from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
 
         logging.set_verbosity(logging.WARNING)  # orbax tells every thread's business at INFO
+        _connect()
         train.run(config, Path(_WORKDIR.value or ""))
     except ConfigError as error:
         _exit(error, 2)
-    except WorkdirError as error:
+    except (WorkdirError, RunError) as error:
         _exit(error, 1)
     except KeyboardInterrupt:
         print("zppo_jax: stopped at once; the same command continues from the last checkpoint", file=sys.stderr)
@@ -187,6 +196,16 @@ def _run(argv: Sequence[str]) -> None:
         if error.errno not in _DISK_ERRORS:
             raise
         _exit(f"{error.filename or _WORKDIR.value}: {error.strerror}; {_DISK_ERRORS[error.errno]}", 1)
+
+
+def _connect() -> None:
+    """Joins the other processes, where this is one of several."""
+    from zppo_jax import parallel
+
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    elif parallel.Hosts.all(1.0).count > 1:
+        raise ConfigError("this is one of several processes: add --distributed on every host")
 
 
 _DISK_ERRORS = {

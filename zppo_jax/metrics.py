@@ -11,7 +11,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,20 @@ SCHEMA = (
     "update/mismatch_kl",
     "update/grad_norm",
     "update/nonzero_group_fraction",
+    "update/skipped",
     "eval/accuracy",
     "eval/standard_error",
+    "time/data",
     "time/rollout",
+    "time/agreement",
     "time/teacher",
+    "time/reformulation",
     "time/update",
+    "time/records",
+    "time/checkpoint",
+    "time/unaccounted",
     "time/step",
+    "checkpoint/failed",
 )
 """The names that every row of metrics.jsonl has beside `step`; null where the step has no such value."""
 
@@ -96,7 +105,7 @@ class SampleWriter:
 
     def write(self, step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> None:
         """Appends one group; `advantages_G` are those that entered the loss."""
-        line = _json_line(_sample(step, group, advantages_G))
+        line = _json_line(sample_row(step, group, advantages_G))
         size = self._file.stat().st_size if self._file.exists() else 0
         if size > 0 and size + len(line) > self._max_bytes:
             self._rotate()
@@ -130,23 +139,34 @@ class SampleWriter:
 
 
 class PhaseTimers:
-    """Seconds spent in each phase of a step: `with timers("rollout"): ...`, then `flush()` once a step."""
+    """Seconds spent in each phase of a step: `with timers("rollout"): ...`, then `flush()` once a step.
 
-    def __init__(self) -> None:
+    A step lasts from one flush to the next, so what follows the row of a step (writing it, the checkpoint) counts for
+    the next one; phases do not overlap. `annotate` is told the name of each phase, for a trace.
+    """
+
+    def __init__(self, annotate: Callable[[str], AbstractContextManager[Any]] = contextlib.nullcontext) -> None:
+        self._annotate = annotate
         self._seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
-            yield
+            with self._annotate(phase):
+                yield
         finally:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
 
     def flush(self) -> dict[str, float]:
-        """The seconds since the last flush as metrics, {"time/rollout": 1.2, ...}; the clocks start anew."""
+        """The seconds since the last flush as metrics, {"time/rollout": 1.2, ...}, with those of the whole step and
+        those that no phase accounts for; the clocks start anew."""
         seconds, self._seconds = self._seconds, {}
-        return {f"time/{phase}": value for phase, value in seconds.items()}
+        start, self._start = self._start, time.perf_counter()
+        whole = self._start - start
+        rest = {"unaccounted": whole - sum(seconds.values()), "step": whole}
+        return {f"time/{phase}": value for phase, value in (seconds | rest).items()}
 
 
 class _Events:
@@ -223,7 +243,8 @@ def _scalar(value: Any) -> float | int | bool | None:
     return number if math.isfinite(number) else None
 
 
-def _sample(step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> dict[str, Any]:
+def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> dict[str, Any]:
+    """The line of a group in samples.jsonl."""
     prompt = group.prompt
     return {
         "step": int(step),

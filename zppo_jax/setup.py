@@ -18,10 +18,11 @@ from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, ConfigError
 from zppo_jax.config.schema import MeshConfig, OptimizerConfig
 from zppo_jax.data.digits import DigitsSource, Family
-from zppo_jax.data.pipeline import Item, PromptProcessing, StepStream, open_stream
+from zppo_jax.data.pipeline import Item, PromptProcessing, Shard, StepStream, open_stream
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, vlm
 from zppo_jax.models.qwen3_5.layers import Remat
+from zppo_jax.parallel import Hosts, OwnCopy
 from zppo_jax.processor import Processor
 from zppo_jax.prompts import Template
 from zppo_jax.rewards import ScoringPool
@@ -57,6 +58,17 @@ class Job:
     buffer: ReplayBuffer | None
     held_out: list[Item]
     augmentation_limit: int
+    hosts: Hosts
+    own_copy: OwnCopy
+
+    def sampled_from(self, state: State) -> dict[str, Any]:
+        """The parameters that this host samples with: those of the state, or a copy on its own devices."""
+        return self.own_copy.of(state["params"])
+
+    def release(self) -> None:
+        """Gives back the memory of what only sampling needs."""
+        self.student.engine.held.release()
+        self.own_copy.release()
 
     def close(self) -> None:
         """Ends the workers of the data stream and of the scorer."""
@@ -70,6 +82,14 @@ def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
         return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     except ValueError as error:
         raise ConfigError(f"mesh: {error}") from error
+
+
+def own_mesh(config: Config, mesh: Mesh) -> Mesh:
+    """The devices of this host, on which it samples: fsdp takes what the tensor axis leaves."""
+    try:
+        return parallel.own_mesh(mesh, 1, -1, mesh.shape["tensor"])
+    except ValueError as error:
+        raise ConfigError(f"mesh.tensor = {config.mesh.tensor}: {error}") from error
 
 
 def decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | None:
@@ -97,24 +117,31 @@ def build(
     teacher_directory: Path,
     compiler: Compiler,
     report: Callable[[str], None] | None = None,
+    hosts: Hosts | None = None,
+    sampler: Compiler | None = None,
 ) -> tuple[Job, State]:
     """Load models and data and start compiling, all on the compiler's mesh. Returns the job and the student's state.
 
-    `report` is told how far the rollouts of a step are.
+    `report` is told how far the rollouts of a step are. Over several hosts, `sampler` compiles for the devices of this
+    one alone, where everything but the update runs.
     """
+    hosts, sampler = hosts or Hosts(), sampler or compiler
+    _check_hosts(config, compiler.mesh, hosts)
     method = get_method(config.method)
     model, processor = _checkpoint(config, "model.path", student_directory, compiler)
     template = prompts.get_template(config.prompt.template)
     process = PromptProcessing(processor, template)
     scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
-    mesh = decoding_mesh(compiler, config.rollout.mesh, "rollout.mesh")
+    mesh = decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
     shapes, banned_V = shapes_of_prompts(config, model.config), banned_mask(model.config, processor)
-    engine = engine_of(config, model.config, banned_V, compiler, shapes, mesh, report=report)
+    engine = engine_of(config, model.config, banned_V, sampler, shapes, mesh, report=report)
     student = Actor(engine, processor, scorer, config.reward.region)
-    learner = learner_of(config, model.config, student.engine, compiler)
+    learner = learner_of(config, model.config, student.engine, compiler, hosts)
     state = learner.init(model.params)
     sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
-    student.engine.prepare(model.params, (sampling, Sampling(config.eval.temperature)))
+    own_copy = OwnCopy(sampler.mesh, vlm.logical_axes(model.config))
+    student.engine.prepare(own_copy.of(model.params), (sampling, Sampling(config.eval.temperature)))
+    own_copy.release()
     learner.prepare(state)
     buffer = ReplayBuffer(config.replay.capacity, config.replay.refresh_position) if method.uses_replay else None
     job = Job(
@@ -124,16 +151,43 @@ def build(
         process=process,
         student=student,
         sampling=sampling,
-        teacher=_teacher(config, teacher_directory, student, model.config, compiler) if method.reformulations else None,
+        teacher=_teacher(config, teacher_directory, student, model.config, sampler) if method.reformulations else None,
         learner=learner,
-        stream=_stream(config, process, buffer),
+        stream=_stream(config, process, buffer, hosts),
         buffer=buffer,
-        held_out=_held_out(config, process),
+        held_out=_held_out(config, process, hosts),
         augmentation_limit=select.augmentation_limit(
             config.zppo.augmentation_fraction, config.rollout.questions_per_step
         ),
+        hosts=hosts,
+        own_copy=own_copy,
     )
     return job, state
+
+
+def _check_hosts(config: Config, mesh: Mesh | None, hosts: Hosts) -> None:
+    """What several hosts ask of a configuration; ConfigError in one line."""
+    if hosts.count == 1 or mesh is None:
+        return
+    questions, num_rows = config.rollout.questions_per_step, config.update.rows_per_microbatch
+    with parallel.use(mesh):
+        shares = parallel.num_shards("batch")
+    if questions % hosts.count:
+        raise ConfigError(
+            f"rollout.questions_per_step = {questions} is not divided by the {hosts.count} hosts: set "
+            f"{questions - questions % hosts.count + hosts.count}"
+        )
+    if num_rows % shares:
+        raise ConfigError(
+            f"update.rows_per_microbatch = {num_rows} is not divided by the {shares} parts of the devices of "
+            f"{hosts.count} hosts: set {num_rows - num_rows % shares + shares}"
+        )
+    if config.warmstart.rebuild:
+        raise ConfigError("warmstart.rebuild = True is for one process: build it once, then name model.path")
+    try:
+        parallel.own_shards(mesh)
+    except ValueError as error:
+        raise ConfigError(f"mesh.tensor = {config.mesh.tensor}: {error}") from error
 
 
 def _checkpoint(config: Config, key: str, path: Path, compiler: Compiler) -> tuple[qwen3_5.Model, Processor]:
@@ -185,7 +239,9 @@ def engine_of(
     return Engine(model, shapes, num_slots, prompts, banned_V, compiler, *settings, report=report, mesh=mesh)
 
 
-def learner_of(config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler) -> Learner:
+def learner_of(
+    config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler, hosts: Hosts | None = None
+) -> Learner:
     update, sizes = config.update, engine.shapes
     settings = Settings(
         num_minibatches=update.num_minibatches,
@@ -212,6 +268,7 @@ def learner_of(config: Config, model: qwen3_5.Config, engine: Engine, compiler: 
         engine.banned_V,
         compiler,
         config.optimizer.freeze,
+        hosts or Hosts(),
     )
 
 
@@ -275,7 +332,8 @@ def _compressor(config: Config, teacher: Processor, student: Actor, engine: Engi
     return dataclasses.replace(student, engine=own, processor=processor)
 
 
-def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | None) -> StepStream:
+def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | None, hosts: Hosts) -> StepStream:
+    shard = Shard(hosts.index, hosts.count, lambda ids: hosts.gather(ids, "the new questions"))
     source = DigitsSource(cast(Family, config.data.family), "train", config.data.num_questions, config.seed)
     return open_stream(
         source,
@@ -286,10 +344,11 @@ def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | No
         num_replayed=select.replay_count(config.replay.fraction, config.rollout.questions_per_step),
         num_threads=1,
         worker_count=config.data.worker_count,
+        shard=shard,
     )
 
 
-def _held_out(config: Config, process: PromptProcessing) -> list[Item]:
+def _held_out(config: Config, process: PromptProcessing, hosts: Hosts) -> list[Item]:
     source = DigitsSource(cast(Family, config.data.family), "test", config.eval.num_questions, config.seed)
-    questions = [source[index] for index in range(len(source))]
+    questions = [source[index] for index in hosts.own(range(len(source)))]
     return process.items_of([process.plain_prompt(question, f"held-out/{question.id}") for question in questions])

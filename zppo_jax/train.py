@@ -3,203 +3,222 @@
 `train_step` is the algorithm; `run` is what surrounds it: evaluation, checkpoints, records, stopping. The order of a
 step is a contract: draw questions, step, evaluate, write records, save. A checkpoint is therefore the state after a
 whole step, and a run that continues from it is the run that was never interrupted.
+
+Over several hosts each runs this very program. A group is one host's; the outcomes of all are known to all
+(agreement.py), and every decision is taken from them.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import dataclasses
+import functools
+import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import jax
 
-from zppo_jax import compilation, parallel, setup
-from zppo_jax.checkpoint import Checkpoints
+from zppo_jax import agreement, compilation, parallel, setup
+from zppo_jax.checkpoint import Checkpoints, saved_steps
 from zppo_jax.config import Config
 from zppo_jax.console import RunConsole
 from zppo_jax.data.pipeline import Item, StepBatch
 from zppo_jax.evaluate import Evaluation, evaluate
-from zppo_jax.metrics import MetricsWriter, PhaseTimers, SampleWriter
+from zppo_jax.metrics import PhaseTimers
+from zppo_jax.parallel import Hosts
+from zppo_jax.records import Records, buffer_metrics, step_metrics
 from zppo_jax.report import draw_curves
 from zppo_jax.rollout.requests import Draw
 from zppo_jax.setup import Job
-from zppo_jax.types import Group
+from zppo_jax.types import Group, Outcome, Prompt
 from zppo_jax.update.step import State
 from zppo_jax.warmstart import directories
+from zppo_jax.watchdog import FailedSaves, SkippedUpdates
 from zppo_jax.workdir import RunDirectory, StopRequest, StopRequested
 from zppo_jax.zppo import choose_candidates, select
 from zppo_jax.zppo.reformulate import build_prompts
 
 
-def train_step(
-    job: Job, state: State, batch: StepBatch, timers: PhaseTimers
-) -> tuple[State, list[Group], np.ndarray, dict[str, Any]]:
-    """One step. Returns the new state, all groups of the step, their advantages [P, G] and the row of metrics."""
-    config, step, seed = job.config, batch.step, job.config.seed
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a step leaves: this host's groups, the advantages [G] of each by uid, the row of metrics, and the groups of
+    each update that was skipped, by its number."""
 
+    groups: list[Group]
+    advantages: dict[str, Any]
+    metrics: dict[str, Any]
+    skipped: dict[int, list[Group]]
+
+
+def train_step(job: Job, state: State, batch: StepBatch, timers: PhaseTimers) -> tuple[State, Step]:
+    """One step of Algorithm 1."""
+    config, hosts, step, seed = job.config, job.hosts, batch.step, job.config.seed
     job.student.engine.statistics.take()  # what the evaluation did
 
     def roll_out(items: list[Item], purpose: str) -> list[Group]:
-        size = config.rollout.group_size
-        return job.student.answer(state["params"], items, size, job.sampling, Draw(seed, step, purpose))
+        params, size = job.sampled_from(state), config.rollout.group_size
+        return job.student.answer(params, items, size, job.sampling, Draw(seed, step, purpose))
 
     # 1. Plain rollouts on new and replayed questions.
     with timers("rollout"):
-        plain = roll_out([*batch.new, *batch.replayed], "student")
+        groups = roll_out([*batch.new, *batch.replayed], "student")
+    with timers("agreement"):
+        plain = agreement.plain_outcomes(hosts, groups)
 
     # 2-3. The hard questions, hardest first, as many as the cap lets in; the teacher answers them.
     hard = select.hard(plain, config.zppo.threshold)
     chosen = select.pre_cap(hard, job.augmentation_limit, seed, step)
+    with timers("teacher"):
+        built = _reformulated(job, groups, chosen, hard, step)
 
     # 4-5. BCQ and NCQ prompts under uids of their own, BCQ first when the cap cuts; fresh rollouts on them.
-    with timers("teacher"):
-        prompts = select.post_cap(_reformulated(job, chosen, hard, step), job.augmentation_limit)
-    with timers("rollout"):
+    with timers("agreement"):
+        prompts, kept = agreement.within_cap(hosts, chosen, built, job.augmentation_limit)
+    with timers("reformulation"):
         items = job.process.items_of(prompts)
         fitting = [item for item in items if job.student.engine.shapes.holds(item.features)]
-        augmented = roll_out(fitting, "reformulated")
+    with timers("rollout"):
+        groups += roll_out(fitting, "reformulated")
+    with timers("agreement"):
+        augmented = agreement.augmented_outcomes(hosts, groups[len(groups) - len(fitting) :], kept)
+        done = agreement.statistics(hosts, job.student.engine.statistics.take())
 
     # 6. I updates on all groups; the buffer learns from the plain rollouts alone.
-    groups = [*plain, *augmented]
-    job.student.engine.held.release()
+    job.release()
     with timers("update"):
-        state, advantages_PG, update_metrics = job.learner.update(state, groups, seed=seed, step=step)
-    refreshed = None
+        everyone = [*plain, *augmented]
+        state, advantages_PG, updates, skipped = job.learner.update(
+            state, groups, seed=seed, step=step, everyone=everyone
+        )
+    metrics = step_metrics(plain, hard, augmented, done) | {f"update/{name}": value for name, value in updates.items()}
+    metrics["zppo/too_long"] = len(kept) - len(augmented)  # never cut short: what no bucket holds is left out
     if job.buffer is not None:
         refreshed = job.buffer.refresh(select.plain_accuracies(plain), step, config.zppo.threshold)
+        metrics |= buffer_metrics(job.buffer, refreshed)
+    own = {group.prompt.uid: group for group in groups}
+    advantages = {outcome.uid: row for outcome, row in zip(everyone, advantages_PG, strict=True)}
+    lost = {number: [own[everyone[p].uid] for p in part if everyone[p].uid in own] for number, part in skipped.items()}
+    return state, Step(groups, advantages, metrics, lost)
 
-    metrics = _metrics(job, plain, hard, augmented, refreshed) | {f"update/{k}": v for k, v in update_metrics.items()}
-    metrics["zppo/too_long"] = len(items) - len(fitting)  # never cut short: a prompt that no bucket holds is left out
-    return state, groups, advantages_PG, metrics
 
-
-def _reformulated(job: Job, chosen: list[Group], hard: list[Group], step: int) -> list[list[Any]]:
-    """The prompts of each chosen question: teacher rollouts, candidates, compression, templates."""
-    if job.teacher is None or not chosen:
+def _reformulated(
+    job: Job, groups: list[Group], chosen: list[Outcome], hard: list[Outcome], step: int
+) -> list[list[Prompt]]:
+    """The prompts of each chosen question of this host: teacher rollouts, candidates, compression, templates."""
+    own = {group.prompt.uid: group for group in groups}
+    if job.teacher is None:
         return []
     seed, names = job.config.seed, job.method.reformulations
-    asked = (hard if job.config.teacher.scope == "all_hard" else chosen) if job.method.needs_teacher else []
+    mine = [own[outcome.uid] for outcome in chosen if outcome.uid in own]
+    asked = hard if job.config.teacher.scope == "all_hard" else chosen
+    asked = [own[outcome.uid] for outcome in asked if outcome.uid in own] if job.method.needs_teacher and chosen else []
     answers = job.teacher.answer([Item(group.prompt, group.features) for group in asked], seed=seed, step=step)
     rollouts = {group.prompt.uid: group.rollouts for group in answers}
-    choices = [choose_candidates(group, rollouts.get(group.prompt.uid, ()), names, seed, step) for group in chosen]
+    choices = [choose_candidates(group, rollouts.get(group.prompt.uid, ()), names, seed, step) for group in mine]
     needed = [candidate for choice in choices for candidate in choice.needed]
     summaries = job.teacher.compress(needed, seed=seed, step=step)
     return [build_prompts(choice, summaries.__getitem__, job.template) for choice in choices]
 
 
-def _metrics(job: Job, plain: list[Group], hard: list[Group], augmented: list[Group], refreshed: Any) -> dict[str, Any]:
-    """What the step's groups say, as named in metrics.SCHEMA."""
-    rollouts = [rollout for group in [*plain, *augmented] for rollout in group.rollouts]
-    metrics: dict[str, Any] = {
-        "rollout/accuracy": np.mean([group.accuracy for group in plain]),
-        "rollout/hard_fraction": len(hard) / len(plain),
-        "rollout/tokens": sum(len(rollout.token_ids_T) for rollout in rollouts),
-        "rollout/truncated_fraction": np.mean([rollout.finish_reason == "length" for rollout in rollouts]),
-    }
-    done = job.student.engine.statistics.take()
-    metrics |= {"rollout/occupancy": done.occupancy, "rollout/longest": done.longest}
-    for kind in ("replay", "bcq", "ncq"):
-        accuracies = [group.accuracy for group in [*plain, *augmented] if group.prompt.kind == kind]
-        prefix = "replay/" if kind == "replay" else f"zppo/{kind}_"
-        metrics[f"{prefix}groups"] = len(accuracies)
-        metrics[f"{prefix}accuracy"] = np.mean(accuracies) if accuracies else None
-    if job.buffer is not None and refreshed is not None:
-        metrics |= {
-            "replay/size": len(job.buffer),
-            "replay/admitted": len(refreshed.admitted),
-            "replay/graduated": len(refreshed.graduated),
-            "replay/evicted": len(refreshed.evicted),
-            "replay/graduated_total": job.buffer.graduated_total,
-            "replay/evicted_total": job.buffer.evicted_total,
-        }
-    return metrics
-
-
 # ---------------------------------------------------------------- what surrounds the algorithm
-
-
-class Records:
-    """Everything a run writes for people, cut back to the restored step at the start."""
-
-    def __init__(self, directory: RunDirectory, config: Config, step: int | None) -> None:
-        self._metrics = MetricsWriter(directory.path, config.log.tensorboard)
-        self._samples = SampleWriter(directory.path, config.log.samples_max_megabytes, config.log.samples_keep)
-        self._metrics.truncate(-1 if step is None else step)
-        self._samples.truncate(-1 if step is None else step)
-
-    def write(self, step: int, metrics: dict[str, Any], groups: Sequence[Group] = (), advantages_PG: Any = ()) -> None:
-        self._metrics.write(step, metrics)
-        for group, advantages_G in zip(groups, advantages_PG, strict=True):
-            self._samples.write(step, group, advantages_G)
-
-    def close(self) -> None:
-        self._metrics.close()
 
 
 def run(config: Config, workdir: Path) -> None:
     """Train from the newest checkpoint in `workdir`, or from the start, to `config.num_steps` or a request to stop."""
     compilation.use_cache()
     compilation.keep_memory()
+    hosts = Hosts.all(config.watchdog.host_seconds)
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(RunDirectory(workdir))
-        checkpoints = Checkpoints(directory.checkpoints, config.checkpoint.keep)
+        with hosts.together("opening the run directory"):
+            directory = stack.enter_context(RunDirectory(workdir, hosts.index))
+            if hosts.leads:
+                directory.accept(config, restored_step=max(saved_steps(directory.checkpoints), default=0))
+        checkpoints = Checkpoints(directory.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best)
         stack.callback(checkpoints.close)
-        directory.accept(config, restored_step=checkpoints.latest_step or 0)
         stop = stack.enter_context(StopRequest())
-        console = stack.enter_context(RunConsole(config.num_steps))
-        student, teacher = directories(config, directory.path, console.message)
-        mesh = setup.make_mesh(config)
-        stack.enter_context(parallel.use(mesh))
-        compiler = stack.enter_context(compilation.compiler(console.compiling, mesh))
-        job, state = setup.build(config, student, teacher, compiler, stop.checked(console.status))
-        num_rows = config.update.rows_per_microbatch
-        for line in setup.describe_mesh(mesh, state["params"], job.learner.config, num_rows):
-            console.message(line)
+        quiet = None if hosts.leads else stack.enter_context(open(os.devnull, "w"))
+        console = stack.enter_context(RunConsole(config.num_steps, quiet))
+        with hosts.together("loading the models"):
+            student, teacher = directories(config, directory.path, console.message)
+            mesh = setup.make_mesh(config)
+            stack.enter_context(parallel.use(mesh))
+            compiler = stack.enter_context(compilation.compiler(console.compiling, mesh))
+            sampler = compiler
+            if hosts.count > 1:
+                own = setup.own_mesh(config, mesh)
+                sampler = stack.enter_context(compilation.compiler(console.compiling, own))
+            report = stop.checked(console.status) if hosts.count == 1 else console.status
+            job, state = setup.build(config, student, teacher, compiler, report, hosts, sampler)
         stack.callback(job.close)
-        records = Records(directory, config, checkpoints.latest_step)
+        for line in setup.describe_mesh(mesh, state["params"], job.learner.config, config.update.rows_per_microbatch):
+            console.message(line)
+        records = Records(directory, config, checkpoints.latest_step, hosts.leads)
         stack.callback(records.close)
         try:
             _loop(job, state, checkpoints, records, console, stop)
         except StopRequested:
             console.message("stopped before the first step: there was nothing to save")
             return
-        draw_curves(directory.path)
-        console.files(directory.path)
+        if hosts.leads:
+            draw_curves(directory.path)
+            console.files(directory.path)
 
 
 def _loop(
     job: Job, state: State, checkpoints: Checkpoints, records: Records, console: RunConsole, stop: StopRequest
 ) -> None:
-    config, timers = job.config, PhaseTimers()
+    config = job.config
     step, state, first, last = _begin(job, state, checkpoints, records, console, stop)
+    saves, watch = FailedSaves(console.message), SkippedUpdates(config.watchdog.max_skipped)
 
-    def save(stream: dict[str, Any]) -> None:
-        checkpoints.save(step, state, {"stream": stream, "first": first.to_json(), "last": last.to_json()})
+    def save(accuracy: float | None = None) -> None:
+        host = {"stream": job.stream.get_state(), "first": first.to_json(), "last": last.to_json()}
+        checkpoints.save(step, state, host, accuracy)
+
+    def ends() -> bool:
+        """Asked once a step: whatever ends the loop has saved. What one host is told, all do."""
+        wanted = stop.requested or (job.hosts.count > 1 and checkpoints.reached_preemption(step))
+        return step >= config.num_steps or any(job.hosts.gather(wanted, "the end of a step"))
 
     console.start_clock()
-    done = step >= config.num_steps or stop.requested
+    timers, done = PhaseTimers(lambda phase: jax.profiler.TraceAnnotation(phase)), ends()
     while not done:
-        with timers("step"):
+        before = job.stream.get_state()
+        with records.traced(step + 1):
             with timers("data"):
-                before, batch = job.stream.get_state(), next(job.stream)
+                batch = next(job.stream)
             try:
                 with stop.heeded():
-                    state, groups, advantages_PG, metrics = train_step(job, state, batch, timers)
+                    state, result = train_step(job, state, batch, timers)
             except StopRequested:  # nothing but rollouts has happened yet, and the same are made again
-                save(before)
+                job.stream.set_state(before)
                 break
-            step = batch.step
-            if step % config.eval.every == 0 or step == config.num_steps:
+            step, metrics = batch.step, result.metrics
+            evaluated = step % config.eval.every == 0 or step == config.num_steps
+            if evaluated:
                 last = _evaluate(job, state, step, timers)
                 metrics |= last.metrics()
+        saves.attempt(checkpoints.check)
         seconds = timers.flush()
         metrics |= seconds | {"rollout/tokens_per_second": metrics["rollout/tokens"] / seconds["time/rollout"]}
-        records.write(step, metrics, groups, advantages_PG)
-        console.step(step, metrics)
-        done = step >= config.num_steps or stop.requested  # asked once: whatever ends the loop has saved
-        if step % config.checkpoint.every == 0 or done:
-            save(job.stream.get_state())
+        metrics["checkpoint/failed"] = saves.total
+        with timers("records"):
+            records.write(step, metrics, result.groups, result.advantages)
+            console.step(step, metrics)
+            for number, groups in result.skipped.items():
+                file = records.skipped(step, number, groups, result.advantages)
+                console.message(f"!! update {number + 1} of step {step} was not finite and is skipped: {file}")
+            watch.count(job.learner.num_updates, result.skipped)
+            done = ends()
+        with timers("checkpoint"):
+            if step % config.checkpoint.every == 0 or evaluated or done or watch.alarmed:
+                saves.attempt(functools.partial(save, last.overall[0] if evaluated else None))
+        watch.check(step, records.skipped_folder)
+    saves.attempt(checkpoints.finish)
+    if step > 0:
+        save()  # what is saved already is left alone; what failed before is an error now
+        checkpoints.finish()
     console.results(first.table(), last.table(), step)
 
 
@@ -223,4 +242,5 @@ def _begin(
 def _evaluate(job: Job, state: State, step: int, timers: PhaseTimers) -> Evaluation:
     with timers("eval"):
         temperature, seed = job.config.eval.temperature, job.config.seed
-        return evaluate(job.student, state["params"], job.held_out, temperature, seed=seed, step=step)
+        params = job.sampled_from(state)
+        return evaluate(job.student, params, job.held_out, temperature, seed=seed, step=step, hosts=job.hosts)

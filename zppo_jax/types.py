@@ -113,6 +113,45 @@ class Group:
         return np.asarray([rollout.correct for rollout in self.rollouts], np.float32)
 
     @property
+    def num_tokens(self) -> int:
+        """Sampled by all rollouts together."""
+        return sum(len(rollout.token_ids_T) for rollout in self.rollouts)
+
+    def outcome(self, host: int = 0) -> Outcome:
+        """What the other hosts need to know of it; `host` is its own."""
+        return Outcome(
+            self.prompt.uid,
+            self.prompt.kind,
+            self.prompt.question.id,
+            tuple(bool(rollout.correct) for rollout in self.rollouts),
+            self.num_tokens,
+            sum(rollout.finish_reason == "length" for rollout in self.rollouts),
+            host,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A group in numbers: what every host knows of every group of a step, and takes the step's decisions from.
+
+    `num_tokens` were sampled by all rollouts together, `num_truncated` rollouts were cut at the limit; `host` has the
+    group itself.
+    """
+
+    uid: str
+    kind: Kind
+    question_id: str
+    correct: tuple[bool, ...]
+    num_tokens: int
+    num_truncated: int
+    host: int = 0
+
+    @property
+    def rewards_G(self) -> np.ndarray:
+        """Binary outcome rewards, float32 [G]."""
+        return np.asarray(self.correct, np.float32)
+
+    @property
     def accuracy(self) -> float:
         """Mean reward of the group (the paper's r-bar), in [0, 1]."""
         return float(self.rewards_G.mean())

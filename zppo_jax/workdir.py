@@ -23,6 +23,10 @@ import filelock
 from zppo_jax.config import Config, ConfigError, changed_keys, to_json
 
 
+class RunError(RuntimeError):
+    """What ends a run that had begun; the message is one line: what happened, where, and the mend."""
+
+
 class WorkdirError(RuntimeError):
     """A run directory that cannot be used; the message is one line: directory, reason and mend."""
 
@@ -30,11 +34,14 @@ class WorkdirError(RuntimeError):
 class RunDirectory:
     """A directory that this process alone writes, with the names of the files a run keeps there.
 
+    Over several hosts all share the directory: the first one holds it, and each has a place of its `own` for what it
+    alone can write.
+
     Raises `WorkdirError` when another process holds it or it cannot be written. The lock is the kernel's, so that of
     a killed process is free at once.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, host: int = 0) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
@@ -42,9 +49,10 @@ class RunDirectory:
         self.curves_file = self.path / "curves.png"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
+        self.own = self.path if host == 0 else self.path / "hosts" / str(host)
         self._lock_file = self.path / ".lock"
         self._make()
-        self._lock = self._acquire()
+        self._lock = self._acquire() if host == 0 else None
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +62,8 @@ class RunDirectory:
 
     def release(self) -> None:
         """Lets another process have the directory."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def accept(self, config: Config, restored_step: int = 0) -> None:
         """Writes `config.json` at the first start, and afterwards refuses a configuration that differs from it.
@@ -82,7 +91,7 @@ class RunDirectory:
     def _make(self) -> None:
         probe = self.path / f".probe-{os.getpid()}"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.own.mkdir(parents=True, exist_ok=True)
             write_atomically(probe, b"probe")
             probe.unlink()
         except OSError as error:

@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ class Fifo:
 
 
 def _open(replay, **overrides):
-    settings = {"seed": 7, "questions_per_step": 4, "num_replayed": 2} | overrides
+    settings: dict[str, Any] = {"seed": 7, "questions_per_step": 4, "num_replayed": 2} | overrides
     return contextlib.closing(open_stream(SOURCE, PROCESS, replay=replay, **settings))
 
 

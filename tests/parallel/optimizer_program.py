@@ -163,7 +163,7 @@ def of_learner() -> dict[str, Any]:
         memory = learner._update(state)._future.result().memory_analysis()
         before = bytes_of_a_device(state)
         for number in range(2):
-            state, _, metrics = learner.update(state, groups(), seed=0, step=number)
+            state, _, metrics, _ = learner.update(state, groups(), seed=0, step=number)
             found.append(elsewhere(state, transform))
     moved = np.mean(np.asarray(state["params"]["text"]["embed"]) != start)
     return {

@@ -33,7 +33,7 @@ def test_the_update_is_compiled_once_for_all_groups():
     learner().update(fresh_state(), groups(), seed=0, step=0)
     names = tiny_model.compiler().names
     for step, chosen in enumerate(step_groups):
-        state, advantages_PG, metrics = learner().update(state, chosen, seed=0, step=step)
+        state, advantages_PG, metrics, _ = learner().update(state, chosen, seed=0, step=step)
         assert advantages_PG.shape == (len(chosen), tiny_model.GROUP_SIZE)
         assert metrics["tokens"] > 0
         assert all(np.isfinite(value) for value in metrics.values())
@@ -67,7 +67,7 @@ def test_the_temperature_is_in_sampler_and_trainer_alike():
 
 def test_an_update_likes_good_tokens_more_and_bad_tokens_less():
     chosen = groups()[:2]
-    state, advantages_PG, _ = learner().update(fresh_state(), chosen, seed=0, step=1)
+    state, advantages_PG, _, _ = learner().update(fresh_state(), chosen, seed=0, step=1)
     change = logprobs_of(state["params"], chosen) - logprobs_of(tiny_model.model().params, chosen)
     tokens = [
         (advantages_PG[m, g], change[m, g, t])
@@ -86,7 +86,7 @@ def test_equal_rewards_everywhere_move_nothing():
         dataclasses.replace(g, rollouts=tuple(dataclasses.replace(r, correct=True) for r in g.rollouts))
         for g in groups()
     ]
-    state, advantages_PG, metrics = learner().update(fresh_state(), everywhere, seed=0, step=1)
+    state, advantages_PG, metrics, _ = learner().update(fresh_state(), everywhere, seed=0, step=1)
     assert not advantages_PG.any() and metrics["nonzero_group_fraction"] == 0.0 and metrics["grad_norm"] == 0.0
     jax.tree.map(np.testing.assert_array_equal, state["params"], tiny_model.model().params)
 
@@ -96,7 +96,7 @@ def test_minibatches_and_inner_epochs_are_walked_in_turn(inner_epochs):
     """I updates an epoch, each on its own groups, from the parameters that the last one left."""
     settings = dataclasses.replace(SETTINGS, inner_epochs=inner_epochs)
     walked = dataclasses.replace(learner(), settings=settings)
-    state, advantages_PG, _ = walked.update(fresh_state(), groups(), seed=3, step=5)
+    state, advantages_PG, _, _ = walked.update(fresh_state(), groups(), seed=3, step=5)
     expected = fresh_state()
     for epoch in range(inner_epochs):
         for part in batch.split(len(groups()), SETTINGS.num_minibatches, 3, 5, epoch):
@@ -111,7 +111,7 @@ def test_the_same_step_again_is_bit_equal():
     first, second = (learner().update(fresh_state(), groups(), seed=0, step=4) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first[0], second[0])
     assert first[2] == second[2]
-    other, _, _ = learner().update(fresh_state(), groups(), seed=0, step=5)
+    other, _, _, _ = learner().update(fresh_state(), groups(), seed=0, step=5)
     pairs = zip(jax.tree.leaves(first[0]["params"]), jax.tree.leaves(other["params"]), strict=True)
     assert any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs), "another step, other mini-batches"
 

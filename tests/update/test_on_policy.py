@@ -21,11 +21,13 @@ from tests.tiny_model import TEMPLATE
 from zppo_jax import train
 from zppo_jax.data.pipeline import Item, PromptProcessing, StepBatch
 from zppo_jax.metrics import PhaseTimers
+from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.types import Group, Kind, Rollout
 from zppo_jax.update import batch, rows
+from zppo_jax.update.learner import Updated
 from zppo_jax.zppo import METHODS, Candidate, Method
 
 SHAPES = Shapes(buckets=(64, 640), patch_slots=16, max_new_tokens=12)
@@ -82,10 +84,11 @@ class MarkedTeacher:
 class Recorder:
     """Stands where the learner stands and keeps the groups that an update would be made of."""
 
-    def update(self, state: Any, groups: list[Group], **identity: Any) -> tuple[Any, np.ndarray, dict[str, float]]:
+    def update(self, state: Any, groups: list[Group], **identity: Any) -> Updated:
         assert Student.engine.held._made is None, "the update needs the memory that weights of decoding took"
         self.groups = groups
-        return state, np.zeros((len(groups), GROUP_SIZE)), {}
+        assert [outcome.uid for outcome in identity["everyone"]] == [group.prompt.uid for group in groups]
+        return Updated(state, np.zeros((len(groups), GROUP_SIZE)), {}, {})
 
 
 def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[Group], list[Group]]:
@@ -104,7 +107,8 @@ def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[
     )
     job: Any = SimpleNamespace(
         config=config, method=method, template=TEMPLATE, process=process, learner=learner, buffer=None, sampling=None,
-        student=Student(rng, float(rng.choice([0.0, 0.2, 0.5]))), teacher=teacher, augmentation_limit=3,
+        student=Student(rng, float(rng.choice([0.0, 0.2, 0.5]))), teacher=teacher, augmentation_limit=3, hosts=Hosts(),
+        sampled_from=lambda state: state["params"], release=Student.engine.held.release,
     )  # fmt: skip
     drawn = StepBatch(step, items[:4], items[4:] if method.uses_replay else ())
     train.train_step(job, {"params": {}}, drawn, PhaseTimers())
@@ -176,7 +180,7 @@ def test_the_flow_reaches_every_kind():
     for seed in range(15):
         groups, _ = run_step(METHODS["zppo"], np.random.default_rng(seed), 1)
         for group in groups:
-            seen[group.prompt.kind] = seen.get(group.prompt.kind, 0) + (0 < group.accuracy < 1)
+            seen[group.prompt.kind] = seen.get(group.prompt.kind, 0) + (0 < group.outcome().accuracy < 1)
     assert set(seen) == {"plain", "replay", "bcq", "ncq"} and min(seen.values()) > 3
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zppo_jax.types import Features, Group, Kind, Prompt, Question, Rollout
+from zppo_jax.types import Features, Group, Kind, Outcome, Prompt, Question, Rollout
 
 NO_FEATURES = Features(
     token_ids_T=np.zeros(0, np.int32),
@@ -40,3 +40,8 @@ def group_with(question_id: str, num_correct: int, size: int = 8, kind: Kind = "
         make_rollout(f"student {question_id} {index}", index < num_correct, str(index)) for index in range(size)
     ]
     return make_group(rollouts, question_id, kind)
+
+
+def outcome_with(question_id: str, num_correct: int, size: int = 8, kind: Kind = "plain") -> Outcome:
+    """What every host knows of such a group."""
+    return group_with(question_id, num_correct, size, kind).outcome()

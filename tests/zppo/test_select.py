@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.zppo.builders import group_with, make_prompt
+from tests.zppo.builders import make_prompt, outcome_with
 from zppo_jax.types import Prompt
 from zppo_jax.zppo import keys, select
 
@@ -17,35 +17,35 @@ num_correct = st.lists(st.integers(0, 8), max_size=20)
 
 
 def test_hard_is_strictly_below_the_threshold():
-    groups = [group_with(f"q{count}", count) for count in range(9)]
-    assert [group.prompt.question.id for group in select.hard(groups)] == ["q0", "q1", "q2", "q3"]
-    assert [group.prompt.question.id for group in select.hard(groups, threshold=0.25)] == ["q0", "q1"]
+    groups = [outcome_with(f"q{count}", count) for count in range(9)]
+    assert [group.question_id for group in select.hard(groups)] == ["q0", "q1", "q2", "q3"]
+    assert [group.question_id for group in select.hard(groups, threshold=0.25)] == ["q0", "q1"]
 
 
 def test_only_plain_and_replayed_groups_count():
-    groups = [group_with("a", 1), group_with("b", 2, kind="replay"), group_with("a", 8, kind="bcq")]
-    groups += [group_with("b", 0, kind="ncq"), group_with("c", 8)]
+    groups = [outcome_with("a", 1), outcome_with("b", 2, kind="replay"), outcome_with("a", 8, kind="bcq")]
+    groups += [outcome_with("b", 0, kind="ncq"), outcome_with("c", 8)]
     assert select.plain_accuracies(groups) == {"a": 0.125, "b": 0.25, "c": 1.0}
-    assert [group.prompt.uid for group in select.hard(groups)] == ["0/a/plain", "0/b/replay"]
+    assert [group.uid for group in select.hard(groups)] == ["0/a/plain", "0/b/replay"]
     with pytest.raises(ValueError, match="'a' has two plain groups"):
-        select.plain_accuracies([*groups, group_with("a", 1, kind="replay")])
+        select.plain_accuracies([*groups, outcome_with("a", 1, kind="replay")])
 
 
 @given(num_correct, st.integers(0, 25), st.integers(0, 2**31), st.integers(0, 10**6), st.randoms())
 def test_pre_cap_takes_the_hardest_whatever_the_order(counts, limit, seed, step, random):
-    groups = [group_with(f"q{index}", count) for index, count in enumerate(counts)]
+    groups = [outcome_with(f"q{index}", count) for index, count in enumerate(counts)]
     kept = select.pre_cap(groups, limit, seed, step)
     accuracies = [group.accuracy for group in kept]
     assert accuracies == sorted(group.accuracy for group in groups)[:limit]
     shuffled = random.sample(groups, len(groups))
-    assert [g.prompt.uid for g in select.pre_cap(shuffled, limit, seed, step)] == [g.prompt.uid for g in kept]
+    assert [g.uid for g in select.pre_cap(shuffled, limit, seed, step)] == [g.uid for g in kept]
 
 
 def test_pre_cap_breaks_ties_without_favour():
     """Each of 10 tied questions is kept equally often over steps, and over seeds."""
-    groups = [group_with(f"q{index}", 0) for index in range(10)]
+    groups = [outcome_with(f"q{index}", 0) for index in range(10)]
     for calls in ([(1, step) for step in range(600)], [(seed, 1) for seed in range(600)]):
-        kept = [group.prompt.question.id for call in calls for group in select.pre_cap(groups, 3, *call)]
+        kept = [group.question_id for call in calls for group in select.pre_cap(groups, 3, *call)]
         counts = [kept.count(f"q{index}") for index in range(10)]
         assert sum((count - 180) ** 2 / 180 for count in counts) < 27.9  # 0.1 % point, 9 degrees of freedom
 

@@ -38,6 +38,10 @@ __all__ = [
 ]
 
 
+FREE_KEYS = ("num_steps", "profile.", "watchdog.")
+"""What may change when a run is continued: it changes nothing that the run computes, or only for how long."""
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message is one line: key, value and mend."""
 
@@ -139,12 +143,17 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def changed_keys(
-    old: Mapping[str, Any], new: Mapping[str, Any], ignore: Sequence[str] = ("num_steps",)
+    old: Mapping[str, Any], new: Mapping[str, Any], ignore: tuple[str, ...] = FREE_KEYS
 ) -> dict[str, tuple[Any, Any]]:
-    """The keys that differ between two `to_json` values: {dotted name: (old, new)}; "absent" where there is none."""
+    """The keys that differ between two `to_json` values: {dotted name: (old, new)}; "absent" where there is none.
+
+    Names that begin with one of `ignore` are left out.
+    """
     before, after = dict(_flatten(old)), dict(_flatten(new))
     names = [*after, *(name for name in before if name not in after)]
-    pairs = {name: (before.get(name, "absent"), after.get(name, "absent")) for name in names if name not in ignore}
+    pairs = {
+        name: (before.get(name, "absent"), after.get(name, "absent")) for name in names if not name.startswith(ignore)
+    }
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

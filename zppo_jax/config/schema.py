@@ -205,8 +205,9 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    every: Annotated[int, Setting("steps between two checkpoints", minimum=1)]
-    keep: Annotated[int, Setting("checkpoints kept", minimum=1)]
+    every: Annotated[int, Setting("steps between two checkpoints; every evaluation makes one too", minimum=1)]
+    keep: Annotated[int, Setting("newest checkpoints kept", minimum=1)]
+    keep_best: Annotated[int, Setting("checkpoints kept beside them, of the best held-out accuracy", minimum=0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,12 +225,26 @@ class LogConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    step: Annotated[int, Setting("step that is traced, for Perfetto and XProf, in profile/; 0: none", minimum=0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchdogConfig:
+    max_skipped: Annotated[
+        int,
+        Setting("updates in a row that may be skipped because they are not finite; one more ends the run", minimum=0),
+    ]
+    host_seconds: Annotated[float, Setting("how long a host waits for the others before it names them", above=0)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole run. The fields are the keys of a config file, in its order."""
 
     seed: Annotated[int, Setting("every draw derives from (seed, step, purpose)", minimum=0, maximum=2**31 - 1)]
     num_steps: Annotated[
-        int, Setting("training steps; the only key that may change on resuming: it may grow", minimum=1)
+        int, Setting("training steps; may grow on resuming, where profile and watchdog may change as well", minimum=1)
     ]
     method: Annotated[str, Setting("row of the table of methods; chosen by --config=configs/tiny.py:METHOD")]
     mesh: MeshConfig
@@ -248,3 +263,5 @@ class Config:
     checkpoint: CheckpointConfig
     eval: EvalConfig
     log: LogConfig
+    profile: ProfileConfig
+    watchdog: WatchdogConfig

@@ -3,12 +3,15 @@
 Everything that may run ahead (reader threads, worker processes) sits below `StepStream`; the replay draw happens
 inside its `__next__`. That order is what makes replay and resuming exact: a draw above a prefetching node would see
 the buffer as it was some steps ago, and a saved state would lack what the trainer has admitted since.
+
+Over several hosts each reads and processes its shard of every step. The replay buffer, which holds no more than ids, is
+the same on all of them, and so is the draw: each takes its share of what is drawn.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, cast
 
 import grain
@@ -34,6 +37,15 @@ class StepBatch:
     step: int
     new: tuple[Item, ...]
     replayed: tuple[Item, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Every `count`-th question from `index` on is this host's; `gather` joins the lists of all hosts, by host."""
+
+    index: int = 0
+    count: int = 1
+    gather: Callable[[list[str]], list[list[str]]] = lambda ids: [ids]
 
 
 class QuestionSource(Protocol):
@@ -124,6 +136,7 @@ class StepStream(grain.DatasetIterator[StepBatch]):
         seed: int,
         replay: Replay | None,
         num_replayed: int,
+        shard: Shard = Shard(),
     ):
         super().__init__(new)
         self._new = new
@@ -132,21 +145,23 @@ class StepStream(grain.DatasetIterator[StepBatch]):
         self._seed = seed
         self._replay = replay
         self._num_replayed = num_replayed
+        self._shard = shard
         self._step = 0
 
     def __next__(self) -> StepBatch:
         self._assert_not_closed()
         step = self._step + 1
         new = tuple(_renamed(item, _uid(step, item.prompt.question.id, "plain")) for item in next(self._new))
-        replayed = self._replayed(step, exclude={item.prompt.question.id for item in new})
+        replayed = self._replayed(step, [item.prompt.question.id for item in new])
         self._step = step
         return StepBatch(step, new, replayed)
 
-    def _replayed(self, step: int, exclude: Collection[str]) -> tuple[Item, ...]:
+    def _replayed(self, step: int, new: list[str]) -> tuple[Item, ...]:
         if self._replay is None or self._num_replayed == 0:
             return ()
-        ids = self._replay.draw(self._num_replayed, seed=self._seed, step=step, exclude=exclude)
-        questions = [self._source.by_id(question_id) for question_id in ids]
+        exclude = {question_id for ids in self._shard.gather(new) for question_id in ids}
+        drawn = self._replay.draw(self._num_replayed, seed=self._seed, step=step, exclude=exclude)
+        questions = [self._source.by_id(one) for one in drawn[self._shard.index :: self._shard.count]]
         prompts = [self._process.plain_prompt(q, _uid(step, q.id, "replay"), "replay") for q in questions]
         return tuple(self._process.items_of(prompts))
 
@@ -176,8 +191,9 @@ def open_stream(
     num_replayed: int,
     num_threads: int = 0,
     worker_count: int = 0,
+    shard: Shard = Shard(),
 ) -> StepStream:
-    """Opens the endless stream of steps; `replay=None` switches replay off.
+    """Opens the endless stream of steps, of which this host gets its `shard`; `replay=None` switches replay off.
 
     Each epoch is a new permutation of the source, cut into whole steps: the len(source) mod questions_per_step
     questions left over wait for another epoch, because a step across two epochs could hold one question twice, and
@@ -186,15 +202,18 @@ def open_stream(
     one); neither changes what the stream yields. Raises ValueError for data too small to fill a step.
     """
     _require_data(len(source), questions_per_step)
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().map(process.new_item)
-    dataset = dataset.batch(questions_per_step, drop_remainder=True, batch_fn=tuple).repeat(None)
+    _require_equal_shards(questions_per_step, shard.count)
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle()
+    whole_steps = len(source) - len(source) % questions_per_step
+    dataset = dataset[:whole_steps][shard.index :: shard.count].map(process.new_item)
+    dataset = dataset.batch(questions_per_step // shard.count, drop_remainder=True, batch_fn=tuple).repeat(None)
     # One element is a whole step, so two per thread are plenty of lookahead.
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     steps = dataset.to_iter_dataset(options)
     if worker_count > 0:
         _settle_absl_flags()
         steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=worker_count))
-    return StepStream(iter(steps), source, process, seed=seed, replay=replay, num_replayed=num_replayed)
+    return StepStream(iter(steps), source, process, seed=seed, replay=replay, num_replayed=num_replayed, shard=shard)
 
 
 def _uid(step: int, question_id: str, kind: Kind) -> str:
@@ -216,6 +235,15 @@ def _require_data(num_questions: int, questions_per_step: int) -> None:
         raise ValueError(
             f"rollout.questions_per_step={questions_per_step} is larger than data.num_questions={num_questions}; "
             f"lower it to {num_questions} at most or add questions"
+        )
+
+
+def _require_equal_shards(questions_per_step: int, num_hosts: int) -> None:
+    """Else the hosts would wait for each other, and a step's questions would depend on how many hosts there are."""
+    if questions_per_step % num_hosts:
+        raise ValueError(
+            f"rollout.questions_per_step={questions_per_step} is not divisible by the {num_hosts} hosts of the run; "
+            f"set it to {questions_per_step - questions_per_step % num_hosts + num_hosts}"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from zppo_jax.actor import Actor
 from zppo_jax.data.pipeline import Item
+from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw
 
@@ -48,12 +49,20 @@ def accuracy(correct: Sequence[bool]) -> tuple[float, float]:
 
 
 def evaluate(
-    actor: Actor, params: dict[str, Any], items: Sequence[Item], temperature: float, *, seed: int, step: int
+    actor: Actor,
+    params: dict[str, Any],
+    items: Sequence[Item],
+    temperature: float,
+    *,
+    seed: int,
+    step: int,
+    hosts: Hosts | None = None,
 ) -> Evaluation:
-    """One response a question (pass@1); greedy at temperature 0."""
+    """One response a question (pass@1); greedy at temperature 0. `items` are this host's share of the questions."""
     groups = actor.answer(params, items, 1, Sampling(temperature), Draw(seed, step, "evaluate"))
+    own = [[group.prompt.question.level, bool(group.rollouts[0].correct)] for group in groups]
     by_level: dict[str, list[bool]] = {}
-    for group in groups:
-        by_level.setdefault(group.prompt.question.level, []).append(group.rollouts[0].correct)
+    for level, correct in (hosts or Hosts()).gather_dealt(own, "the evaluation"):
+        by_level.setdefault(level, []).append(correct)
     everything = [correct for level in by_level.values() for correct in level]
     return Evaluation(accuracy(everything), {level: accuracy(by_level[level]) for level in sorted(by_level)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zppo_jax.parallel.hosts import HostError, Hosts, OwnCopy, connect, from_hosts, own_mesh, own_shards
 from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, reshaped, use
 from zppo_jax.parallel.rules import (
     MeshAxes,
@@ -22,17 +23,24 @@ from zppo_jax.parallel.rules import (
 
 __all__ = [
     "AXES",
+    "HostError",
+    "Hosts",
     "MeshAxes",
+    "OwnCopy",
     "abstract_mesh",
+    "connect",
     "constrain",
     "constrain_tree",
     "cut",
     "describe",
     "device_bytes",
+    "from_hosts",
     "in_use",
     "make_mesh",
     "num_shards",
     "on_parts",
+    "own_mesh",
+    "own_shards",
     "partition_spec",
     "place",
     "placed_shapes",

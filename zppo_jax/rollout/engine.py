@@ -14,7 +14,7 @@ Shape suffixes: P prompts, B rows (slots), I rows of patches, M merged slots, D 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters, slots
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample, row_keys
-from zppo_jax.rollout.session import sample
+from zppo_jax.rollout.session import Finished, sample, stream
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.vision import NO_IMAGE, VisionFeatures
@@ -71,9 +71,22 @@ class Engine:
 
     def sample(self, params: dict[str, Any], requests: Sequence[Request]) -> list[list[Sample]]:
         """All responses of each request, in order; what was done is added to `statistics`."""
-        samples, done = sample(self, params, requests, self.report)
+        with parallel.use(self.compiler.mesh):
+            samples, done = sample(self, params, requests, self.report)
         self.statistics.add(done)
         return samples
+
+    def stream(self, params: dict[str, Any], requests: Sequence[Request]) -> Iterator[Finished]:
+        """What has finished after every chunk, while the next one runs; what is done is added to `statistics`."""
+        done = Statistics()
+        chunks = stream(self, params, requests, done, self.report)
+        while True:
+            with parallel.use(self.compiler.mesh):  # not while the caller has the turn
+                finished = next(chunks, None)
+            if finished is None:
+                break
+            yield finished
+        self.statistics.add(done)
 
     # ---------------------------------------------------------------- programs
 

@@ -248,13 +248,22 @@ class Session:
         )
 
 
-def stream(
-    engine: Engine, params: dict[str, Any], requests: Sequence[Request], statistics: Statistics
-) -> Iterator[list[tuple[int, int, Sample]]]:
-    """After every chunk what has finished: (request, number of the sample, sample); prompts of short rings first.
+Finished = list[tuple[int, int, Sample]]
+"""What a chunk brought to its end: (request, number of the sample, sample)."""
 
-    What is done is added to `statistics` as it goes.
+
+def stream(
+    engine: Engine,
+    params: dict[str, Any],
+    requests: Sequence[Request],
+    statistics: Statistics,
+    report: Callable[[str], None] | None = None,
+) -> Iterator[Finished]:
+    """What has finished after every chunk, while the next one runs; prompts of short rings first.
+
+    What is done is added to `statistics` as it goes; `report` is told how far it is after every chunk.
     """
+    start, total = time.monotonic(), sum(request.num_samples for request in requests)
     buckets = [engine.shapes.bucket_of(request.features, request.uid) for request in requests]
     order = sorted(range(len(requests)), key=buckets.__getitem__)
     for ring, members in itertools.groupby(order, key=lambda index: engine.shapes.ring_of(buckets[index])):
@@ -262,6 +271,8 @@ def stream(
         place = {session.submit(requests[index]): index for index in members}
         while session.busy:
             events = session.advance()
+            if report:
+                report(statistics.line(total, time.monotonic() - start))
             yield [(place[one.ticket], one.index, one.sample) for one in events if one.sample is not None]
 
 
@@ -271,13 +282,10 @@ def sample(
     requests: Sequence[Request],
     report: Callable[[str], None] | None = None,
 ) -> tuple[list[list[Sample]], Statistics]:
-    """All responses of each request, in order; `report` is told how far it is after every chunk."""
-    statistics, start = Statistics(), time.monotonic()
+    """All responses of each request, in order."""
+    statistics = Statistics()
     found: list[dict[int, Sample]] = [{} for _ in requests]
-    total = sum(request.num_samples for request in requests)
-    for finished in stream(engine, params, requests, statistics):
+    for finished in stream(engine, params, requests, statistics, report):
         for request, index, one in finished:
             found[request][index] = one
-        if report:
-            report(statistics.line(total, time.monotonic() - start))
     return [[samples[index] for index in sorted(samples)] for samples in found], statistics

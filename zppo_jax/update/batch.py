@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zppo_jax.types import Group
+from zppo_jax.types import Group, Outcome
 from zppo_jax.update.advantages import group_advantages
 
 
@@ -20,10 +20,10 @@ def split(num_groups: int, num_minibatches: int, seed: int, step: int, epoch: in
 
 
 def advantages(
-    groups: Sequence[Group], parts: Sequence[np.ndarray], normalisation: str, scope: str, eps: float
+    outcomes: Sequence[Outcome | Group], parts: Sequence[np.ndarray], normalisation: str, scope: str, eps: float
 ) -> np.ndarray:
     """Advantages [P, G] with the statistics of the whole rollout batch, or of each mini-batch (`scope`)."""
-    rewards_PG = np.stack([group.rewards_G for group in groups])
+    rewards_PG = np.stack([outcome.rewards_G for outcome in outcomes])
     if scope == "batch":
         return group_advantages(rewards_PG, normalisation, eps)
     out = np.zeros_like(rewards_PG)
@@ -41,6 +41,6 @@ def with_gradient(groups: Sequence[int], advantages_PG: np.ndarray) -> list[int]
     return [index for index in groups if np.any(advantages_PG[index] != 0.0)]
 
 
-def num_tokens(groups: Sequence[Group]) -> int:
+def num_tokens(outcomes: Sequence[Outcome | Group]) -> int:
     """Sampled tokens: what the loss of these groups is divided by."""
-    return sum(len(rollout.token_ids_T) for group in groups for rollout in group.rollouts)
+    return sum(outcome.num_tokens for outcome in outcomes)

@@ -1,10 +1,15 @@
-"""The host side of the update: from the groups of a step to I optimiser steps and one row of metrics."""
+"""The host side of the update: from the groups of a step to I optimiser steps and one row of metrics.
+
+With several hosts each lays its own groups into its own rows of a micro-batch; advantages, mini-batches and numbers of
+tokens come from the outcomes of all groups, which all hosts know.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +18,8 @@ import optax
 from zppo_jax import parallel
 from zppo_jax.compilation import Compiler, Program, shapes_of
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.types import Group
+from zppo_jax.parallel import Hosts
+from zppo_jax.types import Group, Outcome
 from zppo_jax.update import batch, rows, step
 from zppo_jax.update.rows import RowShapes
 from zppo_jax.update.step import Objective, State
@@ -30,6 +36,16 @@ class Settings:
     eps: float
 
 
+class Updated(NamedTuple):
+    """What a step's updates gave: the new state, the advantages [P, G] of all groups, means of the metrics, and of each
+    update that was skipped because it was not finite, the groups (number of the update: numbers of the groups)."""
+
+    state: State
+    advantages_PG: np.ndarray
+    metrics: dict[str, float]
+    skipped: dict[int, list[int]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Learner:
     """Updates the student; holds no parameters. `frozen_patterns`: what it leaves alone (see freeze.py)."""
@@ -42,6 +58,12 @@ class Learner:
     banned_V: np.ndarray
     compiler: Compiler
     frozen_patterns: tuple[str, ...] = ()
+    hosts: Hosts = dataclasses.field(default_factory=Hosts)
+
+    @property
+    def num_updates(self) -> int:
+        """Of a step."""
+        return self.settings.num_minibatches * self.settings.inner_epochs
 
     def init(self, params: dict[str, Any]) -> State:
         """Parameters and a fresh optimiser state for the trainable ones; ConfigError when a pattern means none."""
@@ -56,66 +78,121 @@ class Learner:
         self._logprobs(state["params"])
 
     def update(
-        self, state: State, groups: Sequence[Group], *, seed: int, step: int
-    ) -> tuple[State, np.ndarray, dict[str, float]]:
-        """I mini-batches, K times. Returns the new state, the advantages [P, G] and the means of the metrics.
+        self,
+        state: State,
+        groups: Sequence[Group],
+        *,
+        seed: int,
+        step: int,
+        everyone: Sequence[Outcome] | None = None,
+    ) -> Updated:
+        """I mini-batches, K times. `everyone` are the outcomes of all groups of the step, those of other hosts too.
 
         The old state is donated: it must not be used afterwards.
         """
-        num_minibatches = self.settings.num_minibatches
-        parts = batch.split(len(groups), num_minibatches, seed, step, 0)
-        advantages_PG = batch.advantages(
-            groups, parts, self.settings.normalisation, self.settings.scope, self.settings.eps
-        )
-        metrics = self.mismatch(state["params"], groups, advantages_PG, seed=seed, step=step)
-        updates = []
-        for epoch in range(self.settings.inner_epochs):
-            for part in batch.split(len(groups), num_minibatches, seed, step, epoch) if epoch else parts:
-                state, row = self._step(state, groups, advantages_PG, part)
+        outcomes = [group.outcome() for group in groups] if everyone is None else everyone
+        places = {outcome.uid: place for place, outcome in enumerate(outcomes)}
+        own = {places[group.prompt.uid]: group for group in groups}
+        chosen, count = self.settings, self.settings.num_minibatches
+        parts = batch.split(len(outcomes), count, seed, step, 0)
+        advantages_PG = batch.advantages(outcomes, parts, chosen.normalisation, chosen.scope, chosen.eps)
+        metrics = self.mismatch(state["params"], own, advantages_PG, seed=seed, step=step)
+        updates, walked = [], []
+        for epoch in range(chosen.inner_epochs):
+            for part in batch.split(len(outcomes), count, seed, step, epoch) if epoch else parts:
+                num_tokens = batch.num_tokens([outcomes[index] for index in part])
+                state, row = self._step(state, own, advantages_PG, part, num_tokens)
                 updates.append(row)
-        metrics |= _mean_rows(jax.device_get(updates))
+                walked.append(part.tolist())
+        rows_of = jax.device_get(updates)
+        metrics |= _mean_rows(rows_of)
         metrics["nonzero_group_fraction"] = float(np.mean(np.any(advantages_PG != 0.0, axis=1)))
-        return state, advantages_PG, metrics
+        return Updated(state, advantages_PG, metrics, {n: walked[n] for n, row in enumerate(rows_of) if row["skipped"]})
 
     def _step(
-        self, state: State, groups: Sequence[Group], advantages_PG: np.ndarray, part: np.ndarray
+        self,
+        state: State,
+        own: Mapping[int, Group],
+        advantages_PG: np.ndarray,
+        part: np.ndarray,
+        num_tokens: int,
     ) -> tuple[State, dict[str, Any]]:
         """One mini-batch: its gradient, then one update."""
-        placed = rows.arrange(groups, batch.with_gradient(part.tolist(), advantages_PG), self.shapes)
-        sums = self.gradient(state["params"], groups, advantages_PG, placed)
-        num_tokens = np.float32(batch.num_tokens([groups[index] for index in part]))
-        return self._update(state)(state, sums, num_tokens)
+        chosen = [index for index in part.tolist() if index in own]
+        placed = rows.arrange(own, batch.with_gradient(chosen, advantages_PG), self.shapes)
+        sums = self.gradient(state["params"], own, advantages_PG, placed)
+        return self._update(state)(state, sums, np.float32(num_tokens))
 
     def gradient(
-        self, params: dict[str, Any], groups: Sequence[Group], advantages_PG: np.ndarray, placed: Sequence[rows.Row]
+        self, params: dict[str, Any], groups: rows.Groups, advantages_PG: np.ndarray, placed: Sequence[rows.Row]
     ) -> step.Sums:
-        """Sums over the tokens of all rows, micro-batch by micro-batch: gradient and metrics."""
-        sums = self._zero(params)(params)
-        for start in range(0, len(placed), self.shapes.num_rows):
-            chosen = placed[start : start + self.shapes.num_rows]
-            micro = rows.microbatch(self.config, groups, advantages_PG, chosen, self.shapes)
+        """Sums over the tokens of all rows, micro-batch by micro-batch: gradient and metrics.
+
+        `placed` are this host's rows; there are as many micro-batches as the host with the most of them needs.
+        """
+        sums, size = self._zero(params)(params), self._own_shapes.num_rows
+        count = max(self.hosts.gather(-(-len(placed) // size), "the rows of a mini-batch"))
+        for number in range(count):
+            micro = self._microbatch(groups, advantages_PG, placed[number * size : (number + 1) * size])
             sums = self._gradient(params)(sums, params, micro, self.banned_V)
         return sums
 
     def mismatch(
-        self, params: dict[str, Any], groups: Sequence[Group], advantages_PG: np.ndarray, *, seed: int, step: int
+        self, params: dict[str, Any], groups: rows.Groups, advantages_PG: np.ndarray, *, seed: int, step: int
     ) -> dict[str, float]:
         """How far the trainer's log-probabilities lie from the sampler's, under the same parameters, on a few groups.
 
         Mean absolute difference and the k3 estimate of KL(sampler || trainer) in nats a token, before any update.
         """
-        order = np.random.default_rng([seed, step, 0x3A]).permutation(len(groups))
-        placed = rows.arrange(groups, order[: self.shapes.num_rows].tolist(), self.shapes)[: self.shapes.num_rows]
-        micro = rows.microbatch(self.config, groups, advantages_PG, placed, self.shapes)
-        new_BT = np.asarray(self._logprobs(params)(params, micro, self.banned_V))
-        difference = (new_BT - micro["old_logprobs_BT"])[micro["counted_BT"]].astype(np.float64)
-        kl = np.mean(np.expm1(difference) - difference)
-        return {"mismatch_kl": float(kl), "mismatch_abs": float(np.mean(np.abs(difference)))}
+        size = self._own_shapes.num_rows
+        known = groups if isinstance(groups, Mapping) else range(len(groups))
+        order = np.random.default_rng([seed, step, 0x3A]).permutation(len(advantages_PG)).tolist()
+        chosen = [index for index in order[: self.shapes.num_rows] if index in known]
+        placed = rows.arrange(groups, chosen, self.shapes)[:size]
+        own = rows.microbatch(self.config, groups, advantages_PG, placed, self._own_shapes)
+        new_BT = np.asarray(self._logprobs(params)(params, self._joined(own), self.banned_V))[self._own_rows]
+        difference = (new_BT - own["old_logprobs_BT"])[own["counted_BT"]].astype(np.float64)
+        sums = [np.sum(np.expm1(difference) - difference), np.sum(np.abs(difference)), difference.size]
+        kl, distance, count = np.sum(self.hosts.gather([float(each) for each in sums], "the mismatch"), axis=0)
+        return {"mismatch_kl": kl / max(count, 1.0), "mismatch_abs": distance / max(count, 1.0)}
+
+    # ---------------------------------------------------------------- micro-batches
+
+    @property
+    def _own_shapes(self) -> RowShapes:
+        """A host's share of a micro-batch."""
+        return dataclasses.replace(self.shapes, num_rows=self.shapes.num_rows // self.hosts.count)
+
+    @property
+    def _own_rows(self) -> np.ndarray:
+        """Where this host's rows are among those of all."""
+        numbers = np.arange(self.shapes.num_rows)
+        if self.hosts.count == 1:
+            return numbers
+        assert self.compiler.mesh is not None
+        parts = parallel.own_shards(self.compiler.mesh)
+        return numbers.reshape(len(parts) * self.hosts.count, -1)[parts].reshape(-1)
+
+    def _microbatch(self, groups: rows.Groups, advantages_PG: np.ndarray, placed: Sequence[rows.Row]) -> dict[str, Any]:
+        return self._joined(rows.microbatch(self.config, groups, advantages_PG, placed, self._own_shapes))
+
+    def _joined(self, own: dict[str, Any]) -> dict[str, Any]:
+        """A micro-batch of all hosts' rows, of which this one has its own."""
+        mesh = self.compiler.mesh
+        if mesh is None or self.hosts.count == 1:
+            return own
+        num_features = own["grid_IS5"][..., 0].size // self.config.vision.spatial_merge_size**2
+        parts = parallel.own_shards(mesh)
+        own["feature_BT"] = rows.joined_features(own["feature_BT"], parts, num_features)
+        return parallel.from_hosts(mesh, own, rows.AXES)
+
+    def _microbatch_shapes(self) -> dict[str, Any]:
+        micro = shapes_of(rows.microbatch(self.config, [], np.zeros((0, 0), np.float32), [], self.shapes))
+        if self.hosts.count == 1:
+            return micro
+        return parallel.placed_shapes(micro, {name: rows.AXES[name] for name in micro})
 
     # ---------------------------------------------------------------- programs
-
-    def _no_rows(self) -> dict[str, Any]:
-        return rows.microbatch(self.config, [], np.zeros((0, 0), np.float32), [], self.shapes)
 
     def _placed_sums(self, params: dict[str, Any]) -> Any:
         shapes = jax.eval_shape(lambda params: step.zero_sums(params, self.config, self.frozen_patterns), params)
@@ -130,7 +207,7 @@ class Learner:
     def _gradient(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
             static = (self.config, self.objective, self.frozen_patterns)
-            micro, sums = shapes_of(self._no_rows()), self._placed_sums(params)
+            micro, sums = self._microbatch_shapes(), self._placed_sums(params)
             return step.add_gradient.lower(sums, shapes_of(params), *static, micro, self.banned_V)
 
         return self.compiler.program("gradient", lower)
@@ -146,12 +223,14 @@ class Learner:
     def _logprobs(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
             temperature = self.objective.temperature
-            return step.logprobs.lower(shapes_of(params), self.config, self._no_rows(), temperature, self.banned_V)
+            micro = self._microbatch_shapes()
+            return step.logprobs.lower(shapes_of(params), self.config, micro, temperature, self.banned_V)
 
         return self.compiler.program("log-probabilities", lower)
 
 
 def _mean_rows(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over the updates of a step; tokens are summed."""
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    return means | {"tokens": float(np.sum([row["tokens"] for row in rows]))}
+    """Means over the updates of a step that were made; tokens, and updates that were skipped, are summed."""
+    made = [row for row in rows if not row["skipped"]]
+    means = {name: float(np.mean([row[name] for row in made])) if made else math.nan for name in rows[0]}
+    return means | {name: float(np.sum([row[name] for row in rows])) for name in ("tokens", "skipped")}

@@ -10,7 +10,7 @@ Shape suffixes: B rows, T slots of a row, C chunks, J convolution context, P gro
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,9 +59,11 @@ class Part(NamedTuple):
 
 
 Row = list[Part]
+Groups = Sequence[Group] | Mapping[int, Group]
+"""Groups by their number among all of a step; a host has some of them."""
 
 
-def arrange(groups: Sequence[Group], chosen: Sequence[int], shapes: RowShapes) -> list[Row]:
+def arrange(groups: Groups, chosen: Sequence[int], shapes: RowShapes) -> list[Row]:
     """Rows for the chosen groups, the fullest first: first fit by falling size, the same for the same lengths."""
     parts = [part for index in chosen for part in _parts(index, groups[index], shapes)]
     rows: list[Row] = []
@@ -99,7 +101,7 @@ def _parts(index: int, group: Group, shapes: RowShapes) -> Iterator[Part]:
         yield Part(index, tuple(sorted(members)))
 
 
-def _size(part: Part, groups: Sequence[Group], shapes: RowShapes) -> int:
+def _size(part: Part, groups: Groups, shapes: RowShapes) -> int:
     group = groups[part.group]
     lengths = [group.features.num_tokens - 1, *(len(group.rollouts[r].token_ids_T) for r in part.rollouts)]
     return sum(map(shapes.rounded, lengths))
@@ -109,7 +111,7 @@ def _size(part: Part, groups: Sequence[Group], shapes: RowShapes) -> int:
 
 
 def microbatch(
-    config: Config, groups: Sequence[Group], advantages_PG: np.ndarray, rows: Sequence[Row], shapes: RowShapes
+    config: Config, groups: Groups, advantages_PG: np.ndarray, rows: Sequence[Row], shapes: RowShapes
 ) -> dict[str, Any]:
     """Up to `num_rows` rows as the model's inputs, and for each slot: target_BT (the id that it is to predict),
     old_logprobs_BT, advantages_BT and counted_BT (whether it predicts a sampled token)."""
@@ -128,6 +130,18 @@ def microbatch(
         for rollout in part.rollouts:
             writer.branch(row, prompts, place, group.rollouts[rollout], advantages_PG[part.group, rollout])
     return writer.arrays | {name: prompts[name] for name in ("patches_ISC", "grid_IS5")}
+
+
+AXES = inputs.AXES | dict.fromkeys(("target_BT", "old_logprobs_BT", "advantages_BT", "counted_BT"), ("batch", None))
+"""Logical names of the axes of a micro-batch."""
+
+
+def joined_features(feature_BT: np.ndarray, parts: Sequence[int], num_features: int) -> np.ndarray:
+    """A host's feature_BT as it must be among all hosts: its rows of patches, `num_features` in all, lie in the given
+    parts of the global axis, in this order."""
+    size = num_features // len(parts)
+    shifted_BT = np.asarray(parts, np.int32)[feature_BT // size] * size + feature_BT % size
+    return np.where(feature_BT >= 0, shifted_BT, -1).astype(np.int32)
 
 
 class _Writer:

@@ -55,8 +55,8 @@ def target_logprobs_of(
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
 def logprobs(params: dict[str, Any], config: Config, micro: dict[str, Any], temperature: float, banned_V: jax.Array):
-    """The trainer's log-probabilities [B, T] of one micro-batch, to compare with the sampler's."""
-    return target_logprobs_of(params, config, micro, temperature, banned_V)
+    """The trainer's log-probabilities [B, T] of one micro-batch, whole on every device."""
+    return parallel.constrain(target_logprobs_of(params, config, micro, temperature, banned_V), None, None)
 
 
 def _loss_sum(trainable, frozen, config: Config, objective: Objective, micro: dict[str, Any], banned_V: jax.Array):
@@ -115,11 +115,17 @@ def update(
     """One optimiser step on the token mean of `sums`. `state` is {"params", "optimizer"} and is donated. Returns the
     new state and scalars.
 
-    The optimiser, its clipping and its weight decay see the trainable parameters only.
+    The optimiser, its clipping and its weight decay see the trainable parameters only. Where the loss or the gradient
+    is not finite, nothing changes, not even the number of updates, and "skipped" is 1: one such step would make every
+    parameter NaN for good.
     """
     gradient = jax.tree.map(lambda g: g / jnp.maximum(num_tokens, 1.0), sums["gradient"])
     metrics = losses.means(sums["metrics"], num_tokens) | {"grad_norm": optax.tree.norm(gradient)}
-    return optimized(state, gradient, config, transform, frozen_patterns), metrics
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    new = optimized(state, gradient, config, transform, frozen_patterns)
+    state = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+    metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
+    return in_place(state, config, transform, frozen_patterns), metrics
 
 
 def optimized(

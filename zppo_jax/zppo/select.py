@@ -1,7 +1,7 @@
 """Which questions are hard, and which of their prompts fit the caps (Sec. 3.1 and Algorithm 1 of arXiv:2606.18216).
 
-Pure functions over groups and prompts. One combined cap holds for BCQ and NCQ together, and it is counted in
-prompts, not in questions.
+Pure functions over the outcomes of all groups of a step, whichever host has them, so that every host decides the same.
+One combined cap holds for BCQ and NCQ together, and it is counted in prompts, not in questions.
 """
 
 from __future__ import annotations
@@ -9,45 +9,60 @@ from __future__ import annotations
 import fractions
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
-from zppo_jax.types import Group, Prompt
+from zppo_jax.types import Kind, Outcome
 from zppo_jax.zppo import keys
 from zppo_jax.zppo.reformulate import REFORMULATIONS
 
 
-def plain_accuracies(groups: Sequence[Group]) -> dict[str, float]:
+class _Reformulated(Protocol):
+    @property
+    def kind(self) -> Kind: ...
+
+
+P = TypeVar("P", bound=_Reformulated)
+
+
+class Listed(NamedTuple):
+    """A BCQ or NCQ prompt as the hosts that have not built it know it."""
+
+    uid: str
+    kind: Kind
+
+
+def plain_accuracies(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Mean reward by question id, of plain and replayed groups alone, in their order: what refreshes the buffer.
 
     BCQ and NCQ groups are passed over: "mastered" means solved without candidates (App. C). ValueError when a question
     has two plain groups, for then it has two means.
     """
     accuracies: dict[str, float] = {}
-    for group in _plain(groups):
-        question_id = group.prompt.question.id
-        if question_id in accuracies:
-            raise ValueError(f"question {question_id!r} has two plain groups in one step; draw it once")
-        accuracies[question_id] = group.accuracy
+    for outcome in _plain(outcomes):
+        if outcome.question_id in accuracies:
+            raise ValueError(f"question {outcome.question_id!r} has two plain groups in one step; draw it once")
+        accuracies[outcome.question_id] = outcome.accuracy
     return accuracies
 
 
-def hard(groups: Sequence[Group], threshold: float = 0.5) -> list[Group]:
+def hard(outcomes: Sequence[Outcome], threshold: float = 0.5) -> list[Outcome]:
     """The plain and replayed groups with a mean reward below the threshold, in their order (Sec. 3.1)."""
-    return [group for group in _plain(groups) if group.accuracy < threshold]
+    return [outcome for outcome in _plain(outcomes) if outcome.accuracy < threshold]
 
 
-def pre_cap(hard_groups: Sequence[Group], limit: int, seed: int, step: int) -> list[Group]:
+def pre_cap(hard_outcomes: Sequence[Outcome], limit: int, seed: int, step: int) -> list[Outcome]:
     """The `limit` hardest groups, hardest first (Algorithm 1, pre-cap); new and replayed are ranked together.
 
     Ties are broken by a hash of (seed, step, question id): reproducible, and without favour for early positions.
     """
 
-    def rank(group: Group) -> tuple[float, int]:
-        return group.accuracy, keys.stable_hash("pre_cap_ties", seed, step, group.prompt.question.id)
+    def rank(outcome: Outcome) -> tuple[float, int]:
+        return outcome.accuracy, keys.stable_hash("pre_cap_ties", seed, step, outcome.question_id)
 
-    return sorted(hard_groups, key=rank)[: _checked(limit)]
+    return sorted(hard_outcomes, key=rank)[: _checked(limit)]
 
 
-def post_cap(prompts_per_question: Sequence[Sequence[Prompt]], limit: int) -> list[Prompt]:
+def post_cap(prompts_per_question: Sequence[Sequence[P]], limit: int) -> list[P]:
     """The first `limit` prompts, question by question in pre-cap order, BCQ before NCQ (Algorithm 1, post-cap).
 
     The first prompt that would exceed the limit is skipped and the walk ends there: with one slot left, a question
@@ -68,8 +83,8 @@ def replay_count(fraction: float, num_new: int) -> int:
     return _share("replay.fraction", fraction, num_new)
 
 
-def _plain(groups: Sequence[Group]) -> list[Group]:
-    return [group for group in groups if group.prompt.kind in ("plain", "replay")]
+def _plain(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.kind in ("plain", "replay")]
 
 
 def _checked(limit: int) -> int:

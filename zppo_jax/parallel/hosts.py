@@ -1,0 +1,197 @@
+"""The processes of a run: what they tell each other, and what each of them has of the devices.
+
+A run over several hosts is one program on each. Rollouts are a host's own: it decodes, scores and reformulates its
+share of a step's questions on its own devices, with a copy of the parameters, and waits for nobody. What all must know
+(rewards, which prompts exist, which numbers of rows) they gather, so that each takes the same decisions by itself; the
+update runs on all devices at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+from zppo_jax.parallel import mesh as meshes
+from zppo_jax.parallel import rules
+from zppo_jax.workdir import RunError
+
+T = TypeVar("T")
+
+
+class HostError(RunError):
+    """Another host failed, or did not come."""
+
+
+def connect(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins the processes of a run, before anything else uses jax. What is not given jax finds out by itself on TPU
+    pods, under SLURM, in Kubernetes and under Open MPI.
+
+    Raises HostError when neither says who the others are, or when they do not come.
+    """
+    try:
+        jax.distributed.initialize(coordinator or None, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise HostError(
+            f"the processes of the run do not find each other ({reason}): start one on each host, and where jax does "
+            "not know the cluster, give each --coordinator=HOST:PORT --num_processes=N --process_id=I"
+        ) from error
+
+
+@dataclasses.dataclass
+class Hosts:
+    """This process among the others; `timeout_seconds` is how long it waits for them."""
+
+    index: int = 0
+    count: int = 1
+    timeout_seconds: float = 1800.0
+    _meetings: int = 0
+
+    @classmethod
+    def all(cls, timeout_seconds: float) -> Hosts:
+        """Those that jax knows."""
+        return cls(jax.process_index(), jax.process_count(), timeout_seconds)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this host writes what is written once."""
+        return self.index == 0
+
+    def own(self, values: Sequence[T]) -> Sequence[T]:
+        """This host's share of what all have: every `count`-th."""
+        return values[self.index :: self.count]
+
+    def gather(self, value: Any, what: str) -> list[Any]:
+        """The JSON values of all hosts, by host. All call it in the same order.
+
+        Raises HostError, which names those that have not come within the time.
+        """
+        if self.count == 1:
+            return [value]
+        self._meet(what)
+        content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        sizes = multihost_utils.process_allgather(np.int64(len(content)))
+        room = max(256, 1 << int(sizes.max() - 1).bit_length())  # few sizes, hence few programs
+        padded = np.zeros(room, np.uint8)
+        padded[: len(content)] = content
+        rows = multihost_utils.process_allgather(padded)
+        return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes.tolist(), strict=True)]
+
+    def gather_dealt(self, own: Sequence[Any], what: str) -> list[Any]:
+        """Together what `own` took apart, in the order from before."""
+        parts = self.gather(list(own), what)
+        longest = max(map(len, parts))
+        return [part[place] for place in range(longest) for part in parts if place < len(part)]
+
+    @contextlib.contextmanager
+    def together(self, what: str) -> Iterator[None]:
+        """What every host must have done before any goes on; raises HostError where another one failed."""
+        failed = ""
+        try:
+            yield
+        except Exception as error:
+            failed = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise
+        finally:
+            failures = self.gather(failed, what)
+            others = [f"host {host}: {text}" for host, text in enumerate(failures) if text and not failed]
+            if others:
+                raise HostError(f"{what} failed on {others[0]}")
+
+    def _meet(self, what: str) -> None:
+        """Waits for all; a collective operation by itself would wait for ever, and gloo's but half a minute."""
+        import orbax.checkpoint.multihost  # a second, which only runs over several hosts should pay
+
+        self._meetings += 1
+        barrier = orbax.checkpoint.multihost.get_barrier_sync_fn()
+        try:
+            barrier(key=f"{what}, meeting {self._meetings}", timeout_ms=int(1000 * self.timeout_seconds))
+        except Exception as error:  # the runtime's own kinds; its message lists the tasks that did not come
+            reason = " ".join(str(error).split())
+            raise HostError(
+                f"host {self.index} has waited for the others ({what}) for {self.timeout_seconds:g} s, or they are "
+                f"gone: {reason[:600]}"
+            ) from error
+
+
+# ---------------------------------------------------------------- devices
+
+
+def own_mesh(mesh: Mesh, data: int, fsdp: int, tensor: int) -> Mesh:
+    """This host's devices as a mesh of that shape; the mesh itself where it is the only host."""
+    return mesh if jax.process_count() == 1 else _host_mesh(jax.process_index(), data, fsdp, tensor)
+
+
+def _host_mesh(host: int, data: int, fsdp: int, tensor: int) -> Mesh:
+    return meshes.make_mesh(data, fsdp, tensor, [one for one in jax.devices() if one.process_index == host])
+
+
+@dataclasses.dataclass
+class OwnCopy:
+    """A host's own copy of the parameters, cut over its devices as `mesh` says, so that it needs no other host to
+    sample with them; the parameters themselves where there is one host."""
+
+    mesh: Mesh | None
+    axes: Any
+    _made: tuple[Any, Any] | None = None
+
+    def of(self, params: Any) -> Any:
+        """The copy of these very parameters. All hosts call it at the same time."""
+        if self.mesh is None or jax.process_count() == 1:
+            return params
+        if self._made is None or self._made[0] is not params:
+            self.release()
+            self._made = params, self._copied(params)
+        return self._made[1]
+
+    def release(self) -> None:
+        """Forgets the copy."""
+        self._made = None
+
+    def _copied(self, params: Any) -> Any:
+        """Copied to every host at once, on a mesh whose first axis are the hosts; then each takes what it has of it."""
+        assert self.mesh is not None
+        shape = self.mesh.devices.shape
+        grids = [_host_mesh(host, *shape).devices for host in range(jax.process_count())]
+        everywhere = Mesh(np.stack(grids), ("hosts", *meshes.AXES))
+        copies = jax.device_put(params, rules.shardings(everywhere, params, self.axes))
+        return jax.tree.map(self._own, copies)
+
+    def _own(self, leaf: jax.Array) -> jax.Array:
+        assert self.mesh is not None and isinstance(leaf.sharding, NamedSharding)
+        shards = [shard.data for shard in leaf.addressable_shards]
+        sharding = NamedSharding(self.mesh, leaf.sharding.spec)
+        return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
+
+
+def own_shards(mesh: Mesh) -> list[int]:
+    """Which of the parts of the axis `batch` lie on this host, ascending.
+
+    Raises ValueError where a part is shared by hosts: tensor neighbours must be of one host.
+    """
+    parts = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    hosts = [{device.process_index for device in part} for part in parts]
+    if any(len(each) > 1 for each in hosts):
+        raise ValueError("neighbours along the tensor axis lie on several hosts: lower mesh.tensor")
+    return [place for place, each in enumerate(hosts) if each == {jax.process_index()}]
+
+
+def from_hosts(mesh: Mesh, values: dict[str, np.ndarray], axes: dict[str, Any]) -> dict[str, jax.Array]:
+    """One array of all hosts' rows for each name, where `values` are this host's own, in the order of its parts."""
+
+    def one(name: str, value: np.ndarray) -> jax.Array:
+        names, shape = axes[name], list(value.shape)
+        place = names.index("batch")
+        shape[place] *= jax.process_count()
+        sharding = NamedSharding(mesh, rules.partition_spec(names, tuple(shape), mesh))
+        return jax.make_array_from_process_local_data(sharding, value, tuple(shape))
+
+    return {name: one(name, value) for name, value in values.items()}

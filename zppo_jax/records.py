@@ -1,0 +1,115 @@
+"""What a run writes for people, step by step, and how the numbers of a step come about.
+
+Over several hosts the first one writes the metrics, which are those of all; each writes the samples that it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from zppo_jax.config import Config
+from zppo_jax.metrics import MetricsWriter, SampleWriter, sample_row
+from zppo_jax.rollout.statistics import Statistics
+from zppo_jax.types import Group, Outcome
+from zppo_jax.workdir import RunDirectory
+from zppo_jax.zppo import Refresh, ReplayBuffer
+
+
+class Records:
+    """The files of a run directory, cut back to the restored step at the start."""
+
+    def __init__(self, directory: RunDirectory, config: Config, step: int | None, leads: bool = True) -> None:
+        self.skipped_folder = directory.own / "skipped"
+        self._profile_folder, self._traced_step = directory.own / "profile", config.profile.step
+        self._metrics = MetricsWriter(directory.path, config.log.tensorboard) if leads else None
+        self._samples = SampleWriter(directory.own, config.log.samples_max_megabytes, config.log.samples_keep)
+        kept = -1 if step is None else step
+        if self._metrics is not None:
+            self._metrics.truncate(kept)
+        self._samples.truncate(kept)
+
+    def write(
+        self,
+        step: int,
+        metrics: dict[str, Any],
+        groups: Sequence[Group] = (),
+        advantages: dict[str, Any] | None = None,
+    ) -> None:
+        """A row of metrics, and a line for each of this host's groups; `advantages` [G] by uid."""
+        if self._metrics is not None:
+            self._metrics.write(step, metrics)
+        for group in groups:
+            self._samples.write(step, group, (advantages or {})[group.prompt.uid])
+
+    def skipped(self, step: int, number: int, groups: Sequence[Group], advantages: dict[str, Any]) -> str:
+        """Writes what update `number` of a step was to learn from, tokens and log-probabilities included; the file."""
+        file = self.skipped_folder / f"step-{step}-update-{number}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        rows = (_whole_sample(step, group, advantages[group.prompt.uid]) for group in groups)
+        file.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+        return str(file)
+
+    @contextlib.contextmanager
+    def traced(self, step: int) -> Iterator[None]:
+        """Traces what is done meanwhile where it is the step that `profile.step` names: for Perfetto and XProf."""
+        if step != self._traced_step:
+            yield
+            return
+        with (
+            jax.profiler.trace(self._profile_folder, create_perfetto_trace=True),
+            jax.profiler.StepTraceAnnotation("step", step_num=step),
+        ):
+            yield
+
+    def close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+
+
+def _whole_sample(step: int, group: Group, advantages_G: Any) -> dict[str, Any]:
+    return sample_row(step, group, advantages_G) | {
+        "prompt_token_ids": group.features.token_ids_T.tolist(),
+        "token_ids": [rollout.token_ids_T.tolist() for rollout in group.rollouts],
+        # As text, because a log-probability may be what is not finite.
+        "logprobs": [[str(value) for value in rollout.logprobs_T.tolist()] for rollout in group.rollouts],
+    }
+
+
+def step_metrics(
+    plain: Sequence[Outcome], hard: Sequence[Outcome], augmented: Sequence[Outcome], done: Statistics
+) -> dict[str, Any]:
+    """What the outcomes of a step's groups say, as named in metrics.SCHEMA."""
+    everything = [*plain, *augmented]
+    num_rollouts = sum(len(outcome.correct) for outcome in everything)
+    metrics: dict[str, Any] = {
+        "rollout/accuracy": np.mean([outcome.accuracy for outcome in plain]),
+        "rollout/hard_fraction": len(hard) / len(plain),
+        "rollout/tokens": sum(outcome.num_tokens for outcome in everything),
+        "rollout/truncated_fraction": sum(outcome.num_truncated for outcome in everything) / num_rollouts,
+        "rollout/occupancy": done.occupancy,
+        "rollout/longest": done.longest,
+    }
+    for kind in ("replay", "bcq", "ncq"):
+        accuracies = [outcome.accuracy for outcome in everything if outcome.kind == kind]
+        prefix = "replay/" if kind == "replay" else f"zppo/{kind}_"
+        metrics[f"{prefix}groups"] = len(accuracies)
+        metrics[f"{prefix}accuracy"] = np.mean(accuracies) if accuracies else None
+    return metrics
+
+
+def buffer_metrics(buffer: ReplayBuffer, refreshed: Refresh) -> dict[str, Any]:
+    """What a refresh of the replay buffer did."""
+    return {
+        "replay/size": len(buffer),
+        "replay/admitted": len(refreshed.admitted),
+        "replay/graduated": len(refreshed.graduated),
+        "replay/evicted": len(refreshed.evicted),
+        "replay/graduated_total": buffer.graduated_total,
+        "replay/evicted_total": buffer.evicted_total,
+    }
