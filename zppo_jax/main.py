@@ -228,7 +228,9 @@ def _parse_or_exit(argv: Sequence[str]) -> list[str]:
 
 
 def _exit(message: object, status: int) -> NoReturn:
-    print(f"zppo_jax: {message}", file=sys.stderr)
+    print(f"zppo_jax: {message}", file=sys.stderr, flush=True)
+    if flags.FLAGS.is_parsed() and (_DISTRIBUTED.value or _COORDINATOR.value):
+        os._exit(status)  # jax would wait at the exit for the others, who may be why this one ends
     sys.exit(status)
 
 
