@@ -51,6 +51,7 @@ def test_equal_means_to_the_bit():
 def test_the_newest_stay(folder):
     checkpoints = Checkpoints(folder, 2)
     checkpoints.save(9, make_state(9), HOST)
+    checkpoints.finish()
     assert sorted(path.name for path in folder.iterdir()) == ["6", "9"] and checkpoints.latest_step == 9
 
 
@@ -97,6 +98,7 @@ def test_a_write_that_did_not_end_is_never_chosen_and_swept_away(folder):
     checkpoints = Checkpoints(folder, 2)
     assert checkpoints.latest_step == 3
     checkpoints.save(6, make_state(1), HOST)
+    checkpoints.finish()
     assert sorted(path.name for path in folder.iterdir()) == ["3", "6"]
     assert equal(checkpoints.restore(make_state())[1], make_state(1))
 

@@ -42,7 +42,17 @@ def test_every_step_has_a_row_with_every_name(straight):
     assert evaluated == [0, 3, NUM_STEPS]
     assert all(row["eval/standard_error"] is not None for row in rows if row["step"] in evaluated)
     trained = [name for name in SCHEMA if not name.startswith("eval/") and not name.endswith("cq_accuracy")]
+    trained.remove("time/checkpoint")  # of the step before
     assert all(row[name] is not None for row in rows[1:] for name in trained)
+    assert all(row["time/checkpoint"] is not None for row in rows[2:])
+
+
+def test_phases_account_for_a_step(straight):
+    rows = runs.metrics(straight)[2:]
+    for row in rows:
+        phases = [value for name, value in row.items() if name.startswith("time/") and name != "time/step"]
+        assert sum(value for value in phases if value is not None) == pytest.approx(row["time/step"])
+    assert sum(row["time/unaccounted"] for row in rows) < 0.03 * sum(row["time/step"] for row in rows)
 
 
 def test_no_file_holds_a_number_that_json_does_not_know(straight):

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from zppo_jax.update.step import State
-from zppo_jax.workdir import WorkdirError
+from zppo_jax.workdir import WorkdirError, probe
 
 
 class Checkpoints:
@@ -71,6 +71,7 @@ class Checkpoints:
         self._require_space(step, state)
         self._saving = step
         with self._failing(), _quiet():
+            probe(self._directory)  # else orbax's threads wait long for a directory that cannot be made
             self._manager.save(step, args=parts, metrics=None if accuracy is None else {"accuracy": accuracy})
 
     def finish(self) -> None:

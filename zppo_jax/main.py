@@ -200,12 +200,10 @@ def _run(argv: Sequence[str]) -> None:
 
 def _connect() -> None:
     """Joins the other processes, where this is one of several."""
-    from zppo_jax import parallel
-
     if _DISTRIBUTED.value or _COORDINATOR.value:
+        from zppo_jax import parallel
+
         parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    elif parallel.Hosts.all(1.0).count > 1:
-        raise ConfigError("this is one of several processes: add --distributed on every host")
 
 
 _DISK_ERRORS = {

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -82,6 +83,14 @@ def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
         return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     except ValueError as error:
         raise ConfigError(f"mesh: {error}") from error
+
+
+def find_hosts(config: Config) -> Hosts:
+    """This process and the others; ConfigError when they have not been joined."""
+    hosts = Hosts.all(config.watchdog.host_seconds)
+    if hosts.count > 1 and not jax.distributed.is_initialized():
+        raise ConfigError(f"this is one of {hosts.count} processes: add --distributed to the command on every host")
+    return hosts
 
 
 def own_mesh(config: Config, mesh: Mesh) -> Mesh:
@@ -193,7 +202,8 @@ def _check_hosts(config: Config, mesh: Mesh | None, hosts: Hosts) -> None:
 def _checkpoint(config: Config, key: str, path: Path, compiler: Compiler) -> tuple[qwen3_5.Model, Processor]:
     """Model and processor of a Hugging Face directory; ConfigError in one line, naming the key, when it is none."""
     try:
-        model = qwen3_5.load(path, config.model.dtype, compiler.mesh)
+        with parallel.use(compiler.mesh):  # over several hosts, not the one in use
+            model = qwen3_5.load(path, config.model.dtype, compiler.mesh)
         return model, _processor(config, path, config.prompt.enable_thinking)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())

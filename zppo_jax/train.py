@@ -26,7 +26,6 @@ from zppo_jax.console import RunConsole
 from zppo_jax.data.pipeline import Item, StepBatch
 from zppo_jax.evaluate import Evaluation, evaluate
 from zppo_jax.metrics import PhaseTimers
-from zppo_jax.parallel import Hosts
 from zppo_jax.records import Records, buffer_metrics, step_metrics
 from zppo_jax.report import draw_curves
 from zppo_jax.rollout.requests import Draw
@@ -128,7 +127,7 @@ def run(config: Config, workdir: Path) -> None:
     """Train from the newest checkpoint in `workdir`, or from the start, to `config.num_steps` or a request to stop."""
     compilation.use_cache()
     compilation.keep_memory()
-    hosts = Hosts.all(config.watchdog.host_seconds)
+    hosts = setup.find_hosts(config)
     with contextlib.ExitStack() as stack:
         with hosts.together("opening the run directory"):
             directory = stack.enter_context(RunDirectory(workdir, hosts.index))

@@ -89,13 +89,10 @@ class RunDirectory:
         write_atomically(self.config_file, json.dumps(new, indent=2, allow_nan=False).encode() + b"\n")
 
     def _make(self) -> None:
-        probe = self.path / f".probe-{os.getpid()}"
         try:
             self.own.mkdir(parents=True, exist_ok=True)
-            write_atomically(probe, b"probe")
-            probe.unlink()
+            probe(self.path)
         except OSError as error:
-            probe.unlink(missing_ok=True) if self.path.is_dir() else None
             raise WorkdirError(
                 f"--workdir={self.path} cannot be written ({error.strerror}): choose another, or free it"
             ) from error
@@ -146,7 +143,18 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
+
+
+def probe(directory: Path) -> None:
+    """Writes a small file and takes it away again; raises OSError where that cannot be done."""
+    file = directory / f".probe-{os.getpid()}"
+    try:
+        write_atomically(file, b"probe")
+    finally:
+        if directory.is_dir():
+            file.unlink(missing_ok=True)
 
 
 class StopRequested(Exception):
