@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
-from zppo_jax.checkpoint import Checkpoints, equal
+from zppo_jax.checkpoint import Checkpoints, best_step, equal, saved_steps
 from zppo_jax.workdir import WorkdirError
 
 HOST = {"stream": {"step": 3, "new": {"position": 12}, "replay": None}, "first": {"all": [0.1, 0.30000000000000004]}}
@@ -119,3 +120,33 @@ def test_a_full_disk_is_found_before_anything_is_written(folder, monkeypatch):
         checkpoints.save(9, make_state(), HOST)
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in folder.iterdir()) == ["3", "6"]
+
+
+def test_the_best_stays_beside_the_newest(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_best=1)
+    for step, accuracy in ((1, 0.2), (2, 0.9), (3, None), (4, 0.5), (5, None), (6, 0.3)):
+        checkpoints.save(step, make_state(step), HOST, accuracy)
+    checkpoints.finish()
+    assert saved_steps(tmp_path) == [2, 5, 6] and best_step(tmp_path) == 2 and checkpoints.latest_step == 6
+    checkpoints.close()
+    again = Checkpoints(tmp_path, keep=2, keep_best=1)  # as a run that was continued
+    again.save(7, make_state(7), HOST, 0.95)
+    again.finish()
+    assert saved_steps(tmp_path) == [6, 7] and best_step(tmp_path) == 7
+
+
+def test_without_an_evaluation_there_is_no_best(folder):
+    assert best_step(folder) is None and best_step(folder / "nowhere") is None
+
+
+def test_what_is_saved_is_the_state_at_that_moment(tmp_path):
+    """The next update is given the very buffers that are still being written."""
+    double = jax.jit(lambda state: jax.tree.map(lambda x: x * 2, state), donate_argnums=0)
+    checkpoints, state = Checkpoints(tmp_path, keep=3), {"x": jnp.arange(3_000_000.0)}
+    for step in (1, 2, 3):
+        checkpoints.save(step, state, HOST)
+        state = double(state)
+    checkpoints.finish()
+    for step in (1, 2, 3):
+        saved = ocp.StandardCheckpointer().restore(tmp_path / str(step) / "state")
+        np.testing.assert_array_equal(saved["x"], np.arange(3_000_000.0, dtype=np.float32) * 2 ** (step - 1))

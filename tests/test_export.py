@@ -161,9 +161,12 @@ def test_transformers_loads_the_configurations_and_the_processor(exported, start
 
 
 def test_an_earlier_step_in_another_dtype_replaces_an_earlier_export(straight, tmp_path, capsys):
-    for flags in ([], ["--step=3", "--dtype=bfloat16"]):
+    for flags in (["--step=best"], ["--step=3", "--dtype=bfloat16"]):
         command_line.main(["export", f"--checkpoint={straight}", f"--out={tmp_path / 'out'}", *flags])
-    assert capsys.readouterr().out.splitlines()[1].startswith(f"step 3 of {straight}")
+    best, third = capsys.readouterr().out.splitlines()
+    accuracies = {row["step"]: row["eval/accuracy"] for row in runs.metrics(straight) if row["step"] in (3, LAST_STEP)}
+    assert best.startswith(f"step {max(accuracies, key=lambda step: (accuracies[step], step))} of {straight}")
+    assert third.startswith(f"step 3 of {straight}")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert str(tensors["model.language_model.embed_tokens.weight"].dtype) == "bfloat16"

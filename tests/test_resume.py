@@ -135,6 +135,32 @@ def test_a_checkpoint_that_was_cut_short_is_never_chosen(straight, start, tmp_pa
     runs.assert_same_end(workdir, straight, NUM_STEPS)
 
 
+KILLED_WHILE_SAVING = """
+import os, signal
+from zppo_jax import main
+from zppo_jax.checkpoint import Checkpoints
+
+save = Checkpoints.save
+
+def save_and_die(self, step, *rest):
+    save(self, step, *rest)
+    if step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Checkpoints.save = save_and_die
+main.main()
+"""
+"""The process is killed while its threads are writing the last checkpoint."""
+
+
+def test_a_run_killed_while_it_saves_continues_to_the_same_bits(straight, start, tmp_path):
+    killed = runs.command(runs.arguments(start, tmp_path), KILLED_WHILE_SAVING)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert runs.saved_steps(tmp_path) == [3] and runs.metrics(tmp_path)[-1]["step"] == 6
+    runs.run(start, tmp_path)
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(straight, start, tmp_path):
     """The kernel lets no file grow beyond 100 kB from step 4 on, so that the checkpoint of step 6 cannot be written."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -48,8 +48,8 @@ class Records:
             self._samples.write(step, group, (advantages or {})[group.prompt.uid])
 
     def skipped(self, step: int, number: int, groups: Sequence[Group], advantages: dict[str, Any]) -> str:
-        """Writes what update `number` of a step was to learn from, tokens and log-probabilities included; the file."""
-        file = self.skipped_folder / f"step-{step}-update-{number}.jsonl"
+        """Writes what update `number` (from 0) was to learn from, tokens and log-probabilities too; the file."""
+        file = self.skipped_folder / f"step-{step}-update-{number + 1}.jsonl"
         file.parent.mkdir(exist_ok=True)
         rows = (_whole_sample(step, group, advantages[group.prompt.uid]) for group in groups)
         file.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows))

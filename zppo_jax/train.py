@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from zppo_jax import agreement, compilation, parallel, setup
-from zppo_jax.checkpoint import Checkpoints, saved_steps
+from zppo_jax.checkpoint import Checkpoints, quiet, saved_steps
 from zppo_jax.config import Config
 from zppo_jax.console import RunConsole
 from zppo_jax.data.pipeline import Item, StepBatch
@@ -135,9 +135,10 @@ def run(config: Config, workdir: Path) -> None:
                 directory.accept(config, restored_step=max(saved_steps(directory.checkpoints), default=0))
         checkpoints = Checkpoints(directory.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best)
         stack.callback(checkpoints.close)
+        stack.enter_context(quiet())  # what cannot be written is found in the background
         stop = stack.enter_context(StopRequest())
-        quiet = None if hosts.leads else stack.enter_context(open(os.devnull, "w"))
-        console = stack.enter_context(RunConsole(config.num_steps, quiet))
+        elsewhere = None if hosts.leads else stack.enter_context(open(os.devnull, "w"))
+        console = stack.enter_context(RunConsole(config.num_steps, elsewhere))
         with hosts.together("loading the models"):
             student, teacher = directories(config, directory.path, console.message)
             mesh = setup.make_mesh(config)
@@ -212,6 +213,7 @@ def _loop(
             done = ends()
         with timers("checkpoint"):
             if step % config.checkpoint.every == 0 or evaluated or done or watch.alarmed:
+                saves.attempt(checkpoints.finish)  # of the one before
                 saves.attempt(functools.partial(save, last.overall[0] if evaluated else None))
         watch.check(step, records.skipped_folder)
     saves.attempt(checkpoints.finish)

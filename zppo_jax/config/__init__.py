@@ -38,8 +38,14 @@ __all__ = [
 ]
 
 
-FREE_KEYS = ("num_steps", "profile.", "watchdog.")
-"""What may change when a run is continued: it changes nothing that the run computes, or only for how long."""
+FREE_KEYS = (
+    *("num_steps", "profile.", "watchdog.", "checkpoint.", "log."),
+    *("mesh.", "rollout.mesh.", "teacher.mesh.", "rollout.slots", "rollout.cache_gigabytes", "model.remat"),
+    *("update.row_tokens", "update.prompts_per_row", "update.rows_per_microbatch"),
+    *("data.worker_count", "reward.num_workers"),
+)
+"""Beginnings of the keys that may change when a run is continued: for how long, what is written, and the machine. What
+the run computes stays the same but for rounding."""
 
 
 class ConfigError(ValueError):

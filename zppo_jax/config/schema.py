@@ -244,7 +244,7 @@ class Config:
 
     seed: Annotated[int, Setting("every draw derives from (seed, step, purpose)", minimum=0, maximum=2**31 - 1)]
     num_steps: Annotated[
-        int, Setting("training steps; may grow on resuming, where profile and watchdog may change as well", minimum=1)
+        int, Setting("training steps; on resuming it may grow, and what belongs to the machine may change", minimum=1)
     ]
     method: Annotated[str, Setting("row of the table of methods; chosen by --config=configs/tiny.py:METHOD")]
     mesh: MeshConfig

@@ -28,7 +28,7 @@ is exported on one host, also while the run goes on. The directory appears when 
 Flags:
   --checkpoint=RUN     the run directory (the --workdir of the training)
   --out=DIRECTORY      where to; it must not exist or be empty, only an earlier export is replaced
-  --step=N             the checkpoint of that step, instead of the newest
+  --step=N             the checkpoint of that step, instead of the newest; "best": of the best held-out accuracy
   --dtype=NAME         {", ".join(_DTYPES)}, instead of the checkpoint's own; A_log and the gated norm stay
                        float32, as in the published files
   --origin=DIRECTORY   the model that the run started from, if it is no longer where the run found it; or OWNER/NAME
@@ -42,7 +42,7 @@ Examples:
 _FLAGS = flags.FlagValues()
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "run directory", flag_values=_FLAGS)
 _OUT = flags.DEFINE_string("out", None, "where to write", flag_values=_FLAGS)
-_STEP = flags.DEFINE_integer("step", None, "step of the checkpoint", flag_values=_FLAGS)
+_STEP = flags.DEFINE_string("step", None, "step of the checkpoint, or best", flag_values=_FLAGS)
 _DTYPE = flags.DEFINE_enum("dtype", None, _DTYPES, "of the weights", flag_values=_FLAGS)
 _ORIGIN = flags.DEFINE_string("origin", None, "model that the run started from", flag_values=_FLAGS)
 
@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str]) -> None:
     """Reads the flags; raises ConfigError in one line on any mistake."""
     command.read(_FLAGS, argv, "zppo_jax.export", _EXAMPLE, (_CHECKPOINT, _OUT))
+    step = _STEP.value
+    if step is not None and step != "best" and not step.isdecimal():
+        raise ConfigError(f"--step={step}: give the number of a step, or best")
 
 
 def _export() -> str:

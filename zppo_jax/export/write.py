@@ -41,13 +41,13 @@ PROCESSOR_FILES = (
 """Copied from the origin as they are, where it has them."""
 
 
-def export(run: Path, out: Path, step: int | None = None, dtype: str | None = None, origin: str | None = None) -> str:
+def export(run: Path, out: Path, step: str | None = None, dtype: str | None = None, origin: str | None = None) -> str:
     """Write the student of a run to `out`; returns the line that tells a person so.
 
     Args:
       run: the run directory; it may be in use.
       out: does not exist, is empty, or holds an earlier export, which is replaced.
-      step: of the checkpoint; None for the newest.
+      step: of the checkpoint, or "best" for that of the best held-out accuracy; None for the newest.
       dtype: of the weights; None for the checkpoint's own.
       origin: the Hugging Face directory that the run started from; None for the one that its config.json names.
 
@@ -83,7 +83,7 @@ def export(run: Path, out: Path, step: int | None = None, dtype: str | None = No
     )
 
 
-def _choose_step(run: Path, step: int | None) -> int:
+def _choose_step(run: Path, step: str | None) -> int:
     if not (run / "config.json").is_file():
         raise ConfigError(f"--checkpoint={run} is no run directory (it has no config.json): give a run's --workdir")
     steps = checkpoint.saved_steps(run / "checkpoints")
@@ -91,9 +91,15 @@ def _choose_step(run: Path, step: int | None) -> int:
         raise WorkdirError(f"{run} holds no checkpoint yet: let the run reach its first one (checkpoint.every steps)")
     if step is None:
         return steps[-1]
-    if step not in steps:
-        raise ConfigError(f"--step={step}: {run} holds the checkpoints of steps {', '.join(map(str, steps))}")
-    return step
+    best = checkpoint.best_step(run / "checkpoints")
+    if step == "best" and best is not None:
+        return best
+    if step not in map(str, steps):
+        evaluated = "" if best is None else f", {best} is the best"
+        raise ConfigError(
+            f"--step={step}: {run} holds the checkpoints of steps {', '.join(map(str, steps))}{evaluated}"
+        )
+    return int(step)
 
 
 def _origin(run: Path, given: str | None) -> Path:

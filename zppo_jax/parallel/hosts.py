@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -114,11 +115,13 @@ class Hosts:
         barrier = orbax.checkpoint.multihost.get_barrier_sync_fn()
         try:
             barrier(key=f"{what}, meeting {self._meetings}", timeout_ms=int(1000 * self.timeout_seconds))
-        except Exception as error:  # the runtime's own kinds; its message lists the tasks that did not come
+        except Exception as error:  # the runtime's own kinds
             reason = " ".join(str(error).split())
+            named = re.search(r"timed out task names: ([\d, ]+)", reason)
+            missing = f"host {named[1].strip()}" if named else "another host"
             raise HostError(
-                f"host {self.index} has waited for the others ({what}) for {self.timeout_seconds:g} s, or they are "
-                f"gone: {reason[:600]}"
+                f"{missing} did not come to {what} within {self.timeout_seconds:g} s, or is gone; host {self.index} waited "
+                f"for it: look at what it does, then run the same command on all hosts to continue ({reason[:300]})"
             ) from error
 
 
