@@ -111,6 +111,27 @@ def test_a_full_disk_is_told_and_training_goes_on(start, tmp_path, capsys):
     assert [row["checkpoint/failed"] for row in runs.metrics(tmp_path)][-1] == 1
 
 
+FULL_DISK = """
+import resource
+from tests import runs
+from zppo_jax import main
+
+def fill(step):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+with runs.after_row(lambda step: fill(step) if step == 2 else None):
+    main.main()
+"""
+
+
+def test_a_disk_that_stays_full_ends_the_command_in_one_line(start, tmp_path):
+    done = runs.command(runs.arguments(start, tmp_path, num_steps=4, checkpoint__every=1, eval__every=4), FULL_DISK)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count("!! the checkpoint of step") >= 2
+    (line,) = done.stderr.splitlines()
+    assert "the checkpoint of step 4 cannot be written" in line and "continues after step 1" in line
+
+
 def test_a_failed_save_is_told_once():
     told: list[str] = []
     saves = FailedSaves(told.append)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging as stdlib_logging
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,19 +72,19 @@ class Checkpoints:
         parts = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         self._require_space(step, state)
         self._saving = step
-        with self._failing(), quiet():
+        with self._failing(), _quiet():
             probe(self._directory)  # else orbax's threads wait long for a directory that cannot be made
             self._manager.save(step, args=parts, metrics=None if accuracy is None else {"accuracy": accuracy})
 
     def finish(self) -> None:
         """Wait until everything is written; raises WorkdirError when it cannot be."""
-        with self._failing(), quiet():
+        with self._failing(), _quiet():
             self._manager.wait_until_finished()
         self._saving = None
 
     def check(self) -> None:
         """Raises WorkdirError when what is being written has failed; does not wait."""
-        with self._failing(), quiet():
+        with self._failing(), _quiet():
             self._manager.check_for_errors()
 
     @contextlib.contextmanager
@@ -93,9 +94,9 @@ class Checkpoints:
             yield
         except Exception as error:  # tensorstore and orbax have kinds of their own for a full disk
             step, self._saving = self._saving, None
-            with contextlib.suppress(Exception), quiet():
+            with contextlib.suppress(Exception), _quiet():
                 self._manager.close()
-            with contextlib.suppress(Exception), quiet():  # the directory itself may be gone
+            with contextlib.suppress(Exception), _quiet():  # the directory itself may be gone
                 self._manager = self._opened()
             raise WorkdirError(
                 f"the checkpoint of step {step} cannot be written to {self._directory} ({_first_line(error)}): "
@@ -116,7 +117,7 @@ class Checkpoints:
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
-            with quiet():
+            with _quiet():
                 restored = self._manager.restore(steps[-1], args=parts)
         except Exception as error:  # every layer below has kinds of its own for a damaged file
             raise WorkdirError(
@@ -136,7 +137,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written; a failure of that was told by `finish` or `check`, or is told by nobody."""
-        with contextlib.suppress(Exception), quiet():
+        with contextlib.suppress(Exception), _quiet():
             self._manager.close()
 
 
@@ -167,7 +168,7 @@ def restore_params(directory: Path, step: int, abstract: dict[str, Any]) -> dict
     place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     checkpointer = ocp.PyTreeCheckpointer()
     try:
-        with quiet():
+        with _quiet():
             saved: Any = checkpointer.metadata(path / "state")
             params = saved.item_metadata.tree["params"]
             shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params)
@@ -200,19 +201,29 @@ def _require_same(path: Path, saved: dict[str, Any], abstract: dict[str, Any]) -
         )
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Orbax logs the traceback of an error that it raises as well, also from its threads; ours is the one line that a
-    person reads."""
-    before, asynchronous = logging.get_verbosity(), stdlib_logging.getLogger("asyncio")
-    level = asynchronous.level
+def tell_failures_once() -> None:
+    """For the life of the process: what orbax's threads and coroutines raise where a disk is full is raised here as
+    well, so they, asyncio and the interpreter need not tell it for each array, whenever that is freed."""
     logging.set_verbosity(logging.FATAL)
-    asynchronous.setLevel(stdlib_logging.CRITICAL)  # "exception was never retrieved", once for each array
+    stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL)
+    hook = sys.unraisablehook
+
+    def tell(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = tell
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs the traceback of an error that it raises as well; ours is the one line that a person reads."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
     try:
         yield
     finally:
         logging.set_verbosity(before)
-        asynchronous.setLevel(level)
 
 
 def _continues(step: int | None) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from zppo_jax import agreement, compilation, parallel, setup
-from zppo_jax.checkpoint import Checkpoints, quiet, saved_steps
+from zppo_jax.checkpoint import Checkpoints, saved_steps, tell_failures_once
 from zppo_jax.config import Config
 from zppo_jax.console import RunConsole
 from zppo_jax.data.pipeline import Item, StepBatch
@@ -127,6 +127,7 @@ def run(config: Config, workdir: Path) -> None:
     """Train from the newest checkpoint in `workdir`, or from the start, to `config.num_steps` or a request to stop."""
     compilation.use_cache()
     compilation.keep_memory()
+    tell_failures_once()
     hosts = setup.find_hosts(config)
     with contextlib.ExitStack() as stack:
         with hosts.together("opening the run directory"):
@@ -135,7 +136,6 @@ def run(config: Config, workdir: Path) -> None:
                 directory.accept(config, restored_step=max(saved_steps(directory.checkpoints), default=0))
         checkpoints = Checkpoints(directory.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best)
         stack.callback(checkpoints.close)
-        stack.enter_context(quiet())  # what cannot be written is found in the background
         stop = stack.enter_context(StopRequest())
         elsewhere = None if hosts.leads else stack.enter_context(open(os.devnull, "w"))
         console = stack.enter_context(RunConsole(config.num_steps, elsewhere))

@@ -120,8 +120,9 @@ class Hosts:
             named = re.search(r"timed out task names: ([\d, ]+)", reason)
             missing = f"host {named[1].strip()}" if named else "another host"
             raise HostError(
-                f"{missing} did not come to {what} within {self.timeout_seconds:g} s, or is gone; host {self.index} waited "
-                f"for it: look at what it does, then run the same command on all hosts to continue ({reason[:300]})"
+                f"{missing} did not come to {what} within {self.timeout_seconds:g} s, or is gone; host {self.index} "
+                "waits no longer: look at what it does, then run the same command on all hosts to continue "
+                f"({reason[:300]})"
             ) from error
 
 
