@@ -22,6 +22,7 @@ from zppo_jax.data.pipeline import Item, PromptProcessing, StepStream, open_stre
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, vlm
 from zppo_jax.models.qwen3_5.layers import Remat
+from zppo_jax.ops.gated_delta import longest_chunk
 from zppo_jax.processor import Processor
 from zppo_jax.prompts import Template
 from zppo_jax.rewards import ScoringPool
@@ -205,6 +206,7 @@ def learner_of(config: Config, model: qwen3_5.Config, engine: Engine, compiler: 
             sizes.buckets[-1],
             sizes.max_new_tokens,
             sizes.patch_slots,
+            longest_chunk(model.text.linear_key_head_dim),
         ),
         settings,
         objective,

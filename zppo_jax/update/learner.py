@@ -104,18 +104,26 @@ class Learner:
 
         Mean absolute difference and the k3 estimate of KL(sampler || trainer) in nats a token, before any update.
         """
+        shapes = self.compared
         order = np.random.default_rng([seed, step, 0x3A]).permutation(len(groups))
-        placed = rows.arrange(groups, order[: self.shapes.num_rows].tolist(), self.shapes)[: self.shapes.num_rows]
-        micro = rows.microbatch(self.config, groups, advantages_PG, placed, self.shapes)
+        placed = rows.arrange(groups, order[: shapes.num_rows].tolist(), shapes)[: shapes.num_rows]
+        micro = rows.microbatch(self.config, groups, advantages_PG, placed, shapes)
         new_BT = np.asarray(self._logprobs(params)(params, micro, self.banned_V))
         difference = (new_BT - micro["old_logprobs_BT"])[micro["counted_BT"]].astype(np.float64)
         kl = np.mean(np.expm1(difference) - difference)
         return {"mismatch_kl": float(kl), "mismatch_abs": float(np.mean(np.abs(difference)))}
 
+    @property
+    def compared(self) -> RowShapes:
+        """Of the rows that `mismatch` looks at: one for each device. A whole micro-batch could be a fifth of an update."""
+        with parallel.use(self.compiler.mesh):
+            shares = parallel.num_shards("batch")
+        return dataclasses.replace(self.shapes, num_rows=min(shares, self.shapes.num_rows))
+
     # ---------------------------------------------------------------- programs
 
-    def _no_rows(self) -> dict[str, Any]:
-        return rows.microbatch(self.config, [], np.zeros((0, 0), np.float32), [], self.shapes)
+    def _no_rows(self, shapes: RowShapes) -> dict[str, Any]:
+        return rows.microbatch(self.config, [], np.zeros((0, 0), np.float32), [], shapes)
 
     def _placed_sums(self, params: dict[str, Any]) -> Any:
         shapes = jax.eval_shape(lambda params: step.zero_sums(params, self.config, self.frozen_patterns), params)
@@ -130,7 +138,7 @@ class Learner:
     def _gradient(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
             static = (self.config, self.objective, self.frozen_patterns)
-            micro, sums = shapes_of(self._no_rows()), self._placed_sums(params)
+            micro, sums = shapes_of(self._no_rows(self.shapes)), self._placed_sums(params)
             return step.add_gradient.lower(sums, shapes_of(params), *static, micro, self.banned_V)
 
         return self.compiler.program("gradient", lower)
@@ -145,8 +153,8 @@ class Learner:
 
     def _logprobs(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
-            temperature = self.objective.temperature
-            return step.logprobs.lower(shapes_of(params), self.config, self._no_rows(), temperature, self.banned_V)
+            micro, temperature = self._no_rows(self.compared), self.objective.temperature
+            return step.logprobs.lower(shapes_of(params), self.config, micro, temperature, self.banned_V)
 
         return self.compiler.program("log-probabilities", lower)
 
