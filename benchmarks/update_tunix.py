@@ -44,7 +44,7 @@ def make_model(case: Case, mesh: Any) -> Any:
         norm_eps=1e-6,
         use_tied_embedding=True,
     )
-    with mesh:
+    with jax.set_mesh(mesh):
         model = qwen3.Qwen3(config, rngs=nnx.Rngs(0))
         state = nnx.state(model)
         sharding = jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), nnx.get_partition_spec(state))
@@ -110,7 +110,8 @@ def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[s
     from flax import nnx
     from tunix.rl.grpo import grpo_learner
 
-    mesh = jax.make_mesh((1, 1), ("fsdp", "tp"))
+    automatic = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=automatic)
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_file=f"{checkpoint}/tokenizer.json", eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
