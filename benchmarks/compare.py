@@ -1,15 +1,18 @@
 """Cases in turns: several sides, each a process of its own (worker.py), that must agree before their speed counts.
 
-Every script of this folder that compares two sides is built from this: benchmarks.model, benchmarks.rollout.
+Every script of this folder that compares two sides is built from this: benchmarks.model, benchmarks.rollout,
+benchmarks.update, benchmarks.step.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -17,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 TOLERANCE = 1e-3
@@ -42,11 +46,22 @@ class AnyCase(Protocol):
 SomeCase = TypeVar("SomeCase", bound=AnyCase)
 
 
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """Cores of all sides, such as "0" or "0,1"; how many turns count; and the Python of those main programs that do not
+    run in this environment, by module."""
+
+    cores: str
+    num_rounds: int
+    pythons: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 class Side:
     """A process that computes one case when it is told to. `module` is its main program."""
 
-    def __init__(self, name: str, module: str, case: AnyCase, checkpoint: Path, cores: str) -> None:
-        command = [sys.executable, "-m", module, case.name, str(checkpoint), cores]
+    def __init__(self, name: str, module: str, case: AnyCase, checkpoint: Path, conditions: Conditions) -> None:
+        python = conditions.pythons.get(module, sys.executable)
+        command = [python, "-m", module, case.name, str(checkpoint), conditions.cores]
         self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.start = self._read()
@@ -65,11 +80,13 @@ class Side:
 
 
 @contextlib.contextmanager
-def _started(case: AnyCase, modules: Mapping[str, str], checkpoint: Path, cores: str) -> Iterator[list[Side]]:
+def _started(
+    case: AnyCase, modules: Mapping[str, str], checkpoint: Path, conditions: Conditions
+) -> Iterator[list[Side]]:
     sides: list[Side] = []
     try:
         for name, module in modules.items():
-            sides.append(Side(name, module, case, checkpoint, cores))
+            sides.append(Side(name, module, case, checkpoint, conditions))
         yield sides
     finally:
         for side in sides:
@@ -105,18 +122,18 @@ def _summary(case: AnyCase, side: Side, rounds: Sequence[dict[str, float]]) -> d
 
 
 def measure(
-    case: AnyCase, modules: Mapping[str, str], checkpoint: Path, cores: str, num_rounds: int
+    case: AnyCase, modules: Mapping[str, str], checkpoint: Path, conditions: Conditions
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """All sides in turns, of which the first two are compared; the first run of each (compilation, caches) does not
     count. Returns (ratio, floor, goal and circumstances, {side: its medians})."""
-    with _started(case, modules, checkpoint, cores) as sides:
+    with _started(case, modules, checkpoint, conditions) as sides:
         require_agreement(case, [side.start["check"] for side in sides[:2]])
-        rounds = [[side.run() for side in sides] for _ in range(num_rounds)]
+        rounds = [[side.run() for side in sides] for _ in range(conditions.num_rounds)]
         results = {side.name: _summary(case, side, [one[index] for one in rounds]) for index, side in enumerate(sides)}
         versions = {name: version for side in sides for name, version in side.start["versions"].items()}
     first, second, *_ = (result["tokens_per_cpu_second"] for result in results.values())
     facts = {"ratio": round(first / second, 2), "floor": case.floor, "goal": case.goal}
-    return facts | circumstances(versions, cores), results
+    return facts | circumstances(versions, conditions.cores), results
 
 
 def circumstances(versions: Mapping[str, str], cores: str) -> dict[str, Any]:
@@ -124,6 +141,7 @@ def circumstances(versions: Mapping[str, str], cores: str) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **versions},
         "cores": len(cores.split(",")),
+        "load": round(os.getloadavg()[0], 2),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _output("git", "rev-parse", "--short", "HEAD"),
         "machine": _machine(),
@@ -148,34 +166,38 @@ def _machine() -> str:
 def run_cases(
     description: str | None,
     cases: Mapping[str, SomeCase],
-    gpu_case: tuple[str, str],
-    report: Callable[[SomeCase, Path, str, int], dict[str, Any]],
+    gpu_cases: Mapping[str, str],
+    report: Callable[[SomeCase, Path, Conditions], dict[str, Any]],
     arguments: list[str] | None = None,
+    peers: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """The command line: the chosen cases, one JSON line each. Returns 1 if one is below its floor.
 
-    `gpu_case`: the name of the case that has no peer, and the module that measures it. `report` measures a case, given
-    its checkpoint, the cores and the number of rounds.
+    `gpu_cases`: names of cases that have no peer, and the modules that measure them. `report` measures a case, given
+    its checkpoint. `peers`: names of those that have environments of their own, and their modules; `--NAME-python` says
+    where.
     """
-    gpu_name, gpu_module = gpu_case
-    known = (*cases, gpu_name)
+    known = (*cases, *gpu_cases)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(known)}; all, unless given")
     parser.add_argument("--cores", default="0", help="cores of all sides, such as 0 or 0,1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--checkpoints", type=Path, help="where to keep the random checkpoints for next time")
+    for peer in peers:
+        parser.add_argument(f"--{peer}-python", default=sys.executable, help=f"the Python that has {peer}")
     options = parser.parse_args(arguments)
     if unknown := set(options.cases) - set(known):
         parser.error(f"no such case: {', '.join(sorted(unknown))}; give some of {', '.join(known)}")
-    reached = True
+    pythons = {module: getattr(options, f"{peer}_python") for peer, module in peers.items()}
+    conditions, reached = Conditions(options.cores, options.rounds, pythons), True
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.cases or known:
-            if name == gpu_name:
-                subprocess.run([sys.executable, "-m", gpu_module], check=True)
+            if name in gpu_cases:
+                subprocess.run([sys.executable, "-m", gpu_cases[name]], check=True)
                 continue
             checkpoint = (options.checkpoints or Path(temporary)) / cases[name].model
             _write_checkpoint(cases[name].model, checkpoint)
-            result = report(cases[name], checkpoint, options.cores, options.rounds)
+            result = report(cases[name], checkpoint, conditions)
             print(json.dumps(result), flush=True)
             reached &= result["ratio"] >= result["floor"]
     return 0 if reached else 1

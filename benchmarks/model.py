@@ -16,16 +16,16 @@ from benchmarks import compare
 from benchmarks.cases import CASES, Case
 
 SIDES = {"ours": "benchmarks.ours", "peer": "benchmarks.peer"}
-GPU_CASE = ("training-0.8B-bf16-gpu", "benchmarks.utilisation")
+GPU_CASES = {"training-0.8B-bf16-gpu": "benchmarks.utilisation"}
 
 
-def report(case: Case, checkpoint: Path, cores: str, num_rounds: int) -> dict[str, Any]:
-    facts, results = compare.measure(case, SIDES, checkpoint, cores, num_rounds)
+def report(case: Case, checkpoint: Path, conditions: compare.Conditions) -> dict[str, Any]:
+    facts, results = compare.measure(case, SIDES, checkpoint, conditions)
     return {"case": case.name, "batch": case.batch, "length": case.length} | results | facts
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return compare.run_cases(__doc__, CASES, GPU_CASE, report, arguments)
+    return compare.run_cases(__doc__, CASES, GPU_CASES, report, arguments)
 
 
 if __name__ == "__main__":

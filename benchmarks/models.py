@@ -12,6 +12,8 @@ import jax
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import sizes
 from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.processor import Processor, ProcessorConfig, build_tokenizer, default_chat_template
+from zppo_jax.processor.tokenizer import CONTROL_TOKENS
 
 _SPECIAL_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 _PUBLISHED_LAYERS = {"0.8B": 24, "0.8B-8-layers": 8}
@@ -19,6 +21,8 @@ _SMALL = {
     "10M": {"layers": 8, "hidden": 256, "inner": 1024, "vocabulary": 4096, "mrope_section": (3, 3, 2)},
     "8.9M": {"layers": 8, "hidden": 256, "inner": 864, "vocabulary": 4096, "mrope_section": (3, 3, 2)},
     "1.1M": {"layers": 4, "hidden": 128, "inner": 448, "vocabulary": 512, "mrope_section": (2, 1, 1)},
+    "9.47M": {"layers": 8, "hidden": 256, "inner": 960, "vocabulary": 4096, "mrope_section": (3, 3, 2)},
+    "1.12M": {"layers": 4, "hidden": 128, "inner": 480, "vocabulary": 512, "mrope_section": (2, 1, 1)},
 }
 """Four heads everywhere, two of keys in full attention; the names count the language model's parameters."""
 NAMES = (*_PUBLISHED_LAYERS, *_SMALL)
@@ -68,6 +72,15 @@ def write_checkpoint(name: str, directory: Path) -> None:
         return
     shape = config(name)
     qwen3_5.save(qwen3_5.Model(shape, qwen3_5.init_params(shape, jax.random.key(0))), directory)
+    if name in _SMALL:
+        processor(shape.text.vocab_size).save(directory)
+
+
+def processor(vocabulary: int) -> Processor:
+    """Of a random model that shall be right half of the time: all tokens but bytes and control tokens are words with a
+    box, and every other box holds a 1."""
+    words = [f"w{number} \\boxed{{{number % 2}}}" for number in range(vocabulary - 256 - len(CONTROL_TOKENS))]
+    return Processor(build_tokenizer([], vocabulary, words), default_chat_template(), ProcessorConfig())
 
 
 def num_text_parameters(name: str) -> int:

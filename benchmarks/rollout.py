@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import compare, rollout_copy
 from benchmarks.rollout_cases import CASES, Case
 
-GPU_CASE = ("rollout-0.8B-gpu", "benchmarks.rollout_gpu")
+GPU_CASES = {"rollout-0.8B-gpu": "benchmarks.rollout_gpu"}
 
 
 def sides(case: Case) -> dict[str, str]:
@@ -51,8 +51,8 @@ def agreement(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"equal_greedy_tokens": len(apart), "logprob_difference": round(max(apart), 6)}
 
 
-def report(case: Case, checkpoint: Path, cores: str, num_rounds: int) -> dict[str, Any]:
-    facts, results = compare.measure(case, sides(case), checkpoint, cores, num_rounds)
+def report(case: Case, checkpoint: Path, conditions: compare.Conditions) -> dict[str, Any]:
+    facts, results = compare.measure(case, sides(case), checkpoint, conditions)
     facts = agreement(results) | facts
     shape = {"questions": case.questions, "rollouts": case.rollouts, "prompt": case.prompt, "new": case.new}
     if case.roofline_goal is not None:
@@ -64,7 +64,7 @@ def report(case: Case, checkpoint: Path, cores: str, num_rounds: int) -> dict[st
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return compare.run_cases(__doc__, CASES, GPU_CASE, report, arguments)
+    return compare.run_cases(__doc__, CASES, GPU_CASES, report, arguments)
 
 
 if __name__ == "__main__":

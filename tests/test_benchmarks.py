@@ -3,16 +3,32 @@
 import numpy as np
 import pytest
 
-from benchmarks import compare, models, rollout, rollout_gpu
+from benchmarks import compare, model, models, rollout, rollout_gpu, step, update, update_cases, update_gpu
 from benchmarks.rollout_cases import CASES
+from benchmarks.turns import Turns
+from zppo_jax.rewards.grade import grade
+from zppo_jax.update.advantages import group_advantages
 
 
 def test_all_sides_of_all_cases_are_programs():
     import importlib.util
 
     modules = {module for case in CASES.values() for module in rollout.sides(case).values()}
-    assert len(modules) == 4
+    modules |= {module for case in update_cases.UPDATES.values() for module in update.sides(case).values()}
+    modules |= {step.PEERS[case.peer] for case in update_cases.STEPS.values()}
+    assert len(modules) == 8
     assert all(importlib.util.find_spec(module) for module in modules)
+
+
+@pytest.mark.parametrize(
+    ("script", "case"),
+    [(model, "training-10M"), (rollout, "rollout-8.9M"), (update, "update-0.8B-gpu"), (step, "step-9.47M-tunix")],
+)
+def test_an_unknown_case_is_an_error_that_lists_the_cases(script, case, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["nothing"])
+    message = " ".join(capsys.readouterr().err.split())
+    assert "no such case: nothing; give some of" in message and case in message
 
 
 def test_lengths_are_spread_between_their_ends_and_the_same_each_time():
@@ -40,11 +56,13 @@ def test_sides_may_differ_by_rounding():
 
 
 def test_names_of_models_count_their_parameters():
-    counted = {name: models.num_text_parameters(name) for name in ("1.1M", "8.9M", "0.8B")}
-    assert {name: f"{count / 1e6:.1f}M" for name, count in counted.items()} == {
-        "1.1M": "1.1M",
-        "8.9M": "8.9M",
-        "0.8B": "752.4M",
+    counted = {name: models.num_text_parameters(name) for name in ("1.1M", "8.9M", "0.8B", "1.12M", "9.47M")}
+    assert {name: f"{count / 1e6:.2f}M" for name, count in counted.items()} == {
+        "1.1M": "1.07M",
+        "8.9M": "8.88M",
+        "0.8B": "752.39M",
+        "1.12M": "1.12M",
+        "9.47M": "9.47M",
     }
 
 
@@ -69,3 +87,50 @@ def test_bytes_of_a_step_are_weights_states_and_keys():
     # 6 full layers with two heads of 256: 12 KiB for each token so far.
     assert parts["keys and values"] == 256 * 768 * 12 * 1024
     assert rollout_gpu.copy_bandwidth(2**20) > 0
+
+
+def test_recorded_rollouts_are_the_same_each_time_and_have_the_papers_advantages():
+    case = update_cases.UPDATES["update-1.12M"]
+    recorded = case.recorded(512)
+    np.testing.assert_array_equal(recorded.responses_PGT, case.recorded(512).responses_PGT)
+    assert recorded.responses_PGT.size == case.tokens == 2 * 8 * 128
+    assert (recorded.rewards_PG.std(axis=1) > 0).all()
+    expected_PG = group_advantages(recorded.rewards_PG, "nonzero")
+    np.testing.assert_allclose(recorded.advantages_PG, expected_PG, rtol=1e-4)
+
+
+def test_half_of_a_random_models_words_are_right():
+    processor = models.processor(512)
+    assert processor.vocab_size == 512
+    words = [processor.decode([token]) for token in range(256, 512 - 26)]
+    assert all(grade(word, str(index % 2), "integer", "anywhere").correct for index, word in enumerate(words))
+
+
+def test_models_of_different_sizes_are_compared_by_tokens_times_parameters():
+    ours = {"tokens_per_cpu_second": 30.0, "parameters": 2}
+    assert step.weighted({"ours": ours, "peer": {"tokens_per_cpu_second": 10.0, "parameters": 3}}) == 2.0
+
+
+def test_a_loop_is_let_through_step_by_step_and_its_error_is_raised():
+    done = []
+
+    def loop():
+        for number in range(2):
+            turns.begin()
+            done.append(number)
+        raise ValueError("no third step")
+
+    turns = Turns(loop)
+    turns.start()
+    assert done == []
+    turns.step()
+    assert done == [0]
+    with pytest.raises(ValueError, match="no third step"):
+        turns.step()
+
+
+def test_keys_that_a_token_of_a_row_sees():
+    case = update_cases.Case("", "update", "0.8B", "", 1, 1, row_tokens=0, rows=1, prompt=4, rollouts=2, new=3)
+    # A trunk of three tokens sees 1 + 2 + 3 keys, each of two branches 4 + 5 + 6.
+    assert update_gpu.keys_seen(case) == (6 + 2 * 15) / 9
+    assert update_gpu.num_tokens(case) == 2 * 9

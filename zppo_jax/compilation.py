@@ -65,7 +65,12 @@ class Program:
         if not self._future.done():
             with self._announce(self.name):
                 self._future.result()
-        return self._future.result()(*args)
+        return self.compiled(*args)
+
+    @property
+    def compiled(self) -> jax.stages.Compiled:
+        """What XLA made, for those who ask what it needs; waits for it."""
+        return self._future.result()
 
 
 class Compiler:

@@ -23,6 +23,7 @@ from zppo_jax.data.pipeline import Item, PromptProcessing, Shard, StepStream, op
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, vlm
 from zppo_jax.models.qwen3_5.layers import Remat
+from zppo_jax.ops.gated_delta import longest_chunk
 from zppo_jax.parallel import Hosts, OwnCopy
 from zppo_jax.processor import Processor
 from zppo_jax.prompts import Template
@@ -271,6 +272,7 @@ def learner_of(
             sizes.buckets[-1],
             sizes.max_new_tokens,
             sizes.patch_slots,
+            longest_chunk(model.text.linear_key_head_dim),
         ),
         settings,
         objective,

@@ -17,14 +17,15 @@ from zppo_jax.update import batch, optimizer, rows
 
 def logprobs_of(params, chosen) -> np.ndarray:
     """The trainer's log-probabilities [M, G, R] of two groups, by the learner's own program."""
-    placed = [[rows.Part(m, (0, 1, 2))] for m in range(len(chosen))]
-    micro = rows.microbatch(tiny_model.model().config, chosen, np.zeros((len(chosen), 3)), placed, ROWS)
-    found_BT = np.asarray(learner()._logprobs(params)(params, micro, tiny_model.banned_V()))
     out = np.zeros((len(chosen), 3, SHAPES.max_new_tokens), np.float32)
     for m, group in enumerate(chosen):
+        row = [rows.Part(m, (0, 1, 2))]
+        advantages_PG = np.zeros((len(chosen), 3))
+        micro = rows.microbatch(tiny_model.model().config, chosen, advantages_PG, [row], learner().compared)
+        (found_T,) = np.asarray(learner()._logprobs(params)(params, micro, tiny_model.banned_V()))
         for g, rollout in enumerate(group.rollouts):
-            own_T = (micro["segment_BT"][m] == 2 + g) & micro["counted_BT"][m]
-            out[m, g, : len(rollout.token_ids_T)] = found_BT[m][own_T]
+            own_T = (micro["segment_BT"][0] == 2 + g) & micro["counted_BT"][0]
+            out[m, g, : len(rollout.token_ids_T)] = found_T[own_T]
     return out
 
 

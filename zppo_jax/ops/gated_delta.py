@@ -115,6 +115,12 @@ def chunk_length(num_tokens: int, limit: int = 64) -> int:
     return length
 
 
+def longest_chunk(key_dim: int) -> int:
+    """In rows of trees, for heads of that size. What a chunk does within itself grows with its length, what it does
+    with the state with the head; and a prompt that is shorter than a chunk fills one with pads."""
+    return min(max(key_dim // 2, 32), 64)
+
+
 def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, *, limit: int = 64):
     """The delta rule in chunks of matrix products (WY form). Same values as `gated_delta_recurrent`.
 

@@ -130,10 +130,11 @@ class Learner:
 
         `placed` are this host's rows; there are as many micro-batches as the host with the most of them needs.
         """
-        sums, size = self._zero(params)(params), self._own_shapes.num_rows
+        sums, size = self._zero(params)(params), self.shapes.num_rows // self.hosts.count
         count = max(self.hosts.gather(-(-len(placed) // size), "the rows of a mini-batch"))
         for number in range(count):
-            micro = self._microbatch(groups, advantages_PG, placed[number * size : (number + 1) * size])
+            chosen = placed[number * size : (number + 1) * size]
+            micro = self._joined(self._microbatch(groups, advantages_PG, chosen, self.shapes))
             sums = self._gradient(params)(sums, params, micro, self.banned_V)
         return sums
 
@@ -144,50 +145,52 @@ class Learner:
 
         Mean absolute difference and the k3 estimate of KL(sampler || trainer) in nats a token, before any update.
         """
-        size = self._own_shapes.num_rows
-        known = groups if isinstance(groups, Mapping) else range(len(groups))
+        shapes, known = self.compared, groups if isinstance(groups, Mapping) else range(len(groups))
         order = np.random.default_rng([seed, step, 0x3A]).permutation(len(advantages_PG)).tolist()
-        chosen = [index for index in order[: self.shapes.num_rows] if index in known]
-        placed = rows.arrange(groups, chosen, self.shapes)[:size]
-        own = rows.microbatch(self.config, groups, advantages_PG, placed, self._own_shapes)
-        new_BT = np.asarray(self._logprobs(params)(params, self._joined(own), self.banned_V))[self._own_rows]
+        chosen = [index for index in order[: shapes.num_rows] if index in known]
+        placed = rows.arrange(groups, chosen, shapes)[: shapes.num_rows // self.hosts.count]
+        own = self._microbatch(groups, advantages_PG, placed, shapes)
+        new_BT = np.asarray(self._logprobs(params)(params, self._joined(own), self.banned_V))[self._own_rows(shapes)]
         difference = (new_BT - own["old_logprobs_BT"])[own["counted_BT"]].astype(np.float64)
         sums = [np.sum(np.expm1(difference) - difference), np.sum(np.abs(difference)), difference.size]
         kl, distance, count = np.sum(self.hosts.gather([float(each) for each in sums], "the mismatch"), axis=0)
         return {"mismatch_kl": kl / max(count, 1.0), "mismatch_abs": distance / max(count, 1.0)}
 
+    @property
+    def compared(self) -> RowShapes:
+        """Of the rows that `mismatch` looks at: one a device. A whole micro-batch could be a fifth of an update."""
+        with parallel.use(self.compiler.mesh):
+            shares = parallel.num_shards("batch")
+        return dataclasses.replace(self.shapes, num_rows=min(shares, self.shapes.num_rows))
+
     # ---------------------------------------------------------------- micro-batches
 
-    @property
-    def _own_shapes(self) -> RowShapes:
-        """A host's share of a micro-batch."""
-        return dataclasses.replace(self.shapes, num_rows=self.shapes.num_rows // self.hosts.count)
-
-    @property
-    def _own_rows(self) -> np.ndarray:
-        """Where this host's rows are among those of all."""
-        numbers = np.arange(self.shapes.num_rows)
-        if self.hosts.count == 1:
-            return numbers
-        assert self.compiler.mesh is not None
-        parts = parallel.own_shards(self.compiler.mesh)
-        return numbers.reshape(len(parts) * self.hosts.count, -1)[parts].reshape(-1)
-
-    def _microbatch(self, groups: rows.Groups, advantages_PG: np.ndarray, placed: Sequence[rows.Row]) -> dict[str, Any]:
-        return self._joined(rows.microbatch(self.config, groups, advantages_PG, placed, self._own_shapes))
+    def _microbatch(
+        self, groups: rows.Groups, advantages_PG: np.ndarray, placed: Sequence[rows.Row], shapes: RowShapes
+    ) -> dict[str, Any]:
+        """This host's rows of a micro-batch."""
+        own = dataclasses.replace(shapes, num_rows=shapes.num_rows // self.hosts.count)
+        return rows.microbatch(self.config, groups, advantages_PG, placed, own)
 
     def _joined(self, own: dict[str, Any]) -> dict[str, Any]:
-        """A micro-batch of all hosts' rows, of which this one has its own."""
+        """The micro-batch of all hosts' rows, of which this one has its own."""
         mesh = self.compiler.mesh
         if mesh is None or self.hosts.count == 1:
             return own
         num_features = own["grid_IS5"][..., 0].size // self.config.vision.spatial_merge_size**2
-        parts = parallel.own_shards(mesh)
-        own["feature_BT"] = rows.joined_features(own["feature_BT"], parts, num_features)
-        return parallel.from_hosts(mesh, own, rows.AXES)
+        feature_BT = rows.joined_features(own["feature_BT"], parallel.own_shards(mesh), num_features)
+        return parallel.from_hosts(mesh, own | {"feature_BT": feature_BT}, rows.AXES)
 
-    def _microbatch_shapes(self) -> dict[str, Any]:
-        micro = shapes_of(rows.microbatch(self.config, [], np.zeros((0, 0), np.float32), [], self.shapes))
+    def _own_rows(self, shapes: RowShapes) -> np.ndarray:
+        """Where this host's rows are among those of all."""
+        numbers, mesh = np.arange(shapes.num_rows), self.compiler.mesh
+        if mesh is None or self.hosts.count == 1:
+            return numbers
+        parts = parallel.own_shards(mesh)
+        return numbers.reshape(len(parts) * self.hosts.count, -1)[parts].reshape(-1)
+
+    def _microbatch_shapes(self, shapes: RowShapes) -> dict[str, Any]:
+        micro = shapes_of(rows.microbatch(self.config, [], np.zeros((0, 0), np.float32), [], shapes))
         if self.hosts.count == 1:
             return micro
         return parallel.placed_shapes(micro, {name: rows.AXES[name] for name in micro})
@@ -207,7 +210,7 @@ class Learner:
     def _gradient(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
             static = (self.config, self.objective, self.frozen_patterns)
-            micro, sums = self._microbatch_shapes(), self._placed_sums(params)
+            micro, sums = self._microbatch_shapes(self.shapes), self._placed_sums(params)
             return step.add_gradient.lower(sums, shapes_of(params), *static, micro, self.banned_V)
 
         return self.compiler.program("gradient", lower)
@@ -222,8 +225,7 @@ class Learner:
 
     def _logprobs(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
-            temperature = self.objective.temperature
-            micro = self._microbatch_shapes()
+            micro, temperature = self._microbatch_shapes(self.compared), self.objective.temperature
             return step.logprobs.lower(shapes_of(params), self.config, micro, temperature, self.banned_V)
 
         return self.compiler.program("log-probabilities", lower)

@@ -42,10 +42,17 @@ class RowShapes:
 
 
 def shapes(
-    num_rows: int, row_tokens: int, prompts_per_row: int, prompt_tokens: int, response_tokens: int, patch_slots: int
+    num_rows: int,
+    row_tokens: int,
+    prompts_per_row: int,
+    prompt_tokens: int,
+    response_tokens: int,
+    patch_slots: int,
+    longest_chunk: int = 64,
 ) -> RowShapes:
-    """Rows of `row_tokens` slots, or as many as the longest prompt and response take, in chunks that suit responses."""
-    chunk = max(chunk_length(response_tokens), SHORTEST_CHUNK)
+    """Rows of `row_tokens` slots, or as many as the longest prompt and response take, in chunks that suit responses, of
+    `longest_chunk` slots at most (ops.gated_delta)."""
+    chunk = max(chunk_length(response_tokens, longest_chunk), SHORTEST_CHUNK)
     sizes = RowShapes(num_rows, 0, chunk, prompts_per_row, prompt_tokens, patch_slots)
     longest = sizes.rounded(prompt_tokens) + sizes.rounded(response_tokens)
     return dataclasses.replace(sizes, num_tokens=max(sizes.rounded(row_tokens), longest))

@@ -214,7 +214,7 @@ def _run(
 ) -> tuple[jax.Array, tuple[Any, Any]]:
     """Through all layers and the final norm, with each layer's state: (hidden, new states of the linear layers and of
     the full ones, stacked)."""
-    unroll = config.num_hidden_layers <= UNROLLED_LAYERS
+    through = _one_by_one if config.num_hidden_layers <= UNROLLED_LAYERS else jax.lax.scan
 
     def linear_layer(x, layer):
         x, state = linear(layers.bind(linear_block, config, layer[0]), x, layer[1])
@@ -228,14 +228,28 @@ def _run(
 
     def group(x, stacked):
         weights, states = stacked
-        x, of_linear = jax.lax.scan(linear_layer, x, (weights["linear"], states["linear"]), unroll=unroll)
+        x, of_linear = through(linear_layer, x, (weights["linear"], states["linear"]))
         x, of_full = full_layer(x, weights["full"], states["full"])
         return x, (of_linear, of_full)
 
     stacked = {name: params[name] for name in ("linear", "full")}
     group, x_BTD = _remat(group, remat == "group"), constrain(x_BTD, "batch", None, None)
-    x_BTD, new_states = jax.lax.scan(group, x_BTD, (stacked, states), unroll=unroll)
+    x_BTD, new_states = through(group, x_BTD, (stacked, states))
     return layers.bind(Ends, config, ends(params)).norm(x_BTD), new_states
+
+
+def _one_by_one(layer: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
+    """`jax.lax.scan` without a loop. An unrolled scan would still stack what each layer keeps for the backward pass.
+
+    The weights are split, not indexed: the gradients of the parts are then put together, and not each padded and added.
+    """
+    leaves, structure = jax.tree.flatten(stacked)
+    parts = zip(*(jnp.split(leaf, len(leaf)) for leaf in leaves), strict=True)
+    states = []
+    for part in parts:
+        x, state = layer(x, structure.unflatten([leaf[0] for leaf in part]))
+        states.append(state)
+    return x, jax.tree.map(lambda *of_layers: jnp.stack(of_layers), *states)
 
 
 def _remat(layer: Callable[..., Any], active: bool) -> Callable[..., Any]:

@@ -1,0 +1,107 @@
+"""Seconds of the update of configs/tiny.py for shapes of its rows, on rollouts that the run itself has made.
+
+    python -m benchmarks.update_tiny [ROW_TOKENS:PROMPTS_PER_ROW:ROWS ...] [--steps=4] [--rounds=3] [--cores=0]
+
+One JSON line a shape, the first that of the configuration: median CPU and wall seconds of `Learner.update` over all
+recorded steps, and what was computed: rows, and the share of their slots that holds tokens. The steps are the run's
+first ones, so most questions are hard and most groups have no gradient, as in a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import worker
+
+
+def record(config: Any, compiler: Any, directory: Path, num_steps: int) -> tuple[Any, Any, list[list[Any]]]:
+    """The first steps of the run: (job, state after them, groups of each step)."""
+    from zppo_jax import setup
+    from zppo_jax.metrics import PhaseTimers
+    from zppo_jax.train import train_step
+    from zppo_jax.warmstart import directories
+
+    student, teacher = directories(config, directory)
+    job, state = setup.build(config, student, teacher, compiler)
+    recorded = []
+    for _ in range(num_steps):
+        state, groups, *_ = train_step(job, state, next(job.stream), PhaseTimers())
+        recorded.append(groups)
+    return job, state, recorded
+
+
+def fill(learner: Any, recorded: list[list[Any]]) -> dict[str, float]:
+    """Rows of a step, and how full they are: what its two mini-batches compute."""
+    from zppo_jax.update import batch, rows
+
+    num_rows = tokens = 0
+    for groups in recorded:
+        parts = batch.split(len(groups), learner.settings.num_minibatches, 0, 0, 0)
+        settings = learner.settings
+        advantages_PG = batch.advantages(groups, parts, settings.normalisation, settings.scope, settings.eps)
+        for part in parts:
+            placed = rows.arrange(groups, batch.with_gradient(part.tolist(), advantages_PG), learner.shapes)
+            num_rows += -(-len(placed) // learner.shapes.num_rows) * learner.shapes.num_rows
+            for group, rollouts in (one for row in placed for one in row):
+                tokens += groups[group].features.num_tokens - 1
+                tokens += sum(len(groups[group].rollouts[rollout].token_ids_T) for rollout in rollouts)
+    share = tokens / max(num_rows * learner.shapes.num_tokens, 1)
+    return {"rows": num_rows / len(recorded), "filled": round(share, 3)}
+
+
+def measure(learner: Any, params: Any, recorded: list[list[Any]], num_rounds: int) -> dict[str, Any]:
+    """Seconds of a step's update; the first round compiles and does not count."""
+    import jax
+
+    def updates() -> None:
+        state = learner.init(jax.tree.map(lambda x: x.copy(), params))
+        for step, groups in enumerate(recorded):
+            state, *_ = learner.update(state, groups, seed=0, step=step)
+        jax.block_until_ready(state)
+
+    _, first = worker.timed(updates)
+    rounds = [worker.timed(updates)[1] for _ in range(num_rounds)]
+    seconds = {kind: statistics.median(one[kind] for one in rounds) / len(recorded) for kind in ("cpu", "wall")}
+    return {f"{kind}_seconds": round(value, 4) for kind, value in seconds.items()} | {
+        "first_cpu_seconds": round(first["cpu"], 1)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shapes", nargs="*", metavar="ROW_TOKENS:PROMPTS_PER_ROW:ROWS")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cores", default="0", help="such as 0 or 0,1")
+    options = parser.parse_args()
+    chosen = [tuple(int(size) for size in shape.split(":")) for shape in options.shapes]
+    worker.pin([int(core) for core in options.cores.split(",")])
+    from configs import tiny
+    from zppo_jax import compilation
+    from zppo_jax.config import from_config_dict
+    from zppo_jax.update import rows
+
+    compilation.keep_memory()
+    config = from_config_dict(tiny.get_config())
+    update = config.update
+    chosen.insert(0, (update.row_tokens, update.prompts_per_row, update.rows_per_microbatch))
+    with tempfile.TemporaryDirectory() as directory:
+        job, state, recorded = record(config, compilation.Compiler(), Path(directory), options.steps)
+        job.close()
+    sizes = job.student.engine.shapes
+    for row_tokens, prompts, num_rows in chosen:
+        shapes = rows.shapes(num_rows, row_tokens, prompts, sizes.buckets[-1], sizes.max_new_tokens, sizes.patch_slots)
+        learner = dataclasses.replace(job.learner, shapes=shapes, compiler=compilation.Compiler())
+        facts = {"row_tokens": shapes.num_tokens, "prompts_per_row": prompts, "rows_per_microbatch": num_rows}
+        seconds = measure(learner, state["params"], recorded, options.rounds)
+        print(json.dumps(facts | seconds | fill(learner, recorded)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
