@@ -132,11 +132,9 @@ def constrain_tree(tree: Any, axes: Any) -> Any:
 
 
 def device_bytes(shapes: Any) -> int:
-    """Bytes on each device of arrays, or of shapes that say where they lie; random keys do not count."""
+    """Bytes on each device of arrays, or of shapes that say where they lie."""
 
     def one(leaf: Any) -> int:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return 0
         sharding = getattr(leaf, "sharding", None)
         return math.prod(sharding.shard_shape(leaf.shape) if sharding else leaf.shape) * leaf.dtype.itemsize
 
