@@ -106,9 +106,21 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
     def choose(old: jax.Array, new: jax.Array) -> jax.Array:
         return jnp.where(chosen_B.reshape(-1, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
 
+    last = cache["mask"]
+
+    def gathered(new: jax.Array) -> jax.Array:
+        """Of all prompts, because any row may continue any of them. On a mesh one array after the other: all at once
+        would take as much memory as the slots."""
+        if not parallel.in_use():
+            return new
+        new, _ = jax.lax.optimization_barrier((new, last))
+        return parallel.constrain(new, *(None,) * new.ndim)
+
     def laid(old: jax.Array, new: jax.Array, axis: int, here: jax.Array) -> jax.Array:
-        new = jnp.take(jnp.take(new, index_S, axis=axis), prompt_B, axis=0)
-        return jnp.where(chosen_B[:, None, None, None] & here, new.astype(old.dtype), old)
+        nonlocal last
+        new = jnp.take(jnp.take(gathered(new), index_S, axis=axis), prompt_B, axis=0)
+        last = jnp.where(chosen_B[:, None, None, None] & here, new.astype(old.dtype), old)
+        return last
 
     def keys(old_BKHS: jax.Array, new_PKHT: jax.Array) -> jax.Array:
         return laid(old_BKHS, new_PKHT, 3, inside_S)
@@ -117,10 +129,9 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
         return laid(old_BKSH, new_PKTH, 2, inside_S[:, None])
 
     def state(old: jax.Array, new: jax.Array) -> jax.Array:
-        return choose(old, jnp.take(new, prompt_B, axis=0))
+        return choose(old, jnp.take(gathered(new), prompt_B, axis=0))
 
-    whole = {name: parallel.constrain(value, *(None,) * value.ndim) for name, value in cache.items()}
-    new_states = steps.unstack_cache(whole, config.text)
+    new_states = steps.unstack_cache(cache, config.text)
     states = steps.map_states(state, keys, values, config.text, slots["states"], new_states)
     mask_BS = jnp.take(jnp.take(cache["mask"], index_S, axis=1), prompt_B, axis=0) & inside_S
     new = slots | {
