@@ -29,7 +29,7 @@ cores; what does not fit is refused in seconds. Not to fit is an answer: exit st
 Flags:
   --config=FILE.py[:METHOD]     the configuration; --config.KEY=VALUE changes a key
   --topology=NAME               v5e-16, v5p-128 (which counts cores), v6e-64, ..., or a grid such as v5p:4x4x4
-  --programs=TEXT,TEXT          only programs whose names begin so, such as gradient,update,decode,"teacher's decode"
+  --programs=TEXT,TEXT          only programs whose names begin so, such as update,decode,"teacher prefill"
   --[no]teacher                 whether the teacher's programs and parameters count; yes
   --json                        one JSON object on standard output, and nothing else there
   --search                      instead: the largest update.rows_per_microbatch whose gradient fits, doubling

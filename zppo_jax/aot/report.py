@@ -25,7 +25,7 @@ UTILISATION = 0.4
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is asked of a run on a slice: programs whose names begin with one of `names` (all without any), with the
+    """What is asked of a run on a slice: programs whose names, or whose kinds, begin with one of `names` (all without any), with the
     teacher or without, at most `limit` seconds for each."""
 
     config: Config
@@ -60,7 +60,7 @@ def entries(asked: Question, run: Shapes, console: RunConsole) -> Iterator[dict[
     """Of every program that counts, one after the other as they are compiled."""
 
     def wanted(name: str) -> bool:
-        return not asked.names or any(name.startswith(text) for text in asked.names)
+        return not asked.names or any(one.startswith(tuple(asked.names)) for one in (name, _label(name)))
 
     compiler = Recorder(run.mesh, wanted, asked.limit)
     found = programs.ask(asked.config, run, compiler)
