@@ -25,8 +25,8 @@ UTILISATION = 0.4
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is asked of a run on a slice: programs whose names, or whose kinds, begin with one of `names` (all without any), with the
-    teacher or without, at most `limit` seconds for each."""
+    """What is asked of a run on a slice: programs whose names, or whose kinds, begin with one of `names` (without any,
+    all), with the teacher or without, at most `limit` seconds for each."""
 
     config: Config
     topology: Topology
