@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -161,7 +162,7 @@ def build(
         process=process,
         student=student,
         sampling=sampling,
-        teacher=_teacher(config, teacher_directory, student, model.config, sampler) if method.reformulations else None,
+        teacher=_teacher(config, teacher_directory, student, sampler) if method.reformulations else None,
         learner=learner,
         stream=_stream(config, process, buffer, hosts),
         buffer=buffer,
@@ -241,11 +242,14 @@ def engine_of(
     name: str = "",
     report: Callable[[str], None] | None = None,
 ) -> Engine:
-    """As many slots as are asked for and as the memory for caches holds."""
+    """As many slots as are asked for and as the memory for caches holds; prompts for a group each, and so many that the
+    devices which prefill them have equal shares (else all would compute all)."""
     chosen, dtypes = config.rollout, (config.model.dtype, config.rollout.state_dtype)
     with parallel.use(mesh):
         num_slots = memory.plan(model, shapes, chosen.slots, 1e9 * chosen.cache_gigabytes, dtypes)
-    prompts = max(num_slots // chosen.group_size, 1)
+    with parallel.use(compiler.mesh):
+        shares = parallel.num_shards("batch")
+    prompts = math.ceil(max(num_slots // chosen.group_size, 1) / shares) * shares
     settings = (name, chosen.chunk, *dtypes)
     return Engine(model, shapes, num_slots, prompts, banned_V, compiler, *settings, report=report, mesh=mesh)
 
@@ -307,20 +311,30 @@ def _adamw(chosen: OptimizerConfig, num_steps: int, updates_per_step: int) -> op
     )
 
 
-def _teacher(
-    config: Config, directory: Path, student: Actor, student_model: qwen3_5.Config, compiler: Compiler
-) -> LocalTeacher:
-    """A teacher of the student's architecture shares its compiled programs."""
+def teacher_engine(config: Config, model: qwen3_5.Config, banned_V: np.ndarray, student: Engine) -> Engine:
+    """A teacher of the student's architecture, on the same mesh, shares its compiled programs."""
+    mesh, compiler = decoding_mesh(student.compiler, config.teacher.mesh, "teacher.mesh"), student.compiler
+    if (model, mesh) == (student.config, student.mesh):
+        return dataclasses.replace(student, vision=VisionFeatures(), statistics=Statistics(), held=HeldWeights())
+    return engine_of(config, model, banned_V, compiler, student.shapes, mesh, "teacher's ", student.report)
+
+
+def compressor_engine(config: Config, teacher: Engine) -> Engine:
+    """The teacher's with prompts that hold a whole response, and the few tokens of a candidate."""
+    longest = max(*config.prompt.buckets, config.rollout.max_new_tokens + 512)
+    tokens = config.teacher.compress.max_tokens
+    shapes = dataclasses.replace(teacher.shapes, buckets=(longest,), max_new_tokens=tokens)
+    names = (f"{teacher.name}compressor's ", teacher.report)
+    return engine_of(config, teacher.config, teacher.banned_V, teacher.compiler, shapes, teacher.mesh, *names)
+
+
+def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler) -> LocalTeacher:
     model, processor = _checkpoint(config, "teacher.path", directory, compiler)
     if processor.tokenizer.to_str() != student.processor.tokenizer.to_str():
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
         )
-    mesh, own = decoding_mesh(compiler, config.teacher.mesh, "teacher.mesh"), student.engine
-    engine = dataclasses.replace(own, vision=VisionFeatures(), statistics=Statistics(), held=HeldWeights())
-    if (model.config, mesh) != (student_model, own.mesh):
-        banned_V = banned_mask(model.config, processor)
-        engine = engine_of(config, model.config, banned_V, compiler, own.shapes, mesh, "teacher's ", own.report)
+    engine = teacher_engine(config, model.config, banned_mask(model.config, processor), student.engine)
     compress = config.teacher.compress
     return LocalTeacher(
         params=model.params,
@@ -334,14 +348,9 @@ def _teacher(
 
 
 def _compressor(config: Config, teacher: Processor, student: Actor, engine: Engine) -> Actor:
-    """The teacher without thinking (512 tokens leave no room for it), with prompts that hold a whole response."""
-    tokens = config.teacher.compress.max_tokens
-    longest = max(*config.prompt.buckets, config.rollout.max_new_tokens + 512)
-    shapes = dataclasses.replace(engine.shapes, buckets=(longest,), max_new_tokens=tokens)
+    """The teacher without thinking: the tokens of a candidate leave no room for it."""
     processor = teacher.configured(enable_thinking=False)
-    names = (f"{engine.name}compressor's ", engine.report)
-    own = engine_of(config, engine.config, engine.banned_V, engine.compiler, shapes, engine.mesh, *names)
-    return dataclasses.replace(student, engine=own, processor=processor)
+    return dataclasses.replace(student, engine=compressor_engine(config, engine), processor=processor)
 
 
 def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | None, hosts: Hosts) -> StepStream:

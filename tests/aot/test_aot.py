@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import threading
 
+import jax
 import pytest
 
+from configs import tiny
 from tests import runs
+from zppo_jax import parallel, setup
 from zppo_jax.aot import __main__ as command
-from zppo_jax.aot import programs, report, topologies
-from zppo_jax.config import ConfigError
+from zppo_jax.aot import compiling, memory, programs, report, table, topologies
+from zppo_jax.config import ConfigError, from_config_dict
 
 TINY = str(runs.ROOT / "configs" / "tiny.py")
 
@@ -72,7 +77,7 @@ def test_collectives_are_counted_in_bytes():
       %c = f32[] all-reduce(%z), to_apply=%add
       %d = f32[9] add(%all-reduce, %c)
     """
-    assert programs.collective_bytes(text) == {"all-gather": 128 + 128, "all-reduce": 4}
+    assert compiling.collective_bytes(text) == {"all-gather": 128 + 128, "all-reduce": 4}
 
 
 @pytest.mark.parametrize(
@@ -84,25 +89,135 @@ def test_collectives_are_counted_in_bytes():
     ],
 )
 def test_a_refusal_says_how_much_was_needed(message, needed):
-    found = programs._bytes_needed(message)
+    found = compiling.bytes_needed(message)
     assert found == (None if needed is None else int(needed * 2**30))
 
 
 def test_kinds_of_programs():
     names = {
         "zero gradient": "zeros", "gradient": "gradient", "update": "update", "log-probabilities": "logprobs",
-        "prefill of 64 tokens": "prefill", "teacher's decode over 24 keys": "teacher decode",
+        "prefill of 64 tokens": "prefill", "fill of 24 keys after 8 tokens": "fill",
+        "teacher's decode over 24 keys": "teacher decode", "teacher's compressor's weights": "compressor weights",
     }  # fmt: skip
-    assert {name: report._kind(name) for name in names} == names
+    assert {name: report._label(name) for name in names} == names
+
+
+@pytest.fixture(scope="module")
+def tiny_run():
+    """configs/tiny.py and its teacher, which also compresses, on this machine's first device."""
+    config = from_config_dict(tiny.get_config())
+    config = dataclasses.replace(
+        config,
+        teacher=dataclasses.replace(
+            config.teacher, compress=dataclasses.replace(config.teacher.compress, enabled=True)
+        ),
+        update=dataclasses.replace(config.update, rows_per_microbatch=1),
+    )
+    mesh = setup.make_mesh(config, jax.devices()[:1])
+    run = programs.shapes(config, mesh, True)
+    recorder = compiling.Recorder(mesh, lambda name: name in COMPILED)
+    return config, run, programs.ask(config, run, recorder), recorder
+
+
+COMPILED = ("weights", "fill of 80 keys after 64 tokens", "prefill of 64 tokens", "vision")
+
+
+def test_what_lies_beside_a_program_is_what_the_run_holds_and_it_does_not_take(tiny_run):
+    config, run, found, _ = tiny_run
+    resident = found.student.resident_bytes(run.state["params"], 1)
+    params, optimizer, teacher = (run.bytes_of(name) for name in ("params", "optimizer", "teacher"))
+    vision = parallel.device_bytes(run.state["params"]["vision"])
+
+    def beside(name: str) -> int:
+        return memory.beside(config, run, found, name)
+
+    features = beside("update") - teacher
+    assert features > 0 and features % resident["features"] == 0
+    assert beside("gradient") == optimizer + teacher + features
+    held = optimizer + teacher + features
+    assert beside("prefill of 64 tokens") == held + vision + resident["weights"] + resident["slots"]
+    assert beside("fill of 80 keys after 64 tokens") == held + params + resident["weights"]
+    assert beside("decode over 80 keys") == held + params + resident["prompts"]
+    students = found.student.resident_bytes(run.state["params"], 0)["weights"]
+    own = found.engine_of("compressor's decode over 1 keys")
+    assert own is found.compressor, (
+        "a teacher of the student's shape shares its programs; the compressor has longer prompts"
+    )
+    (bucket,) = own.shapes.buckets
+    name = f"compressor's fill of {own.shapes.num_keys} keys after {bucket} tokens"
+    weights = own.resident_bytes(run.state["params"], 0)["weights"]
+    assert beside(name) == params + optimizer + teacher + features + weights + students
+
+
+def test_what_is_counted_is_what_the_compiler_counts(tiny_run):
+    """Compiled for this machine: the arguments and results of what fills slots, and the weights of decoding."""
+    _, run, found, recorder = tiny_run
+    resident = found.student.resident_bytes(run.state["params"], 1)
+    compiled = {one.name: one for one in recorder.compile_all(lambda name: None)}
+    assert set(compiled) == set(COMPILED)
+    rows = 200 * found.student.num_slots  # what fill is told of each row
+    fill = compiled["fill of 80 keys after 64 tokens"].argument
+    assert 0 <= fill - resident["slots"] - resident["prompts"] < rows
+    batch, params = found.student.prompts([], 1), run.state["params"]
+    taken = {"vision": ("patches_ISC", "grid_IS5"), "text": ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT")}
+    taken = {
+        part: parallel.device_bytes(params[part]) + sum(batch[name].nbytes for name in names)
+        for part, names in taken.items()
+    }
+    assert compiled["vision"].argument == taken["vision"], "not the language model"
+    unused = taken["text"] + resident["features"] - compiled["prefill of 64 tokens"].argument
+    assert 0 <= unused < 1000, "not the vision tower, and not the last norm"
+
+
+def test_a_compilation_that_takes_too_long_is_given_up():
+    mesh = setup.make_mesh(from_config_dict(tiny.get_config()), jax.devices()[:1])
+    recorder, go_on = compiling.Recorder(mesh, lambda name: True, limit=0.1), threading.Event()
+    for name in ("slow", "after"):
+        recorder.program(name, go_on.wait)
+    slow, after = recorder.compile_all(lambda name: None)
+    go_on.set()
+    assert (slow.unfinished, slow.error) == (True, "not compiled in 0 minutes")
+    assert (after.unfinished, after.error, after.seconds) == (True, "not begun: time ran out before", 0.0)
+
+
+def test_a_table_of_markdown():
+    one = {
+        "name": "gradient", "argument_gib": 1.0, "temp_gib": 2.0, "peak_gib": 2.5, "beside_gib": 0.25, "limit_gib": 4,
+        "fits": True, "missing_gib": 0.0, "compile_s": 61.2, "collective_bytes": {"all-gather": 2**29},
+        "tflop": 1234.5, "seconds_at_40_percent": 1.5,
+    }  # fmt: skip
+    refused = one | {"name": "update", "fits": False, "missing_gib": 12.5, "peak_gib": 16.25, "error": "Used 16.25G"}
+    late = refused | {"fits": None, "missing_gib": None, "peak_gib": 0.0, "error": "not compiled in 25 minutes"}
+    answer = {
+        "topology": "v5e-16", "devices": 16, "mesh": {"data": 1, "fsdp": 16, "tensor": 1}, "date": "2026-11-26",
+        "versions": {"jax": "0.10.2"}, "state_gib": 0.4, "teacher_gib": 0.0, "programs": [one, refused, late],
+    }  # fmt: skip
+    said = list(table.lines(answer))
+    assert said[0].startswith("v5e-16, 16 devices, mesh data 1 x fsdp 16 x tensor 1; parameters and optimiser 0.40 GiB")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in said[2:]]
+    assert tuple(cells[0]) == table.COLUMNS and all(len(line) == len(said[2]) for line in said[2:])
+    assert "|".join(cells[2]) == "gradient|1.00|2.00|2.50|0.25|4.00|yes|all-gather 0.50|1,234|1.50|61 s"
+    assert cells[3][1:7] == ["", "", "16.25", "0.25", "4.00", "12.50 short"]
+    assert cells[4][3] == "" and cells[4][6] == "not compiled in 25 minutes"
+
+
+def test_the_document_holds_what_the_command_said():
+    """docs/scale.md has the table of every answer that is kept, and of no other."""
+    text, kept = (runs.ROOT / "docs" / "scale.md").read_text(), sorted((runs.ROOT / "docs" / "scale").glob("*.json"))
+    assert kept
+    for path in kept:
+        assert "\n".join(table.section(json.loads(path.read_text()))) in text, f"python -m zppo_jax.aot.table {path}"
+    assert text.count("python -m zppo_jax.aot --config=") == len(kept)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_real_compilation_for_a_slice():
-    """The optimiser's step of configs/tiny.py on 16 chips of v5e; standard output holds the object alone."""
+    """The optimiser's step of configs/tiny.py on 16 chips of v5e, and what random keys go into; standard output has the
+    object alone."""
     result = subprocess.run(
-        [sys.executable, "-m", "zppo_jax.aot", f"--config={TINY}", "--topology=v5e-16", "--programs=update,weights",
-         "--json"],
+        [sys.executable, "-m", "zppo_jax.aot", f"--config={TINY}", "--topology=v5e-16", "--json",
+         "--programs=update,weights,teacher's weights,fill of 36"],
         cwd=runs.ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True,
         timeout=300,
     )  # fmt: skip
@@ -110,6 +225,6 @@ def test_a_real_compilation_for_a_slice():
     answer = json.loads(result.stdout)
     assert (answer["topology"], answer["devices"]) == ("v5e-16", 16)
     found = {one["program"]: one for one in answer["programs"]}
-    assert {"update", "weights", "teacher weights"} <= set(found)
+    assert set(found) == {"update", "weights", "teacher weights", "fill"}
     for one in found.values():
         assert one["fits"] and 0 < one["peak_gib"] < one["limit_gib"] == 15.75 and one["compile_s"] > 0

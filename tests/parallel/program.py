@@ -132,7 +132,7 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
         "token_B": np.arange(NUM_ROWS, dtype=np.int32) + 20,
         "position_B": np.full(NUM_ROWS, LENGTH, np.int32),
         "limit_B": np.full(NUM_ROWS, NUM_NEW, np.int32),
-        "key_B": jax.random.split(jax.random.key(0), NUM_ROWS),
+        "key_B2": jax.random.key_data(jax.random.split(jax.random.key(0), NUM_ROWS)),
         "sampling": filters.settings([filters.Sampling()] * NUM_ROWS),
     }
     filled = slots.fill(empty, config, slots.prefill(params, config, prompt), rows)

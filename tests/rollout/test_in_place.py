@@ -50,12 +50,7 @@ def held() -> slots.Slots:
 
 
 def num_bytes(tree: Any) -> int:
-    data = jax.tree.map(lambda x: jax.eval_shape(jax.random.key_data, x) if is_key(x) else x, tree)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(data))
-
-
-def is_key(x: Any) -> bool:
-    return jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def key_bytes() -> int:

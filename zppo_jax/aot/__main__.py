@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,22 +23,23 @@ Compiles a run's programs for a TPU slice on a machine without any: what each ne
   {_EXAMPLE}
 
 The programs are those that the trainer runs (gradient, update, log-probabilities, prefill, decode, the teacher's), from
-shapes alone: no weights are read. What copies prompts into slots is left out. Needs libtpu
-(`pip install 'zppo-jax[tpu]'`). A program takes some minutes on two cores; what does not fit is refused in seconds. Not
-to fit is an answer: exit status 0.
+shapes alone: no weights are read. Needs libtpu (`pip install 'zppo-jax[tpu]'`). A program takes some minutes on two
+cores; what does not fit is refused in seconds. Not to fit is an answer: exit status 0.
 
 Flags:
   --config=FILE.py[:METHOD]     the configuration; --config.KEY=VALUE changes a key
   --topology=NAME               v5e-16, v5p-128 (which counts cores), v6e-64, ..., or a grid such as v5p:4x4x4
-  --programs=TEXT,TEXT          only programs whose names hold one of these texts, such as gradient,update,decode
+  --programs=TEXT,TEXT          only programs whose names begin so, such as update,decode,"teacher prefill"
   --[no]teacher                 whether the teacher's programs and parameters count; yes
   --json                        one JSON object on standard output, and nothing else there
-  --search                      the largest update.rows_per_microbatch whose gradient fits, doubling
+  --search                      instead: the largest update.rows_per_microbatch whose gradient fits, doubling
+  --minutes=N                   give a program up that takes longer; those after it are not begun
 
 Columns: GiB of one device. `arguments` are the program's inputs, `temporary` what it allocates meanwhile, `peak` the
 most of both at once, `beside` what the run holds there besides (the optimiser while it samples, say), `limit` the
-device's memory. `collectives` are bytes that go between devices, by kind; a loop's body counts once. `TFLOP` are those
-of the model for all devices, without what is computed twice, `seconds` the time at 40 % of the devices' peak.
+device's memory. `between devices` are GiB by kind; a loop's body counts once. `TFLOP` are those of the model in a call
+on all devices, without what is computed twice; `s at 40 %` is their time at 40 % of the devices' peak, or for decoding
+that of reading weights and slots for each token of a chunk at 40 % of the bandwidth, if that is longer.
 """
 
 _FLAGS = flags.FlagValues()
@@ -46,7 +48,8 @@ _PROGRAMS = flags.DEFINE_list("programs", [], "names", flag_values=_FLAGS)
 _TEACHER = flags.DEFINE_boolean("teacher", True, "teacher's programs", flag_values=_FLAGS)
 _JSON = flags.DEFINE_boolean("json", False, "JSON", flag_values=_FLAGS)
 _SEARCH = flags.DEFINE_boolean("search", False, "largest micro-batch", flag_values=_FLAGS)
-_OWN = ("topology", "programs", "teacher", "noteacher", "json", "nojson", "search", "nosearch")
+_MINUTES = flags.DEFINE_float("minutes", None, "of a program", lower_bound=0.0, flag_values=_FLAGS)
+_OWN = ("topology", "programs", "teacher", "noteacher", "json", "nojson", "search", "nosearch", "minutes")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         config = parse(argv)
         _settle_environment()
-        _check(config)
+        _check(config, argv)
     except ConfigError as error:
         command.leave(error, 2)
 
@@ -83,21 +86,24 @@ def _settle_environment() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, argv: Sequence[str]) -> None:
     import importlib.util
 
-    from zppo_jax.aot import report, topologies
+    from zppo_jax.aot import report, table, topologies
     from zppo_jax.console import RunConsole
 
     topology = topologies.parse(_TOPOLOGY.value or "")
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError("libtpu is not installed, which compiles for TPUs: pip install 'zppo-jax[tpu]'")
+    limit = 60 * _MINUTES.value if _MINUTES.value else None
+    asked = report.Question(config, topology, _PROGRAMS.value, _TEACHER.value, limit)
     with _standard_output_kept(_JSON.value), RunConsole(0, file=sys.stderr) as console:
-        answer = report.answer(config, topology, _PROGRAMS.value, _TEACHER.value, _SEARCH.value, console)
-    if _JSON.value:
-        print(json.dumps(answer))
-    else:
-        report.show(answer)
+        command_line = shlex.join(["python", "-m", "zppo_jax.aot", *argv[1:]])
+        answer = {"command": command_line} | report.answer(asked, _SEARCH.value, console)
+    print(json.dumps(answer) if _JSON.value else "\n".join(table.lines(answer)))
+    if limit is not None:  # without waiting for a compilation that was given up
+        sys.stdout.flush()
+        os._exit(0)
 
 
 @contextlib.contextmanager

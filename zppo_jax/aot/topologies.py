@@ -13,13 +13,14 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One kind of TPU: what a device (a chip) holds and does, and how many of the units in a name make a chip.
+    """One kind of TPU: what a device (a chip) holds, does and reads, and how many of the units in a name make a chip.
 
     `hbm_gib` is what programs may use: 15.75 of 16 is what the compiler says of v5e, the others are nominal.
     """
 
     hbm_gib: float
     tflops: float
+    gigabytes_per_second: float
     units_per_chip: int
     grids: dict[int, str]
 
@@ -33,11 +34,11 @@ _CUBES = {
 }  # fmt: skip
 
 GENERATIONS = {
-    "v5e": Generation(15.75, 197.0, 1, _FLAT),
-    "v5p": Generation(95.0, 459.0, 2, _CUBES),  # the number in a name counts TensorCores
-    "v6e": Generation(31.25, 918.0, 1, _FLAT),
+    "v5e": Generation(15.75, 197.0, 819.0, 1, _FLAT),
+    "v5p": Generation(95.0, 459.0, 2765.0, 2, _CUBES),  # the number in a name counts TensorCores
+    "v6e": Generation(31.25, 918.0, 1640.0, 1, _FLAT),
 }
-"""bfloat16 TFLOP/s a chip by Google's documentation."""
+"""bfloat16 TFLOP/s and bandwidth of the memory of a chip by Google's documentation."""
 
 
 @dataclasses.dataclass(frozen=True)

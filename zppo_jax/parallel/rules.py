@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -133,11 +132,9 @@ def constrain_tree(tree: Any, axes: Any) -> Any:
 
 
 def device_bytes(shapes: Any) -> int:
-    """Bytes on each device of arrays, or of shapes that say where they lie; random keys do not count."""
+    """Bytes on each device of arrays, or of shapes that say where they lie."""
 
     def one(leaf: Any) -> int:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return 0
         sharding = getattr(leaf, "sharding", None)
         return math.prod(sharding.shard_shape(leaf.shape) if sharding else leaf.shape) * leaf.dtype.itemsize
 

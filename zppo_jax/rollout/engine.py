@@ -136,13 +136,18 @@ class Engine:
 
         return self._program(f"prefill of {self.shapes.buckets[bucket]} tokens", lower)
 
+    def _cache_shapes(self, params: dict[str, Any], bucket: int) -> text.Cache:
+        """Of a call's prompts, where the prefill leaves them."""
+        batch = self._prefill_inputs(params, bucket)
+        cache = jax.eval_shape(lambda params, batch: slots.prefill(params, self.config, batch), params, batch)
+        with parallel.use(self.compiler.mesh):
+            return parallel.placed_shapes(cache, text.CACHE_AXES)
+
     def _fill_program(self, params: dict[str, Any], bucket: int, ring: int) -> Program:
         def lower() -> Any:
-            batch = self._prefill_inputs(params, bucket)
-            cache = jax.eval_shape(lambda params, batch: slots.prefill(params, self.config, batch), params, batch)
-            with parallel.use(self.compiler.mesh):
-                cache = parallel.placed_shapes(cache, text.CACHE_AXES)
-            return slots.fill.lower(self._slots_shapes(params, ring), self.config, cache, self.rows([], bucket))
+            held, cache = self._slots_shapes(params, ring), self._cache_shapes(params, bucket)
+            rows = jax.eval_shape(lambda: self.rows([], bucket))  # keys are drawn, which no absent device can
+            return slots.fill.lower(held, self.config, cache, rows)
 
         name = f"fill of {ring} keys after {self.shapes.buckets[bucket]} tokens"
         return self._program(name, lower, mesh=self.mesh)
@@ -169,6 +174,18 @@ class Engine:
         end_B[list(ended)] = True
         stop_ids = np.asarray(self.config.stop_token_ids or (-1,), np.int32)
         return np.int32(num_steps), end_B, stop_ids, self.banned_V
+
+    def resident_bytes(self, params: dict[str, Any], bucket: int) -> dict[str, int]:
+        """What sampling holds on each device from one program to the next, in bytes: "weights" of decoding (those that
+        the parameters do not share), "slots", prefilled "prompts" of the bucket, and "features" of one call's images.
+        """
+        with parallel.use(self.mesh):
+            shared = {} if self._moves else steps.uncopied(params["text"], self.num_slots)
+            weights = {name: part for name, part in self._weight_shapes(params).items() if name not in shared}
+            held = {"weights": weights, "slots": self._slots_shapes(params, self.shapes.ring_of(bucket))}
+            held |= {"prompts": self._cache_shapes(params, bucket)}
+        held |= {"features": self._prefill_inputs(params, bucket)["features_IMD"]}
+        return {name: parallel.device_bytes(shapes) for name, shapes in held.items()}
 
     # ---------------------------------------------------------------- what a session calls
 
@@ -222,7 +239,7 @@ class Engine:
             "token_B": batch["last_B"][place_B],
             "position_B": batch["last_position_B"][place_B],
             "limit_B": limit_B,
-            "key_B": row_keys(keys_of),
+            "key_B2": row_keys(keys_of),
             "sampling": filters.settings(sampling),
         }
         return rows | ({"seen_PV": self._seen(batch)} if self.penalises else {})
@@ -237,6 +254,7 @@ class Engine:
         return seen_PV
 
     def fill(self, params: dict[str, Any], held: slots.Slots, cache: Any, rows: dict[str, Any], bucket: int) -> Any:
+        rows = jax.device_get(rows)  # from the host, the program takes them wherever the compiler wants them
         return self._fill_program(params, bucket, held["mask_BS"].shape[1])(held, cache, rows)
 
     def decode(

@@ -82,12 +82,13 @@ def generate(
     cache = slots.prefill(model.params, config, batch)
     dtype = str(model.params["text"]["embed"].dtype)
     held = slots.empty(config, len(prompt_B), batch["tokens_BT"].shape[1] + max_new_tokens, (dtype, "float32"))
+    keys = jax.random.key_data(jax.random.split(jax.random.key(seed), (num_rows, num_samples)))
     rows = {
         "prompt_B": prompt_B,
         "token_B": token_B[prompt_B],
         "position_B": position_B[prompt_B],
         "limit_B": np.full(len(prompt_B), max_new_tokens, np.int32),
-        "key_B": jax.random.split(jax.random.key(seed), (num_rows, num_samples)).reshape(-1),
+        "key_B2": keys.reshape(len(prompt_B), -1),
         "sampling": filters.settings([Sampling(temperature, top_k, top_p)] * len(prompt_B)),
     }
     stops = config.stop_token_ids if stop_ids is None else tuple(stop_ids)

@@ -63,11 +63,11 @@ def _row_keys(draw_B3: jax.Array, uid_B: jax.Array, sample_B: jax.Array) -> jax.
     def one(draw_3: jax.Array, *rest: jax.Array) -> jax.Array:
         return functools.reduce(jax.random.fold_in, (draw_3[1], draw_3[2], *rest), jax.random.key(draw_3[0]))
 
-    return jax.vmap(one)(draw_B3, uid_B, sample_B)
+    return jax.random.key_data(jax.vmap(one)(draw_B3, uid_B, sample_B))
 
 
 def row_keys(rollouts: Sequence[tuple[Draw, str, int]]) -> jax.Array:
-    """The key of each rollout: from its draw, its prompt's uid and its number in the group."""
+    """The key [B, 2] of each rollout, as numbers: from its draw, its prompt's uid and its number in the group."""
     draws = [(draw.seed % 2**32, draw.step, PURPOSES[draw.purpose]) for draw, _, _ in rollouts]
     uids = [int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "little") for _, uid, _ in rollouts]
     samples = [sample for _, _, sample in rollouts]

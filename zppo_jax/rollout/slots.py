@@ -10,7 +10,8 @@ A prompt's last token is not prefilled but is the first input of decoding; so a 
 sample the next", and no logits of the prefill are needed.
 
 Random numbers: a row's token number t is drawn with fold_in(key_b, t) alone, so a rollout depends on its own seed and
-position, never on its slot or its neighbours.
+position, never on its slot or its neighbours. Keys travel as the numbers that they are made of (key_B2), which lie on a
+mesh like any other array, and can be compiled for from their shape alone.
 
 Shape suffixes: P prompts, B rows (slots), T prompt tokens, S key slots, K tokens of a chunk, V vocabulary, D model.
 """
@@ -31,7 +32,12 @@ from zppo_jax.rollout import filters
 
 Slots = dict[str, Any]
 PREFILL_INPUTS = ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT", "features_IMD")
-ROW_AXES = {"mask_BS": ("batch", None), "seen_BV": ("batch", None), "said_BV": ("batch", None)}
+ROW_AXES = {
+    "mask_BS": ("batch", None),
+    "key_B2": ("batch", None),
+    "seen_BV": ("batch", None),
+    "said_BV": ("batch", None),
+}
 """Logical names of the axes of what is kept for each row; all else of a row is a number."""
 
 
@@ -45,7 +51,7 @@ def empty(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str],
         "states": steps.unstack_cache(cache, config.text),
         "mask_BS": cache["mask"],
         "live_B": jnp.zeros(num_rows, bool),
-        "key_B": jax.random.split(jax.random.key(0), num_rows),
+        "key_B2": jax.random.key_data(jax.random.split(jax.random.key(0), num_rows)),
         "sampling": jax.tree.map(jnp.asarray, filters.settings([filters.Sampling()] * num_rows)),
         "cursor": jnp.int32(0),
     }
@@ -88,7 +94,7 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
     """Lays prompts into free slots: row b continues prompt `rows["prompt_B"][b]` of `cache`; -1 leaves the row alone.
 
     `rows` holds besides: token_B (each prompt's last), position_B (its rope position), limit_B (most new tokens),
-    key_B, sampling, and seen_PV (the tokens of each prompt) where the slots penalise.
+    key_B2, sampling, and seen_PV (the tokens of each prompt) where the slots penalise.
     """
     chosen_B = rows["prompt_B"] >= 0
     prompt_B = jnp.maximum(rows["prompt_B"], 0)
@@ -100,9 +106,21 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
     def choose(old: jax.Array, new: jax.Array) -> jax.Array:
         return jnp.where(chosen_B.reshape(-1, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
 
+    last = cache["mask"]
+
+    def gathered(new: jax.Array) -> jax.Array:
+        """Of all prompts, because any row may continue any of them. On a mesh one array after the other: all at once
+        would take as much memory as the slots."""
+        if not parallel.in_use():
+            return new
+        new, _ = jax.lax.optimization_barrier((new, last))
+        return parallel.constrain(new, *(None,) * new.ndim)
+
     def laid(old: jax.Array, new: jax.Array, axis: int, here: jax.Array) -> jax.Array:
-        new = jnp.take(jnp.take(new, index_S, axis=axis), prompt_B, axis=0)
-        return jnp.where(chosen_B[:, None, None, None] & here, new.astype(old.dtype), old)
+        nonlocal last
+        new = jnp.take(jnp.take(gathered(new), index_S, axis=axis), prompt_B, axis=0)
+        last = jnp.where(chosen_B[:, None, None, None] & here, new.astype(old.dtype), old)
+        return last
 
     def keys(old_BKHS: jax.Array, new_PKHT: jax.Array) -> jax.Array:
         return laid(old_BKHS, new_PKHT, 3, inside_S)
@@ -111,10 +129,9 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
         return laid(old_BKSH, new_PKTH, 2, inside_S[:, None])
 
     def state(old: jax.Array, new: jax.Array) -> jax.Array:
-        return choose(old, jnp.take(new, prompt_B, axis=0))
+        return choose(old, jnp.take(gathered(new), prompt_B, axis=0))
 
-    whole = {name: parallel.constrain(value, *(None,) * value.ndim) for name, value in cache.items()}
-    new_states = steps.unstack_cache(whole, config.text)
+    new_states = steps.unstack_cache(cache, config.text)
     states = steps.map_states(state, keys, values, config.text, slots["states"], new_states)
     mask_BS = jnp.take(jnp.take(cache["mask"], index_S, axis=1), prompt_B, axis=0) & inside_S
     new = slots | {
@@ -122,10 +139,9 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
         "mask_BS": choose(slots["mask_BS"], mask_BS),
         "live_B": slots["live_B"] | chosen_B,
         "count_B": choose(slots["count_B"], jnp.zeros_like(slots["count_B"])),
-        "key_B": jnp.where(chosen_B, rows["key_B"], slots["key_B"]),
         "sampling": jax.tree.map(choose, slots["sampling"], rows["sampling"]),
     }
-    new |= {name: choose(slots[name], rows[name]) for name in ("token_B", "position_B", "limit_B")}
+    new |= {name: choose(slots[name], rows[name]) for name in ("token_B", "position_B", "limit_B", "key_B2")}
     if "seen_BV" in slots:
         new["seen_BV"] = choose(slots["seen_BV"], jnp.take(rows["seen_PV"], prompt_B, axis=0))
         new["said_BV"] = choose(slots["said_BV"], jnp.zeros_like(slots["said_BV"]))
@@ -153,7 +169,7 @@ def decode(
     """
     num_rows, num_keys = slots["mask_BS"].shape
     steps_K = jnp.arange(chunk)
-    uniform_KB = jax.vmap(lambda step: _uniform(slots["key_B"], slots["count_B"] + step))(steps_K)
+    uniform_KB = jax.vmap(lambda step: _uniform(slots["key_B2"], slots["count_B"] + step))(steps_K)
     live_B = slots["live_B"] & ~end_B
 
     def more(carry):
@@ -203,7 +219,8 @@ def decode(
     return constrain(slots, config), jax.tree.map(lambda x: parallel.constrain(x, *(None,) * x.ndim), out)
 
 
-def _uniform(key_B: jax.Array, count_B: jax.Array) -> jax.Array:
+def _uniform(key_B2: jax.Array, count_B: jax.Array) -> jax.Array:
+    key_B = jax.random.wrap_key_data(key_B2)
     return jax.vmap(lambda key, count: jax.random.uniform(jax.random.fold_in(key, count)))(key_B, count_B)
 
 

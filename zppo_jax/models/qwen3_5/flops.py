@@ -18,11 +18,28 @@ from zppo_jax.models.qwen3_5.config import Config
 
 def of_training(config: Config, length: int) -> float:
     """FLOPs a token of a training step on rows of `length` tokens; a forward pass alone takes a third."""
+    layers, head, attention, delta = _of_a_token(config)
+    return 3 * (layers + head + attention * length / 2 + delta)
+
+
+def of_prefill(config: Config, length: int) -> float:
+    """FLOPs a token of running prompts of `length` tokens, which needs no head."""
+    layers, _, attention, delta = _of_a_token(config)
+    return layers + attention * length / 2 + delta
+
+
+def of_step(config: Config, num_keys: int) -> float:
+    """FLOPs of decoding one token that attends to `num_keys` keys."""
+    layers, head, attention, delta = _of_a_token(config)
+    return layers + head + attention * num_keys + delta
+
+
+def _of_a_token(config: Config) -> tuple[float, float, float, float]:
+    """Of a forward pass: layers, head, attention to one key, delta rule."""
     shape = config.text
     language = vlm.abstract_params(config)["text"]
     layers = sum(leaf.size for name in ("linear", "full") for leaf in jax.tree.leaves(language[name]))
-    weights = layers + shape.vocab_size * shape.hidden_size
-    attention = shape.num_groups * 6 * length * shape.num_attention_heads * shape.head_dim
+    attention = 4.0 * shape.num_groups * shape.num_attention_heads * shape.head_dim
     heads, key_dim, value_dim = shape.linear_num_value_heads, shape.linear_key_head_dim, shape.linear_value_head_dim
-    delta = shape.num_groups * shape.num_linear * 18 * heads * key_dim * value_dim
-    return 6.0 * weights + attention + delta
+    delta = 6.0 * shape.num_groups * shape.num_linear * heads * key_dim * value_dim
+    return 2.0 * layers, 2.0 * shape.vocab_size * shape.hidden_size, attention, delta

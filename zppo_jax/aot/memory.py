@@ -1,0 +1,102 @@
+"""What a device holds beside the program that runs: a run keeps more than any one of its programs takes.
+
+Training: the gradient is computed beside the optimiser, and beside the teacher. Sampling: a prompt is prefilled beside
+the slots and the weights of decoding, the teacher samples beside the student's weights of decoding (they are made once
+a step), and features of images wait for a question's next prompt.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from zppo_jax import parallel
+from zppo_jax.aot.programs import Programs, Shapes
+from zppo_jax.config import Config
+from zppo_jax.rollout.engine import Engine
+
+KINDS = {
+    "zero gradient": "zeros",
+    "gradient": "gradient",
+    "update": "update",
+    "log-probabilities": "logprobs",
+    "prefill": "prefill",
+    "fill": "fill",
+    "decode": "decode",
+    "weights": "weights",
+    "vision": "vision",
+}
+"""What a program is, by the first of these words in its name."""
+
+TRAINING = ("zeros", "gradient", "update", "logprobs")
+
+_TAKEN = {
+    "gradient": ("params",),
+    "logprobs": ("params",),
+    "update": ("params", "optimizer"),
+    "vision": ("own vision",),
+    "weights": ("own text", "own head"),
+    "prefill": ("own text",),
+    "fill": ("slots", "prompts"),
+    "decode": ("weights", "slots"),
+}
+"""Arguments of a program, which the compiler counts."""
+
+_NOT_YET = {"weights": ("weights", "slots", "prompts"), "prefill": ("prompts",), "vision": ("prompts",)}
+"""What is not there yet, or not any more."""
+
+
+def kind_of(name: str) -> str:
+    """Without whose it is."""
+    return next(kind for word, kind in KINDS.items() if word in name)
+
+
+def beside(config: Config, run: Shapes, programs: Programs, name: str) -> int:
+    """Bytes on a device that the run holds while the program runs, and that are none of its arguments."""
+    kind, held = kind_of(name), {part: run.bytes_of(part) for part in ("params", "optimizer", "teacher")}
+    held["features"] = _features(config, run, programs)
+    if kind not in TRAINING:
+        held |= _sampling(run, programs, name)
+    absent = (*_TAKEN.get(kind, ()), *_NOT_YET.get(kind, ()))
+    return sum(size for part, size in held.items() if part not in absent)
+
+
+def _params(run: Shapes, programs: Programs, engine: Engine) -> dict[str, Any]:
+    return run.teacher[1] if run.teacher and engine is not programs.student else run.state["params"]
+
+
+def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
+    """Of the one who samples: parameters part by part, instead of as a whole, and what lies between programs."""
+    engine = programs.engine_of(name)
+    params, is_students = _params(run, programs, engine), engine is programs.student
+    resident = engine.resident_bytes(params, bucket_of(engine, name))
+    text = dict(params["text"])
+    own = {"own vision": params["vision"], "own head": text.pop("lm_head", {}), "own text": text}
+    held = {part: parallel.device_bytes(shapes) for part, shapes in own.items()}
+    held |= {part: resident[part] for part in ("weights", "slots", "prompts")}
+    if is_students:
+        return held | {"params": 0}
+    students = programs.student.resident_bytes(run.state["params"], 0)["weights"]
+    return held | {"teacher": 0, "student's weights": students}
+
+
+def bucket_of(engine: Engine, name: str) -> int:
+    """Which prompts a program works with: the longest, where several share it."""
+    found, buckets = re.search(r"(\d+) (tokens|keys)(?: after (\d+) tokens)?", name), engine.shapes.buckets
+    if found is None:
+        return len(buckets) - 1
+    if found[2] == "tokens" or found[3]:
+        return buckets.index(int(found[3] or found[1]))
+    return max(index for index in range(len(buckets)) if engine.shapes.ring_of(index) == int(found[1]))
+
+
+def _features(config: Config, run: Shapes, programs: Programs) -> int:
+    """Of all images of a step, as far as they are kept."""
+    total = 0
+    for engine in (programs.student, programs.teacher):
+        if engine is not None:
+            a_call = engine.resident_bytes(_params(run, programs, engine), 0)["features"]
+            calls = math.ceil(config.rollout.questions_per_step / engine.prompts_per_call)
+            total += min(calls * a_call, engine.vision.budget // a_call * a_call)
+    return total
