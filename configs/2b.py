@@ -4,12 +4,11 @@ One node with 8 GPUs:
 
     python -m zppo_jax.main --config=configs/2b.py --workdir=runs/2b
 
-A TPU pod slice, here 64 chips of v6e, whose hosts share the directory of the run. **A run over several hosts is not
-possible yet**; when it is, this is the command:
+A TPU pod slice, here 64 chips of v6e in 16 hosts that share the directory of the run (docs/hosts.md; `rollout.slots` are
+those of a host, and each host holds the teacher):
 
     gcloud compute tpus tpu-vm ssh NAME --worker=all --command="cd zppo_jax && python -m zppo_jax.main \
-      --config=configs/2b.py --config.rollout.slots=512 --config.update.rows_per_microbatch=64 \
-      --workdir=/shared/runs/2b"
+      --distributed --config=configs/2b.py --config.update.rows_per_microbatch=64 --workdir=/shared/runs/2b"
 
 Both models are hub ids; where the hub is out of reach, add `--config.model.path=DIR --config.teacher.path=DIR`.
 `:grpo` and the other methods after the file's name are the paper's baselines.
