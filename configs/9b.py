@@ -4,8 +4,8 @@ One node with 8 GPUs:
 
     python -m zppo_jax.main --config=configs/9b.py --workdir=runs/9b
 
-A TPU pod slice, here 64 chips of v6e in 16 hosts that share the directory of the run (docs/hosts.md; `rollout.slots` are
-those of a host, and each host holds the teacher):
+A TPU pod slice, here 64 chips of v6e in 16 hosts that share the directory of the run (docs/hosts.md; `rollout.slots`
+are those of a host, and each host holds the teacher):
 
     gcloud compute tpus tpu-vm ssh NAME --worker=all --command="cd zppo_jax && python -m zppo_jax.main \
       --distributed --config=configs/9b.py --config.update.rows_per_microbatch=64 --workdir=/shared/runs/9b"

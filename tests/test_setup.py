@@ -17,6 +17,7 @@ from tests import runs
 from zppo_jax import setup
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import ConfigError
+from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.teacher import LocalTeacher
 from zppo_jax.update.rows import RowShapes
 
@@ -74,7 +75,7 @@ def test_what_is_frozen_and_how_the_optimiser_rounds_come_from_the_configuration
 
 def test_a_name_of_the_hub_will_do_for_every_part_of_a_checkpoint(build, start, monkeypatch):
     """Model, processor, and the processor of the compressor."""
-    monkeypatch.setattr(setup.hf, "resolve", lambda path: start if str(path) == "Owner/Name" else path)
+    monkeypatch.setattr(hf, "resolve", lambda path: start if str(path) == "Owner/Name" else path)
     job, _, _ = build(teacher=Path("Owner/Name"), teacher__compress__enabled=True)
     assert isinstance(job.teacher, LocalTeacher) and job.teacher.compressor is not None
 

@@ -1,0 +1,24 @@
+"""From a configuration to everything a run needs. Nothing here decides anything: every value comes from the config."""
+
+from __future__ import annotations
+
+from zppo_jax.setup.devices import decoding_mesh, describe_mesh, find_hosts, make_mesh, own_mesh
+from zppo_jax.setup.engines import compressor_engine, engine_of, shapes_of_prompts, teacher_engine
+from zppo_jax.setup.job import Job, build
+from zppo_jax.setup.learning import learner_of, transform_of
+
+__all__ = [
+    "Job",
+    "build",
+    "compressor_engine",
+    "decoding_mesh",
+    "describe_mesh",
+    "engine_of",
+    "find_hosts",
+    "learner_of",
+    "make_mesh",
+    "own_mesh",
+    "shapes_of_prompts",
+    "teacher_engine",
+    "transform_of",
+]

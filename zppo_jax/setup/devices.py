@@ -1,0 +1,85 @@
+"""The devices of a configuration: the mesh of the update, and what each host samples on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from zppo_jax import parallel
+from zppo_jax.compilation import Compiler
+from zppo_jax.config import Config, ConfigError
+from zppo_jax.config.schema import MeshConfig
+from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import vlm
+from zppo_jax.parallel import Hosts
+
+
+def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices (or those given) as `config.mesh` says; ConfigError when it does not use exactly these."""
+    try:
+        return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
+    except ValueError as error:
+        raise ConfigError(f"mesh: {error}") from error
+
+
+def find_hosts(config: Config) -> Hosts:
+    """This process and the others; ConfigError when they have not been joined."""
+    hosts = Hosts.all(config.watchdog.host_seconds)
+    if hosts.count > 1 and not jax.distributed.is_initialized():
+        raise ConfigError(f"this is one of {hosts.count} processes: add --distributed to the command on every host")
+    return hosts
+
+
+def check_hosts(config: Config, mesh: Mesh | None, hosts: Hosts) -> None:
+    """What several hosts ask of a configuration; ConfigError in one line."""
+    if hosts.count == 1 or mesh is None:
+        return
+    questions, num_rows = config.rollout.questions_per_step, config.update.rows_per_microbatch
+    with parallel.use(mesh):
+        shares = parallel.num_shards("batch")
+    if questions % hosts.count:
+        raise ConfigError(
+            f"rollout.questions_per_step = {questions} is not divided by the {hosts.count} hosts: set "
+            f"{questions - questions % hosts.count + hosts.count}"
+        )
+    if num_rows % shares:
+        raise ConfigError(
+            f"update.rows_per_microbatch = {num_rows} is not divided by the {shares} parts of the devices of "
+            f"{hosts.count} hosts: set {num_rows - num_rows % shares + shares}"
+        )
+    if config.warmstart.rebuild:
+        raise ConfigError("warmstart.rebuild = True is for one process: build it once, then name model.path")
+    try:
+        parallel.own_shards(mesh)
+    except ValueError as error:
+        raise ConfigError(f"mesh.tensor = {config.mesh.tensor}: {error}") from error
+
+
+def own_mesh(config: Config, mesh: Mesh) -> Mesh:
+    """The devices of this host, on which it samples: fsdp takes what the tensor axis leaves."""
+    try:
+        return parallel.own_mesh(mesh, 1, -1, mesh.shape["tensor"])
+    except ValueError as error:
+        raise ConfigError(f"mesh.tensor = {config.mesh.tensor}: {error}") from error
+
+
+def decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | None:
+    """The devices of the run as `chosen`, which is the section `where` of the config."""
+    if compiler.mesh is None:
+        return None
+    try:
+        return parallel.reshaped(compiler.mesh, chosen.data, chosen.fsdp, chosen.tensor)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def describe_mesh(mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config, num_rows: int) -> Iterator[str]:
+    """What a person should know about a run on several devices."""
+    yield from parallel.describe(mesh, params, vlm.logical_axes(model))
+    with parallel.use(mesh):
+        shares = parallel.num_shards("batch")
+    if num_rows % shares:
+        yield f"update.rows_per_microbatch={num_rows} is not divided by {shares}: devices compute the same rows"
