@@ -56,8 +56,12 @@ class Script:
     def __init__(self, lines):
         self.lines = lines
 
-    def sample(self, params, requests):
-        return [[spoken(text) for text in self.lines[request.uid]] for request in requests]
+    def stream(self, params, requests):
+        """The last of each group first, one group after the other."""
+        for index, request in enumerate(requests):
+            texts = list(enumerate(self.lines[request.uid]))
+            yield []
+            yield [(index, number, spoken(text)) for number, text in reversed(texts)]
 
 
 def test_each_verdict_belongs_to_its_rollout(actor):
@@ -81,7 +85,7 @@ def test_each_verdict_belongs_to_its_rollout(actor):
 def test_the_region_is_the_actors(actor):
     lines = {"1/a/plain": ["\\boxed{7} </think> who knows"] * 2}
     anywhere = Actor(Script(lines), actor.processor, actor.scorer, "anywhere")  # type: ignore[arg-type]
-    assert all(rollout.correct for rollout in answer(anywhere, tiny_model.items()[:1])[0].rollouts)
+    assert all(rollout.correct for rollout in answer(anywhere, tiny_model.items()[:1], 2)[0].rollouts)
 
 
 def test_no_items_no_groups(actor):

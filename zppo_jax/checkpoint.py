@@ -113,6 +113,7 @@ class Checkpoints:
 
         Raises WorkdirError when it is damaged. An older one is never taken in silence: that is for a person to decide.
         """
+        self.finish()
         steps = saved_steps(self._directory)
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
