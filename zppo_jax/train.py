@@ -151,7 +151,7 @@ def run(config: Config, workdir: Path) -> None:
             report = stop.checked(console.status) if hosts.count == 1 else console.status
             job, state = setup.build(config, student, teacher, compiler, report, hosts, sampler)
         stack.callback(job.close)
-        for line in setup.describe_mesh(mesh, state["params"], job.learner.config, config.update.rows_per_microbatch):
+        for line in setup.describe_mesh(config, mesh, state["params"], job.learner.config, hosts):
             console.message(line)
         records = Records(directory, config, checkpoints.latest_step, hosts.leads)
         stack.callback(records.close)

@@ -38,8 +38,9 @@ Flags:
 Columns: GiB of one device. `arguments` are the program's inputs, `temporary` what it allocates meanwhile, `peak` the
 most of both at once, `beside` what the run holds there besides (the optimiser while it samples, say), `limit` the
 device's memory. `between devices` are GiB by kind; a loop's body counts once. `TFLOP` are those of the model in a call
-on all devices, without what is computed twice; `s at 40 %` is their time at 40 % of the devices' peak, or for decoding
-that of reading weights and slots for each token of a chunk at 40 % of the bandwidth, if that is longer.
+on all devices (on those of a host, where it samples), without what is computed twice; `s at 40 %` is their time at 40 %
+of the devices' peak, or for decoding that of reading weights and slots for each token of a chunk at 40 % of the
+bandwidth, if that is longer.
 """
 
 _FLAGS = flags.FlagValues()

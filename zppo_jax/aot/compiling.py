@@ -51,6 +51,12 @@ class Recorder(Compiler):
         self._wanted, self._limit = wanted, limit
         self._asked: dict[str, tuple[Callable[[], Any], jax.sharding.Mesh | None]] = {}
 
+    def on(self, mesh: jax.sharding.Mesh) -> Recorder:
+        """One that asks for another mesh; what it is asked for, this one compiles."""
+        other = Recorder(mesh, self._wanted, self._limit)
+        other._asked = self._asked
+        return other
+
     def program(
         self, name: str, lower: Callable[[], Any], kind: Kind = "sequence", mesh: jax.sharding.Mesh | None = None
     ) -> Program:

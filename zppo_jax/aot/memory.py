@@ -2,7 +2,8 @@
 
 Training: the gradient is computed beside the optimiser, and beside the teacher. Sampling: a prompt is prefilled beside
 the slots and the weights of decoding, the teacher samples beside the student's weights of decoding (they are made once
-a step), and features of images wait for a question's next prompt.
+a step), and features of images wait for a question's next prompt. With several hosts each samples with a copy of the
+parameters, beside its part of the original.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def beside(config: Config, run: Shapes, programs: Programs, name: str) -> int:
 
 
 def _params(run: Shapes, programs: Programs, engine: Engine) -> dict[str, Any]:
-    return run.teacher[1] if run.teacher and engine is not programs.student else run.state["params"]
+    return run.teacher[1] if run.teacher and engine is not programs.student else run.sampled
 
 
 def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
@@ -75,10 +76,12 @@ def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
     own = {"own vision": params["vision"], "own head": text.pop("lm_head", {}), "own text": text}
     held = {part: parallel.device_bytes(shapes) for part, shapes in own.items()}
     held |= {part: resident[part] for part in ("weights", "slots", "prompts")}
+    copied = run.hosts.count > 1
     if is_students:
-        return held | {"params": 0}
-    students = programs.student.resident_bytes(run.state["params"], 0)["weights"]
-    return held | {"teacher": 0, "student's weights": students}
+        return held | ({} if copied else {"params": 0})
+    students = programs.student.resident_bytes(run.sampled, 0)["weights"]
+    copy = parallel.device_bytes(run.sampled) if copied else 0
+    return held | {"teacher": 0, "student's weights": students, "student's copy": copy}
 
 
 def bucket_of(engine: Engine, name: str) -> int:

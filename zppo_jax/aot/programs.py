@@ -1,7 +1,8 @@
 """The programs of a run for a slice: the very functions that the trainer jits, from shapes alone.
 
 Nothing is loaded and nothing is allocated on a device: `setup` makes the same engines and the same learner as for a
-run, and a compiler whose mesh is the slice's records what XLA says of each program.
+run, and a compiler whose mesh is the slice's records what XLA says of each program. On a slice of several hosts the
+first one's devices stand for those of each host, which samples by itself.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import jax
 from jax.experimental import topologies
 
 from zppo_jax import parallel, setup
+from zppo_jax.aot.compiling import Recorder
 from zppo_jax.aot.topologies import GIB, Topology
-from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf, sizes, vlm
+from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
@@ -30,12 +32,20 @@ from zppo_jax.warmstart import SHIPPED
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What a run holds on a slice, as shapes on its mesh."""
+    """What a run holds on a slice, as shapes on its mesh; on that of a host what the host has for itself, a copy of the
+    parameters to sample with, and the teacher. With one host both meshes are the same, and the copy is the original."""
 
     mesh: jax.sharding.Mesh
+    own_mesh: jax.sharding.Mesh
     student: qwen3_5.Config
     state: dict[str, Any]
+    sampled: dict[str, Any]
     teacher: tuple[qwen3_5.Config, dict[str, Any]] | None
+
+    @property
+    def hosts(self) -> Hosts:
+        """The first of all."""
+        return Hosts(0, len(hosts_of(self.mesh)))
 
     def bytes_of(self, *names: str) -> int:
         """On one device, of the student's "params" and "optimizer", and of the "teacher"."""
@@ -62,6 +72,19 @@ def make_mesh(config: Config, topology: Topology) -> jax.sharding.Mesh:
     return setup.make_mesh(config, description.devices)
 
 
+def hosts_of(mesh: jax.sharding.Mesh) -> set[int]:
+    return {device.process_index for device in mesh.devices.flat}
+
+
+def own_mesh(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+    """The first host's devices, as a run has them to sample on; the mesh itself where there is one host."""
+    hosts = hosts_of(mesh)
+    if len(hosts) == 1:
+        return mesh
+    devices = [device for device in mesh.devices.flat if device.process_index == min(hosts)]
+    return parallel.make_mesh(1, -1, mesh.shape["tensor"], devices)
+
+
 def shapes(config: Config, mesh: jax.sharding.Mesh, with_teacher: bool) -> Shapes:
     """Parameters, optimiser and teacher where the rules put them."""
     student = model_config(config.model.path, "student")
@@ -70,13 +93,15 @@ def shapes(config: Config, mesh: jax.sharding.Mesh, with_teacher: bool) -> Shape
     optimizer = jax.eval_shape(lambda params: step.init_optimizer(params, student, transform, frozen), params)
     state = {"params": params, "optimizer": optimizer}
     axes = step.state_axes(state, student, transform, frozen)  # runs a little, which no device of the slice can
-    teacher = model_config(config.teacher.path, "teacher") if with_teacher else None
+    teacher, own = model_config(config.teacher.path, "teacher") if with_teacher else None, own_mesh(mesh)
     with parallel.use(mesh):
         placed = parallel.placed_shapes(state, axes)
+    with parallel.use(own):
+        sampled = parallel.placed_shapes(params, axes["params"])
         if teacher is None:
-            return Shapes(mesh, student, placed, None)
+            return Shapes(mesh, own, student, placed, sampled, None)
         theirs = parallel.placed_shapes(hf.abstract_params(teacher, config.model.dtype), vlm.logical_axes(teacher))
-        return Shapes(mesh, student, placed, (teacher, theirs))
+        return Shapes(mesh, own, student, placed, sampled, (teacher, theirs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +118,16 @@ class Programs:
         return max((one for one in engines if name.startswith(one.name)), key=lambda one: len(one.name))
 
 
-def ask(config: Config, run: Shapes, compiler: Compiler) -> Programs:
+def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
     """Names every program of the run to the compiler."""
-    mesh = setup.decoding_mesh(compiler, config.rollout.mesh, "rollout.mesh")
+    setup.check_hosts(config, run.mesh, run.hosts)
+    sampler = compiler.on(run.own_mesh)
+    mesh = setup.decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
     of_prompts, banned_V = setup.shapes_of_prompts(config, run.student), banned_mask(run.student)
-    student = setup.engine_of(config, run.student, banned_V, compiler, of_prompts, mesh)
-    learner = setup.learner_of(config, run.student, student, compiler)
+    student = setup.engine_of(config, run.student, banned_V, sampler, of_prompts, mesh)
+    learner = setup.learner_of(config, run.student, student, compiler, run.hosts)
     sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
-    student.prepare(run.state["params"], (sampling, Sampling(config.eval.temperature)))
+    student.prepare(run.sampled, (sampling, Sampling(config.eval.temperature)))
     learner.prepare(run.state)
     if run.teacher is None:
         return Programs(student)

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from zppo_jax import parallel
+from zppo_jax import parallel, setup
 from zppo_jax.aot import memory, programs
 from zppo_jax.aot.compiling import Compiled, Recorder
 from zppo_jax.aot.programs import Programs, Shapes, gib
@@ -45,6 +45,7 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
     result = {
         "topology": topology.name,
         "devices": topology.num_devices,
+        "hosts": run.hosts.count,
         "mesh": dict(mesh.shape),
         "date": datetime.date.today().isoformat(),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
@@ -96,13 +97,13 @@ def _label(name: str) -> str:
 
 
 def _work(asked: Question, run: Shapes, found: Programs, one: Compiled) -> dict[str, float]:
-    """The model's FLOPs of one call on all devices, and its time at UTILISATION of the slice's peak; nothing for
-    programs that hardly compute. Decoding reads weights and slots for every token, which mostly takes longer."""
+    """The model's FLOPs of one call, and its time at UTILISATION of the peak of its devices; nothing for programs that
+    hardly compute. Decoding reads weights and slots for every token, which mostly takes longer."""
     work = _tflop(asked.config, run, found, one.name)
     if work is None:
         return {}
-    kind, slice_ = asked.topology.generation, asked.topology
-    seconds = work / (kind.tflops * slice_.num_devices)
+    kind, trains = asked.topology.generation, memory.kind_of(one.name) in memory.TRAINING
+    seconds = work / (kind.tflops * (run.mesh if trains else run.own_mesh).size)
     if memory.kind_of(one.name) == "decode":
         seconds = max(seconds, asked.config.rollout.chunk * one.argument / (1e9 * kind.gigabytes_per_second))
     return {"tflop": round(work, 2), "seconds_at_40_percent": round(seconds / UTILISATION, 3)}
@@ -112,7 +113,7 @@ def _tflop(config: Config, run: Shapes, found: Programs, name: str) -> float | N
     kind, engine = memory.kind_of(name), found.engine_of(name)
     if kind in ("gradient", "logprobs"):
         update = config.update
-        sizes = (update.rows_per_microbatch, update.row_tokens, update.prompts_per_row)
+        sizes = (setup.num_rows(config, run.mesh, run.hosts), update.row_tokens, update.prompts_per_row)
         shape = rows.shapes(*sizes, config.prompt.buckets[-1], config.rollout.max_new_tokens, 0)
         training = flops.of_training(run.student, shape.num_tokens) * shape.num_rows * shape.num_tokens / 1e12
         return training if kind == "gradient" else training / 3

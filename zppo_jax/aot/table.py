@@ -35,7 +35,9 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     mesh = " x ".join(f"{axis} {size}" for axis, size in answer["mesh"].items())
     versions = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
     held = f"parameters and optimiser {answer['state_gib']:.2f} GiB, teacher {answer['teacher_gib']:.2f}"
-    yield f"{answer['topology']}, {answer['devices']} devices, mesh {mesh}; {held}; {answer['date']}, {versions}:"
+    where = f"{answer['topology']}, {answer['devices']} devices"
+    where += f" of {answer['hosts']} hosts" if answer.get("hosts", 1) > 1 else ""
+    yield f"{where}, mesh {mesh}; {held}; {answer['date']}, {versions}:"
     yield ""
     if "search" in answer:
         yield from _aligned(("rows a micro-batch", "peak", "beside", "fits", "compiled in"), _tried(answer["search"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zppo_jax.setup.devices import decoding_mesh, describe_mesh, find_hosts, make_mesh, own_mesh
+from zppo_jax.setup.devices import check_hosts, decoding_mesh, describe_mesh, find_hosts, make_mesh, num_rows, own_mesh
 from zppo_jax.setup.engines import compressor_engine, engine_of, shapes_of_prompts, teacher_engine
 from zppo_jax.setup.job import Job, build
 from zppo_jax.setup.learning import learner_of, transform_of
@@ -10,6 +10,7 @@ from zppo_jax.setup.learning import learner_of, transform_of
 __all__ = [
     "Job",
     "build",
+    "check_hosts",
     "compressor_engine",
     "decoding_mesh",
     "describe_mesh",
@@ -17,6 +18,7 @@ __all__ = [
     "find_hosts",
     "learner_of",
     "make_mesh",
+    "num_rows",
     "own_mesh",
     "shapes_of_prompts",
     "teacher_engine",

@@ -37,18 +37,11 @@ def check_hosts(config: Config, mesh: Mesh | None, hosts: Hosts) -> None:
     """What several hosts ask of a configuration; ConfigError in one line."""
     if hosts.count == 1 or mesh is None:
         return
-    questions, num_rows = config.rollout.questions_per_step, config.update.rows_per_microbatch
-    with parallel.use(mesh):
-        shares = parallel.num_shards("batch")
+    questions = config.rollout.questions_per_step
     if questions % hosts.count:
         raise ConfigError(
             f"rollout.questions_per_step = {questions} is not divided by the {hosts.count} hosts: set "
             f"{questions - questions % hosts.count + hosts.count}"
-        )
-    if num_rows % shares:
-        raise ConfigError(
-            f"update.rows_per_microbatch = {num_rows} is not divided by the {shares} parts of the devices of "
-            f"{hosts.count} hosts: set {num_rows - num_rows % shares + shares}"
         )
     if config.warmstart.rebuild:
         raise ConfigError("warmstart.rebuild = True is for one process: build it once, then name model.path")
@@ -76,10 +69,23 @@ def decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | 
         raise ConfigError(f"{where}: {error}") from error
 
 
-def describe_mesh(mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config, num_rows: int) -> Iterator[str]:
+def num_rows(config: Config, mesh: Mesh | None, hosts: Hosts) -> int:
+    """Rows of a micro-batch: as many as asked for; over several hosts so many more that all devices have equally many,
+    which then may stay empty."""
+    with parallel.use(mesh):
+        shares = parallel.num_shards("batch") if hosts.count > 1 else 1
+    return -(-config.update.rows_per_microbatch // shares) * shares
+
+
+def describe_mesh(
+    config: Config, mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config, hosts: Hosts
+) -> Iterator[str]:
     """What a person should know about a run on several devices."""
     yield from parallel.describe(mesh, params, vlm.logical_axes(model))
+    asked, given = config.update.rows_per_microbatch, num_rows(config, mesh, hosts)
+    if given != asked:
+        yield f"update.rows_per_microbatch={asked} is {given} here: each of {mesh.size} devices has its own rows"
     with parallel.use(mesh):
         shares = parallel.num_shards("batch")
-    if num_rows % shares:
-        yield f"update.rows_per_microbatch={num_rows} is not divided by {shares}: devices compute the same rows"
+    if given % shares:
+        yield f"update.rows_per_microbatch={given} is not divided by {shares}: devices compute the same rows"

@@ -15,6 +15,7 @@ from zppo_jax.models.qwen3_5.layers import Remat
 from zppo_jax.ops.gated_delta import longest_chunk
 from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.engine import Engine
+from zppo_jax.setup.devices import num_rows
 from zppo_jax.update import optimizer, rows
 from zppo_jax.update.learner import Learner, Settings
 from zppo_jax.update.step import Objective
@@ -23,7 +24,7 @@ from zppo_jax.update.step import Objective
 def learner_of(
     config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler, hosts: Hosts | None = None
 ) -> Learner:
-    update, sizes = config.update, engine.shapes
+    update, sizes, hosts = config.update, engine.shapes, hosts or Hosts()
     settings = Settings(
         num_minibatches=update.num_minibatches,
         inner_epochs=update.inner_epochs,
@@ -36,7 +37,7 @@ def learner_of(
     return Learner(
         model,
         rows.shapes(
-            update.rows_per_microbatch,
+            num_rows(config, compiler.mesh, hosts),
             update.row_tokens,
             update.prompts_per_row,
             sizes.buckets[-1],
@@ -50,7 +51,7 @@ def learner_of(
         engine.banned_V,
         compiler,
         config.optimizer.freeze,
-        hosts or Hosts(),
+        hosts,
     )
 
 
