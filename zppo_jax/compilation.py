@@ -62,14 +62,14 @@ class Program:
         self._announce = announce
 
     def __call__(self, *args: Any) -> Any:
-        if not self._future.done():
-            with self._announce(self.name):
-                self._future.result()
         return self.compiled(*args)
 
     @property
     def compiled(self) -> jax.stages.Compiled:
-        """What XLA made, for those who ask what it needs; waits for it."""
+        """What XLA made; waits for it."""
+        if not self._future.done():
+            with self._announce(self.name):
+                self._future.result()
         return self._future.result()
 
 

@@ -17,7 +17,7 @@ import pytest
 from zppo_jax import processor as processor_lib
 from zppo_jax import prompts
 from zppo_jax.data.digits import DigitsSource
-from zppo_jax.data.pipeline import PromptProcessing, open_stream
+from zppo_jax.data.pipeline import PromptProcessing, Shard, open_stream
 from zppo_jax.types import Features, Prompt
 
 SOURCE = DigitsSource("rules", "train", 10)
@@ -272,6 +272,36 @@ def test_the_real_processor_sees_one_vision_token_a_digit(worker_count):
         again = processor.features(item.prompt.text, question.images)
         np.testing.assert_array_equal(features.token_ids_T, again.token_ids_T)
         np.testing.assert_array_equal(features.patches_IC, again.patches_IC)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_hosts_read_the_shards_of_what_one_reads(count):
+    """Over more than an epoch, in the same order; and the position of one is that of any number of hosts."""
+
+    def opened(index: int, of: int):
+        shard = Shard(index, of, lambda ids: [ids])
+        return open_stream(SOURCE, PROCESS, seed=7, questions_per_step=4, replay=None, num_replayed=0, shard=shard)
+
+    with contextlib.ExitStack() as stack:
+        one, *hosts = (
+            stack.enter_context(contextlib.closing(opened(index, of)))
+            for index, of in [(0, 1), *((index, count) for index in range(count))]
+        )
+        for _ in range(2 * len(SOURCE) // 4):
+            parts = [[item.prompt.uid for item in next(host).new] for host in hosts]
+            assert [uid for row in zip(*parts, strict=True) for uid in row] == [i.prompt.uid for i in next(one).new]
+        state = hosts[1].get_state()
+        assert state == one.get_state()
+        expected = [item.prompt.uid for item in next(one).new]
+        one.set_state(state)
+        assert [item.prompt.uid for item in next(one).new] == expected
+
+
+def test_shards_that_are_not_equal_are_refused():
+    with pytest.raises(
+        ValueError, match=r"questions_per_step=4 is not divisible by the 3 hosts of the run; set it to 6"
+    ):
+        open_stream(SOURCE, PROCESS, seed=7, questions_per_step=4, replay=None, num_replayed=0, shard=Shard(0, 3))
 
 
 def test_no_jax_backend_is_initialised():

@@ -94,6 +94,7 @@ def build(
     learner = learner_of(config, model.config, student.engine, compiler, hosts)
     state = learner.init(model.params)
     sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
+    hosts.gather(True, "the loaded student")  # none waits for long in the copying, which all do together
     own_copy = OwnCopy(sampler.mesh, vlm.logical_axes(model.config))
     student.engine.prepare(own_copy.of(model.params), (sampling, Sampling(config.eval.temperature)))
     own_copy.release()

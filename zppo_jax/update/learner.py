@@ -90,6 +90,7 @@ class Learner:
 
         The old state is donated: it must not be used afterwards.
         """
+        self._wait_for_all(state)
         outcomes = [group.outcome() for group in groups] if everyone is None else everyone
         places = {outcome.uid: place for place, outcome in enumerate(outcomes)}
         own = {places[group.prompt.uid]: group for group in groups}
@@ -108,6 +109,14 @@ class Learner:
         metrics |= _mean_rows(rows_of)
         metrics["nonzero_group_fraction"] = float(np.mean(np.any(advantages_PG != 0.0, axis=1)))
         return Updated(state, advantages_PG, metrics, {n: walked[n] for n, row in enumerate(rows_of) if row["skipped"]})
+
+    def _wait_for_all(self, state: State) -> None:
+        """No host begins what all do together before every one of them can: gloo waits for half a minute only."""
+        if self.hosts.count > 1:
+            params = state["params"]
+            for program in (self._logprobs(params), self._zero(params), self._gradient(params), self._update(state)):
+                assert program.compiled
+            self.hosts.gather(True, "the update")
 
     def _step(
         self,
