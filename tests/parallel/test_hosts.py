@@ -195,8 +195,8 @@ main.main()
 
 
 def test_a_host_that_hangs_is_named(start, tmp_path):
-    with Run(start, tmp_path, STUCK, watchdog__host_seconds=20.0) as run:
+    with Run(start, tmp_path, STUCK, watchdog__host_seconds=45.0) as run:
         out, error = run.processes[0].communicate(timeout=400)
     assert run.processes[0].returncode == 1, out[-2000:]
     lines = [line for line in error.splitlines() if line.startswith("zppo_jax: ")]
-    assert len(lines) == 1 and "host 1 did not come to the plain rollouts within 20 s" in lines[0], error
+    assert len(lines) == 1 and "host 1 did not come to the plain rollouts within 45 s" in lines[0], error
