@@ -144,10 +144,11 @@ def test_a_file_says_all_of_it_itself(size):
         assert re.fullmatch(r"[\w\"'./(), *-]+", value), f"{name} = {value}"
 
 
-def test_the_four_differ_in_the_student_alone():
+def test_the_four_differ_in_the_student_and_what_it_leaves_for_caches():
     first = to_json(config_of("0.8B"))
     for size in FILES:
-        assert set(changed_keys(first, to_json(config_of(size)), ignore=())) <= {"model.path"}, size
+        changed = set(changed_keys(first, to_json(config_of(size)), ignore=()))
+        assert changed <= {"model.path", "rollout.cache_gigabytes"}, size
 
 
 # ---------------------------------------------------------------- docstrings
