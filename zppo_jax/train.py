@@ -244,4 +244,6 @@ def _evaluate(job: Job, state: State, step: int, timers: PhaseTimers) -> Evaluat
     with timers("eval"):
         temperature, seed = job.config.eval.temperature, job.config.seed
         params = job.sampled_from(state)
-        return evaluate(job.student, params, job.held_out, temperature, seed=seed, step=step, hosts=job.hosts)
+        found = evaluate(job.student, params, job.held_out, temperature, seed=seed, step=step, hosts=job.hosts)
+        job.student.engine.vision.release()  # nobody asks about these images again before the next update
+        return found

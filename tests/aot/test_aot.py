@@ -131,9 +131,9 @@ def test_what_lies_beside_a_program_is_what_the_run_holds_and_it_does_not_take(t
     def beside(name: str) -> int:
         return memory.beside(config, run, found, name)
 
-    features = beside("update") - teacher
+    assert beside("update") == teacher and beside("gradient") == optimizer + teacher
+    features = beside("decode over 80 keys") - optimizer - teacher - params - resident["prompts"]
     assert features > 0 and features % resident["features"] == 0
-    assert beside("gradient") == optimizer + teacher + features
     held = optimizer + teacher + features
     assert beside("prefill of 64 tokens") == held + vision + resident["weights"] + resident["slots"]
     assert beside("fill of 80 keys after 64 tokens") == held + params + resident["weights"]

@@ -56,9 +56,8 @@ def kind_of(name: str) -> str:
 def beside(config: Config, run: Shapes, programs: Programs, name: str) -> int:
     """Bytes on a device that the run holds while the program runs, and that are none of its arguments."""
     kind, held = kind_of(name), {part: run.bytes_of(part) for part in ("params", "optimizer", "teacher")}
-    held["features"] = _features(config, run, programs)
     if kind not in TRAINING:
-        held |= _sampling(run, programs, name)
+        held |= {"features": _features(config, run, programs, name)} | _sampling(run, programs, name)
     absent = (*_TAKEN.get(kind, ()), *_NOT_YET.get(kind, ()))
     return sum(size for part, size in held.items() if part not in absent)
 
@@ -94,12 +93,13 @@ def bucket_of(engine: Engine, name: str) -> int:
     return max(index for index in range(len(buckets)) if engine.shapes.ring_of(index) == int(found[1]))
 
 
-def _features(config: Config, run: Shapes, programs: Programs) -> int:
-    """Of all images of a step, as far as they are kept."""
-    total = 0
-    for engine in (programs.student, programs.teacher):
-        if engine is not None:
-            a_call = engine.resident_bytes(_params(run, programs, engine), 0)["features"]
-            calls = math.ceil(config.rollout.questions_per_step / engine.prompts_per_call)
-            total += min(calls * a_call, engine.vision.budget // a_call * a_call)
+def _features(config: Config, run: Shapes, programs: Programs, name: str) -> int:
+    """Of all images of a step, as far as they are kept: the student keeps its own until the update, the teacher while
+    it answers."""
+    total, engine = 0, programs.engine_of(name)
+    for keeps in (programs.student, engine if engine is programs.teacher else None):
+        if keeps is not None:
+            a_call = keeps.resident_bytes(_params(run, programs, keeps), 0)["features"]
+            calls = math.ceil(config.rollout.questions_per_step / keeps.prompts_per_call)
+            total += min(calls * a_call, keeps.vision.budget // a_call * a_call)
     return total

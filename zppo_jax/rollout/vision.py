@@ -46,7 +46,8 @@ class VisionFeatures:
         if all(key == NO_IMAGE for key in keys):
             return self._for_texts(encode)
         if tower is not self._tower:
-            self._tower, self._held, self._bytes = tower, {}, 0
+            self.release()
+            self._tower = tower
         if self._held and all(key is not None and (key == NO_IMAGE or key in self._held) for key in keys):
             self.reused += 1
             some = next(iter(self._held.values()))
@@ -59,6 +60,10 @@ class VisionFeatures:
             self._held |= named
             self._bytes += features_IMD.nbytes
         return features_IMD
+
+    def release(self) -> None:
+        """Forgets the features of images."""
+        self._tower, self._held, self._bytes = None, {}, 0
 
     def _for_texts(self, encode: Callable[[], jax.Array]) -> jax.Array:
         """Whatever `encode` gave the first time: prompts of text alone must not pay for the tower in each call."""

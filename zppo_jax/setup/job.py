@@ -58,6 +58,7 @@ class Job:
     def release(self) -> None:
         """Gives back the memory of what only sampling needs."""
         self.student.engine.held.release()
+        self.student.engine.vision.release()
         self.own_copy.release()
 
     def close(self) -> None:

@@ -49,6 +49,7 @@ class LocalTeacher:
         sampling = Sampling(self.temperature, top_p=self.top_p)
         groups = self.actor.answer(self.params, items, self.num_rollouts, sampling, Draw(seed, step, "teacher"))
         self.actor.engine.held.release()  # a copy of the largest model there is
+        self.actor.engine.vision.release()  # a question is asked once
         return groups
 
     def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> Mapping[Candidate, str]:
