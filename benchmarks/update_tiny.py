@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import worker
+
+KINDS = ("cpu", "wall")
 
 
 def record(config: Any, compiler: Any, directory: Path, num_steps: int) -> tuple[Any, Any, list[list[Any]]]:
@@ -55,22 +59,28 @@ def fill(learner: Any, recorded: list[list[Any]]) -> dict[str, float]:
     return {"rows": num_rows / len(recorded), "filled": round(share, 3)}
 
 
-def measure(learner: Any, params: Any, recorded: list[list[Any]], num_rounds: int) -> dict[str, Any]:
-    """Seconds of a step's update; the first round compiles and does not count."""
+def updates(learner: Any, params: Any, recorded: list[list[Any]]) -> None:
+    """Of all recorded steps, from the same parameters."""
     import jax
 
-    def updates() -> None:
-        state = learner.init(jax.tree.map(lambda x: x.copy(), params))
-        for step, groups in enumerate(recorded):
-            state, *_ = learner.update(state, groups, seed=0, step=step)
-        jax.block_until_ready(state)
+    state = learner.init(jax.tree.map(lambda x: x.copy(), params))
+    for step, groups in enumerate(recorded):
+        state, *_ = learner.update(state, groups, seed=0, step=step)
+    jax.block_until_ready(state)
 
-    _, first = worker.timed(updates)
-    rounds = [worker.timed(updates)[1] for _ in range(num_rounds)]
-    seconds = {kind: statistics.median(one[kind] for one in rounds) / len(recorded) for kind in ("cpu", "wall")}
-    return {f"{kind}_seconds": round(value, 4) for kind, value in seconds.items()} | {
-        "first_cpu_seconds": round(first["cpu"], 1)
-    }
+
+def measure(learners: Sequence[Any], params: Any, recorded: list[list[Any]], num_rounds: int) -> list[dict[str, float]]:
+    """Median seconds of a step's update with each learner, in turns; the first round compiles and does not count."""
+    for learner in learners:
+        updates(learner, params, recorded)
+    rounds = [
+        [worker.timed(functools.partial(updates, learner, params, recorded))[1] for learner in learners]
+        for _ in range(num_rounds)
+    ]
+    return [
+        {f"{kind}_seconds": round(statistics.median(one[kind] for one in turns) / len(recorded), 4) for kind in KINDS}
+        for turns in zip(*rounds, strict=True)
+    ]
 
 
 def main() -> None:
@@ -95,12 +105,12 @@ def main() -> None:
         job, state, recorded = record(config, compilation.Compiler(), Path(directory), options.steps)
         job.close()
     sizes = job.student.engine.shapes
+    learners = []
     for row_tokens, prompts, num_rows in chosen:
         shapes = rows.shapes(num_rows, row_tokens, prompts, sizes.buckets[-1], sizes.max_new_tokens, sizes.patch_slots)
-        learner = dataclasses.replace(job.learner, shapes=shapes, compiler=compilation.Compiler())
-        facts = {"row_tokens": shapes.num_tokens, "prompts_per_row": prompts, "rows_per_microbatch": num_rows}
-        seconds = measure(learner, state["params"], recorded, options.rounds)
-        print(json.dumps(facts | seconds | fill(learner, recorded)), flush=True)
+        learners.append(dataclasses.replace(job.learner, shapes=shapes, compiler=compilation.Compiler()))
+    for learner, seconds in zip(learners, measure(learners, state["params"], recorded, options.rounds), strict=True):
+        print(json.dumps(dataclasses.asdict(learner.shapes) | seconds | fill(learner, recorded)), flush=True)
 
 
 if __name__ == "__main__":

@@ -145,3 +145,24 @@ def test_l2_normalise_at_zero_and_near_it():
     (gradient,) = pull(jnp.ones_like(x))
     np.testing.assert_array_equal(gradient[0], 0.0)
     assert np.isfinite(np.asarray(gradient)).all()
+
+
+def test_layers_one_by_one_equal_a_scan():
+    """Values, states and the gradients of the stacked weights."""
+
+    def layer(x, stacked):
+        kernel, (bias,) = stacked
+        x = jnp.tanh(x @ kernel + bias)
+        return x, (2 * x,)
+
+    def total(way, kernels, biases, x):
+        x, (states,) = way(layer, x, (kernels, (biases,)))
+        return jnp.sum(x * jnp.cumsum(states, axis=0)), (x, states)
+
+    rng = np.random.default_rng(0)
+    arguments = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 4, 4), (3, 4), (2, 4))]
+    plain, loops = (
+        jax.value_and_grad(functools.partial(total, way), argnums=(0, 1, 2), has_aux=True)(*arguments)
+        for way in (text._one_by_one, jax.lax.scan)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), plain, loops)

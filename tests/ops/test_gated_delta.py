@@ -16,6 +16,7 @@ from zppo_jax.ops.gated_delta import (
     gated_delta_recurrent,
     gated_delta_step,
     inverse_unit_lower,
+    longest_chunk,
 )
 
 LENGTHS = (1, 2, 3, 17, 63, 64, 65, 130)
@@ -124,6 +125,10 @@ def test_the_chunk_limit_changes_nothing(limit):
 def test_chunk_length_is_the_smallest_power_of_two_that_fits():
     assert [chunk_length(n) for n in (1, 2, 3, 17, 33, 64, 65, 1000)] == [1, 2, 4, 32, 64, 64, 64, 64]
     assert [chunk_length(n, 16) for n in (5, 16, 17)] == [8, 16, 16]
+
+
+def test_the_published_heads_have_chunks_of_64_and_small_ones_of_32():
+    assert [longest_chunk(size) for size in (16, 32, 64, 128, 256)] == [32, 32, 32, 64, 64]
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3])

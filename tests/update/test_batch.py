@@ -157,6 +157,7 @@ def test_lengths_from_the_longest_prompt_and_response():
     chunks = [rows.shapes(1, 0, 1, 20, length, 16).chunk for length in (1, 10, 16, 17, 64, 12_288)]
     assert chunks == [4, 16, 16, 32, 64, 64]
     assert rows.shapes(1, 1000, 1, 20, 16, 16).num_tokens == 1008
+    assert rows.shapes(1, 0, 1, 20, 128, 16, longest_chunk=32).num_tokens == 32 + 128
 
 
 @given(random_groups, st.integers(1, 4))

@@ -49,6 +49,10 @@ def test_fresh_rollouts_show_no_mismatch():
         assert 0 < found["mismatch_abs"] < 1e-4 and abs(found["mismatch_kl"]) < 1e-6
 
 
+def test_one_row_a_device_is_compared():
+    assert learner().shapes.num_rows == 2 and learner().compared.num_rows == 1
+
+
 def test_other_parameters_show_a_mismatch():
     found = learner().mismatch(tiny_model.model(seed=1).params, groups(), np.zeros((7, 3)), seed=0, step=0)
     assert found["mismatch_abs"] > 0.1 and found["mismatch_kl"] > 0.05

@@ -116,8 +116,8 @@ def chunk_length(num_tokens: int, limit: int = 64) -> int:
 
 
 def longest_chunk(key_dim: int) -> int:
-    """In rows of trees, for heads of that size. What a chunk does within itself grows with its length, what it does
-    with the state with the head; and a prompt that is shorter than a chunk fills one with pads."""
+    """In rows of trees, for heads of that size: what a chunk does within itself grows with its length, what it does
+    with the state grows with the head; and a prompt that is shorter than a chunk fills one with pads."""
     return min(max(key_dim // 2, 32), 64)
 
 

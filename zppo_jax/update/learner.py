@@ -167,7 +167,7 @@ class Learner:
 
     @property
     def compared(self) -> RowShapes:
-        """Of the rows that `mismatch` looks at: one a device. A whole micro-batch could be a fifth of an update."""
+        """Of the rows that `mismatch` looks at: one a device; a whole micro-batch could be a fifth of an update."""
         with parallel.use(self.compiler.mesh):
             shares = parallel.num_shards("batch")
         return dataclasses.replace(self.shapes, num_rows=min(shares, self.shapes.num_rows))
