@@ -16,7 +16,6 @@ cases() {
 2b-update          configs/2b.py   v5e-16 --config.update.rows_per_microbatch=16 --programs=gradient,update
 2b-decode          configs/2b.py   v5e-16 --config.update.rows_per_microbatch=16 --programs=decode
 2b-tensor          configs/2b.py   v5e-16 --config.mesh.tensor=2 --config.update.rows_per_microbatch=8 --programs=gradient,update
-2b-remat           configs/2b.py   v5e-16 --config.model.remat=group --config.update.rows_per_microbatch=16 --programs=gradient
 2b-fewer-slots     configs/2b.py   v5e-16 --config.rollout.cache_gigabytes=3.1 --programs='decode over 21504'
 4b-v5e             configs/4b.py   v5e-16 --config.update.rows_per_microbatch=16 --programs=gradient
 4b-v5e-tensor      configs/4b.py   v5e-16 --config.mesh.tensor=4 --config.update.rows_per_microbatch=4 --programs=gradient,update
