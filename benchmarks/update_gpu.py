@@ -16,6 +16,7 @@ XLA and cuDNN through `jax.nn.dot_product_attention`, and by our own function.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -93,9 +94,7 @@ def attention(length: int, repeats: int) -> dict[str, Any]:
 
     ways: dict[str, Callable[..., jax.Array]] = {"ours": lambda q, k, v: attend(q, k, v, visible)}
     for library in ("xla", "cudnn"):
-        ways[library] = lambda q, k, v, library=library: jax.nn.dot_product_attention(
-            q, k, v, is_causal=True, implementation=library
-        )
+        ways[library] = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=library)
     return {name: _milliseconds(way, qkv, repeats) for name, way in ways.items()}
 
 

@@ -37,7 +37,7 @@ def settings(case: Case, **others: Any) -> Any:
     tree.optimizer.freeze = ("vision/**",)  # the peer has no vision tower
     for section, values in others.items():
         for key, value in values.items():
-            tree[section][key] = value
+            getattr(tree, section)[key] = value
     return from_config_dict(tree)
 
 

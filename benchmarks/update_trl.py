@@ -6,6 +6,9 @@ The trainer's own loop runs, a step a turn, without records, evaluation and chec
 replaced by recorded ones.
 """
 
+# pyright: reportMissingImports=false
+# Its libraries are in an environment of their own.
+
 from __future__ import annotations
 
 import re

@@ -5,6 +5,9 @@
 The learner's own loop runs, a step a turn, with the sampler that comes with it, without records and checkpoints.
 """
 
+# pyright: reportMissingImports=false
+# Its libraries are in an environment of their own.
+
 from __future__ import annotations
 
 import importlib.metadata

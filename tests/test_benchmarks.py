@@ -103,7 +103,8 @@ def test_half_of_a_random_models_words_are_right():
     processor = models.processor(512)
     assert processor.vocab_size == 512
     words = [processor.decode([token]) for token in range(256, 512 - 26)]
-    assert all(grade(word, str(index % 2), "integer", "anywhere").correct for index, word in enumerate(words))
+    verdicts = [grade(word, str(index % 2), "integer", "anywhere") for index, word in enumerate(words)]
+    assert all(getattr(verdict, "correct", False) for verdict in verdicts)
 
 
 def test_models_of_different_sizes_are_compared_by_tokens_times_parameters():
