@@ -123,7 +123,7 @@ class Trainer:
         tokens = sum(len(rollout.token_ids_T) for group in groups for rollout in group.rollouts)
         if tokens != self.case.tokens:
             raise RuntimeError(f"{self.case.name}: {tokens} tokens instead of {self.case.tokens}")
-        if not all(0 < group.accuracy < 1 for group in groups):
+        if not all(0 < group.outcome().accuracy < 1 for group in groups):
             raise RuntimeError(f"{self.case.name}: step {self.num_steps} has a group without a gradient")
         self.engine.held.release()
         self.update(groups)
