@@ -107,8 +107,9 @@ class Trainer:
 
     def update(self, groups: Sequence[Any]) -> dict[str, float]:
         """As the trainer calls it."""
-        self.state, _, metrics = self.learner.update(self.state, groups, seed=0, step=self.num_steps)
-        return metrics
+        updated = self.learner.update(self.state, groups, seed=0, step=self.num_steps)
+        self.state = updated.state
+        return updated.metrics
 
     def step(self) -> None:
         """Rollouts, rewards, update."""

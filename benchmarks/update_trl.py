@@ -24,7 +24,7 @@ _NEVER = 2**31 - 1
 
 
 def load(checkpoint: str) -> Any:
-    """The language model alone, in float32; attention by torch's fused kernel, which is the faster one here."""
+    """The language model alone, in float32; attention by torch's fused kernel, as transformers' default is."""
     import torch
     import transformers
 

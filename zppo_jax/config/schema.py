@@ -110,7 +110,7 @@ class RolloutConfig:
     top_p: Annotated[float, Setting("nucleus of the student; 1: off", above=0, maximum=1)]
     top_k: Annotated[int, Setting("most likely tokens kept; 0: off", minimum=0)]
     slots: Annotated[
-        int, Setting("rollouts that are decoded at the same time, where cache_gigabytes holds them", minimum=1)
+        int, Setting("rollouts that a host decodes at the same time, where cache_gigabytes holds them", minimum=1)
     ]
     chunk: Annotated[int, Setting("tokens of each rollout between two looks at what has finished", minimum=1)]
     cache_gigabytes: Annotated[
