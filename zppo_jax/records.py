@@ -15,6 +15,7 @@ import numpy as np
 
 from zppo_jax.config import Config
 from zppo_jax.metrics import MetricsWriter, SampleWriter, sample_row
+from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.types import Group, Outcome
 from zppo_jax.workdir import RunDirectory
@@ -24,14 +25,17 @@ from zppo_jax.zppo import Refresh, ReplayBuffer
 class Records:
     """The files of a run directory, cut back to the restored step at the start."""
 
-    def __init__(self, directory: RunDirectory, config: Config, step: int | None, leads: bool = True) -> None:
+    def __init__(self, directory: RunDirectory, config: Config, step: int | None, hosts: Hosts) -> None:
         self.skipped_folder = directory.own / "skipped"
         self._profile_folder, self._traced_step = directory.own / "profile", config.profile.step
-        self._metrics = MetricsWriter(directory.path, config.log.tensorboard) if leads else None
-        self._samples = SampleWriter(directory.own, config.log.samples_max_megabytes, config.log.samples_keep)
-        kept = -1 if step is None else step
+        self._metrics = MetricsWriter(directory.path, config.log.tensorboard) if hosts.leads else None
+        limits = (config.log.samples_max_megabytes, config.log.samples_keep)
+        self._samples, kept = SampleWriter(directory.own, *limits), -1 if step is None else step
         if self._metrics is not None:
             self._metrics.truncate(kept)
+            for folder in directory.path.glob("hosts/*"):
+                if int(folder.name) >= hosts.count:  # of a run that was continued with fewer
+                    SampleWriter(folder, *limits).truncate(kept)
         self._samples.truncate(kept)
 
     def write(

@@ -153,7 +153,7 @@ def run(config: Config, workdir: Path) -> None:
         stack.callback(job.close)
         for line in setup.describe_mesh(config, mesh, state["params"], job.learner.config, hosts):
             console.message(line)
-        records = Records(directory, config, checkpoints.latest_step, hosts.leads)
+        records = Records(directory, config, checkpoints.latest_step, hosts)
         stack.callback(records.close)
         try:
             _loop(job, state, checkpoints, records, console, stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -82,10 +83,47 @@ def samples(workdir: Path) -> dict[str, dict[str, Any]]:
     return {row["uid"]: row for row in rows}
 
 
+WATCHED = """
+import os, signal, sys
+import jax, numpy as np
+from jax.experimental import multihost_utils
+from zppo_jax import agreement, main
+from zppo_jax.checkpoint import Checkpoints
+
+def dump(self, name, state):
+    whole = multihost_utils.process_allgather(state, tiled=True)
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(whole)}
+    if jax.process_index() == 0:
+        np.savez(self._directory.parent / f"{name}.npz", **leaves)
+
+save, restore, plain_outcomes, steps = Checkpoints.save, Checkpoints.restore, agreement.plain_outcomes, []
+
+def save_and_dump(self, step, state, host, accuracy=None):
+    dump(self, f"saved-{step}", state)
+    save(self, step, state, host, accuracy)
+
+def restore_and_dump(self, state):
+    step, state, host = restore(self, state)
+    dump(self, f"restored-{step}", state)
+    return step, state, host
+
+def agree(*arguments):
+    steps.append(len(steps))
+    if "--process_id=1" in sys.argv and len(steps) == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return plain_outcomes(*arguments)
+
+Checkpoints.save, Checkpoints.restore, agreement.plain_outcomes = save_and_dump, restore_and_dump, agree
+main.main()
+"""
+"""The command, which writes the whole state down whenever it saves or restores one; the second host is asked to stop in
+the middle of its second step."""
+
+
 @pytest.fixture(scope="module")
 def two(start, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("two")
-    with Run(start, workdir) as run:
+    with Run(start, workdir, WATCHED, num_steps=3) as run:
         for status, _, error in run.ended():
             assert status == 0, error[-3000:]
     return workdir
@@ -108,73 +146,31 @@ def test_two_hosts_select_and_learn_what_one_does(one, two):
     assert {row["kind"] for row in expected.values()} == {"plain", "replay", "bcq", "ncq"}
     assert len((two / "hosts" / "1" / "samples.jsonl").read_text().splitlines()) > 0
     for row, other in zip(runs.metrics(one), runs.metrics(two), strict=True):
-        for name in ("rollout/accuracy", "rollout/tokens", "rollout/longest", "replay/size", "eval/accuracy"):
+        for name in ("rollout/accuracy", "rollout/tokens", "rollout/longest", "replay/size"):
             assert other.get(name) == row.get(name), (row["step"], name)
+    assert runs.metrics(two)[0]["eval/accuracy"] == runs.metrics(one)[0]["eval/accuracy"]
     for name in ("update/loss", "update/grad_norm", "update/tokens"):
         assert runs.metrics(two)[1][name] == pytest.approx(runs.metrics(one)[1][name], rel=1e-5, abs=1e-7), name
     assert runs.metrics(two)[1]["update/mismatch_abs"] < 1e-5
 
 
-WATCHED = """
-import jax, numpy as np
-from jax.experimental import multihost_utils
-from zppo_jax import main
-from zppo_jax.checkpoint import Checkpoints
-
-def dump(self, name, state):
-    whole = multihost_utils.process_allgather(state, tiled=True)
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(whole)}
-    if jax.process_index() == 0:
-        np.savez(self._directory.parent / f"{name}.npz", **leaves)
-
-save, restore = Checkpoints.save, Checkpoints.restore
-
-def save_and_dump(self, step, state, host, accuracy=None):
-    dump(self, f"saved-{step}", state)
-    save(self, step, state, host, accuracy)
-
-def restore_and_dump(self, state):
-    step, state, host = restore(self, state)
-    dump(self, f"restored-{step}", state)
-    return step, state, host
-
-Checkpoints.save, Checkpoints.restore = save_and_dump, restore_and_dump
-main.main()
-"""
-"""The command, which writes the whole state down whenever it saves or restores one."""
-
-
-ASKED = """
-import os, signal, sys
-from zppo_jax import agreement
-
-plain_outcomes = agreement.plain_outcomes
-
-def ask(*arguments):
-    os.kill(os.getpid(), signal.SIGTERM)
-    return plain_outcomes(*arguments)
-
-if "--process_id=1" in sys.argv:
-    agreement.plain_outcomes = ask
-"""
-"""The second host is asked to stop, in the middle of its first step."""
+def test_what_one_host_is_asked_both_do(two):
+    """SIGTERM to the second host in step 2 of 3: both save after that step."""
+    assert runs.saved_steps(two) == [1, 2] and runs.metrics(two)[-1]["step"] == 2
 
 
 def test_one_process_continues_what_two_have_begun(start, two, tmp_path):
-    """SIGTERM to the second host: both save after the step. One process on one device finds the same bits, and makes
-    the same next step."""
-    with Run(start, tmp_path, f"{ASKED}\n{WATCHED}") as run:
-        for status, _, error in run.ended():
-            assert status == 0, error[-3000:]
-    assert runs.saved_steps(tmp_path) == [1] and runs.metrics(tmp_path)[-1]["step"] == 1
-
-    done = runs.command(runs.arguments(start, tmp_path, "zppo", **CHANGES), WATCHED)
+    """From their first checkpoint: one process on one device finds the same bits, and makes the same next step."""
+    workdir = shutil.copytree(two, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "2")
+    done = runs.command(runs.arguments(start, workdir, "zppo", **CHANGES), WATCHED)
     assert done.returncode == 0, done.stderr[-3000:]
-    saved, restored = (np.load(tmp_path / f"{name}-1.npz") for name in ("saved", "restored"))
+    saved, restored = (np.load(workdir / f"{name}-1.npz") for name in ("saved", "restored"))
     assert saved.files == restored.files and len(saved.files) > 100
     assert all(saved[name].tobytes() == restored[name].tobytes() for name in saved.files)
-    rows, expected = runs.metrics(tmp_path), runs.metrics(two)
+    rows, expected = runs.metrics(workdir), runs.metrics(two)
     assert [row["step"] for row in rows] == [0, 1, 2]
+    assert samples(workdir).keys() == samples(two).keys()
     for name in ("rollout/accuracy", "rollout/tokens", "zppo/ncq_groups", "replay/size", "update/tokens"):
         assert rows[2][name] == expected[2][name], name
     for name in ("update/loss", "update/grad_norm"):
