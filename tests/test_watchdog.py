@@ -76,14 +76,6 @@ def test_too_many_in_a_row_end_the_run_with_a_checkpoint(start, tmp_path):
     assert last < runs.SETTINGS["num_steps"] and runs.saved_steps(tmp_path)[-1] == last
 
 
-def test_the_command_says_so_in_one_line(start, tmp_path):
-    script = "from tests import test_watchdog as t; from zppo_jax import main\nwith t.poisoned(1):\n    main.main()"
-    done = runs.command(runs.arguments(start, tmp_path, watchdog__max_skipped=0), script)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("zppo_jax: ") and "lower optimizer.learning_rate" in line
-
-
 def test_skips_count_in_a_row_over_steps():
     watch = SkippedUpdates(2)
     for skipped in ({1: []}, {0: []}, {}, {1: []}):  # two in a row, then none, then one

@@ -9,16 +9,13 @@ cd "$(dirname "$0")/../.."
 
 cases() {
   cat <<'END'
-0p8b-update        configs/0p8b.py v5e-16 --config.update.rows_per_microbatch=16 --programs=zero,gradient,update,log
-0p8b-search        configs/0p8b.py v5e-16 --search
-0p8b-prompts       configs/0p8b.py v5e-16 --config.update.rows_per_microbatch=16 --programs=vision,weights,prefill,fill
-0p8b-decode        configs/0p8b.py v5e-16 --config.update.rows_per_microbatch=16 --programs=decode
-2b-update          configs/2b.py   v5e-16 --config.update.rows_per_microbatch=16 --programs=gradient,update
-2b-decode          configs/2b.py   v5e-16 --config.update.rows_per_microbatch=16 --programs=decode
-2b-tensor          configs/2b.py   v5e-16 --config.mesh.tensor=2 --config.update.rows_per_microbatch=8 --programs=gradient,update
-2b-fewer-slots     configs/2b.py   v5e-16 --config.rollout.cache_gigabytes=3.1 --programs='decode over 21504'
+0p8b-update        configs/0p8b.py v6e-8  --programs=zero,gradient,update,log
+0p8b-prompts       configs/0p8b.py v6e-8  --programs=vision,weights,prefill,fill
+0p8b-decode        configs/0p8b.py v6e-8  --programs=decode
+0p8b-search        configs/0p8b.py v6e-8  --search
+2b-update          configs/2b.py   v6e-8  --programs=gradient,update
+2b-decode          configs/2b.py   v6e-8  --programs=decode
 4b-v5e             configs/4b.py   v5e-16 --config.update.rows_per_microbatch=16 --programs=gradient
-4b-v5e-tensor      configs/4b.py   v5e-16 --config.mesh.tensor=4 --config.update.rows_per_microbatch=4 --programs=gradient,update
 4b-update          configs/4b.py   v5p-8  --config.update.rows_per_microbatch=4 --programs=gradient,update
 4b-decode          configs/4b.py   v5p-8  --config.update.rows_per_microbatch=4 --programs=decode
 9b-v5e             configs/9b.py   v5e-16 --config.update.rows_per_microbatch=16 --programs=gradient

@@ -178,21 +178,44 @@ def test_one_process_continues_what_two_have_begun(start, two, tmp_path):
 
 
 STUCK = """
-import os, signal, sys
-from zppo_jax import agreement, main
+import sys, time
+from zppo_jax import parallel
 
-def stop(*_):
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-if "--process_id=1" in sys.argv:
-    agreement.plain_outcomes = stop
-main.main()
+number = int(sys.argv[2])
+parallel.connect(sys.argv[1], 2, number)
+hosts = parallel.Hosts.all(3.0)
+assert hosts.gather({"number": number}, "a first meeting") == [{"number": 0}, {"number": 1}]
+assert hosts.gather_dealt(list("ace" if number == 0 else "bd"), "a second") == list("abcde")
+try:
+    with hosts.together("a third"):
+        assert number == 0, "no place"
+except parallel.HostError as error:
+    print(error, flush=True)
+except AssertionError:
+    pass
+if number == 1:
+    time.sleep(60)
+try:
+    hosts.gather(None, "the plain rollouts")
+except parallel.HostError as error:
+    print(error, flush=True)
 """
 
 
-def test_a_host_that_hangs_is_named(start, tmp_path):
-    with Run(start, tmp_path, STUCK, watchdog__host_seconds=45.0) as run:
-        out, error = run.processes[0].communicate(timeout=400)
-    assert run.processes[0].returncode == 1, out[-2000:]
-    lines = [line for line in error.splitlines() if line.startswith("zppo_jax: ")]
-    assert len(lines) == 1 and "host 1 did not come to the plain rollouts within 45 s" in lines[0], error
+def test_a_host_that_hangs_or_fails_is_named():
+    """What hosts tell each other, in two processes without a model."""
+    environment = os.environ | {"PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", STUCK, f"localhost:{free_port()}"]
+    processes = [
+        subprocess.Popen([*command, str(number)], env=environment, text=True, stdout=subprocess.PIPE)
+        for number in (0, 1)
+    ]
+    assert processes[0].stdout is not None
+    lines = (line for line in processes[0].stdout if "Gloo" not in line)
+    said = [next(lines), next(lines)]
+    for process in processes:
+        process.kill()
+    assert said[0] == "a third failed on host 1: AssertionError: no place\n"
+    assert said[1].startswith(
+        "host 1 did not come to the plain rollouts within 3 s, or is gone; host 0 waits no longer"
+    )
