@@ -42,14 +42,13 @@ def make_engine(case: Case, config: Any, compiler: Any) -> Any:
 
 
 def prepare(case: Case, checkpoint: str, refills: bool = True) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
-    """Load and sample through `session.sample`; the weights of decoding are made before, as after an update, and what
+    """Load and sample through `Engine.sample`; the weights of decoding are made before, as after an update, and what
     that takes is told. Without `refills`, as many prompts as fill the slots are asked for at
     once, and the next ones when the longest of their responses has ended."""
     import jax
 
     from zppo_jax import compilation
     from zppo_jax.models import qwen3_5
-    from zppo_jax.rollout import session
     from zppo_jax.rollout.engine import Request
     from zppo_jax.rollout.filters import Sampling
 
@@ -69,8 +68,8 @@ def prepare(case: Case, checkpoint: str, refills: bool = True) -> tuple[worker.R
         ]
         groups, tokens, slot_steps = [], 0, 0
         for first in range(0, len(requests), at_once):
-            some, statistics = session.sample(engine, model.params, requests[first : first + at_once])
-            groups += some
+            groups += engine.sample(model.params, requests[first : first + at_once])
+            statistics = engine.statistics.take()
             tokens, slot_steps = tokens + statistics.tokens, slot_steps + statistics.slot_steps
         occupancy[:] = [tokens / slot_steps]
         if tokens != sum(limits) * case.rollouts:

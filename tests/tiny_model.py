@@ -25,7 +25,6 @@ from zppo_jax.compilation import Compiler, Kind, Program
 from zppo_jax.data.pipeline import Item
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
-from zppo_jax.rollout import session
 from zppo_jax.rollout.engine import Draw, Engine, Request, Sample
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
@@ -134,7 +133,7 @@ def sample(
     chosen = [
         dataclasses.replace(one, sampling=Sampling(**settings), draw=Draw(seed, step, purpose)) for one in requests
     ]
-    return session.sample(engine, model().params, chosen)[0]
+    return engine.sample(model().params, chosen)
 
 
 # ---------------------------------------------------------------- groups and updates

@@ -19,7 +19,6 @@ from tests.rollout import build
 from zppo_jax.compilation import Compiler
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import inputs, vlm
-from zppo_jax.rollout import session
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample
@@ -110,7 +109,7 @@ def pairs(one: Sampling) -> np.ndarray:
 @functools.cache
 def draws(one: Sampling, count: int, seed: int = 0) -> list[Sample]:
     request = Request("q", build.text_features(PROMPT), count, one, Draw(seed))
-    return session.sample(engine(), model().params, [request])[0][0]
+    return engine().sample(model().params, [request])[0]
 
 
 def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:
@@ -164,7 +163,7 @@ def test_neighbours_with_other_settings_change_nothing():
     """All combinations at once in one engine, a few draws of each in turn: every request gets what it gets alone."""
     features = build.text_features(PROMPT)
     requests = [Request("q", features, 40, Sampling(**one), Draw(1)) for one in COMBINATIONS]
-    together = session.sample(engine(), model().params, requests)[0]
+    together = engine().sample(model().params, requests)
     for request, samples in zip(requests, together, strict=True):
         for mine, alone in zip(samples, draws(request.sampling, 40, seed=1), strict=True):
             np.testing.assert_array_equal(mine.token_ids_T, alone.token_ids_T)

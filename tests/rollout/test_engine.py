@@ -12,9 +12,10 @@ from tests import tiny_model
 from tests.tiny_model import SHAPES, engine, items, sample
 from zppo_jax.compilation import Compiler
 from zppo_jax.models.qwen3_5 import steps
-from zppo_jax.rollout import session, slots
+from zppo_jax.rollout import slots
 from zppo_jax.rollout.requests import PURPOSES, Draw, Request, Sample
 from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
+from zppo_jax.rollout.statistics import Statistics
 
 NUM_SAMPLES = 3  # does not divide the 8 rows of a call
 
@@ -117,7 +118,9 @@ def test_purposes_are_distinct():
 def test_what_was_done_is_counted(together):
     told: list[str] = []
     asked = [dataclasses.replace(one, draw=Draw(0, 1, "student")) for one in requests()]
-    _, done = session.sample(engine(), tiny_model.model().params, asked, told.append)
+    counting = dataclasses.replace(engine(), report=told.append, statistics=Statistics())
+    counting.sample(tiny_model.model().params, asked)
+    done = counting.statistics
     samples = [one for group in together for one in group]
     assert done.finished == len(samples) and len(told) == 1 + -(-done.steps // engine().chunk), "after every chunk"
     assert told[-1].startswith(f"rollouts {len(samples)}/{len(samples)}  ")

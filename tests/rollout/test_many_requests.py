@@ -14,7 +14,6 @@ import pytest
 
 from tests.rollout import build
 from zppo_jax.models import qwen3_5
-from zppo_jax.rollout import session
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample
@@ -141,7 +140,7 @@ def test_equal_requests_have_equal_answers(caller):
 def test_answers_are_those_that_a_request_has_alone(caller):
     chosen = np.random.default_rng(2).choice(list(set(caller.thing_of) - caller.given_up), NUM_ALONE, replace=False)
     for ticket in chosen.tolist():
-        (alone,), _ = session.sample(engine(), model().params, [things()[caller.thing_of[ticket]]])
+        (alone,) = engine().sample(model().params, [things()[caller.thing_of[ticket]]])
         for index, expected in enumerate(alone):
             same(caller.answers[ticket, index], expected)
 

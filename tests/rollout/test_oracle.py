@@ -18,7 +18,6 @@ from tests.models import tiny
 from tests.models.tiny import image
 from tests.rollout import build
 from zppo_jax.models import qwen3_5
-from zppo_jax.rollout import session
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample
 from zppo_jax.rollout.shapes import Shapes
@@ -66,7 +65,7 @@ def engine():
 
 def answers(*rows: int, sampling: Sampling = GREEDY) -> list[Sample]:
     requests = [Request(f"row {row}", prompts()[row], 1, sampling, Draw()) for row in rows]
-    return [one for (one,) in session.sample(engine(), model().params, requests)[0]]
+    return [one for (one,) in engine().sample(model().params, requests)]
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +141,7 @@ def test_the_images_matter(oracle):
     for row in rows:
         other = dataclasses.replace(prompts()[row], patches_IC=-prompts()[row].patches_IC)
         changed.append(Request(f"row {row}", other, 1, GREEDY))
-    others = session.sample(engine(), model().params, changed)[0]
+    others = engine().sample(model().params, changed)
     for (other,), one in zip(others, answers(*rows), strict=True):
         assert (other.token_ids_T != one.token_ids_T).any()
 

@@ -14,7 +14,6 @@ import pytest
 
 from tests.rollout import build
 from zppo_jax.models import qwen3_5
-from zppo_jax.rollout import session
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample
@@ -44,7 +43,7 @@ def request(number: int, num_samples: int = 1, **settings: Any) -> Request:
 
 
 def answers(requests: list[Request], chunk: int = 3, **settings: Any) -> list[list[Sample]]:
-    return session.sample(engine(chunk, **settings), model().params, requests)[0]
+    return engine(chunk, **settings).sample(model().params, requests)
 
 
 def same(one: Sample, other: Sample) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.rollout import build
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import steps, text
-from zppo_jax.rollout import session, slots
+from zppo_jax.rollout import slots
 from zppo_jax.rollout.requests import Draw, Request
 from zppo_jax.rollout.shapes import Shapes
 
@@ -132,7 +132,7 @@ def test_what_the_trainer_makes_of_it(key, state):
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(one.empty(model().params, SHAPES.num_keys)["states"])}
     assert dtypes == {key, state}
     asked = Request("q", build.text_features(np.arange(9)), 4, draw=Draw(1))
-    ((*samples,),), _ = session.sample(one, model().params, [asked])
+    ((*samples,),) = one.sample(model().params, [asked])
     sampled = [sample.token_ids_T for sample in samples]
     expected_GR = np.stack(build.trainers_logprobs(model(), [asked.features], [sampled])[0])
     error_GR = np.abs(np.stack([sample.logprobs_T for sample in samples]) - expected_GR)

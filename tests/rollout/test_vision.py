@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tests import tiny_model
-from zppo_jax.rollout import session
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.requests import Draw, Request, Sample
 from zppo_jax.rollout.session import Session
@@ -33,7 +32,7 @@ def request(name: str, kind: str = "plain", key: str | None = None, num_images: 
 
 
 def answers(one: Engine, requests: list[Request], params: Any = None) -> list[list[Sample]]:
-    return session.sample(one, params or tiny_model.model().params, requests)[0]
+    return one.sample(params or tiny_model.model().params, requests)
 
 
 def same(ours: list[list[Sample]], theirs: list[list[Sample]]) -> None:

@@ -28,7 +28,7 @@ from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters, slots
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample, row_keys
-from zppo_jax.rollout.session import Finished, sample, stream
+from zppo_jax.rollout.session import Finished, stream
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.vision import NO_IMAGE, VisionFeatures
@@ -71,10 +71,11 @@ class Engine:
 
     def sample(self, params: dict[str, Any], requests: Sequence[Request]) -> list[list[Sample]]:
         """All responses of each request, in order; what was done is added to `statistics`."""
-        with parallel.use(self.compiler.mesh):
-            samples, done = sample(self, params, requests, self.report)
-        self.statistics.add(done)
-        return samples
+        found: list[dict[int, Sample]] = [{} for _ in requests]
+        for finished in self.stream(params, requests):
+            for request, number, one in finished:
+                found[request][number] = one
+        return [[samples[number] for number in sorted(samples)] for samples in found]
 
     def stream(self, params: dict[str, Any], requests: Sequence[Request]) -> Iterator[Finished]:
         """What has finished after every chunk, while the next one runs; what is done is added to `statistics`."""

@@ -274,18 +274,3 @@ def stream(
             if report:
                 report(statistics.line(total, time.monotonic() - start))
             yield [(place[one.ticket], one.index, one.sample) for one in events if one.sample is not None]
-
-
-def sample(
-    engine: Engine,
-    params: dict[str, Any],
-    requests: Sequence[Request],
-    report: Callable[[str], None] | None = None,
-) -> tuple[list[list[Sample]], Statistics]:
-    """All responses of each request, in order."""
-    statistics = Statistics()
-    found: list[dict[int, Sample]] = [{} for _ in requests]
-    for finished in stream(engine, params, requests, statistics, report):
-        for request, index, one in finished:
-            found[request][index] = one
-    return [[samples[index] for index in sorted(samples)] for samples in found], statistics

@@ -13,7 +13,7 @@ from zppo_jax.generate.model import Loaded, power_of_two
 from zppo_jax.processor import Processor
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
-from zppo_jax.rollout.session import Session, sample
+from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.serve.app import Limits, Server
 from zppo_jax.serve.images import ImageDecoder
@@ -53,7 +53,7 @@ def make_server(loaded: Loaded, options: Options, compiler: Compiler, report: Ca
     engine = loaded.engine(shapes, options.num_slots, options.prompts_per_call, compiler, True, report)
     engine.prepare(loaded.params)
     for requests in _first_requests(loaded.processor, shapes):
-        sample(engine, loaded.params, requests)
+        engine.sample(loaded.params, requests)
     scheduler = Scheduler(lambda: Session(engine, loaded.params), options.max_queue, loaded.mesh)
     decoder = ImageDecoder(options.max_image_pixels)
     return Server(options.name, loaded.processor, shapes, scheduler, decoder, options.limits, options.api_key)
