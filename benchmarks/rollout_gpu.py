@@ -4,7 +4,7 @@
                                      [--any-device]
 
 One JSON line. Random weights, no stop tokens; every rollout of every question is decoded at the same time. Tokens per
-second are those of whole calls of `session.sample`, prefill included. A step of decoding takes the seconds of a whole
+second are those of whole calls of `Engine.sample`, prefill included. A step of decoding takes the seconds of a whole
 call less those of one that ends after a chunk, over the steps between them.
 
 Bytes of a step, at least:
@@ -31,14 +31,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import models
+from benchmarks import gpu, models
 from benchmarks.rollout_cases import Case
 from benchmarks.rollout_ours import make_engine, text_features
 from benchmarks.utilisation import seconds_of
 from zppo_jax import compilation
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.rollout import session
 from zppo_jax.rollout.engine import Request
 
 CASE = "rollout-0.8B-gpu"
@@ -81,7 +80,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
                 Request(f"question {index}", text_features(config, ids_T), case.rollouts, max_new_tokens=new)
                 for index, ids_T in enumerate(ids_BT)
             ]
-            return lambda: _require(session.sample(engine, params, requests)[1].tokens, case.slots * new)
+            return lambda: _require(num_tokens(engine.sample(params, requests)), case.slots * new)
 
         start = time.perf_counter()
         short = seconds_of(run(engine.chunk), repeats)
@@ -99,6 +98,10 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         "compile_seconds": round(first, 1),
         "peak_gib": round((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30, 2),
     }
+
+
+def num_tokens(groups: list[list[Any]]) -> int:
+    return sum(len(sample.token_ids_T) for group in groups for sample in group)
 
 
 def _require(tokens: int, expected: int) -> None:
@@ -161,7 +164,7 @@ def _peer_apart(arguments: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = gpu.parser(__doc__)
     parser.add_argument("--model", default="0.8B", choices=models.NAMES)
     parser.add_argument("--questions", type=int, default=32)
     parser.add_argument("--rollouts", type=int, default=8)
@@ -169,7 +172,6 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--copy-gib", type=float, default=4.0, help="size of the array that is copied")
-    parser.add_argument("--any-device", action="store_true", help="measure without a GPU too")
     parser.add_argument("--peer-only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     rows = options.questions * options.rollouts
@@ -178,12 +180,8 @@ def main() -> None:
     if options.peer_only:
         print(json.dumps(measure_peer(case, options.any_device)))
         return
-    facts = {"case": CASE, "jax": jax.__version__, **vars(options)}
-    peer = _peer_apart(sys.argv[1:])
-    device = jax.local_devices()[0]
-    facts["device"] = device.device_kind
-    if device.platform != "gpu" and not options.any_device:
-        print(json.dumps(facts | {"measured": False, "why": "there is no GPU here"}))
+    peer, facts = _peer_apart(sys.argv[1:]), gpu.facts(CASE, options)
+    if facts is None:
         return
     bandwidth = copy_bandwidth(int(options.copy_gib * 2**30))
     result = measure(case, options.repeats)

@@ -15,7 +15,6 @@ XLA and cuDNN through `jax.nn.dot_product_attention`, and by our own function.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import models, update_ours
+from benchmarks import gpu, models, update_ours
 from benchmarks.update_cases import Case
 from benchmarks.utilisation import product_tflops, seconds_of
 from zppo_jax import compilation
@@ -108,7 +107,7 @@ def _milliseconds(way: Callable[..., jax.Array], qkv: list[jax.Array], repeats: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = gpu.parser(__doc__)
     parser.add_argument("--model", default="0.8B", choices=models.NAMES)
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--rollouts", type=int, default=15)
@@ -117,12 +116,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1, help="computed at once")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--product", type=int, default=8192, help="size of the product that gives the measured peak")
-    parser.add_argument("--any-device", action="store_true", help="measure without a GPU too")
     options = parser.parse_args()
-    device = jax.local_devices()[0]
-    facts = {"case": CASE, "device": device.device_kind, "jax": jax.__version__, **vars(options)}
-    if device.platform != "gpu" and not options.any_device:
-        print(json.dumps(facts | {"measured": False, "why": "there is no GPU here"}))
+    facts = gpu.facts(CASE, options)
+    if facts is None:
         return
     length = options.prompt + options.rollouts * options.new
     shape = {"prompts": options.groups, "rollouts": options.rollouts, "prompt": options.prompt, "new": options.new}

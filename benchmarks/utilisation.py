@@ -12,7 +12,6 @@ Utilisation is the model's FLOPs (zppo_jax/models/qwen3_5/flops.py) over the sec
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import models
+from benchmarks import gpu, models
 from zppo_jax import compilation
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import flops, inputs, sizes, text, vlm
@@ -102,24 +101,21 @@ def measure(config: Config, rows: int, length: int, remat: Any, repeats: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = gpu.parser(__doc__)
     parser.add_argument("--model", default="0.8B", help="a published size, or 10M")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--remat", default="block", choices=("none", "block", "group"))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--product", type=int, default=8192, help="size of the product that gives the measured peak")
-    parser.add_argument("--any-device", action="store_true", help="measure without a GPU too")
     options = parser.parse_args()
-    device = jax.local_devices()[0]
-    facts = {"case": CASE, "device": device.device_kind, "jax": jax.__version__, **vars(options)}
-    if device.platform != "gpu" and not options.any_device:
-        print(json.dumps(facts | {"measured": False, "why": "there is no GPU here"}))
+    facts = gpu.facts(CASE, options)
+    if facts is None:
         return
     config = models.config("10M") if options.model == "10M" else sizes.get(options.model)
     peak = product_tflops(options.product)
     result = measure(config, options.rows, options.length, options.remat, options.repeats)
-    stated = next((value for name, value in STATED_TFLOPS.items() if name in device.device_kind), None)
+    stated = next((value for name, value in STATED_TFLOPS.items() if name in facts["device"]), None)
     result |= {
         "utilisation_of_stated_peak": result["tflops"] / stated if stated else None,
         "utilisation_of_measured_peak": result["tflops"] / peak,
