@@ -44,6 +44,7 @@ class Checkpoints:
         ]
         self._manager = self._opened()
         self._saving: int | None = None
+        self._saved = self.latest_step  # kept, not looked up: hosts that look at different moments would not agree
 
     def _opened(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -67,7 +68,7 @@ class Checkpoints:
         quota, file-size limit); the earlier ones are whole, and a later save may succeed.
         """
         self.finish()
-        if step == self.latest_step:
+        if step == self._saved:
             return
         parts = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         self._require_space(step, state)
@@ -80,7 +81,8 @@ class Checkpoints:
         """Wait until everything is written; raises WorkdirError when it cannot be."""
         with self._failing(), _quiet():
             self._manager.wait_until_finished()
-        self._saving = None
+        if self._saving is not None:
+            self._saved, self._saving = self._saving, None
 
     def check(self) -> None:
         """Raises WorkdirError when what is being written has failed; does not wait."""
