@@ -175,7 +175,6 @@ def test_every_key_can_be_set_from_the_command_line():
     ("body", "status", "words"),
     [
         ("raise zppo_jax.config.ConfigError('seed changed')", 2, "seed changed"),
-        ("raise main.WorkdirError('in use')", 1, "in use"),
         ("raise main.RunError('host 1 did not come')", 1, "host 1 did not come"),
         ("raise OSError(28, 'No space left on device', 'runs/x/metrics.jsonl')", 1, "runs/x/metrics.jsonl: No space"),
         ("raise KeyboardInterrupt", 130, "the same command continues"),

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections.config_flags import config_flags, tuple_parser
 
 from zppo_jax.config import Config, ConfigError, ConfigTree, Key, from_config_dict, keys, type_words, unknown_key
-from zppo_jax.workdir import RunError, WorkdirError
+from zppo_jax.workdir import RunError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file, FILE.py or FILE.py:METHOD")
 _WORKDIR = flags.DEFINE_string("workdir", None, "run directory; an existing one is continued")
@@ -183,11 +183,14 @@ def _run(argv: Sequence[str]) -> None:
         from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
 
         logging.set_verbosity(logging.WARNING)  # orbax tells every thread's business at INFO
-        _connect()
+        if _DISTRIBUTED.value or _COORDINATOR.value:
+            from zppo_jax import parallel
+
+            parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         train.run(config, Path(_WORKDIR.value or ""))
     except ConfigError as error:
         _exit(error, 2)
-    except (WorkdirError, RunError) as error:
+    except RunError as error:
         _exit(error, 1)
     except KeyboardInterrupt:
         print("zppo_jax: stopped at once; the same command continues from the last checkpoint", file=sys.stderr)
@@ -196,14 +199,6 @@ def _run(argv: Sequence[str]) -> None:
         if error.errno not in _DISK_ERRORS:
             raise
         _exit(f"{error.filename or _WORKDIR.value}: {error.strerror}; {_DISK_ERRORS[error.errno]}", 1)
-
-
-def _connect() -> None:
-    """Joins the other processes, where this is one of several."""
-    if _DISTRIBUTED.value or _COORDINATOR.value:
-        from zppo_jax import parallel
-
-        parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
 
 _DISK_ERRORS = {

@@ -144,9 +144,8 @@ def run(config: Config, workdir: Path) -> None:
             mesh = setup.make_mesh(config)
             stack.enter_context(parallel.use(mesh))
             compiler = stack.enter_context(compilation.compiler(console.compiling, mesh))
-            sampler = compiler
-            if hosts.count > 1:
-                own = setup.own_mesh(config, mesh)
+            own, sampler = setup.own_mesh(config, mesh), compiler
+            if own is not mesh:
                 sampler = stack.enter_context(compilation.compiler(console.compiling, own))
             report = stop.checked(console.status) if hosts.count == 1 else console.status
             job, state = setup.build(config, student, teacher, compiler, report, hosts, sampler)
@@ -210,6 +209,7 @@ def _loop(
                 file = records.skipped(step, number, groups, result.advantages)
                 console.message(f"!! update {number + 1} of step {step} was not finite and is skipped: {file}")
             watch.count(job.learner.num_updates, result.skipped)
+        with timers("agreement"):
             done = ends()
         with timers("checkpoint"):
             if step % config.checkpoint.every == 0 or evaluated or done or watch.alarmed:

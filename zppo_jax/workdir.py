@@ -27,7 +27,7 @@ class RunError(RuntimeError):
     """What ends a run that had begun; the message is one line: what happened, where, and the mend."""
 
 
-class WorkdirError(RuntimeError):
+class WorkdirError(RunError):
     """A run directory that cannot be used; the message is one line: directory, reason and mend."""
 
 

@@ -45,7 +45,7 @@ class Shapes:
     @property
     def hosts(self) -> Hosts:
         """The first of all."""
-        return Hosts(0, len(hosts_of(self.mesh)))
+        return Hosts(0, len(parallel.hosts_of(self.mesh)))
 
     def bytes_of(self, *names: str) -> int:
         """On one device, of the student's "params" and "optimizer", and of the "teacher"."""
@@ -72,19 +72,6 @@ def make_mesh(config: Config, topology: Topology) -> jax.sharding.Mesh:
     return setup.make_mesh(config, description.devices)
 
 
-def hosts_of(mesh: jax.sharding.Mesh) -> set[int]:
-    return {device.process_index for device in mesh.devices.flat}
-
-
-def own_mesh(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-    """The first host's devices, as a run has them to sample on; the mesh itself where there is one host."""
-    hosts = hosts_of(mesh)
-    if len(hosts) == 1:
-        return mesh
-    devices = [device for device in mesh.devices.flat if device.process_index == min(hosts)]
-    return parallel.make_mesh(1, -1, mesh.shape["tensor"], devices)
-
-
 def shapes(config: Config, mesh: jax.sharding.Mesh, with_teacher: bool) -> Shapes:
     """Parameters, optimiser and teacher where the rules put them."""
     student = model_config(config.model.path, "student")
@@ -93,7 +80,8 @@ def shapes(config: Config, mesh: jax.sharding.Mesh, with_teacher: bool) -> Shape
     optimizer = jax.eval_shape(lambda params: step.init_optimizer(params, student, transform, frozen), params)
     state = {"params": params, "optimizer": optimizer}
     axes = step.state_axes(state, student, transform, frozen)  # runs a little, which no device of the slice can
-    teacher, own = model_config(config.teacher.path, "teacher") if with_teacher else None, own_mesh(mesh)
+    teacher = model_config(config.teacher.path, "teacher") if with_teacher else None
+    own = parallel.host_mesh(mesh, parallel.hosts_of(mesh)[0])
     with parallel.use(mesh):
         placed = parallel.placed_shapes(state, axes)
     with parallel.use(own):

@@ -202,7 +202,7 @@ def open_stream(
     one); neither changes what the stream yields. Raises ValueError for data too small to fill a step.
     """
     _require_data(len(source), questions_per_step)
-    _require_equal_shards(questions_per_step, shard.count)
+    require_equal_shards(questions_per_step, shard.count)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle()
     whole_steps = len(source) - len(source) % questions_per_step
     dataset = dataset[:whole_steps][shard.index :: shard.count].map(process.new_item)
@@ -238,8 +238,8 @@ def _require_data(num_questions: int, questions_per_step: int) -> None:
         )
 
 
-def _require_equal_shards(questions_per_step: int, num_hosts: int) -> None:
-    """Else the hosts would wait for each other, and a step's questions would depend on how many hosts there are."""
+def require_equal_shards(questions_per_step: int, num_hosts: int) -> None:
+    """ValueError otherwise: hosts would wait for each other, and a step's questions depend on how many they are."""
     if questions_per_step % num_hosts:
         raise ValueError(
             f"rollout.questions_per_step={questions_per_step} is not divisible by the {num_hosts} hosts of the run; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zppo_jax.parallel.hosts import HostError, Hosts, OwnCopy, connect, from_hosts, own_mesh, own_shards
+from zppo_jax.parallel.hosts import HostError, Hosts, OwnCopy, connect, from_hosts, host_mesh, hosts_of, own_shards
 from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, reshaped, use
 from zppo_jax.parallel.rules import (
     MeshAxes,
@@ -35,11 +35,12 @@ __all__ = [
     "describe",
     "device_bytes",
     "from_hosts",
+    "host_mesh",
+    "hosts_of",
     "in_use",
     "make_mesh",
     "num_shards",
     "on_parts",
-    "own_mesh",
     "own_shards",
     "partition_spec",
     "place",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -95,17 +96,14 @@ class Hosts:
     @contextlib.contextmanager
     def together(self, what: str) -> Iterator[None]:
         """What every host must have done before any goes on; raises HostError where another one failed."""
-        failed = ""
         try:
             yield
         except Exception as error:
-            failed = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.gather(f"{type(error).__name__}: {' '.join(str(error).split())}", what)
             raise
-        finally:
-            failures = self.gather(failed, what)
-            others = [f"host {host}: {text}" for host, text in enumerate(failures) if text and not failed]
-            if others:
-                raise HostError(f"{what} failed on {others[0]}")
+        for host, failure in enumerate(self.gather("", what)):
+            if failure:
+                raise HostError(f"{what} failed on host {host}: {failure}")
 
     def _meet(self, what: str) -> None:
         """Waits for all; a collective operation by itself would wait for ever, and gloo's but half a minute."""
@@ -129,19 +127,24 @@ class Hosts:
 # ---------------------------------------------------------------- devices
 
 
-def own_mesh(mesh: Mesh, data: int, fsdp: int, tensor: int) -> Mesh:
-    """This host's devices as a mesh of that shape; the mesh itself where it is the only host."""
-    return mesh if jax.process_count() == 1 else _host_mesh(jax.process_index(), data, fsdp, tensor)
+def hosts_of(mesh: Mesh) -> list[int]:
+    """The hosts that have its devices, ascending."""
+    return sorted({device.process_index for device in mesh.devices.flat})
 
 
-def _host_mesh(host: int, data: int, fsdp: int, tensor: int) -> Mesh:
-    return meshes.make_mesh(data, fsdp, tensor, [one for one in jax.devices() if one.process_index == host])
+def host_mesh(mesh: Mesh, host: int) -> Mesh:
+    """The devices of a mesh that one host has, where fsdp takes what the tensor axis leaves; the mesh itself where no
+    other host has any. Raises ValueError where the tensor axis reaches over hosts."""
+    if hosts_of(mesh) == [host]:
+        return mesh
+    own = [device for device in mesh.devices.flat if device.process_index == host]
+    return meshes.make_mesh(1, -1, mesh.shape["tensor"], own)
 
 
 @dataclasses.dataclass
 class OwnCopy:
-    """A host's own copy of the parameters, cut over its devices as `mesh` says, so that it needs no other host to
-    sample with them; the parameters themselves where there is one host."""
+    """A host's own copy of the parameters that lie on `mesh`, cut over its own devices, so that it needs no other host
+    to sample with them; the parameters themselves where there is one host."""
 
     mesh: Mesh | None
     axes: Any
@@ -149,31 +152,29 @@ class OwnCopy:
 
     def of(self, params: Any) -> Any:
         """The copy of these very parameters. All hosts call it at the same time."""
-        if self.mesh is None or jax.process_count() == 1:
+        if self.mesh is None or len(hosts_of(self.mesh)) == 1:
             return params
         if self._made is None or self._made[0] is not params:
             self.release()
-            self._made = params, self._copied(params)
+            self._made = params, self._copied(self.mesh, params)
         return self._made[1]
 
     def release(self) -> None:
         """Forgets the copy."""
         self._made = None
 
-    def _copied(self, params: Any) -> Any:
+    def _copied(self, mesh: Mesh, params: Any) -> Any:
         """Copied to every host at once, on a mesh whose first axis are the hosts; then each takes what it has of it."""
-        assert self.mesh is not None
-        shape = self.mesh.devices.shape
-        grids = [_host_mesh(host, *shape).devices for host in range(jax.process_count())]
-        everywhere = Mesh(np.stack(grids), ("hosts", *meshes.AXES))
+        parts = {host: host_mesh(mesh, host) for host in hosts_of(mesh)}
+        everywhere = Mesh(np.stack([part.devices for part in parts.values()]), ("hosts", *meshes.AXES))
         copies = jax.device_put(params, rules.shardings(everywhere, params, self.axes))
-        return jax.tree.map(self._own, copies)
+        return jax.tree.map(functools.partial(_own_part, parts[jax.process_index()]), copies)
 
-    def _own(self, leaf: jax.Array) -> jax.Array:
-        assert self.mesh is not None and isinstance(leaf.sharding, NamedSharding)
-        shards = [shard.data for shard in leaf.addressable_shards]
-        sharding = NamedSharding(self.mesh, leaf.sharding.spec)
-        return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
+
+def _own_part(mesh: Mesh, leaf: jax.Array) -> jax.Array:
+    assert isinstance(leaf.sharding, NamedSharding)
+    shards = [shard.data for shard in leaf.addressable_shards]
+    return jax.make_array_from_single_device_arrays(leaf.shape, NamedSharding(mesh, leaf.sharding.spec), shards)
 
 
 def own_shards(mesh: Mesh) -> list[int]:

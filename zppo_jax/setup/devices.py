@@ -12,6 +12,7 @@ from zppo_jax import parallel
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, ConfigError
 from zppo_jax.config.schema import MeshConfig
+from zppo_jax.data.pipeline import require_equal_shards
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import vlm
 from zppo_jax.parallel import Hosts
@@ -37,24 +38,19 @@ def check_hosts(config: Config, mesh: Mesh | None, hosts: Hosts) -> None:
     """What several hosts ask of a configuration; ConfigError in one line."""
     if hosts.count == 1 or mesh is None:
         return
-    questions = config.rollout.questions_per_step
-    if questions % hosts.count:
-        raise ConfigError(
-            f"rollout.questions_per_step = {questions} is not divided by the {hosts.count} hosts: set "
-            f"{questions - questions % hosts.count + hosts.count}"
-        )
     if config.warmstart.rebuild:
         raise ConfigError("warmstart.rebuild = True is for one process: build it once, then name model.path")
     try:
+        require_equal_shards(config.rollout.questions_per_step, hosts.count)
         parallel.own_shards(mesh)
     except ValueError as error:
-        raise ConfigError(f"mesh.tensor = {config.mesh.tensor}: {error}") from error
+        raise ConfigError(str(error)) from error
 
 
 def own_mesh(config: Config, mesh: Mesh) -> Mesh:
-    """The devices of this host, on which it samples: fsdp takes what the tensor axis leaves."""
+    """The devices of this host, on which it samples."""
     try:
-        return parallel.own_mesh(mesh, 1, -1, mesh.shape["tensor"])
+        return parallel.host_mesh(mesh, jax.process_index())
     except ValueError as error:
         raise ConfigError(f"mesh.tensor = {config.mesh.tensor}: {error}") from error
 

@@ -96,7 +96,7 @@ def build(
     state = learner.init(model.params)
     sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
     hosts.gather(True, "the loaded student")  # none waits for long in the copying, which all do together
-    own_copy = OwnCopy(sampler.mesh, vlm.logical_axes(model.config))
+    own_copy = OwnCopy(compiler.mesh, vlm.logical_axes(model.config))
     student.engine.prepare(own_copy.of(model.params), (sampling, Sampling(config.eval.temperature)))
     own_copy.release()
     learner.prepare(state)
