@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -86,6 +88,26 @@ def test_the_region_is_the_actors(actor):
     lines = {"1/a/plain": ["\\boxed{7} </think> who knows"] * 2}
     anywhere = Actor(Script(lines), actor.processor, actor.scorer, "anywhere")  # type: ignore[arg-type]
     assert all(rollout.correct for rollout in answer(anywhere, tiny_model.items()[:1], 2)[0].rollouts)
+
+
+def test_responses_are_scored_while_others_are_sampled(actor):
+    """The engine goes on only when somebody scores what it has given already."""
+    scored = threading.Event()
+
+    class Scorer:
+        def score_many(self, items):
+            scored.set()
+            return actor.scorer.score_many(items)
+
+    class Waiting(Script):
+        def stream(self, params, requests):
+            yield [(0, 1, spoken("</think> \\boxed{7}"))]
+            assert scored.wait(30)
+            yield [(0, 0, spoken("</think> \\boxed{8}"))]
+
+    beside = Actor(Waiting({}), actor.processor, Scorer(), "final")  # type: ignore[arg-type]
+    (group,) = answer(beside, tiny_model.items()[:1], 2)
+    assert [rollout.answer for rollout in group.rollouts] == ["8", "7"]
 
 
 def test_no_items_no_groups(actor):

@@ -49,6 +49,15 @@ def build(start):
         job.close()
 
 
+def test_what_only_sampling_needs_is_given_back(build):
+    job, _, _ = build()
+    engine = job.student.engine
+    engine.held._made, engine.vision._held = ("program", {}, "weights"), {"question": ("features", 0)}
+    job.own_copy._made = ({}, "a copy")
+    job.release()
+    assert engine.held._made is None and not engine.vision._held and job.own_copy._made is None
+
+
 def test_the_programs_of_a_run_are_known_before_it_begins(build):
     _, _, names = build()
     prompts = [

@@ -11,6 +11,7 @@ import pytest
 
 from tests import tiny_model
 from tests.tiny_model import ROWS, SETTINGS, SHAPES, FastCompiler, fresh_state, groups, learner
+from zppo_jax import checkpoint
 from zppo_jax.rollout.engine import Request
 from zppo_jax.update import batch, optimizer, rows
 
@@ -94,6 +95,24 @@ def test_equal_rewards_everywhere_move_nothing():
     state, advantages_PG, metrics, _ = learner().update(fresh_state(), everywhere, seed=0, step=1)
     assert not advantages_PG.any() and metrics["nonzero_group_fraction"] == 0.0 and metrics["grad_norm"] == 0.0
     jax.tree.map(np.testing.assert_array_equal, state["params"], tiny_model.model().params)
+
+
+def without_numbers(group):
+    """The same group, whose log-probabilities are NaN."""
+    rollouts = [dataclasses.replace(one, logprobs_T=np.full_like(one.logprobs_T, np.nan)) for one in group.rollouts]
+    return dataclasses.replace(group, rollouts=tuple(rollouts))
+
+
+def test_an_update_that_is_not_finite_changes_nothing():
+    """Neither parameters nor moments nor the number of updates; the other mini-batch is learned from."""
+    parts = batch.split(len(groups()), SETTINGS.num_minibatches, 0, 1, 0)
+    updated = learner().update(fresh_state(), [without_numbers(group) for group in groups()], seed=0, step=1)
+    assert checkpoint.equal(updated.state, fresh_state()) and updated.metrics["skipped"] == len(parts)
+    assert updated.skipped == {number: part.tolist() for number, part in enumerate(parts)}
+    first, *others = groups()
+    updated = learner().update(fresh_state(), [without_numbers(first), *others], seed=0, step=1)
+    assert [0 in part for part in updated.skipped.values()] == [True] and np.isfinite(updated.metrics["loss"])
+    assert not checkpoint.equal(updated.state, fresh_state())
 
 
 @pytest.mark.parametrize("inner_epochs", [1, 2])
