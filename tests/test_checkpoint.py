@@ -56,10 +56,15 @@ def test_the_newest_stay(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["6", "9"] and checkpoints.latest_step == 9
 
 
-def test_a_step_is_saved_once(folder):
+def test_a_step_is_saved_once(folder, monkeypatch):
+    """So what is saved needs no space any more, neither after a restart nor in the run that saved it."""
     checkpoints = Checkpoints(folder, 2)
-    checkpoints.save(6, make_state(0), HOST)
-    assert equal(checkpoints.restore(make_state())[1], make_state(6))
+    checkpoints.save(9, make_state(9), HOST)
+    checkpoints.finish()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
+    checkpoints.save(9, make_state(0), HOST)
+    Checkpoints(folder, 2).save(9, make_state(0), HOST)
+    assert equal(checkpoints.restore(make_state())[1], make_state(9))
 
 
 def test_nothing_saved_is_no_step(tmp_path):

@@ -78,6 +78,24 @@ def test_a_changed_configuration_is_refused_naming_the_keys(tmp_path):
         directory.accept(config())  # the file is as it was
 
 
+def test_another_machine_may_continue(tmp_path):
+    """What belongs to the machine, or only says what is written, is no other run; the mode of sampling is."""
+    with RunDirectory(tmp_path) as directory:
+        directory.accept(config())
+        directory.metrics_file.write_text('{"step": 0}\n')
+        other = {"mesh__data": 2, "mesh__fsdp": 4, "rollout__mesh__tensor": 2, "teacher__mesh__data": 2}
+        other |= {
+            "rollout__slots": 8,
+            "update__rows_per_microbatch": 8,
+            "update__row_tokens": 512,
+            "model__remat": "block",
+        }
+        other |= {"checkpoint__every": 7, "profile__step": 5, "watchdog__max_skipped": 0, "log__samples_keep": 1}
+        directory.accept(config(**other))
+        with pytest.raises(ConfigError, match=r"rollout.max_new_tokens \(was"):
+            directory.accept(config(**other, rollout__max_new_tokens=17))
+
+
 def test_a_start_that_came_to_no_row_binds_nobody(tmp_path):
     with RunDirectory(tmp_path) as directory:
         directory.accept(config())
