@@ -40,7 +40,7 @@ def test_the_update_is_compiled_once_for_all_groups():
         assert metrics["tokens"] > 0
         assert all(np.isfinite(value) for value in metrics.values())
     assert tiny_model.compiler().names == names
-    assert {"zero gradient", "gradient", "update", "log-probabilities"} <= set(names)
+    assert {"zero gradient", "gradient", "update"} <= set(names)
 
 
 def test_fresh_rollouts_show_no_mismatch():
@@ -57,6 +57,37 @@ def test_one_row_a_device_is_compared():
 def test_other_parameters_show_a_mismatch():
     found = learner().mismatch(tiny_model.model(seed=1).params, groups(), np.zeros((7, 3)), seed=0, step=0)
     assert found["mismatch_abs"] > 0.1 and found["mismatch_kl"] > 0.05
+
+
+def test_the_first_update_shows_the_mismatch_of_all_its_tokens():
+    """Before it moves anything, so later ones do not count; against another model it shows what that one would say."""
+    fresh = learner().update(fresh_state(), groups(), seed=0, step=1).metrics
+    assert 0 < fresh["mismatch_abs"] < 1e-4 and 0 <= fresh["mismatch_kl"] < 1e-6
+    assert fresh["log_ratio_abs"] > 10 * fresh["mismatch_abs"]
+    other = tiny_model.model(seed=1).params
+    found = learner().update(learner().init(jax.tree.map(lambda x: x + 0, other)), groups(), seed=0, step=1).metrics
+    advantages_PG = batch.advantages(groups(), [], SETTINGS.normalisation, SETTINGS.scope, SETTINGS.eps)
+    part = batch.split(len(groups()), SETTINGS.num_minibatches, 0, 1, 0)[0]
+    chosen = [groups()[index] for index in batch.with_gradient(part.tolist(), advantages_PG)]
+    sampled = [[one.logprobs_T for one in group.rollouts] for group in chosen]
+    new_MGT, lengths = logprobs_of(other, chosen), [[len(one) for one in of_group] for of_group in sampled]
+    log_ratios = [
+        new_MGT[m, g, :length] - sampled[m][g]
+        for m, of_group in enumerate(lengths)
+        for g, length in enumerate(of_group)
+    ]
+    log_ratio = np.concatenate(log_ratios)
+    np.testing.assert_allclose(found["mismatch_abs"], np.abs(log_ratio).mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["mismatch_kl"], (np.expm1(log_ratio) - log_ratio).mean(), rtol=1e-5)
+
+
+def test_without_a_gradient_some_rows_are_looked_at():
+    right = [
+        dataclasses.replace(g, rollouts=tuple(dataclasses.replace(r, correct=True) for r in g.rollouts))
+        for g in groups()
+    ]
+    found = learner().update(fresh_state(), right, seed=0, step=1).metrics
+    assert found["tokens"] == 0 and 0 < found["mismatch_abs"] < 1e-4
 
 
 def test_the_temperature_is_in_sampler_and_trainer_alike():

@@ -94,10 +94,17 @@ def test_metrics_count_tokens():
     metrics = _loss(np.log(ratios).astype(np.float32), np.zeros((2, 4), np.float32), np.asarray([1.0, -1.0]), mask)[1]
     expected = {"tokens": 5, "clip_fraction": 2 / 5, "dual_clip_fraction": 1 / 5, "ratio": ratios[mask].mean()}
     expected["kl"] = np.mean(ratios[mask] - 1 - np.log(ratios[mask]))
+    expected["log_ratio_abs"] = np.mean(np.abs(np.log(ratios[mask])))
     expected["loss"] = (-1.0 - 1.28 - 1.1 + 0.8 + 10.0) / 5
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
     assert set(metrics) == set(expected)
+
+
+def test_kl_of_nearly_equal_logprobs_is_not_lost_to_rounding():
+    old = np.zeros((1, 4), np.float32)
+    kl = _loss(old + np.float32(1e-5), old, np.ones(1), np.ones((1, 4), bool))[1]["kl"]
+    np.testing.assert_allclose(kl, 0.5e-10, rtol=0.01)
 
 
 @settings(max_examples=50)

@@ -42,9 +42,10 @@ def _backward(kept, cotangent_BT):
     products = [tap * slope for tap in _taps(x_BT, context_BJ, len(kernel))]
     kernel_gradient = jnp.stack([jnp.sum(product.reshape(rows), axis=0) for product in products])
     last = len(kernel) - 1
-    room = [(0, 0)] * (x_BT.ndim - 2)
-    spread = [jnp.pad(slope * weight, [(0, 0), (tap, last - tap), *room]) for tap, weight in enumerate(kernel)]
-    padded = sum(spread[1:], start=spread[0])
+    room, length = [(0, 0)] * (x_BT.ndim - 2), last + x_BT.shape[1]
+    around = jnp.pad(slope, [(0, 0), (last, last), *room])
+    seen = [around[:, last - tap : last - tap + length] * weight for tap, weight in enumerate(kernel)]
+    padded = functools.reduce(jnp.add, seen)
     context_gradient, x_gradient = padded[:, :last], padded[:, last:]
     return (
         x_gradient.astype(x_BT.dtype),

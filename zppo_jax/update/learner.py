@@ -97,7 +97,8 @@ class Learner:
         chosen, count = self.settings, self.settings.num_minibatches
         parts = batch.split(len(outcomes), count, seed, step, 0)
         advantages_PG = batch.advantages(outcomes, parts, chosen.normalisation, chosen.scope, chosen.eps)
-        metrics = self.mismatch(state["params"], own, advantages_PG, seed=seed, step=step)
+        has_gradient = batch.with_gradient(parts[0].tolist(), advantages_PG)
+        looked = {} if has_gradient else self.mismatch(state["params"], own, advantages_PG, seed=seed, step=step)
         updates, walked = [], []
         for epoch in range(chosen.inner_epochs):
             for part in batch.split(len(outcomes), count, seed, step, epoch) if epoch else parts:
@@ -106,7 +107,7 @@ class Learner:
                 updates.append(row)
                 walked.append(part.tolist())
         rows_of = jax.device_get(updates)
-        metrics |= _mean_rows(rows_of)
+        metrics = _mean_rows(rows_of) | (looked or _mismatch_of(rows_of[0]))
         metrics["nonzero_group_fraction"] = float(np.mean(np.any(advantages_PG != 0.0, axis=1)))
         return Updated(state, advantages_PG, metrics, {n: walked[n] for n, row in enumerate(rows_of) if row["skipped"]})
 
@@ -152,7 +153,8 @@ class Learner:
     ) -> dict[str, float]:
         """How far the trainer's log-probabilities lie from the sampler's, under the same parameters, on a few groups.
 
-        Mean absolute difference and the k3 estimate of KL(sampler || trainer) in nats a token, before any update.
+        Mean absolute difference and the k3 estimate of KL(sampler || trainer) in nats a token, before any update: for
+        steps whose first mini-batch has no gradient. The others see it in their first update, at no cost.
         """
         shapes, known = self.compared, groups if isinstance(groups, Mapping) else range(len(groups))
         order = np.random.default_rng([seed, step, 0x3A]).permutation(len(advantages_PG)).tolist()
@@ -238,6 +240,11 @@ class Learner:
             return step.logprobs.lower(shapes_of(params), self.config, micro, temperature, self.banned_V)
 
         return self.compiler.program("log-probabilities", lower)
+
+
+def _mismatch_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """As `Learner.mismatch`, of all tokens of the first update: its parameters are still those of the sampler."""
+    return {"mismatch_kl": float(row["kl"]), "mismatch_abs": float(row["log_ratio_abs"])}
 
 
 def _mean_rows(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

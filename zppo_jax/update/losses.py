@@ -21,7 +21,8 @@ def surrogate_sums(
     clip_high: float,
     dual_clip: float,
 ) -> dict[str, jax.Array]:
-    """Sums over the unmasked tokens: loss, clipped, dual_clipped, kl and tokens; each is later divided by tokens.
+    """Sums over the unmasked tokens: loss, clipped, dual_clipped, ratio, kl, log_ratio_abs and tokens; each is later
+    divided by tokens.
 
     L = max(-A r, -A clip(r, 1 - low, 1 + high)); for A < 0 also at most -A * dual_clip, which bounds the loss of a
     token that the policy has come to like far too much.
@@ -49,7 +50,8 @@ def surrogate_sums(
         "clipped": total(clipped > plain),
         "dual_clipped": total(is_dual),
         "ratio": total(ratio),
-        "kl": total(ratio - 1.0 - log_ratio),
+        "kl": total(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1 would round what fresh rollouts show to nothing
+        "log_ratio_abs": total(jnp.abs(log_ratio)),
         "tokens": total(jnp.ones_like(ratio)),
     }
 
@@ -75,14 +77,15 @@ def clipped_surrogate(
 
 def no_sums() -> dict[str, jax.Array]:
     """`surrogate_sums` over no token."""
-    return {name: jnp.float32(0.0) for name in ("loss", "clipped", "dual_clipped", "ratio", "kl", "tokens")}
+    names = ("loss", "clipped", "dual_clipped", "ratio", "kl", "log_ratio_abs", "tokens")
+    return {name: jnp.float32(0.0) for name in names}
 
 
 def means(sums: dict[str, jax.Array], num_tokens: jax.Array | None = None) -> dict[str, jax.Array]:
     """Token means of `surrogate_sums`.
 
     `num_tokens` counts those as well that were not computed because their advantage is zero: they add nothing to the
-    loss and are never clipped. ratio and kl are means over the computed tokens.
+    loss and are never clipped. ratio, kl and log_ratio_abs are means over the computed tokens.
     """
     computed = jnp.maximum(sums["tokens"], 1.0)
     tokens = computed if num_tokens is None else jnp.maximum(num_tokens, 1.0)
@@ -92,5 +95,6 @@ def means(sums: dict[str, jax.Array], num_tokens: jax.Array | None = None) -> di
         "dual_clip_fraction": sums["dual_clipped"] / tokens,
         "ratio": sums["ratio"] / computed,
         "kl": sums["kl"] / computed,
+        "log_ratio_abs": sums["log_ratio_abs"] / computed,
         "tokens": sums["tokens"],
     }
