@@ -41,8 +41,8 @@ class Case:
     alone, on recorded rollouts (`kind` update), or with the rollouts and their rewards (step).
 
     `peer` is trl, tunix, or one_device, which is ours without a mesh. `row_tokens` and `rows` are ours: the length of a
-    row, and rows computed at once. Floor and goal are ratios of tokens per CPU second to the peer's; against tunix of
-    tokens times parameters.
+    row, and rows computed at once; `settling` updates come before those that count. Floor and goal are ratios of tokens
+    per CPU second to the peer's; against tunix of tokens times parameters.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Case:
     rollouts: int = 8
     prompt: int = 32
     new: int = 128
+    settling: int = 0
 
     @property
     def tokens(self) -> int:
@@ -86,10 +87,9 @@ def _by_name(*cases: Case) -> dict[str, Case]:
 UPDATES = _by_name(
     Case("update-1.12M", "update", "1.12M", "trl", 1.5, 2.2, row_tokens=288, rows=4),
     Case("update-9.47M", "update", "9.47M", "trl", 1.2, 1.6, row_tokens=288, rows=4),
-    Case("update-1.12M-devices", "update", "1.12M", "one_device", 1 / 1.5, 1.0, row_tokens=288, rows=8),
-    Case("update-9.47M-devices", "update", "9.47M", "one_device", 1 / 1.5, 1.0, row_tokens=288, rows=8),
+    Case("update-1.12M-devices", "update", "1.12M", "one_device", 1 / 1.5, 1.0, 288, rows=8, settling=30),
+    Case("update-9.47M-devices", "update", "9.47M", "one_device", 1 / 1.5, 1.0, 288, rows=8, settling=30),
     Case("update-1.12M-devices-64", "update", "1.12M", "one_device", 1 / 1.5, 1.0, 288, rows=64, prompts=16),
-    Case("update-9.47M-devices-64", "update", "9.47M", "one_device", 1 / 1.5, 1.0, 288, rows=64, prompts=16),
 )
 STEPS = _by_name(
     Case("step-1.12M", "step", "1.12M", "trl", 2.5, 4.0, row_tokens=288, rows=4),
