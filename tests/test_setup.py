@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -103,6 +104,16 @@ def test_sizes_come_from_the_configuration(build):
     held_out, new = ({item.prompt.question.id for item in items} for items in (job.held_out, next(job.stream).new))
     assert len(held_out) == 8 and len(new) == 4 and not held_out & new
     assert jax.tree.structure(state["params"]) == jax.tree.structure(job.learner.init(state["params"])["params"])
+
+
+def test_long_prompts_are_prefilled_by_fewer_at_once(build):
+    """Two groups have room in the slots, and two prompts of 9,000 tokens would make a device no faster."""
+    job = build()[0]
+    engine = job.student.engine
+    for longest, prompts in ((8192, 2), (9000, 1), (40_000, 1)):
+        shapes = dataclasses.replace(engine.shapes, buckets=(32, longest))
+        made = setup.engine_of(job.config, engine.config, engine.banned_V, engine.compiler, shapes, None)
+        assert (made.num_slots, made.prompts_per_call) == (8, prompts), longest
 
 
 def test_ids_that_no_prompt_may_hold_are_banned(build):

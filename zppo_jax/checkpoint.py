@@ -3,6 +3,7 @@
 Random keys need no place in it: every draw comes from (seed, step, purpose). Arrays are Orbax arrays, the rest JSON;
 nothing is pickled. A checkpoint that was cut short is never chosen, because Orbax renames it into place when complete.
 Writing goes on in the background while the next steps are made: what fails is told at the next `check` or `save`.
+Hosts write one checkpoint together; what one of them cannot write, none has written.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from zppo_jax.parallel import Hosts
 from zppo_jax.update.step import State
 from zppo_jax.workdir import WorkdirError, probe
 
@@ -32,10 +34,11 @@ class Checkpoints:
       directory: where they lie; created on the first save.
       keep: how many of the newest stay.
       keep_best: how many stay beside them, those of the best held-out accuracy.
+      hosts: this one among those that save; all call the same methods in the same order.
     """
 
-    def __init__(self, directory: Path, keep: int, keep_best: int = 0) -> None:
-        self._directory = directory.absolute()
+    def __init__(self, directory: Path, keep: int, keep_best: int = 0, hosts: Hosts | None = None) -> None:
+        self._directory, self._hosts = directory.absolute(), hosts or Hosts()
         self._policies = [
             ocp.checkpoint_managers.LatestN(keep),
             ocp.checkpoint_managers.BestN(
@@ -65,45 +68,61 @@ class Checkpoints:
         step. A step that is saved already is left alone.
 
         Raises WorkdirError when this one, or the one before that was still being written, cannot be written (disk full,
-        quota, file-size limit); the earlier ones are whole, and a later save may succeed.
+        quota, file-size limit), on whatever host; the earlier ones are whole, and a later save may succeed.
         """
         self.finish()
         if step == self._saved:
             return
         parts = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
-        self._require_space(step, state)
-        self._saving = step
-        with self._failing(), _quiet():
+        with self._agreed(step):  # orbax's own hosts wait for one another: none begins what another one cannot
+            self._require_space(step, state)
             probe(self._directory)  # else orbax's threads wait long for a directory that cannot be made
+        with self._agreed(step):
             self._manager.save(step, args=parts, metrics=None if accuracy is None else {"accuracy": accuracy})
+        self._saving = step
 
     def finish(self) -> None:
         """Wait until everything is written; raises WorkdirError when it cannot be."""
-        with self._failing(), _quiet():
-            self._manager.wait_until_finished()
-        if self._saving is not None:
-            self._saved, self._saving = self._saving, None
+        step, self._saving = self._saving, None
+        if step is not None:
+            with self._agreed(step):
+                self._manager.wait_until_finished()
+            self._saved = step
 
     def check(self) -> None:
-        """Raises WorkdirError when what is being written has failed; does not wait."""
-        with self._failing(), _quiet():
-            self._manager.check_for_errors()
+        """Raises WorkdirError when what is being written has failed; does not wait. Several hosts learn it from
+        `finish`, which all call at the same time."""
+        if self._saving is not None and self._hosts.count == 1:
+            with self._agreed(self._saving):
+                self._manager.check_for_errors()
 
     @contextlib.contextmanager
-    def _failing(self) -> Iterator[None]:
-        """A failure as one line, after which the manager knows nothing of what it could not write."""
+    def _agreed(self, step: int) -> Iterator[None]:
+        """A failure on any host, as one line on all; after it the manager knows nothing of what it could not write."""
+        failure, cause = "", None
         try:
-            yield
+            with _quiet():
+                yield
         except Exception as error:  # tensorstore and orbax have kinds of their own for a full disk
-            step, self._saving = self._saving, None
-            with contextlib.suppress(Exception), _quiet():
-                self._manager.close()
-            with contextlib.suppress(Exception), _quiet():  # the directory itself may be gone
-                self._manager = self._opened()
-            raise WorkdirError(
-                f"the checkpoint of step {step} cannot be written to {self._directory} ({_first_line(error)}): "
-                f"free some space, then the same command {_continues(self.latest_step)}"
-            ) from error
+            failure, cause = self._told(step, error), error
+        failures = self._hosts.gather(failure, f"the checkpoint of step {step}")
+        if not any(failures):
+            return
+        self._saving = None
+        with contextlib.suppress(Exception), _quiet():
+            self._manager.close()
+        with contextlib.suppress(Exception), _quiet():  # the directory itself may be gone
+            self._manager = self._opened()
+        host = next(host for host, told in enumerate(failures) if told)
+        raise WorkdirError(failure or f"host {host}: {failures[host]}") from cause
+
+    def _told(self, step: int, error: Exception) -> str:
+        if isinstance(error, WorkdirError):
+            return str(error)
+        return (
+            f"the checkpoint of step {step} cannot be written to {self._directory} ({_first_line(error)}): "
+            f"free some space, then the same command {_continues(self.latest_step)}"
+        )
 
     def reached_preemption(self, step: int) -> bool:
         """Whether this machine is about to be taken away, as all hosts agree at the end of a step."""

@@ -134,7 +134,8 @@ def run(config: Config, workdir: Path) -> None:
             directory = stack.enter_context(RunDirectory(workdir, hosts.index))
             if hosts.leads:
                 directory.accept(config, restored_step=max(saved_steps(directory.checkpoints), default=0))
-        checkpoints = Checkpoints(directory.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best)
+        kept = (config.checkpoint.keep, config.checkpoint.keep_best)
+        checkpoints = Checkpoints(directory.checkpoints, *kept, hosts)
         stack.callback(checkpoints.close)
         stop = stack.enter_context(StopRequest())
         elsewhere = None if hosts.leads else stack.enter_context(open(os.devnull, "w"))

@@ -202,14 +202,19 @@ except parallel.HostError as error:
 """
 
 
-def test_a_host_that_hangs_or_fails_is_named():
-    """What hosts tell each other, in two processes without a model."""
+def pair(script: str, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Two processes without a model, which are given where to meet, their number and the arguments."""
     environment = os.environ | {"PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", STUCK, f"localhost:{free_port()}"]
-    processes = [
-        subprocess.Popen([*command, str(number)], env=environment, text=True, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", script, f"localhost:{free_port()}"]
+    return [
+        subprocess.Popen([*command, str(number), *arguments], env=environment, text=True, stdout=subprocess.PIPE)
         for number in (0, 1)
     ]
+
+
+def test_a_host_that_hangs_or_fails_is_named():
+    """What hosts tell each other."""
+    processes = pair(STUCK)
     assert processes[0].stdout is not None
     lines = (line for line in processes[0].stdout if "Gloo" not in line)
     said = [next(lines), next(lines)]
@@ -219,3 +224,63 @@ def test_a_host_that_hangs_or_fails_is_named():
     assert said[1].startswith(
         "host 1 did not come to the plain rollouts within 3 s, or is gone; host 0 waits no longer"
     )
+
+
+SAVING = """
+import pathlib, sys
+import jax, numpy as np
+from zppo_jax import checkpoint, parallel
+from zppo_jax.workdir import WorkdirError
+
+number, folder = int(sys.argv[2]), pathlib.Path(sys.argv[3])
+parallel.connect(sys.argv[1], 2, number)
+hosts = parallel.Hosts.all(60.0)
+mesh = jax.make_mesh((2,), ("x",))
+half = jax.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+state = {"x": jax.make_array_from_callback((8,), half, lambda index: np.arange(8.0, dtype=np.float32)[index])}
+checkpoints = checkpoint.Checkpoints(folder, 3, hosts=hosts)
+
+def failing(*_):
+    raise OSError("no room on this one")
+
+def told(action, *arguments):
+    try:
+        action(*arguments)
+        print("done", flush=True)
+    except WorkdirError as error:
+        print(error, flush=True)
+
+probe = checkpoint.probe
+checkpoint.probe = failing if number == 1 else probe
+told(checkpoints.save, 1, state, {})
+checkpoint.probe = probe
+told(checkpoints.save, 2, state, {})
+told(checkpoints.finish)
+told(checkpoints.save, 3, state, {})
+if number == 1:
+    checkpoints._manager.wait_until_finished = failing
+checkpoints.check()
+told(checkpoints.save, 4, state, {})
+told(checkpoints.save, 5, state, {})
+told(checkpoints.finish)
+told(checkpoints.save, 5, state, {})
+restored = checkpoints.restore(state)
+print(restored[0], np.asarray(restored[1]["x"].addressable_shards[0].data).tolist(), flush=True)
+checkpoints.close()
+"""
+
+
+def test_what_one_host_cannot_save_none_has_saved(tmp_path):
+    """Both are told of it at once and go on; the next checkpoint is both hosts' again."""
+    processes = pair(SAVING, str(tmp_path / "checkpoints"))
+    said = [
+        [line for line in process.communicate(timeout=120)[0].splitlines() if "Gloo" not in line]
+        for process in processes
+    ]
+    for number, lines in enumerate(said):
+        first, second, finished, third, fourth, *others = lines
+        assert (second, finished, third) == ("done", "done", "done")
+        for line, step in ((first, 1), (fourth, 3)):
+            assert line.startswith("host 1: " * (number == 0) + f"the checkpoint of step {step} cannot be written to ")
+            assert "OSError: no room on this one" in line
+        assert others == ["done", "done", "done", f"5 {[[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]][number]}"]

@@ -21,6 +21,9 @@ from zppo_jax.rollout.vision import VisionFeatures
 from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.setup.devices import decoding_mesh
 
+BUSY_TOKENS = 16_384
+"""Of prompts that a device runs at once: more make its products no faster, and only take memory."""
+
 
 def shapes_of_prompts(config: Config, model: qwen3_5.Config) -> Shapes:
     return Shapes(
@@ -41,13 +44,14 @@ def engine_of(
     report: Callable[[str], None] | None = None,
 ) -> Engine:
     """As many slots as are asked for and as the memory for caches holds; prompts for a group each, and so many that the
-    devices which prefill them have equal shares (else all would compute all)."""
+    devices which prefill them have equal shares (else all would compute all), each no more than it needs to be busy."""
     chosen, dtypes = config.rollout, (config.model.dtype, config.rollout.state_dtype)
     with parallel.use(mesh):
         num_slots = memory.plan(model, shapes, chosen.slots, 1e9 * chosen.cache_gigabytes, dtypes)
     with parallel.use(compiler.mesh):
         shares = parallel.num_shards("batch")
-    prompts = math.ceil(max(num_slots // chosen.group_size, 1) / shares) * shares
+    share = math.ceil(max(num_slots // chosen.group_size, 1) / shares)
+    prompts = min(share, max(BUSY_TOKENS // max(shapes.buckets), 1)) * shares
     settings = (name, chosen.chunk, *dtypes)
     return Engine(model, shapes, num_slots, prompts, banned_V, compiler, *settings, report=report, mesh=mesh)
 
