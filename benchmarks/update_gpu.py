@@ -3,11 +3,13 @@
     python -m benchmarks.update_gpu [--model=0.8B] [--groups=4] [--rollouts=15] [--prompt=512] [--new=512]
                                     [--rows=1] [--any-device]
 
-Two JSON lines. The first: seconds of `Learner.update` (the look at the sampler's log-probabilities, gradients of all
-rows, AdamW with the paper's bfloat16 state), tokens per second of prompts and responses, each counted once, and
-utilisation: model FLOPs (zppo_jax/models/qwen3_5/flops.py, with the keys that a token sees in its row) over these
-seconds and the measured speed of a product of 8192 x 8192 matrices. Memory: the peak in use, and what the compiled
-gradient said that it needs.
+Two JSON lines. The first: seconds of `Learner.update` (gradients of all rows, AdamW with the paper's bfloat16 state),
+tokens per second of prompts and responses, each counted once, and utilisation: model FLOPs
+(zppo_jax/models/qwen3_5/flops.py, with the keys that a token sees in its row) over these seconds and the measured speed
+of a product of 8192 x 8192 matrices. Memory: the peak in use, and what the compiled gradient said that it needs. To see
+it run without a GPU, in a minute:
+
+    python -m benchmarks.update_gpu --any-device --model=1.12M --groups=1 --rollouts=3 --prompt=64 --new=64 --product=512
 
 The second: milliseconds of causal attention over 8,192 tokens with heads of 256, forward, and forward and backward, by
 XLA and cuDNN through `jax.nn.dot_product_attention`, and by our own function.

@@ -13,8 +13,8 @@ cases() {
 0p8b-prompts       configs/0p8b.py v6e-8  --programs=vision,weights,prefill,fill
 0p8b-decode        configs/0p8b.py v6e-8  --programs=decode
 0p8b-search        configs/0p8b.py v6e-8  --search
-2b-update          configs/2b.py   v5e-16 --config.update.rows_per_microbatch=16 --programs=gradient,update
-2b-decode          configs/2b.py   v5e-16 --config.update.rows_per_microbatch=16 --programs=decode
+2b-update          configs/2b.py   v6e-8  --programs=gradient,update
+2b-decode          configs/2b.py   v6e-8  --programs=decode
 4b-v5e             configs/4b.py   v5e-16 --config.update.rows_per_microbatch=16 --programs=gradient
 4b-update          configs/4b.py   v5p-8  --config.update.rows_per_microbatch=4 --programs=gradient,update
 4b-decode          configs/4b.py   v5p-8  --config.update.rows_per_microbatch=4 --programs=decode
