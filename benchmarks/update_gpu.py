@@ -9,7 +9,8 @@ tokens per second of prompts and responses, each counted once, and utilisation: 
 of a product of 8192 x 8192 matrices. Memory: the peak in use, and what the compiled gradient said that it needs. To see
 it run without a GPU, in a minute:
 
-    python -m benchmarks.update_gpu --any-device --model=1.12M --groups=1 --rollouts=3 --prompt=64 --new=64 --product=512
+    python -m benchmarks.update_gpu --any-device --model=1.12M --groups=1 --rollouts=3 --prompt=64 --new=64
+        --product=512
 
 The second: milliseconds of causal attention over 8,192 tokens with heads of 256, forward, and forward and backward, by
 XLA and cuDNN through `jax.nn.dot_product_attention`, and by our own function.
