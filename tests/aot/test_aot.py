@@ -114,7 +114,7 @@ def tiny_run():
         update=dataclasses.replace(config.update, rows_per_microbatch=1),
     )
     mesh = setup.make_mesh(config, jax.devices()[:1])
-    run = programs.shapes(config, mesh, True)
+    run = programs.shapes(config, mesh, mesh, True)
     recorder = compiling.Recorder(mesh, lambda name: name in COMPILED)
     return config, run, programs.ask(config, run, recorder), recorder
 

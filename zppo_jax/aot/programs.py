@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,22 @@ def model_config(path: str, shipped: str) -> qwen3_5.Config:
         raise ConfigError(f"{path!r} is no directory with a config.json and no published size of Qwen3.5") from error
 
 
-def make_mesh(config: Config, topology: Topology) -> jax.sharding.Mesh:
-    """The slice's devices as config.mesh says."""
+def make_meshes(config: Config, topology: Topology) -> tuple[jax.sharding.Mesh, jax.sharding.Mesh]:
+    """The slice's devices as config.mesh says, and what one host has of them: as a slice by itself, because the
+    compiler numbers the devices of a program from 0, and dies of other numbers."""
+    mesh = setup.make_mesh(config, _devices(topology))
+    own = setup.own_mesh(config, mesh)
+    if own is mesh:
+        return mesh, mesh
+    return mesh, parallel.make_mesh(*own.devices.shape, devices=_devices(topology.part(own.size)))
+
+
+def _devices(topology: Topology) -> Sequence[jax.Device]:
     given = {"chips_per_host_bounds": list(topology.chips_per_host)} if topology.chips_per_host else {}
-    description = topologies.get_topology_desc(platform="tpu", topology_name=topology.libtpu, **given)
-    return setup.make_mesh(config, description.devices)
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology.libtpu, **given).devices
 
 
-def shapes(config: Config, mesh: jax.sharding.Mesh, with_teacher: bool) -> Shapes:
+def shapes(config: Config, mesh: jax.sharding.Mesh, own: jax.sharding.Mesh, with_teacher: bool) -> Shapes:
     """Parameters, optimiser and teacher where the rules put them."""
     student = model_config(config.model.path, "student")
     params = hf.abstract_params(student, config.model.dtype)
@@ -81,7 +90,6 @@ def shapes(config: Config, mesh: jax.sharding.Mesh, with_teacher: bool) -> Shape
     state = {"params": params, "optimizer": optimizer}
     axes = step.state_axes(state, student, transform, frozen)  # runs a little, which no device of the slice can
     teacher = model_config(config.teacher.path, "teacher") if with_teacher else None
-    own = parallel.host_mesh(mesh, parallel.hosts_of(mesh)[0])
     with parallel.use(mesh):
         placed = parallel.placed_shapes(state, axes)
     with parallel.use(own):

@@ -39,9 +39,9 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
     """{"topology", "devices", "mesh", "programs": [...]}, when and with what it was found, and with `search`
     {"largest_rows_per_microbatch", "tried"}."""
     config, topology = asked.config, asked.topology
-    mesh = programs.make_mesh(config, topology)
+    mesh, own = programs.make_meshes(config, topology)
     needed = asked.teacher and bool(get_method(config.method).needs_teacher)
-    run = programs.shapes(config, mesh, needed)
+    run = programs.shapes(config, mesh, own, needed)
     result = {
         "topology": topology.name,
         "devices": topology.num_devices,

@@ -55,6 +55,11 @@ class Topology:
         """Where a slice is smaller than a host of its kind, or a host is larger than libtpu takes by itself."""
         return {"1x1": (1, 1, 1), "2x4": (2, 4, 1)}.get(self.libtpu.partition(":")[2])
 
+    def part(self, chips: int) -> Topology:
+        """A slice of the same kind with so many chips."""
+        name = f"{self.libtpu.partition(':')[0]}:{self.generation.grids[chips]}"
+        return Topology(name, name, chips, self.generation)
+
 
 def parse(name: str) -> Topology:
     """v5e-16, v5p-128, v6e-64, or libtpu's own v5p:4x4x4. Raises ConfigError for any other."""
