@@ -202,13 +202,21 @@ def after_row(action: Callable[[int], None]) -> Iterator[None]:
 
 
 SIGNALLED = """
-import os, signal
+import os, signal, time
 from tests import runs
 from zppo_jax import main
-with runs.after_row(lambda step: os.kill(os.getpid(), signal.{signal}) if step == {step} else None):
+
+def send(step):
+    if step == {step}:
+        while not os.path.exists({awaited!r}):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.{signal})
+
+with runs.after_row(send):
     main.main()
 """
-"""A script for `command`: the process gets a signal when the row of a step is written."""
+"""A script for `command`: the process gets a signal when the row of a step is written, and a checkpoint that is being
+written in the background, `awaited`, is there."""
 
 
 # ---------------------------------------------------------------- what a run leaves

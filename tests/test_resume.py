@@ -23,7 +23,7 @@ NUM_STEPS = runs.SETTINGS["num_steps"]
 
 def test_a_killed_run_continues_to_the_same_bits(straight, start, tmp_path):
     """kill -9 after the row of step 4: step 4 is lost, its lines are cut away, and it is made again."""
-    script = runs.SIGNALLED.format(signal="SIGKILL", step=4)
+    script = runs.SIGNALLED.format(signal="SIGKILL", step=4, awaited=str(tmp_path / "checkpoints" / "3"))
     killed = runs.command(runs.arguments(start, tmp_path), script)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert runs.saved_steps(tmp_path) == [3] and runs.metrics(tmp_path)[-1]["step"] == 4
@@ -32,7 +32,7 @@ def test_a_killed_run_continues_to_the_same_bits(straight, start, tmp_path):
 
 
 def test_sigterm_saves_exits_0_and_continues_to_the_same_bits(straight, start, tmp_path):
-    script = runs.SIGNALLED.format(signal="SIGTERM", step=2)
+    script = runs.SIGNALLED.format(signal="SIGTERM", step=2, awaited=str(tmp_path))
     stopped = runs.command(runs.arguments(start, tmp_path), script)
     assert stopped.returncode == 0, stopped.stderr
     assert "stopping and saving" in stopped.stderr and "Traceback" not in stopped.stderr

@@ -112,12 +112,12 @@ class Learner:
         return Updated(state, advantages_PG, metrics, {n: walked[n] for n, row in enumerate(rows_of) if row["skipped"]})
 
     def _wait_for_all(self, state: State) -> None:
-        """No host begins what all do together before every one of them can: gloo waits for half a minute only."""
-        if self.hosts.count > 1:
-            params = state["params"]
-            for program in (self._logprobs(params), self._zero(params), self._gradient(params), self._update(state)):
-                assert program.compiled
-            self.hosts.gather(True, "the update")
+        """For every program, so that a later step compiles nothing; and no host begins what all do together before
+        every one of them can: gloo waits for half a minute only."""
+        params = state["params"]
+        for program in (self._logprobs(params), self._zero(params), self._gradient(params), self._update(state)):
+            assert program.compiled
+        self.hosts.gather(True, "the update")
 
     def _step(
         self,
