@@ -63,6 +63,11 @@ def test_help_teaches(capsys):
         assert f"--{name}" in said or f"--[no]{name}" in said, name
 
 
+@pytest.mark.parametrize(("name", "host"), [("v5e-16", "v5e:2x2"), ("v5p-128", "v5p:2x2x1"), ("v6e:4x4", "v6e:2x2")])
+def test_what_one_host_has_of_a_slice_is_a_slice(name, host):
+    assert topologies.parse(name).part(4) == topologies.parse(host)
+
+
 def test_models_by_directory_and_by_name():
     assert programs.model_config("", "student").text.hidden_size < 512
     assert programs.model_config("Qwen/Qwen3.5-27B-FP8", "teacher") == programs.sizes.get("27B")

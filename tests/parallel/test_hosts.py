@@ -153,9 +153,8 @@ def test_two_hosts_select_and_learn_what_one_does(one, two):
             assert other.get(name) == row.get(name), (row["step"], name)
     assert runs.metrics(two)[0]["eval/accuracy"] == runs.metrics(one)[0]["eval/accuracy"]
     for name in ("update/loss", "update/grad_norm", "update/tokens"):
-        assert runs.metrics(two)[1][name] == pytest.approx(runs.metrics(one)[1][name], rel=1e-5, abs=LOSS_ROUNDING), (
-            name
-        )
+        expected_value = pytest.approx(runs.metrics(one)[1][name], rel=1e-5, abs=LOSS_ROUNDING)
+        assert runs.metrics(two)[1][name] == expected_value, name
     assert runs.metrics(two)[1]["update/mismatch_abs"] < 1e-5
 
 

@@ -81,12 +81,16 @@ def test_the_first_update_shows_the_mismatch_of_all_its_tokens():
     np.testing.assert_allclose(found["mismatch_kl"], (np.expm1(log_ratio) - log_ratio).mean(), rtol=1e-5)
 
 
-def test_without_a_gradient_some_rows_are_looked_at():
-    right = [
-        dataclasses.replace(g, rollouts=tuple(dataclasses.replace(r, correct=True) for r in g.rollouts))
-        for g in groups()
+def all_right():
+    """The groups, with no wrong rollout in them."""
+    return [
+        dataclasses.replace(group, rollouts=tuple(dataclasses.replace(one, correct=True) for one in group.rollouts))
+        for group in groups()
     ]
-    found = learner().update(fresh_state(), right, seed=0, step=1).metrics
+
+
+def test_without_a_gradient_some_rows_are_looked_at():
+    found = learner().update(fresh_state(), all_right(), seed=0, step=1).metrics
     assert found["tokens"] == 0 and 0 < found["mismatch_abs"] < 1e-4
 
 
@@ -119,11 +123,7 @@ def test_an_update_likes_good_tokens_more_and_bad_tokens_less():
 
 def test_equal_rewards_everywhere_move_nothing():
     """No advantage, no gradient; the parameters stay bit for bit (without weight decay)."""
-    everywhere = [
-        dataclasses.replace(g, rollouts=tuple(dataclasses.replace(r, correct=True) for r in g.rollouts))
-        for g in groups()
-    ]
-    state, advantages_PG, metrics, _ = learner().update(fresh_state(), everywhere, seed=0, step=1)
+    state, advantages_PG, metrics, _ = learner().update(fresh_state(), all_right(), seed=0, step=1)
     assert not advantages_PG.any() and metrics["nonzero_group_fraction"] == 0.0 and metrics["grad_norm"] == 0.0
     jax.tree.map(np.testing.assert_array_equal, state["params"], tiny_model.model().params)
 
