@@ -120,7 +120,8 @@ def test_a_disk_that_stays_full_ends_the_command_in_one_line(start, tmp_path):
     done = runs.command(runs.arguments(start, tmp_path, num_steps=4, checkpoint__every=1, eval__every=4), FULL_DISK)
     assert done.returncode == 1, done.stderr
     assert done.stdout.count("!! the checkpoint of step") >= 2
-    (line,) = done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    line = done.stderr
     assert "the checkpoint of step 4 cannot be written" in line and "continues after step 1" in line
 
 

@@ -13,6 +13,7 @@ import json
 import logging as stdlib_logging
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,7 @@ def tell_failures_once() -> None:
     well, so they, asyncio and the interpreter need not tell it for each array, whenever that is freed."""
     logging.set_verbosity(logging.FATAL)
     stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL)
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
     hook = sys.unraisablehook
 
     def tell(unraisable: Any) -> None:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import dataclasses
 import io
+import math
 import socket
 import threading
 import time
@@ -34,29 +35,42 @@ def until(holds: Callable[[], Any], seconds: float = 20.0) -> None:
 
 @dataclasses.dataclass
 class Gate:
-    """Lets the engine through; closed, only as often as permitted; or makes it fail once."""
+    """Lets the engine through; while it is held, only as often as permitted; or makes it fail once."""
 
-    closed: bool = False
     error: Exception | None = None
-    permits: threading.Semaphore = dataclasses.field(default_factory=lambda: threading.Semaphore(0))
+    permits: float = math.inf
+    arrived: int = 0
+    changed: threading.Condition = dataclasses.field(default_factory=threading.Condition)
     sessions: list[Session] = dataclasses.field(default_factory=list)
 
-    def permit(self, times: int) -> None:
-        self.permits.release(times)
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Gate]:
+        """Open again at the end, whatever happens: a test that fails must not take those after it along."""
+        self.arrived = 0
+        self.permit(0)
+        try:
+            yield self
+        finally:
+            self.permit(math.inf)
 
-    def open(self) -> None:
-        self.closed = False
-        self.permits.release(1)  # for an engine that waits; one too many is taken back below
-        time.sleep(0.02)
-        self.permits = threading.Semaphore(0)
+    def permit(self, times: float) -> None:
+        """So often, and no more, may the engine go on."""
+        with self.changed:
+            self.permits = times
+            self.changed.notify_all()
+
+    def _pass(self) -> None:
+        with self.changed:
+            self.arrived += 1
+            self.changed.wait_for(lambda: self.permits > 0)
+            self.permits -= 1
 
     def session(self, engine: Any, params: Any) -> Session:
         gate = self
 
         class Gated(Session):
             def advance(self) -> Any:
-                if gate.closed:
-                    gate.permits.acquire()
+                gate._pass()
                 if gate.error is not None:
                     error, gate.error = gate.error, None
                     raise error

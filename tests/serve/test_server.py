@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import math
 import os
 import re
 import signal
@@ -267,8 +268,7 @@ def test_a_key_is_needed_where_one_is_set(live):
 
 
 def test_a_full_queue_says_when_to_come_back(live):
-    live.gate.closed = True
-    with ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1) as threads, live.gate.held() as gate:
         first = threads.submit(ask, live, n=4)
         until(lambda: live.server.scheduler.num_responses == 4)
         with pytest.raises(openai.RateLimitError, match="4 responses are waiting or running") as caught:
@@ -276,7 +276,7 @@ def test_a_full_queue_says_when_to_come_back(live):
         assert int(caught.value.response.headers["retry-after"]) >= 1
         with pytest.raises(openai.BadRequestError, match="n=7 exceeds the 6"):
             ask(live, n=7)
-        live.gate.open()
+        gate.permit(math.inf)
         assert len(first.result().choices) == 4
     assert len(ask(live, n=6).choices) == 6
     until(lambda: live.server.scheduler.num_responses == 0)
@@ -299,17 +299,17 @@ def test_a_client_that_goes_frees_its_slots(live, stream):
     done = live.gate.sessions[-1].statistics.finished
     body = {"messages": [{"role": "user", "content": "a"}], "n": 6, "temperature": 100, "stream": stream}
     body["seed"] = seed_of_long_responses(live, "a", 6, 100.0)
-    live.gate.closed = True
-    connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=20)
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-    until(lambda: scheduler.num_responses == 6)
-    live.gate.permit(2)  # four are in slots, and two wait
-    until(lambda: scheduler.num_busy_slots == 4)
-    assert connection.sock is not None
-    connection.sock.close()
-    connection.close()
-    until(lambda: scheduler._commands.qsize() > 0)
-    live.gate.open()
+    with live.gate.held() as gate:
+        connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=20)
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        until(lambda: scheduler.num_responses == 6)
+        gate.permit(2)  # four are in slots, and two wait
+        until(lambda: gate.arrived == 3)  # so that the engine is held when the client goes
+        assert scheduler.num_busy_slots == 4
+        assert connection.sock is not None
+        connection.sock.close()
+        connection.close()
+        until(lambda: scheduler._commands.qsize() > 0)
     until(lambda: scheduler.num_responses == 0 and scheduler.num_busy_slots == 0)
     assert live.gate.sessions[-1].statistics.finished == done
     assert texts(ask(live, temperature=0))
