@@ -11,10 +11,14 @@ import pytest
 
 from tests.models.tiny import FAST_COMPILE
 from zppo_jax.ops.gated_delta import (
+    BEGINS,
+    BRANCHES,
+    CONTINUES,
     chunk_length,
     gated_delta_chunked,
     gated_delta_recurrent,
     gated_delta_step,
+    gated_delta_tree,
     inverse_unit_lower,
     longest_chunk,
 )
@@ -120,6 +124,58 @@ def test_the_chunk_limit_changes_nothing(limit):
     expected_out, expected_state = numpy_rule(*arguments)
     np.testing.assert_allclose(out, expected_out, atol=1e-5)
     np.testing.assert_allclose(state, expected_state, atol=1e-5)
+
+
+TREES = (((2, (1, 2, 1)), (1, (3,))), ((1, (1, 2)), (2, (1, 1)), (2, ())), ((10, ()),))
+"""Of each row: chunks of a trunk and of its branches, one trunk behind the other; 10 in all."""
+
+
+def layout(row):
+    """Source and kind of each chunk, and the chunks [trunk, branch] of each sequence, the trunk alone first."""
+    source, is_trunk, sequences = [], [], []
+    for trunk, branches in row:
+        own = list(range(len(source), len(source) + trunk))
+        source += [BEGINS] + [CONTINUES] * (trunk - 1)
+        is_trunk += [True] * trunk
+        sequences.append(([], own))
+        for length in branches:
+            sequences.append((own, list(range(len(source), len(source) + length))))
+            source += [BRANCHES] + [CONTINUES] * (length - 1)
+            is_trunk += [False] * length
+    return source, is_trunk, sequences
+
+
+def test_a_tree_is_its_sequences_one_by_one_gradients_too():
+    """Outputs of a trunk count once, and a trunk learns from all its branches."""
+    size, rows = 4, [layout(row) for row in TREES]
+    *tokens, _ = draw(10 * size, seed=5, rows=len(rows))
+    source_BC, is_trunk_BC = (np.array([row[part] for row in rows]) for part in (0, 1))
+    weights = np.random.default_rng(6).standard_normal(tokens[2].shape).astype(np.float32)
+
+    def one_by_one(*tokens):
+        out = jnp.zeros_like(tokens[2])
+        for row, (_, _, sequences) in enumerate(rows):
+            for before, own in sequences:
+                slots = np.concatenate([np.arange(size) + size * chunk for chunk in before + own])
+                nothing = jnp.zeros((1, 2, 8, 6))
+                found, _ = gated_delta_recurrent(*(x[row : row + 1, slots] for x in tokens), nothing)
+                out = out.at[row, slots[size * len(before) :]].set(found[0, size * len(before) :])
+        return out
+
+    def results(rule):
+        def objective(*tokens):
+            out = rule(*tokens)
+            return jnp.sum(out * weights), out
+
+        gradient = jax.grad(objective, argnums=tuple(range(5)), has_aux=True)
+        return jax.jit(gradient, compiler_options=FAST_COMPILE)(*tokens)
+
+    gradients, out = results(lambda *tokens: gated_delta_tree(*tokens, source_BC, is_trunk_BC))
+    expected_gradients, expected = results(one_by_one)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for name, actual, wanted in zip(NAMES, gradients, expected_gradients, strict=False):
+        largest = max(1.0, float(np.abs(wanted).max()))
+        np.testing.assert_allclose(actual, wanted, atol=2e-5 * largest, err_msg=f"gradient of {name}")
 
 
 def test_chunk_length_is_the_smallest_power_of_two_that_fits():

@@ -79,18 +79,20 @@ def _diagonal_blocks(x_LM: jax.Array, size: int, below: int) -> jax.Array:
 def _small_inverse(strict_LM: jax.Array) -> jax.Array:
     """The same for small blocks, by products of whole blocks with a mask: at this size cheaper than cutting."""
     length = strict_LM.shape[-1]
-    inverse = jnp.broadcast_to(jnp.eye(length, dtype=strict_LM.dtype), strict_LM.shape)
-    index = jnp.arange(length)
-    block = 1
+    inverse = jnp.eye(length, dtype=strict_LM.dtype) - _corners(strict_LM, 1)  # blocks of one number are their inverses
+    block = 2
     while block < length:
-        pair = index // (2 * block)
-        upper_half = (index // block) % 2 == 0
-        corner = (pair[:, None] == pair[None, :]) & ~upper_half[:, None] & upper_half[None, :]
-        lower = jnp.where(corner, strict_LM, 0.0)
-        product = jnp.matmul(jnp.matmul(inverse, lower, precision=HIGHEST), inverse, precision=HIGHEST)
-        inverse = inverse - product
+        product = jnp.matmul(inverse, _corners(strict_LM, block), precision=HIGHEST)
+        inverse = inverse - jnp.matmul(product, inverse, precision=HIGHEST)
         block *= 2
     return inverse
+
+
+def _corners(strict_LM: jax.Array, block: int) -> jax.Array:
+    """Of every two neighbours of that size on the diagonal the lower left corner, zero elsewhere."""
+    index = jnp.arange(strict_LM.shape[-1])
+    pair, second = index // (2 * block), (index // block) % 2 == 1
+    return jnp.where((pair[:, None] == pair) & second[:, None] & ~second, strict_LM, 0.0)
 
 
 def _inverse_forward(strict_LM: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -134,8 +136,12 @@ def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, *, 
     def chunks(x):
         return _chunks(jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), length)
 
+    def cross(state_BNKV, part):
+        after_BNKV, new = _advance(state_BNKV, part)
+        return after_BNKV, _read(state_BNKV, new, part)
+
     parts = _local(*(chunks(x) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN)))
-    state_BNKV, out = jax.lax.scan(_cross, state_BNKV, parts)
+    state_BNKV, out = jax.lax.scan(cross, state_BNKV, parts)
     return _rows(out)[:, :num_tokens], state_BNKV
 
 
@@ -152,17 +158,8 @@ def gated_delta_tree(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, source_BC, is_trun
     length = q_BTNK.shape[1] // source_BC.shape[1]
     parts = _local(*(_chunks(x, length) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN)))
 
-    def cross(carry, chunk):
-        state_BNKV, trunk_BNKV = carry
-        (source_B, is_trunk_B), part = chunk
-        source_B, is_trunk_B = (x[:, None, None, None] for x in (source_B, is_trunk_B))
-        state_BNKV = jnp.where(source_B == BRANCHES, trunk_BNKV, state_BNKV)
-        state_BNKV, out = _cross(jnp.where(source_B == BEGINS, 0.0, state_BNKV), part)
-        return (state_BNKV, jnp.where(is_trunk_B, state_BNKV, trunk_BNKV)), out
-
-    nothing_BNKV = jnp.zeros((*q_BTNK.shape[:1], *q_BTNK.shape[2:], v_BTNV.shape[-1]), q_BTNK.dtype)
-    _, out = jax.lax.scan(cross, (nothing_BNKV, nothing_BNKV), ((source_BC.T, is_trunk_BC.T), parts))
-    return _rows(out)
+    states_CBNKV, new = _states(parts, source_BC.T, is_trunk_BC.T)
+    return _rows(_read(states_CBNKV, new, parts))
 
 
 def _chunks(x_BT: jax.Array, length: int) -> jax.Array:
@@ -196,9 +193,76 @@ def _local(q, k, v, g, beta):
     return u, w, attention, q * since_start, carried, total
 
 
-def _cross(state, chunk):
-    """From chunk to chunk: the state's part of the outputs, and the state behind the chunk."""
-    u, w, attention, query, carried, total = chunk
+def _advance(state, part):
+    """From chunk to chunk: the state behind it, and what it writes (the d of all its tokens)."""
+    u, w, _, _, carried, total = part
     new = u - jnp.matmul(w, state, precision=HIGHEST)
-    out = jnp.matmul(query, state, precision=HIGHEST) + jnp.matmul(attention, new, precision=HIGHEST)
-    return total * state + jnp.einsum("bnlk,bnlv->bnkv", carried, new, precision=HIGHEST), out
+    return total * state + jnp.matmul(_transposed(carried), new, precision=HIGHEST), new
+
+
+def _read(state, new, part):
+    """The outputs of a chunk, or of all at once, by the state before it and what it writes."""
+    _, _, attention, query, _, _ = part
+    return jnp.matmul(query, state, precision=HIGHEST) + jnp.matmul(attention, new, precision=HIGHEST)
+
+
+def _transposed(x: jax.Array) -> jax.Array:
+    return jnp.swapaxes(x, -1, -2)
+
+
+# ---------------------------------------------------------------- states of trees
+
+
+@jax.custom_vjp
+def _states(parts, source_CB, is_trunk_CB):
+    """The states [C, B, N, K, V] before the chunks of rows of trees, and what each chunk writes, [C, B, N, L, V].
+
+    What one chunk hands to the next is all that goes step by step, in the gradient as well: two products a chunk, where
+    differentiating the scan would make eight. The rest are products over all chunks at once.
+    """
+
+    def step(carry, chunk):
+        state, trunk = carry
+        part, source, is_trunk = chunk
+        state = jnp.where(source == BRANCHES, trunk, state)
+        state = jnp.where(source == BEGINS, 0.0, state)
+        after, new = _advance(state, part)
+        return (after, jnp.where(is_trunk, after, trunk)), (state, new)
+
+    u, _, _, query, _, _ = parts
+    nothing = jnp.zeros((*u.shape[1:3], query.shape[-1], u.shape[-1]), u.dtype)
+    return jax.lax.scan(step, (nothing, nothing), (parts, _per_head(source_CB), _per_head(is_trunk_CB)))[1]
+
+
+def _states_forward(parts, source_CB, is_trunk_CB):
+    states, new = _states(parts, source_CB, is_trunk_CB)
+    return (states, new), (parts, source_CB, is_trunk_CB, states, new)
+
+
+def _states_backward(residuals, slopes):
+    parts, source_CB, is_trunk_CB, states, new = residuals
+    _, w, _, _, carried, total = parts
+
+    def step(carry, chunk):
+        after, trunk = carry  # slopes of the state behind this chunk, and of the trunk's that later branches read
+        w, carried, total, source, is_trunk, of_state, of_new = chunk
+        after = after + jnp.where(is_trunk, trunk, 0.0)
+        of_new = of_new + jnp.matmul(carried, after, precision=HIGHEST)
+        of_state = of_state + total * after - jnp.matmul(_transposed(w), of_new, precision=HIGHEST)
+        trunk = jnp.where(is_trunk, 0.0, trunk) + jnp.where(source == BRANCHES, of_state, 0.0)
+        return (jnp.where(source == CONTINUES, of_state, 0.0), trunk), (after, of_new)
+
+    nothing = jnp.zeros_like(states[0])
+    chunks = (w, carried, total, _per_head(source_CB), _per_head(is_trunk_CB), *slopes)
+    after, of_new = jax.lax.scan(step, (nothing, nothing), chunks, reverse=True)[1]
+    of_w = -jnp.matmul(of_new, _transposed(states), precision=HIGHEST)
+    of_carried = jnp.matmul(new, _transposed(after), precision=HIGHEST)
+    of_total = jnp.sum(states * after, axis=(-1, -2), keepdims=True)
+    return (of_new, of_w, None, None, of_carried, of_total), None, None
+
+
+_states.defvjp(_states_forward, _states_backward)
+
+
+def _per_head(x_CB: jax.Array) -> jax.Array:
+    return x_CB[:, :, None, None, None]
