@@ -6,12 +6,14 @@ Two full layers, a ring of 22 slots; the longest prompt and the longest response
 from __future__ import annotations
 
 import functools
+import weakref
 
 import numpy as np
 import pytest
 
 from tests.rollout import build
 from zppo_jax.models import qwen3_5
+from zppo_jax.rollout import session
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample
@@ -111,7 +113,7 @@ def test_a_row_keeps_its_prompt_while_shorter_neighbours_come_and_go():
     """A long response beside which one-token responses take the other slots again and again, at every step."""
     one = Session(engine(chunk=1), model().params)
     asked = request(2, 11)
-    ticket, others = one.submit(asked), [request(100 + n, 1 + n % 11, limit=1) for n in range(20)]
+    ticket, others = one.submit(asked), [request(200 + n, 1 + n % 11, limit=1) for n in range(20)]
     tickets = {one.submit(each): each for each in others}
     found = finish(one)
     same(found[ticket], fresh(asked))
@@ -124,3 +126,20 @@ def test_a_prompt_that_the_ring_has_no_room_for_is_refused():
     one.submit(request(1, 5))
     with pytest.raises(ValueError, match=r"prompt q2 .* 16 key slots"):
         one.submit(request(2, 6))
+
+
+def test_the_slots_of_one_ring_are_gone_before_those_of_the_next_are_made(monkeypatch):
+    """A device holds one ring at a time: what fits for each would not fit for both."""
+    alive, made = weakref.WeakSet(), []
+
+    class Watched(Session):
+        def __init__(self, *args, **settings):
+            assert not alive
+            alive.add(self)
+            super().__init__(*args, **settings)
+            made.append(self._ring)
+
+    monkeypatch.setattr(session, "Session", Watched)
+    rings = build.engine(model(), "rings", Shapes(buckets=(2, 20), patch_slots=16, max_new_tokens=4), 3, 2, 5)
+    found = rings.sample(model().params, [request(1, 2), request(2, 19), request(3, 1)])
+    assert made == [6, 24] and all(len(sample.token_ids_T) == 4 for (sample,) in found)

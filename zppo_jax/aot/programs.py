@@ -29,6 +29,7 @@ from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.update import step
 from zppo_jax.warmstart import SHIPPED
+from zppo_jax.zppo import get_method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,8 @@ def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
         return Programs(student)
     model, params = run.teacher
     teacher = setup.teacher_engine(config, model, banned_mask(model), student)
-    teacher.prepare(params, (Sampling(config.teacher.temperature, top_p=config.teacher.top_p),))
+    if get_method(config.method).needs_teacher:
+        teacher.prepare(params, (Sampling(config.teacher.temperature, top_p=config.teacher.top_p),))
     if not config.teacher.compress.enabled:
         return Programs(student, teacher)
     compressor = setup.compressor_engine(config, teacher)

@@ -40,7 +40,7 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
     {"largest_rows_per_microbatch", "tried"}."""
     config, topology = asked.config, asked.topology
     mesh, own = programs.make_meshes(config, topology)
-    needed = asked.teacher and bool(get_method(config.method).needs_teacher)
+    needed = asked.teacher and bool(get_method(config.method).reformulations)  # it may be wanted as compressor alone
     run = programs.shapes(config, mesh, own, needed)
     result = {
         "topology": topology.name,
@@ -113,7 +113,11 @@ def _tflop(config: Config, run: Shapes, found: Programs, name: str) -> float | N
     kind, engine = memory.kind_of(name), found.engine_of(name)
     if kind in ("gradient", "logprobs"):
         update = config.update
-        sizes = (setup.num_rows(config, run.mesh, run.hosts), update.row_tokens, update.prompts_per_row)
+        num_rows = setup.num_rows(config, run.mesh, run.hosts)
+        if kind == "logprobs":  # one for each part of the batch, as in `Learner`
+            with parallel.use(run.mesh):
+                num_rows = min(num_rows, parallel.num_shards("batch"))
+        sizes = (num_rows, update.row_tokens, update.prompts_per_row)
         shape = rows.shapes(*sizes, config.prompt.buckets[-1], config.rollout.max_new_tokens, 0)
         training = flops.of_training(run.student, shape.num_tokens) * shape.num_rows * shape.num_tokens / 1e12
         return training if kind == "gradient" else training / 3

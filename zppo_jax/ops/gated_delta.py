@@ -197,7 +197,7 @@ def _advance(state, part):
     """From chunk to chunk: the state behind it, and what it writes (the d of all its tokens)."""
     u, w, _, _, carried, total = part
     new = u - jnp.matmul(w, state, precision=HIGHEST)
-    return total * state + jnp.matmul(_transposed(carried), new, precision=HIGHEST), new
+    return total * state + jnp.einsum("bnlk,bnlv->bnkv", carried, new, precision=HIGHEST), new
 
 
 def _read(state, new, part):

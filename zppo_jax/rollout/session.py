@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -266,7 +266,9 @@ def stream(
     start, total = time.monotonic(), sum(request.num_samples for request in requests)
     buckets = [engine.shapes.bucket_of(request.features, request.uid) for request in requests]
     order = sorted(range(len(requests)), key=buckets.__getitem__)
-    for ring, members in itertools.groupby(order, key=lambda index: engine.shapes.ring_of(buckets[index])):
+
+    def of_ring(ring: int, members: Iterable[int]) -> Iterator[Finished]:
+        """A session ends with this call: its slots are gone before those of the next ring are made."""
         session = Session(engine, params, ring, statistics)
         place = {session.submit(requests[index]): index for index in members}
         while session.busy:
@@ -274,3 +276,6 @@ def stream(
             if report:
                 report(statistics.line(total, time.monotonic() - start))
             yield [(place[one.ticket], one.index, one.sample) for one in events if one.sample is not None]
+
+    for ring, members in itertools.groupby(order, key=lambda index: engine.shapes.ring_of(buckets[index])):
+        yield from of_ring(ring, members)
