@@ -90,3 +90,17 @@ def test_dtypes(both):
     state = cosine(*(one["cache"]["recurrent"].reshape(-1, 128 * 128) for one in both)).min()
     print(f"recurrent state: smallest cosine {state:.6f}")
     assert state > 0.999
+
+
+def test_the_embedding_of_a_frequent_token_has_its_whole_gradient():
+    """8,192 summands of mean 0.2: a sum in bfloat16 would stall near 1,024."""
+    tokens = np.zeros((1, 8192), np.int32)
+    slope = jnp.asarray(np.random.default_rng(0).normal(0.2, 1.0, (1, 8192, 8)), jnp.bfloat16)
+    table = jnp.zeros((4, 8), jnp.bfloat16)
+    (found,) = jax.jit(lambda slope: jax.vjp(lambda table: text.embed({"embed": table}, tokens), table)[1](slope))(
+        slope
+    )
+    assert found.dtype == jnp.bfloat16 and not found[1:].any()
+    np.testing.assert_allclose(
+        np.asarray(found[0], np.float32), np.sum(np.asarray(slope, np.float64), (0, 1)), rtol=4e-3
+    )

@@ -13,7 +13,8 @@ from tests import tiny_model
 from tests.tiny_model import ROWS, SETTINGS, SHAPES, FastCompiler, fresh_state, groups, learner
 from zppo_jax import checkpoint
 from zppo_jax.rollout.engine import Request
-from zppo_jax.update import batch, optimizer, rows
+from zppo_jax.types import Outcome
+from zppo_jax.update import batch, losses, optimizer, rows
 
 
 def logprobs_of(params, chosen) -> np.ndarray:
@@ -126,6 +127,31 @@ def test_equal_rewards_everywhere_move_nothing():
     state, advantages_PG, metrics, _ = learner().update(fresh_state(), all_right(), seed=0, step=1)
     assert not advantages_PG.any() and metrics["nonzero_group_fraction"] == 0.0 and metrics["grad_norm"] == 0.0
     jax.tree.map(np.testing.assert_array_equal, state["params"], tiny_model.model().params)
+
+
+def test_a_mini_batch_without_computed_tokens_has_no_ratio():
+    """Of two mini-batches the second has equal rewards alone: ratio, kl and the distance are those of the first."""
+    _, second = (part.tolist() for part in batch.split(len(groups()), 2, 0, 1, 0))
+    pairs = enumerate(zip(groups(), all_right(), strict=True))
+    chosen = [right if index in second else one for index, (one, right) in pairs]
+    found = learner().update(fresh_state(), chosen, seed=0, step=1).metrics
+    assert found["tokens"] > 0 and abs(found["ratio"] - 1) < 1e-4 and found["kl"] < 1e-6
+    assert found["log_ratio_abs"] == pytest.approx(found["mismatch_abs"])
+    nothing = learner().update(fresh_state(), all_right(), seed=0, step=1).metrics
+    assert all(np.isnan(nothing[name]) for name in losses.COMPUTED) and nothing["clip_fraction"] == 0
+
+
+def test_each_epoch_has_the_statistics_of_its_own_mini_batches():
+    rng, names = np.random.default_rng(0), [f"q{number}" for number in range(8)]
+    outcomes = [Outcome(name, "plain", name, tuple(rng.random(8) < 0.5), 8, 0) for name in names]
+    settings = dataclasses.replace(SETTINGS, scope="minibatch", num_minibatches=2, inner_epochs=3)
+    trainer = dataclasses.replace(learner(), settings=settings)
+    dealt = [trainer._epoch(outcomes, 0, 1, epoch) for epoch in range(3)]
+    assert len({tuple(np.concatenate(parts)) for parts, _ in dealt}) == 3
+    for parts, advantages_PG in dealt:
+        for part in parts:
+            uneven = [row_G for row_G in advantages_PG[part] if row_G.any()]
+            assert np.std(uneven) == pytest.approx(1, abs=1e-5)
 
 
 def without_numbers(group):

@@ -20,7 +20,7 @@ from zppo_jax.compilation import Compiler, Program, shapes_of
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.parallel import Hosts
 from zppo_jax.types import Group, Outcome
-from zppo_jax.update import batch, rows, step
+from zppo_jax.update import batch, losses, rows, step
 from zppo_jax.update.rows import RowShapes
 from zppo_jax.update.step import Objective, State
 
@@ -94,22 +94,30 @@ class Learner:
         outcomes = [group.outcome() for group in groups] if everyone is None else everyone
         places = {outcome.uid: place for place, outcome in enumerate(outcomes)}
         own = {places[group.prompt.uid]: group for group in groups}
-        chosen, count = self.settings, self.settings.num_minibatches
-        parts = batch.split(len(outcomes), count, seed, step, 0)
-        advantages_PG = batch.advantages(outcomes, parts, chosen.normalisation, chosen.scope, chosen.eps)
+        epochs = [self._epoch(outcomes, seed, step, epoch) for epoch in range(self.settings.inner_epochs)]
+        parts, advantages_PG = epochs[0]
         has_gradient = batch.with_gradient(parts[0].tolist(), advantages_PG)
         looked = {} if has_gradient else self.mismatch(state["params"], own, advantages_PG, seed=seed, step=step)
         updates, walked = [], []
-        for epoch in range(chosen.inner_epochs):
-            for part in batch.split(len(outcomes), count, seed, step, epoch) if epoch else parts:
+        for parts, theirs_PG in epochs:
+            for part in parts:
                 num_tokens = batch.num_tokens([outcomes[index] for index in part])
-                state, row = self._step(state, own, advantages_PG, part, num_tokens)
+                state, row = self._step(state, own, theirs_PG, part, num_tokens)
                 updates.append(row)
                 walked.append(part.tolist())
         rows_of = jax.device_get(updates)
         metrics = _mean_rows(rows_of) | (looked or _mismatch_of(rows_of[0]))
         metrics["nonzero_group_fraction"] = float(np.mean(np.any(advantages_PG != 0.0, axis=1)))
         return Updated(state, advantages_PG, metrics, {n: walked[n] for n, row in enumerate(rows_of) if row["skipped"]})
+
+    def _epoch(
+        self, outcomes: Sequence[Outcome], seed: int, step: int, epoch: int
+    ) -> tuple[Sequence[np.ndarray], np.ndarray]:
+        """Its mini-batches and the advantages [P, G] in them: each epoch deals the groups anew, and the statistics of a
+        mini-batch (`advantage.scope`) with them."""
+        chosen = self.settings
+        parts = batch.split(len(outcomes), chosen.num_minibatches, seed, step, epoch)
+        return parts, batch.advantages(outcomes, parts, chosen.normalisation, chosen.scope, chosen.eps)
 
     def _wait_for_all(self, state: State) -> None:
         """For every program, so that a later step compiles nothing; and no host begins what all do together before
@@ -248,7 +256,14 @@ def _mismatch_of(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _mean_rows(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over the updates of a step that were made; tokens, and updates that were skipped, are summed."""
+    """Means over the updates of a step that were made, of COMPUTED over those with computed tokens (NaN without any);
+    tokens, and updates that were skipped, are summed."""
     made = [row for row in rows if not row["skipped"]]
-    means = {name: float(np.mean([row[name] for row in made])) if made else math.nan for name in rows[0]}
+    computed = [row for row in made if row["tokens"] > 0]
+
+    def mean(name: str) -> float:
+        counted = computed if name in losses.COMPUTED else made
+        return float(np.mean([row[name] for row in counted])) if counted else math.nan
+
+    means = {name: mean(name) for name in rows[0]}
     return means | {name: float(np.sum([row[name] for row in rows])) for name in ("tokens", "skipped")}

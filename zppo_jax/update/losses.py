@@ -81,11 +81,15 @@ def no_sums() -> dict[str, jax.Array]:
     return {name: jnp.float32(0.0) for name in names}
 
 
+COMPUTED = ("ratio", "kl", "log_ratio_abs")
+"""Metrics that are means over the computed tokens: without any there is none."""
+
+
 def means(sums: dict[str, jax.Array], num_tokens: jax.Array | None = None) -> dict[str, jax.Array]:
     """Token means of `surrogate_sums`.
 
     `num_tokens` counts those as well that were not computed because their advantage is zero: they add nothing to the
-    loss and are never clipped. ratio, kl and log_ratio_abs are means over the computed tokens.
+    loss and are never clipped. Those of COMPUTED are means over the computed tokens.
     """
     computed = jnp.maximum(sums["tokens"], 1.0)
     tokens = computed if num_tokens is None else jnp.maximum(num_tokens, 1.0)

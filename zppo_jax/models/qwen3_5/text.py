@@ -263,7 +263,27 @@ def ends(params: Params) -> Params:
 def embed(params: Params, tokens_BT: jax.Array) -> jax.Array:
     """Token embeddings [B, T, D]."""
     table_VD = constrain(params["embed"], "vocab", None)  # whole rows are looked up; cut ones would be regrouped after
-    return constrain(jnp.take(table_VD, tokens_BT, axis=0), "batch", None, None)
+    return constrain(_rows_of(table_VD, tokens_BT), "batch", None, None)
+
+
+@jax.custom_vjp
+def _rows_of(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+    """Rows of the table, whose gradient is summed in float32: of a token that comes thousands of times, a sum in
+    bfloat16 stalls as soon as a summand is less than half a unit in its last place."""
+    return jnp.take(table_VD, tokens_BT, axis=0)
+
+
+def _rows_forward(table_VD: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _rows_of(table_VD, tokens_BT), (table_VD, tokens_BT)  # of the table only shape and dtype are used
+
+
+def _rows_backward(residuals: tuple[jax.Array, jax.Array], slope_BTD: jax.Array) -> tuple[jax.Array, None]:
+    table_VD, tokens_BT = residuals
+    sums_VD = jnp.zeros(table_VD.shape, jnp.float32).at[tokens_BT].add(slope_BTD.astype(jnp.float32))
+    return sums_VD.astype(table_VD.dtype), None
+
+
+_rows_of.defvjp(_rows_forward, _rows_backward)
 
 
 def head(params: Params) -> jax.Array:
