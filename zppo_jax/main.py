@@ -87,26 +87,27 @@ def main() -> None:
     app.run(_run, flags_parser=_parse_or_exit)
 
 
-def parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str], program: str = "zppo_jax.main", example: str = _EXAMPLE) -> list[str]:
     """Reads the flags into `flags.FLAGS` and returns what is left; raises `ConfigError` on any mistake.
 
     Args:
       argv: the whole command line, program name first.
+      program: the module that was called, for its mistakes, and an `example` of how.
     """
     path = _last_value(argv, "config")
     if not path:
-        raise ConfigError(f"--config is missing: name a configuration file, as in `{_EXAMPLE}`")
+        raise ConfigError(f"--config is missing: name a configuration file, as in `{example}`")
     load_config(path)  # config_flags loads it again, and would hide what is wrong with it
     for name, text in overrides(argv):
         check_override(name, text)
     try:
         rest = flags.FLAGS(_quoted(argv))
     except Exception as error:  # absl and config_flags raise many kinds, and each message is for a person to read
-        raise ConfigError(f"{_one_line(error)}; `python -m zppo_jax.main --help` lists the flags and keys") from error
+        raise ConfigError(f"{_one_line(error)}; `python -m {program} --help` lists the flags") from error
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r} is no flag: a key is changed by --config.KEY=VALUE")
     if not flags.FLAGS.workdir or flags.FLAGS.config is None:
-        raise ConfigError(f"--workdir is missing: name the directory of the run, as in `{_EXAMPLE}`")
+        raise ConfigError(f"--workdir is missing: name the directory of the run, as in `{example}`")
     return rest
 
 
@@ -179,7 +180,7 @@ def _run(argv: Sequence[str]) -> None:
     del argv
     try:
         config = from_config_dict(_CONFIG.value)
-        _check_method(config)
+        check_method(config)
         from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
 
         logging.set_verbosity(logging.WARNING)  # orbax tells every thread's business at INFO
@@ -227,7 +228,8 @@ def _exit(message: object, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _check_method(config: Config) -> None:
+def check_method(config: Config) -> None:
+    """Raises ConfigError when the method is no row of the table."""
     from zppo_jax.zppo.methods import METHODS
 
     if config.method not in METHODS:

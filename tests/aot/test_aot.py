@@ -38,7 +38,10 @@ def test_names_of_slices(name, libtpu, devices):
     assert (found.name, found.libtpu, found.num_devices) == (name, libtpu, devices)
 
 
-@pytest.mark.parametrize("name", ["v5e-7", "v5p-9", "h100-8", "v5p", "v5p:axb", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["v5e-7", "v5p-9", "h100-8", "v5p", "v5p:axb", "", "v5p:2x4", "v5e:2x2x2", "v5e:4x2", "v5e:3x3", "v6e:0x0"],
+)
 def test_what_is_no_slice_is_refused_with_those_that_are(name):
     with pytest.raises(ConfigError, match=r"is no slice: v5e-1\|4\|8.*v5p-8\|16.*or a grid such as v5p:4x4x4"):
         topologies.parse(name)
@@ -54,6 +57,42 @@ def test_flags_are_this_commands_own_and_keys_are_the_trainers(monkeypatch):
         command.parse(["aot", f"--config={TINY}"])
     with pytest.raises(ConfigError, match="no_such_key"):
         command.parse([*words, "--config.update.no_such_key=1"])
+    with pytest.raises(ConfigError, match="--search compiles gradients alone"):
+        command.parse([*words, "--search"])
+    with pytest.raises(ConfigError, match=r"python -m zppo_jax.aot --help"):
+        command.parse([*words, "--bogus"])
+
+
+def test_an_unknown_method_is_one_line():
+    words = [sys.executable, "-m", "zppo_jax.aot", f"--config={TINY}:ppo", "--topology=v5e-16"]
+    done = subprocess.run(words, cwd=runs.ROOT, capture_output=True, text=True, timeout=60)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "method = 'ppo': there is no such method; give one of grpo" in line
+
+
+def test_values_may_stand_behind_their_flags():
+    words = [
+        "--topology",
+        "v5e-16",
+        "--json",
+        "--config",
+        TINY,
+        "--programs",
+        "update",
+        "--config.seed",
+        "3",
+        "--search",
+    ]
+    own = ["--topology", "v5e-16", "--json", "--programs", "update", "--search"]
+    assert command._divided(words) == (own, ["--config", TINY, "--config.seed", "3"])
+
+
+def test_an_answer_that_nobody_takes_is_told(capsys, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert command._print("x" * 100_000) == 1
+        monkeypatch.undo()
+    assert "cannot be written: No space left" in capsys.readouterr().err
 
 
 def test_help_teaches(capsys):
@@ -68,11 +107,14 @@ def test_what_one_host_has_of_a_slice_is_a_slice(name, host):
     assert topologies.parse(name).part(4) == topologies.parse(host)
 
 
-def test_models_by_directory_and_by_name():
+def test_models_by_directory_and_by_name(tmp_path):
     assert programs.model_config("", "student").text.hidden_size < 512
     assert programs.model_config("Qwen/Qwen3.5-27B-FP8", "teacher") == programs.sizes.get("27B")
-    with pytest.raises(ConfigError, match=r"'Owner/Other' is no directory .* and no published size"):
-        programs.model_config("Owner/Other", "student")
+    with pytest.raises(ConfigError, match=r"teacher.path = 'Owner/Other' is no directory .* and no published size"):
+        programs.model_config("Owner/Other", "teacher")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"model.path = .*config.json has no text_config"):
+        programs.model_config(str(tmp_path), "student")
 
 
 def test_collectives_are_counted_in_bytes():
@@ -81,8 +123,30 @@ def test_collectives_are_counted_in_bytes():
       %b = (bf16[16]{0}, bf16[64]{0}) all-gather-start(%y), dimensions={0}
       %c = f32[] all-reduce(%z), to_apply=%add
       %d = f32[9] add(%all-reduce, %c)
+      %e = (f32[2]{0}, /*index=1*/f32[3]{0}) all-reduce(%u, %v), channel_id=2, to_apply=%add
     """
-    assert compiling.collective_bytes(text) == {"all-gather": 128 + 128, "all-reduce": 4}
+    assert compiling.collective_bytes(text) == {"all-gather": 128 + 128, "all-reduce": 4 + 20}
+
+
+def test_what_runs_beside_others_is_counted_once_and_a_part_of_a_sum_as_such():
+    """As the TPU compiler writes them: one gather at its start, on its way and at its end; a sum of which each device
+    keeps a part."""
+    text = """
+%async_start (p: f32[2,8]) -> (f32[2,8], f32[16,8]) {
+  %all-gather.1 = f32[16,8]{1,0} all-gather(%p), channel_id=7, dimensions={0}
+}
+%async_step (p: f32[2,8]) -> f32[16,8] {
+  %all-gather.2 = f32[16,8]{1,0} all-gather(%p), channel_id=7, dimensions={0}
+}
+%all-reduce-scatter.1 (input_0: f32[64,4], input_1: f32[8]) -> (f32[8,4], f32[1]) {
+  %all-reduce.3 = (f32[64,4]{1,0}, f32[8]{0}) all-reduce(%input_0, %input_1), channel_id=8, to_apply=%add
+  ROOT %tuple.1 = (f32[8,4]{1,0}, f32[1]{0}) tuple(%a, %b)
+}
+ENTRY %main.1 (p: f32[2,8]) -> f32[] {
+  %all-gather.4 = f32[16,8]{1,0} all-gather(%p), channel_id=9, dimensions={0}
+}
+"""
+    assert compiling.collective_bytes(text) == {"all-gather": 2 * 512, "reduce-scatter": 128 + 4}
 
 
 @pytest.mark.parametrize(
@@ -137,9 +201,10 @@ def test_what_lies_beside_a_program_is_what_the_run_holds_and_it_does_not_take(t
         return memory.beside(config, run, found, name)
 
     assert beside("update") == teacher and beside("gradient") == optimizer + teacher
-    features = beside("decode over 80 keys") - optimizer - teacher - params - resident["prompts"]
+    features = beside("decode over 80 keys") - optimizer - teacher - params - resident["prompts"] - resident["weights"]
     assert features > 0 and features % resident["features"] == 0
     held = optimizer + teacher + features
+    held += resident["weights"]  # the student's own, while the teacher of its shape runs the same programs
     assert beside("prefill of 64 tokens") == held + vision + resident["weights"] + resident["slots"]
     assert beside("fill of 80 keys after 64 tokens") == held + params + resident["weights"]
     assert beside("decode over 80 keys") == held + params + resident["prompts"]
@@ -186,6 +251,15 @@ def test_a_compilation_that_takes_too_long_is_given_up():
     assert (after.unfinished, after.error, after.seconds) == (True, "not begun: time ran out before", 0.0)
 
 
+def test_work_is_that_of_the_rows_that_a_program_has(tiny_run):
+    """A micro-batch has eight rows here, the look at log-probabilities one a device, each a third of the work."""
+    config, run, found, _ = tiny_run
+    eight = dataclasses.replace(config, update=dataclasses.replace(config.update, rows_per_microbatch=8))
+    one, many = (report._tflop(each, run, found, "gradient") for each in (config, eight))
+    looked = [report._tflop(each, run, found, "log-probabilities") for each in (config, eight)]
+    assert one and many and many == pytest.approx(8 * one) and looked == pytest.approx([one / 3, one / 3])
+
+
 def test_a_table_of_markdown():
     one = {
         "name": "gradient", "argument_gib": 1.0, "temp_gib": 2.0, "peak_gib": 2.5, "beside_gib": 0.25, "limit_gib": 4,
@@ -205,6 +279,47 @@ def test_a_table_of_markdown():
     assert "|".join(cells[2]) == "gradient|1.00|2.00|2.50|0.25|4.00|yes|all-gather 0.50|1,234|1.50|61 s"
     assert cells[3][1:7] == ["", "", "16.25", "0.25", "4.00", "12.50 short"]
     assert cells[4][3] == "" and cells[4][6] == "not compiled in 25 minutes"
+
+
+@pytest.mark.parametrize(
+    ("fits", "largest", "decided", "said"),
+    [
+        ([True, True, False], 32, True, "The largest that fits: 32 rows."),
+        ([False], 0, True, "None fits."),
+        ([True, None], 16, False, "Time ran out at 32 rows: 16 rows fit."),
+        ([None], None, False, "Time ran out at 16 rows: nothing is known."),
+    ],
+)
+def test_a_search_says_what_it_knows(tiny_run, monkeypatch, fits, largest, decided, said):
+    """Compilations are answered here; what is made of the answers is the command's."""
+    config, run, found, _ = tiny_run
+    answers = iter(fits)
+
+    def compile_one(asked, run, console):
+        fit = next(answers)
+        needed = 0 if fit else 2**50
+        return [
+            compiling.Compiled("gradient", 1.0, needed=needed, unfinished=fit is None, error="late" * (fit is None))
+        ], found
+
+    monkeypatch.setattr(report, "_compile", compile_one)
+    monkeypatch.setattr(report.parallel, "num_shards", lambda axis: 16)
+    answer = report._search(report.Question(config, topologies.parse("v5e-16")), run, None)
+    assert (answer["largest_rows_per_microbatch"], answer["decided"]) == (largest, decided)
+    assert table._found(answer) == said and len(list(table._tried(answer))) == len(fits)
+
+
+def test_a_teacher_that_only_compresses_is_part_of_the_run(monkeypatch):
+    tree = tiny.get_config("grpo_replay_ncq")
+    tree.teacher.compress.enabled = True
+    config, slices = from_config_dict(tree), topologies.parse("v5e-1")
+    mesh = setup.make_mesh(config, jax.devices()[:1])
+    monkeypatch.setattr(programs, "make_meshes", lambda config, topology: (mesh, mesh))
+    monkeypatch.setattr(report, "_compile", lambda asked, run, console: ([], programs.ask(asked.config, run, recorder)))
+    monkeypatch.setattr(report.importlib.metadata, "version", lambda name: "0")
+    recorder = compiling.Recorder(mesh, lambda name: False)
+    answer = report.answer(report.Question(config, slices), False, None)
+    assert answer["teacher_gib"] > 0 and any("compressor's decode" in name for name in recorder.asked)
 
 
 def test_the_document_holds_what_the_command_said():

@@ -36,11 +36,11 @@ Flags:
   --minutes=N                   give a program up that takes longer; those after it are not begun
 
 Columns: GiB of one device. `arguments` are the program's inputs, `temporary` what it allocates meanwhile, `peak` the
-most of both at once, `beside` what the run holds there besides (the optimiser while it samples, say), `limit` the
-device's memory. `between devices` are GiB by kind; a loop's body counts once. `TFLOP` are those of the model in a call
-on all devices (on those of a host, where it samples), without what is computed twice; `s at 40 %` is their time at 40 %
-of the devices' peak, or for decoding that of reading weights and slots for each token of a chunk at 40 % of the
-bandwidth, if that is longer.
+most of both at once, `beside` what the run holds there besides (the optimiser while it samples, say, and the code of
+all programs that were compiled here), `limit` the device's memory. `between devices` are GiB by kind; a loop's body
+counts once. `TFLOP` are those of the model in a call on all devices (on those of a host, where it samples), without
+what is computed twice; `s at 40 %` is their time at 40 % of the devices' peak, or for decoding that of reading weights
+and slots for each token of a chunk at 40 % of the bandwidth, if that is longer.
 """
 
 _FLAGS = flags.FlagValues()
@@ -50,7 +50,8 @@ _TEACHER = flags.DEFINE_boolean("teacher", True, "teacher's programs", flag_valu
 _JSON = flags.DEFINE_boolean("json", False, "JSON", flag_values=_FLAGS)
 _SEARCH = flags.DEFINE_boolean("search", False, "largest micro-batch", flag_values=_FLAGS)
 _MINUTES = flags.DEFINE_float("minutes", None, "of a program", lower_bound=0.0, flag_values=_FLAGS)
-_OWN = ("topology", "programs", "teacher", "noteacher", "json", "nojson", "search", "nosearch", "minutes")
+_WITH_VALUE = ("topology", "programs", "minutes")
+_OWN = (*_WITH_VALUE, "teacher", "noteacher", "json", "nojson", "search", "nosearch")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check(config, argv)
     except ConfigError as error:
         command.leave(error, 2)
+    except KeyboardInterrupt:
+        print("zppo_jax: stopped; nothing is kept of what was compiled", file=sys.stderr)
+        os._exit(130)  # without waiting for a compilation, which may take minutes
 
 
 def parse(argv: Sequence[str]) -> Config:
@@ -71,15 +75,30 @@ def parse(argv: Sequence[str]) -> Config:
     from zppo_jax import main as trainer
     from zppo_jax.config import from_config_dict
 
-    own = [word for word in argv[1:] if word.lstrip("-").partition("=")[0] in _OWN]
+    own, rest = _divided(argv[1:])
     command.read(_FLAGS, [argv[0], *own], "zppo_jax.aot", _EXAMPLE, (_TOPOLOGY,))
-    trainer.parse([argv[0], *(word for word in argv[1:] if word not in own), "--workdir=none"])
-    return from_config_dict(flags.FLAGS.config)
+    if _SEARCH.value and _PROGRAMS.value:
+        raise ConfigError("--search compiles gradients alone: leave --programs out")
+    trainer.parse([argv[0], *rest, "--workdir=none"], "zppo_jax.aot", _EXAMPLE)
+    config = from_config_dict(flags.FLAGS.config)
+    trainer.check_method(config)
+    return config
+
+
+def _divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """This command's own flags, with the word behind one that needs a value, and the trainer's."""
+    own, rest, wants = [], [], False
+    for word in words:
+        name, equals, _ = word.lstrip("-").partition("=")
+        mine = wants or (word.startswith("-") and name in _OWN)
+        (own if mine else rest).append(word)
+        wants = mine and not wants and not equals and name in _WITH_VALUE
+    return own, rest
 
 
 def _settle_environment() -> None:
     """libtpu as a compiler alone: no metadata server is asked, and several processes may compile at once."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["JAX_PLATFORMS"] = "cpu"  # whatever runs here; the slice's devices are the compiler's alone
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
@@ -93,6 +112,8 @@ def _check(config: Config, argv: Sequence[str]) -> None:
     from zppo_jax.aot import report, table, topologies
     from zppo_jax.console import RunConsole
 
+    if sys.stdout is None:
+        raise ConfigError("standard output is closed, where the answer would go")
     topology = topologies.parse(_TOPOLOGY.value or "")
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError("libtpu is not installed, which compiles for TPUs: pip install 'zppo-jax[tpu]'")
@@ -101,10 +122,19 @@ def _check(config: Config, argv: Sequence[str]) -> None:
     with _standard_output_kept(_JSON.value), RunConsole(0, file=sys.stderr) as console:
         command_line = shlex.join(["python", "-m", "zppo_jax.aot", *argv[1:]])
         answer = {"command": command_line} | report.answer(asked, _SEARCH.value, console)
-    print(json.dumps(answer) if _JSON.value else "\n".join(table.lines(answer)))
-    if limit is not None:  # without waiting for a compilation that was given up
-        sys.stdout.flush()
-        os._exit(0)
+    status = _print(json.dumps(answer) if _JSON.value else "\n".join(table.lines(answer)))
+    if status or limit is not None:  # without waiting for a compilation that was given up
+        os._exit(status)
+
+
+def _print(text: str) -> int:
+    """The exit status: 1 where nobody takes the answer."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        print(f"zppo_jax: the answer cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
 
 
 @contextlib.contextmanager

@@ -24,8 +24,8 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, 
 class Compiled:
     """What the compiler says of one program. Bytes are those of one device.
 
-    `needed` is what a device must hold; `error` says why there is no program: it does not fit, or `unfinished`: time
-    ran out.
+    `needed` is what a device must hold beside the program itself, `code`; `error` says why there is no program: it does
+    not fit, or `unfinished`: time ran out.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Compiled:
     temp: int = 0
     peak: int = 0
     needed: int = 0
+    code: int = 0
     collectives: dict[str, int] = dataclasses.field(default_factory=dict)
     error: str = ""
     unfinished: bool = False
@@ -49,24 +50,24 @@ class Recorder(Compiler):
     def __init__(self, mesh: jax.sharding.Mesh, wanted: Callable[[str], bool], limit: float | None = None) -> None:
         super().__init__(mesh=mesh, num_threads=1)
         self._wanted, self._limit = wanted, limit
-        self._asked: dict[str, tuple[Callable[[], Any], jax.sharding.Mesh | None]] = {}
+        self.asked: dict[str, tuple[Callable[[], Any], jax.sharding.Mesh | None]] = {}
 
     def on(self, mesh: jax.sharding.Mesh) -> Recorder:
         """One that asks for another mesh; what it is asked for, this one compiles."""
         other = Recorder(mesh, self._wanted, self._limit)
-        other._asked = self._asked
+        other.asked = self.asked
         return other
 
     def program(
         self, name: str, lower: Callable[[], Any], kind: Kind = "sequence", mesh: jax.sharding.Mesh | None = None
     ) -> Program:
         del kind  # compile options are those of other platforms
-        self._asked.setdefault(name, (lower, mesh or self.mesh))
+        self.asked.setdefault(name, (lower, mesh or self.mesh))
         return None  # type: ignore[return-value]  # nobody calls it: nothing runs here
 
     def compile_all(self, announce: Callable[[str], None]) -> Iterator[Compiled]:
         given_up = False
-        for name, (lower, mesh) in self._asked.items():
+        for name, (lower, mesh) in self.asked.items():
             if given_up and self._wanted(name):
                 yield Compiled(name, 0.0, error="not begun: time ran out before", unfinished=True)
             elif self._wanted(name):
@@ -114,7 +115,8 @@ def compiled(name: str, lower: Callable[[], Any], mesh: jax.sharding.Mesh | None
     whole = argument + temp + memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = getattr(memory, "peak_memory_in_bytes", 0) or whole
     text = program.as_text() or ""
-    return Compiled(name, time.monotonic() - start, argument, temp, peak, max(peak, argument), collective_bytes(text))
+    seconds, code = time.monotonic() - start, memory.generated_code_size_in_bytes
+    return Compiled(name, seconds, argument, temp, peak, max(peak, argument), code, collective_bytes(text))
 
 
 def bytes_needed(message: str) -> int | None:
@@ -130,20 +132,41 @@ def _first_sentence(message: str) -> str:
     return " ".join(message.split())[:300]
 
 
+_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.-]+) .*\{\s*$")
+_INSTRUCTION = re.compile(rf" = (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+_SCATTER = "all-reduce-scatter"
+"""How the computations are called in which a TPU's all-reduce leaves each device its part alone."""
+
+
 def collective_bytes(text: str) -> dict[str, int]:
-    """Bytes that each kind of operation between devices gives on one device; a loop's body counts once."""
+    """Bytes that each kind of operation between devices gives on one device; a loop's body counts once.
+
+    What runs beside others stands in the text several times, at its start, on its way and at its end, with one number
+    of its channel.
+    """
     found: dict[str, int] = {}
+    channels, computation = set(), ""
     for line in text.splitlines():
-        match = re.search(rf" = (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line)
-        if match:
-            found[match[2]] = found.get(match[2], 0) + _largest(match[1])
+        header = _COMPUTATION.match(line)
+        computation = header[1] if header else computation
+        if computation.startswith(_SCATTER):
+            result = re.match(r"\s+ROOT \S+ = (.*?) [\w-]+\(", line)
+            if result:
+                found["reduce-scatter"] = found.get("reduce-scatter", 0) + sum(_sizes(result[1]))
+            continue
+        match, channel = _INSTRUCTION.search(line), re.search(r"channel_id=(\d+)", line)
+        if match is None or (channel and channel[1] in channels):
+            continue
+        channels.update(channel.groups() if channel else ())
+        # The start of a gather gives what goes in as well as what comes out.
+        size = max if match[3] and match[2] != "all-reduce" else sum
+        found[match[2]] = found.get(match[2], 0) + size(_sizes(match[1]))
     return found
 
 
-def _largest(shapes: str) -> int:
-    """Bytes of the largest array of an instruction's result, such as "(bf16[16]{0}, bf16[64]{0})"."""
-    sizes = [
+def _sizes(shapes: str) -> list[int]:
+    """Bytes of each array of an instruction's result, such as "(bf16[16]{0}, bf16[64]{0})"."""
+    return [
         _BYTES.get(kind, 4) * math.prod(int(size) for size in dims.split(",") if size)
         for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
-    ]
-    return max(sizes, default=0)
+    ] or [0]

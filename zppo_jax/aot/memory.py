@@ -76,9 +76,10 @@ def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
     held = {part: parallel.device_bytes(shapes) for part, shapes in own.items()}
     held |= {part: resident[part] for part in ("weights", "slots", "prompts")}
     copied = run.hosts.count > 1
-    if is_students:
-        return held | ({} if copied else {"params": 0})
     students = programs.student.resident_bytes(run.sampled, 0)["weights"]
+    if is_students:
+        shared = programs.teacher is not None and programs.teacher.name == programs.student.name  # its calls are larger
+        return held | ({} if copied else {"params": 0}) | ({"student's weights": students} if shared else {})
     copy = parallel.device_bytes(run.sampled) if copied else 0
     return held | {"teacher": 0, "student's weights": students, "student's copy": copy}
 

@@ -56,15 +56,17 @@ class Shapes:
 
 
 def model_config(path: str, shipped: str) -> qwen3_5.Config:
-    """Of a directory's config.json, of a published size by the end of its hub id, or of what the package ships."""
-    directory = Path(path) if path else SHIPPED / shipped
-    if (directory / "config.json").is_file():
-        return configs.from_directory(directory)
+    """Of a directory's config.json, of a published size by the end of its hub id, or of what the package ships as
+    "student" or "teacher"."""
+    directory, key = Path(path) if path else SHIPPED / shipped, {"student": "model.path", "teacher": "teacher.path"}
     name = re.sub(r"-FP8$", "", path).rpartition("-")[2]
     try:
-        return sizes.get(name)
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"{path!r} is no directory with a config.json and no published size of Qwen3.5") from error
+        return configs.from_directory(directory) if (directory / "config.json").is_file() else sizes.get(name)
+    except (KeyError, ValueError, OSError) as error:
+        reason = f" ({error})" if (directory / "config.json").is_file() else ""
+        raise ConfigError(
+            f"{key[shipped]} = {path!r} is no directory with a Qwen3.5 config.json and no published size of it{reason}"
+        ) from error
 
 
 def make_meshes(config: Config, topology: Topology) -> tuple[jax.sharding.Mesh, jax.sharding.Mesh]:
@@ -79,7 +81,11 @@ def make_meshes(config: Config, topology: Topology) -> tuple[jax.sharding.Mesh, 
 
 def _devices(topology: Topology) -> Sequence[jax.Device]:
     given = {"chips_per_host_bounds": list(topology.chips_per_host)} if topology.chips_per_host else {}
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology.libtpu, **given).devices
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology.libtpu, **given).devices
+    except jax.errors.JaxRuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"--topology={topology.name}: libtpu knows no such slice ({reason})") from error
 
 
 def shapes(config: Config, mesh: jax.sharding.Mesh, own: jax.sharding.Mesh, with_teacher: bool) -> Shapes:

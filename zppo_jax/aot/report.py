@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from zppo_jax import parallel, setup
@@ -14,7 +14,7 @@ from zppo_jax.aot import memory, programs
 from zppo_jax.aot.compiling import Compiled, Recorder
 from zppo_jax.aot.programs import Programs, Shapes, gib
 from zppo_jax.aot.topologies import GIB, Topology
-from zppo_jax.config import Config
+from zppo_jax.config import Config, ConfigError
 from zppo_jax.console import RunConsole
 from zppo_jax.models.qwen3_5 import flops
 from zppo_jax.update import rows
@@ -54,26 +54,32 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
     }
     if search:
         return result | {"programs": [], "search": _search(asked, run, console)}
-    return result | {"programs": list(entries(asked, run, console))}
+    found, programs_of = _compile(asked, run, console)
+    code = sum(one.code for one in found)
+    return result | {"code_gib": gib(code), "programs": [_entry(asked, run, programs_of, one, code) for one in found]}
 
 
-def entries(asked: Question, run: Shapes, console: RunConsole) -> Iterator[dict[str, Any]]:
-    """Of every program that counts, one after the other as they are compiled."""
+def _compile(asked: Question, run: Shapes, console: RunConsole) -> tuple[list[Compiled], Programs]:
+    """Every program that counts, one after the other, and whose they are."""
 
     def wanted(name: str) -> bool:
         return not asked.names or any(one.startswith(tuple(asked.names)) for one in (name, _label(name)))
 
     compiler = Recorder(run.mesh, wanted, asked.limit)
-    found = programs.ask(asked.config, run, compiler)
+    found, done = programs.ask(asked.config, run, compiler), []
+    if not any(map(wanted, compiler.asked)):
+        raise ConfigError(f"--programs={','.join(asked.names)}: no program's name begins so, of {list(compiler.asked)}")
     for one in compiler.compile_all(lambda name: console.message(f"compiling {name} ...")):
         end = f": {one.error}" if one.unfinished else ", and it does not fit" if one.error else ""
         console.message(f"compiled {one.name} in {one.seconds:.0f} s{end}")
-        yield _entry(asked, run, found, one)
+        done.append(one)
+    return done, found
 
 
-def _entry(asked: Question, run: Shapes, found: Programs, one: Compiled) -> dict[str, Any]:
+def _entry(asked: Question, run: Shapes, found: Programs, one: Compiled, code: int) -> dict[str, Any]:
+    """`code` are the bytes of all programs, which lie on the device from first to last."""
     limit = asked.topology.generation.hbm_gib * GIB
-    beside = memory.beside(asked.config, run, found, one.name)
+    beside = memory.beside(asked.config, run, found, one.name) + code
     entry: dict[str, Any] = {
         "program": _label(one.name),
         "name": one.name,
@@ -106,7 +112,11 @@ def _work(asked: Question, run: Shapes, found: Programs, one: Compiled) -> dict[
     seconds = work / (kind.tflops * (run.mesh if trains else run.own_mesh).size)
     if memory.kind_of(one.name) == "decode":
         seconds = max(seconds, asked.config.rollout.chunk * one.argument / (1e9 * kind.gigabytes_per_second))
-    return {"tflop": round(work, 2), "seconds_at_40_percent": round(seconds / UTILISATION, 3)}
+    return {"tflop": _rounded(work), "seconds_at_40_percent": _rounded(seconds / UTILISATION)}
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.4g}")
 
 
 def _tflop(config: Config, run: Shapes, found: Programs, name: str) -> float | None:
@@ -132,17 +142,23 @@ def _tflop(config: Config, run: Shapes, found: Programs, name: str) -> float | N
 
 
 def _search(asked: Question, run: Shapes, console: RunConsole) -> dict[str, Any]:
-    """Doubles the rows of a micro-batch from one for each part of the batch until the gradient does not fit."""
+    """Doubles the rows of a micro-batch from one for each part of the batch until the gradient does not fit. The answer
+    is None where time ran out at the first, and not `decided` where it ran out at a later one."""
     with parallel.use(run.mesh):
         smallest = parallel.num_shards("batch")
-    best, tried = 0, []
+    best, tried = None, []
     for count in (smallest * 2**power for power in itertools.count()):
         update = dataclasses.replace(asked.config.update, rows_per_microbatch=count)
-        larger = dataclasses.replace(asked.config, update=update)
-        (entry,) = entries(dataclasses.replace(asked, config=larger, names=("gradient",)), run, console)
+        larger = dataclasses.replace(
+            asked, config=dataclasses.replace(asked.config, update=update), names=("gradient",)
+        )
+        (one,), found = _compile(larger, run, console)
+        entry = _entry(larger, run, found, one, one.code)
         said = ("peak_gib", "beside_gib", "fits", "missing_gib", "compile_s", "error")
         tried.append({"rows_per_microbatch": count} | {name: entry[name] for name in said if name in entry})
         if not entry["fits"]:
             break
         best = count
-    return {"largest_rows_per_microbatch": best, "tried": tried}
+    decided = tried[-1]["fits"] is False
+    largest = 0 if best is None and decided else best
+    return {"largest_rows_per_microbatch": largest, "decided": decided, "tried": tried}

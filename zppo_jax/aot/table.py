@@ -35,14 +35,24 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     mesh = " x ".join(f"{axis} {size}" for axis, size in answer["mesh"].items())
     versions = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
     held = f"parameters and optimiser {answer['state_gib']:.2f} GiB, teacher {answer['teacher_gib']:.2f}"
+    held += f", code of these programs {answer['code_gib']:.2f}" if "code_gib" in answer else ""
     where = f"{answer['topology']}, {answer['devices']} devices"
     where += f" of {answer['hosts']} hosts" if answer.get("hosts", 1) > 1 else ""
     yield f"{where}, mesh {mesh}; {held}; {answer['date']}, {versions}:"
     yield ""
     if "search" in answer:
         yield from _aligned(("rows a micro-batch", "peak", "beside", "fits", "compiled in"), _tried(answer["search"]))
+        yield from ("", _found(answer["search"]))
     else:
         yield from _aligned(COLUMNS, [_cells(one) for one in answer["programs"]])
+
+
+def _found(search: dict[str, Any]) -> str:
+    largest, last = search["largest_rows_per_microbatch"], search["tried"][-1]["rows_per_microbatch"]
+    if search["decided"]:
+        return f"The largest that fits: {largest} rows." if largest else "None fits."
+    known = "nothing is known" if largest is None else f"{largest} rows fit"
+    return f"Time ran out at {last} rows: {known}."
 
 
 def _tried(search: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -24,8 +24,14 @@ class Generation:
     units_per_chip: int
     grids: dict[int, str]
 
-    def grid(self, chips: int) -> str | None:
-        return self.grids.get(chips)
+    @property
+    def is_flat(self) -> bool:
+        """Whether grids have two dimensions: others than those sold there are none, cubes come in many."""
+        return all(grid.count("x") == 1 for grid in self.grids.values())
+
+    def has(self, grid: str) -> bool:
+        """Whether a slice may have that shape; of cubes the compiler has the last word."""
+        return grid in self.grids.values() or (not self.is_flat and grid.count("x") == 2)
 
 
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -66,11 +72,11 @@ def parse(name: str) -> Topology:
     own = re.fullmatch(r"(v\w+):(\d+(?:x\d+)+)", name)
     sold = re.fullmatch(r"(v\w+)-(\d+)", name)
     kind = GENERATIONS.get(str((own or sold or [None, ""])[1]))
-    if kind and own:
+    if kind and own and kind.has(own[2]):
         return Topology(name, name, math.prod(map(int, own[2].split("x"))), kind)
     if kind and sold:
         chips, rest = divmod(int(sold[2]), kind.units_per_chip)
-        grid = None if rest else kind.grid(chips)
+        grid = None if rest else kind.grids.get(chips)
         if grid:
             return Topology(name, f"{sold[1]}:{grid}", chips, kind)
     raise ConfigError(f"--topology={name} is no slice: {', '.join(_names())}, or a grid such as v5p:4x4x4")
