@@ -155,3 +155,22 @@ def test_what_is_saved_is_the_state_at_that_moment(tmp_path):
     for step in (1, 2, 3):
         saved = ocp.StandardCheckpointer().restore(tmp_path / str(step) / "state")
         np.testing.assert_array_equal(saved["x"], np.arange(3_000_000.0, dtype=np.float32) * 2 ** (step - 1))
+
+
+def test_a_sound_checkpoint_of_another_model_is_not_called_damaged(folder):
+    state = make_state()
+    state["params"]["a"] = jnp.zeros((5, 4))
+    with pytest.raises(WorkdirError, match=r"6 is of another model: 1 parameters differ, first a of shape \(5, 3\)"):
+        Checkpoints(folder, 2).restore(state)
+    assert saved_steps(folder) == [3, 6]
+
+
+def test_damaged_metrics_of_any_checkpoint_are_one_line(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_best=1)
+    for step in (3, 6):
+        checkpoints.save(step, make_state(step), HOST, accuracy=0.5)
+    checkpoints.close()
+    (tmp_path / "3" / "metrics" / "metrics").write_text("")
+    with pytest.raises(WorkdirError, match=r"checkpoints \[3\] in .* have a damaged file metrics/metrics") as caught:
+        Checkpoints(tmp_path, keep=2)
+    assert "\n" not in str(caught.value)

@@ -23,7 +23,9 @@ def show(live: bool, tmp_path) -> str:
             pass
         console.start_clock()
         console.step(1, METRICS)
-        console.results({"all": (0.5, 0.02), "old": (0.1, 0.01)}, {"all": (0.7, 0.021), "new [x]": (0.9, 0.01)}, 2)
+        console.results(
+            {"all": (0.5, 0.02), "old": (0.1, 0.01)}, {"all": (0.7, 0.021), "new [x]": (0.9, 0.01)}, "after 2 steps"
+        )
         console.files(tmp_path)
     return file.getvalue()
 

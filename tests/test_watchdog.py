@@ -15,6 +15,7 @@ import pytest
 
 from tests import runs
 from zppo_jax.actor import Actor
+from zppo_jax.console import RunConsole
 from zppo_jax.watchdog import FailedSaves, NotFiniteError, SkippedUpdates
 from zppo_jax.workdir import WorkdirError
 
@@ -52,11 +53,15 @@ def saved_params(workdir, step):
 
 
 def test_updates_that_are_not_finite_are_skipped_counted_and_kept(start, tmp_path, capsys):
-    """Nothing of the model changes; what they were to learn from is on disk; the run goes on and may be continued."""
+    """Nothing of the model changes; what they were to learn from is on disk; the run goes on and may be continued.
+
+    One update a step: of several, one whose groups are all right or all wrong has a gradient of zero, and is made.
+    """
+    settings = {"num_steps": 4, "checkpoint__every": 1, "checkpoint__keep": 4, "watchdog__max_skipped": 100}
     with poisoned(3):
-        runs.run(start, tmp_path, num_steps=4, checkpoint__every=1, checkpoint__keep=4, watchdog__max_skipped=100)
+        runs.run(start, tmp_path, **settings, update__num_minibatches=1)
     rows = runs.metrics(tmp_path)
-    assert [row["update/skipped"] for row in rows[1:3]] == [0, 0] and rows[3]["update/skipped"] > 0
+    assert [row["update/skipped"] for row in rows[1:]] == [0, 0, 1, 1]
     before, after = (saved_params(tmp_path, step) for step in (2, 4))
     leaves = zip(*(ocp.tree.to_flat_dict(params).items() for params in (before, after)), strict=True)
     assert all(np.array_equal(one, other) for (_, one), (_, other) in leaves)
@@ -66,6 +71,14 @@ def test_updates_that_are_not_finite_are_skipped_counted_and_kept(start, tmp_pat
     line = json.loads(files[0].read_text().splitlines()[0])
     assert line["step"] == 3 and line["responses"] and line["token_ids"][0] and line["logprobs"][0][0] == "nan"
     assert all(value is None or np.isfinite(value) for row in rows for value in row.values())
+
+
+def test_what_could_not_be_saved_is_not_said_to_be(tmp_path):
+    watch = SkippedUpdates(0)
+    watch.count(1, {0: []})
+    for saved, said in ((3, "step 3 is saved without them"), (2, "step 3 could not be saved"), (None, "could not be")):
+        with pytest.raises(NotFiniteError, match=said):
+            watch.check(3, tmp_path, saved)
 
 
 def test_too_many_in_a_row_end_the_run_with_a_checkpoint(start, tmp_path):
@@ -101,6 +114,24 @@ def test_a_full_disk_is_told_and_training_goes_on(start, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "!! the checkpoint of step 3 cannot be written" in out and "Training goes on" in out
     assert [row["checkpoint/failed"] for row in runs.metrics(tmp_path)][-1] == 1
+
+
+def test_rows_and_samples_wait_for_space(straight, start, tmp_path, capsys, monkeypatch):
+    """No file may grow at all while steps 1 and 2 end: what they have to say is written with step 3."""
+    limits, step = resource.getrlimit(resource.RLIMIT_FSIZE), RunConsole.step
+
+    def step_and_fill(self, number, metrics):
+        step(self, number, metrics)  # before the rows are written
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10 if number in (1, 2) else limits[0], limits[1]))
+
+    monkeypatch.setattr(RunConsole, "step", step_and_fill)
+    try:
+        runs.run(start, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out = capsys.readouterr().out
+    assert out.count("metrics.jsonl: File too large: free some space. Training goes on") == 2
+    runs.assert_same_end(tmp_path, straight, runs.SETTINGS["num_steps"])
 
 
 FULL_DISK = """

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from configs import tiny
 from zppo_jax.config import ConfigError, from_config_dict, to_json
-from zppo_jax.workdir import RunDirectory, StopRequest, WorkdirError
+from zppo_jax.workdir import RunDirectory, StopRequest, WorkdirError, probe
 
 ROOT = Path(__file__).parent.parent
 HOLD = """
@@ -180,3 +181,20 @@ def test_the_handlers_of_before_come_back():
     with StopRequest() as stop:
         assert signal.getsignal(signal.SIGINT) != before[0] and not stop.requested
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_hosts_know_whether_they_share_the_directory(tmp_path):
+    with RunDirectory(tmp_path / "one") as first, RunDirectory(tmp_path / "other") as other:
+        same = RunDirectory(tmp_path / "one", host=1)
+        first.require_shared([first.mark, same.mark])
+        for mark in (other.mark, RunDirectory(tmp_path / "new", host=1).mark):
+            with pytest.raises(WorkdirError, match="not the same directory on host 0 and on host 1: name one that all"):
+                first.require_shared([first.mark, mark])
+
+
+def test_hosts_with_the_same_process_id_write_the_same_file(tmp_path):
+    """As in containers, where each is process 1: no host takes another's temporary file away."""
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            assert all(done is None for done in threads.map(lambda _: probe(tmp_path), range(8)))
+    assert list(tmp_path.iterdir()) == []

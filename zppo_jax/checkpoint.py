@@ -16,7 +16,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -26,6 +27,9 @@ from absl import logging
 from zppo_jax.parallel import Hosts
 from zppo_jax.update.step import State
 from zppo_jax.workdir import WorkdirError, probe
+
+BARRIER_SECONDS = 300
+"""How long one host that has written waits for another, at most `watchdog.host_seconds`: then both give it up."""
 
 
 class Checkpoints:
@@ -55,9 +59,17 @@ class Checkpoints:
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(self._policies),
             best_fn=lambda metrics: metrics["accuracy"],
             cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(timeout_secs=int(min(BARRIER_SECONDS, self._hosts.timeout_seconds))),
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
-        return ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
+        try:
+            return ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
+        except ValueError as error:  # of JSON: the constructor reads the metrics of all
+            damaged = [step for step in saved_steps(self._directory) if not _metrics_read(self._directory / str(step))]
+            raise WorkdirError(
+                f"the checkpoints {damaged} in {self._directory} have a damaged file metrics/metrics "
+                f"({_first_line(error)}): delete these checkpoints, then the same command continues from another"
+            ) from error
 
     @property
     def latest_step(self) -> int | None:
@@ -110,8 +122,7 @@ class Checkpoints:
         if not any(failures):
             return
         self._saving = None
-        with contextlib.suppress(Exception), _quiet():
-            self._manager.close()
+        self.close()
         with contextlib.suppress(Exception), _quiet():  # the directory itself may be gone
             self._manager = self._opened()
         host = next(host for host, told in enumerate(failures) if told)
@@ -141,13 +152,22 @@ class Checkpoints:
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
             with _quiet():
+                self._require_model(steps[-1], state)
                 restored = self._manager.restore(steps[-1], args=parts)
+        except WorkdirError:
+            raise
         except Exception as error:  # every layer below has kinds of its own for a damaged file
             raise WorkdirError(
                 f"the checkpoint {self._directory / str(steps[-1])} is damaged ({_first_line(error)}): delete it, then "
                 f"the same command {_continues(steps[-2] if len(steps) > 1 else None)}"
             ) from error
         return steps[-1], restored["state"], restored["host"]
+
+    def _require_model(self, step: int, state: State) -> None:
+        """Raises WorkdirError where the checkpoint is sound, but of another model."""
+        path = self._directory / str(step)
+        saved: Any = ocp.PyTreeCheckpointer().metadata(path / "state")
+        _require_same(path, saved.item_metadata.tree["params"], state["params"])
 
     def _require_space(self, step: int, state: State) -> None:
         """Refuses before anything is written: on a full disk, tensorstore's threads bury one line under many."""
@@ -157,6 +177,14 @@ class Checkpoints:
                 f"the checkpoint of step {step} needs {needed / 1e6:.1f} MB, {self._directory} has {free / 1e6:.1f} MB "
                 f"left: free some space, then the same command {_continues(self.latest_step)}"
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        """Of several hosts, one that fails does not wait for what all would have to end together."""
+        if error is None or self._hosts.count == 1:
+            self.close()
 
     def close(self) -> None:
         """Waits for what is being written; a failure of that was told by `finish` or `check`, or is told by nobody."""
@@ -169,6 +197,15 @@ def saved_steps(directory: Path) -> list[int]:
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def _metrics_read(path: Path) -> bool:
+    """Whether what a checkpoint has of metrics can be read."""
+    file = path / "metrics" / "metrics"
+    try:
+        return not file.exists() or bool(json.loads(file.read_text()))
+    except ValueError:
+        return False
 
 
 def best_step(directory: Path) -> int | None:

@@ -121,20 +121,20 @@ class RunConsole:
         self._last = time.monotonic()
 
     def results(
-        self, before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]], num_steps: int
+        self, before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]], when: str
     ) -> None:
-        """The final table: held-out accuracy by level, before training and after `num_steps` steps.
+        """The final table: held-out accuracy by level, before training and after it.
 
         Args:
           before: level to (accuracy, standard error), both in [0, 1]; the order is kept.
           after: the same after training.
-          num_steps: the steps made.
+          when: the second was measured, such as "after 240 steps".
         """
         self._progress.stop()  # nothing is under way any more
         box = rich.box.SIMPLE if self._live else rich.box.ASCII2
         table = rich.table.Table(title="held-out accuracy", title_justify="left", box=box)
         table.add_column("level")
-        for name in ("before", f"after {num_steps} steps", "change"):
+        for name in ("before", when, "change"):
             table.add_column(name, justify="right")
         for level in [*before, *(level for level in after if level not in before)]:
             table.add_row(rich.text.Text(level), *_result_cells(before.get(level), after.get(level)))

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -184,7 +185,7 @@ def _run(argv: Sequence[str]) -> None:
         from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
 
         logging.set_verbosity(logging.WARNING)  # orbax tells every thread's business at INFO
-        if _DISTRIBUTED.value or _COORDINATOR.value:
+        if _is_one_of_several():
             from zppo_jax import parallel
 
             parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -196,10 +197,13 @@ def _run(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("zppo_jax: stopped at once; the same command continues from the last checkpoint", file=sys.stderr)
         os._exit(130)  # sys.exit would wait for a program that is still compiling, which may take minutes
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            _exit(f"{error.filename or _WORKDIR.value}: {error.strerror}; {_DISK_ERRORS[error.errno]}", 1)
+        if not _is_one_of_several():
             raise
-        _exit(f"{error.filename or _WORKDIR.value}: {error.strerror}; {_DISK_ERRORS[error.errno]}", 1)
+        traceback.print_exc()
+        os._exit(1)  # as in `_exit`
 
 
 _DISK_ERRORS = {
@@ -208,6 +212,8 @@ _DISK_ERRORS = {
     errno.EDQUOT: "the quota is used up; free some space, then run the same command to continue",
     errno.EROFS: "choose a --workdir that can be written",
     errno.EACCES: "choose a --workdir that can be written",
+    errno.ESTALE: "the file system was mounted anew; the same command continues",
+    errno.EIO: "the disk or the network to it fails; the same command continues",
 }
 
 
@@ -223,9 +229,13 @@ def _parse_or_exit(argv: Sequence[str]) -> list[str]:
 
 def _exit(message: object, status: int) -> NoReturn:
     print(f"zppo_jax: {message}", file=sys.stderr, flush=True)
-    if flags.FLAGS.is_parsed() and (_DISTRIBUTED.value or _COORDINATOR.value):
+    if _is_one_of_several():
         os._exit(status)  # jax would wait at the exit for the others, who may be why this one ends
     sys.exit(status)
+
+
+def _is_one_of_several() -> bool:
+    return bool(flags.FLAGS.is_parsed() and (_DISTRIBUTED.value or _COORDINATOR.value))
 
 
 def check_method(config: Config) -> None:

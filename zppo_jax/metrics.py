@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,10 +76,10 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one row; names of `SCHEMA` that are not given, and values that are not finite, become null."""
         row = {"step": int(step), **dict.fromkeys(SCHEMA), **{name: _scalar(value) for name, value in values.items()}}
-        with self._file.open("ab") as file:
-            file.write(_json_line(row))
+        _append(self._file, _json_line(row))
         if self._events is not None:
-            self._events.write(row)
+            with contextlib.suppress(OSError):  # made anew of the rows when the run is continued
+                self._events.write(row)
 
     def truncate(self, step: int) -> None:
         """Cuts metrics and events back to rows of at most `step`; -1 empties them, for a run without a checkpoint."""
@@ -109,8 +110,7 @@ class SampleWriter:
         size = self._file.stat().st_size if self._file.exists() else 0
         if size > 0 and size + len(line) > self._max_bytes:
             self._rotate()
-        with self._file.open("ab") as file:
-            file.write(line)
+        _append(self._file, line)
 
     def truncate(self, step: int) -> None:
         """Cuts current and rotated files back to lines of at most `step`, and undoes rotations that came later."""
@@ -227,6 +227,18 @@ def _parsed_lines(file: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
             yield json.loads(line), line
         except ValueError:
             return
+
+
+def _append(file: Path, line: bytes) -> None:
+    """Adds the whole line, or raises OSError and adds nothing."""
+    size = file.stat().st_size if file.exists() else 0
+    try:
+        with file.open("ab") as opened:
+            opened.write(line)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(file, size)
+        raise OSError(error.errno, error.strerror, str(file)) from error  # a failed write does not say of what
 
 
 def _cut(file: Path, step: int) -> None:

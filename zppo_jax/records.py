@@ -6,8 +6,9 @@ Over several hosts the first one writes the metrics, which are those of all; eac
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from zppo_jax.metrics import MetricsWriter, SampleWriter, sample_row
 from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.types import Group, Outcome
-from zppo_jax.workdir import RunDirectory
+from zppo_jax.workdir import RunDirectory, WorkdirError
 from zppo_jax.zppo import Refresh, ReplayBuffer
 
 
@@ -26,7 +27,8 @@ class Records:
     """The files of a run directory, cut back to the restored step at the start."""
 
     def __init__(self, directory: RunDirectory, config: Config, step: int | None, hosts: Hosts) -> None:
-        self.skipped_folder = directory.own / "skipped"
+        self.skipped_folder, self._folder = directory.own / "skipped", directory.own
+        self._waiting: list[Callable[[], None]] = []
         self._profile_folder, self._traced_step = directory.own / "profile", config.profile.step
         self._metrics = MetricsWriter(directory.path, config.log.tensorboard) if hosts.leads else None
         limits = (config.log.samples_max_megabytes, config.log.samples_keep)
@@ -45,19 +47,43 @@ class Records:
         groups: Sequence[Group] = (),
         advantages: dict[str, Any] | None = None,
     ) -> None:
-        """A row of metrics, and a line for each of this host's groups; `advantages` [G] by uid."""
+        """Takes a row of metrics, and a line for each of this host's groups, to be written by `flush`; `advantages` are
+        [G] by uid."""
         if self._metrics is not None:
-            self._metrics.write(step, metrics)
+            self._waiting.append(functools.partial(self._metrics.write, step, metrics))
         for group in groups:
-            self._samples.write(step, group, (advantages or {})[group.prompt.uid])
+            advantages_G = (advantages or {})[group.prompt.uid]
+            self._waiting.append(functools.partial(self._samples.write, step, group, advantages_G))
 
     def skipped(self, step: int, number: int, groups: Sequence[Group], advantages: dict[str, Any]) -> str:
-        """Writes what update `number` (from 0) was to learn from, tokens and log-probabilities too; the file."""
+        """What update `number` (from 0) was to learn from, tokens and log-probabilities too; the file."""
         file = self.skipped_folder / f"step-{step}-update-{number + 1}.jsonl"
-        file.parent.mkdir(exist_ok=True)
-        rows = (_whole_sample(step, group, advantages[group.prompt.uid]) for group in groups)
-        file.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+
+        def write() -> None:
+            file.parent.mkdir(exist_ok=True)
+            rows = (_whole_sample(step, group, advantages[group.prompt.uid]) for group in groups)
+            file.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+
+        self._waiting.append(write)
         return str(file)
+
+    def flush(self) -> str:
+        """Writes what waits, in order; why something cannot be written, "" where all is. It waits for the next call."""
+        while self._waiting:
+            try:
+                self._waiting[0]()
+            except OSError as error:
+                return f"{error.filename or self._folder}: {error.strerror}"
+            del self._waiting[0]
+        return ""
+
+    def finish(self) -> None:
+        """Raises WorkdirError where something cannot be written to the last."""
+        problem = self.flush()
+        if problem:
+            raise WorkdirError(
+                f"{problem}; the last {len(self._waiting)} lines of metrics and samples are lost: free some space"
+            )
 
     @contextlib.contextmanager
     def traced(self, step: int) -> Iterator[None]:

@@ -135,8 +135,9 @@ def run(config: Config, workdir: Path) -> None:
             if hosts.leads:
                 directory.accept(config, restored_step=max(saved_steps(directory.checkpoints), default=0))
         kept = (config.checkpoint.keep, config.checkpoint.keep_best)
-        checkpoints = Checkpoints(directory.checkpoints, *kept, hosts)
-        stack.callback(checkpoints.close)
+        directory.require_shared(hosts.gather(directory.mark, "the marks of the run directory"))
+        checkpoints = stack.enter_context(Checkpoints(directory.checkpoints, *kept, hosts))
+        stack.enter_context(hosts.watched())
         stop = stack.enter_context(StopRequest())
         elsewhere = None if hosts.leads else stack.enter_context(open(os.devnull, "w"))
         console = stack.enter_context(RunConsole(config.num_steps, elsewhere))
@@ -181,7 +182,10 @@ def _loop(
         wanted = stop.requested or (job.hosts.count > 1 and checkpoints.reached_preemption(step))
         return step >= config.num_steps or any(job.hosts.gather(wanted, "the end of a step"))
 
+    if config.profile.step and not step < config.profile.step <= config.num_steps:
+        console.message(f"no trace: step {config.profile.step} (profile.step) is not made, {step} have been")
     console.start_clock()
+    evaluated = False
     timers, done = PhaseTimers(lambda phase: jax.profiler.TraceAnnotation(phase)), ends()
     while not done:
         before = job.stream.get_state()
@@ -209,6 +213,9 @@ def _loop(
             for number, groups in result.skipped.items():
                 file = records.skipped(step, number, groups, result.advantages)
                 console.message(f"!! update {number + 1} of step {step} was not finite and is skipped: {file}")
+            problem = records.flush()
+            if problem:
+                console.message(f"!! {problem}: free some space. Training goes on; what is not written waits")
             watch.count(job.learner.num_updates, result.skipped)
         with timers("agreement"):
             done = ends()
@@ -216,12 +223,16 @@ def _loop(
             if step % config.checkpoint.every == 0 or evaluated or done or watch.alarmed:
                 saves.attempt(checkpoints.finish)  # of the one before
                 saves.attempt(functools.partial(save, last.overall[0] if evaluated else None))
-        watch.check(step, records.skipped_folder)
+        if watch.alarmed:
+            saves.attempt(checkpoints.finish)
+        watch.check(step, records.skipped_folder, checkpoints.latest_step)
     saves.attempt(checkpoints.finish)
     if step > 0:
-        save()  # what is saved already is left alone; what failed before is an error now
+        save(last.overall[0] if evaluated else None)  # what is saved already is left alone; now a failure is an error
         checkpoints.finish()
-    console.results(first.table(), last.table(), step)
+        records.finish()
+    measured = evaluated or step == config.num_steps
+    console.results(first.table(), last.table(), f"after {step} steps" if measured else "last evaluated")
 
 
 def _begin(
@@ -233,6 +244,7 @@ def _begin(
         with stop.heeded():
             first = _evaluate(job, state, 0, timers)
         records.write(0, first.metrics() | timers.flush())
+        records.finish()
         console.message(f"held-out accuracy before training {100 * first.overall[0]:.1f} %")
         return 0, state, first, first
     step, state, host = checkpoints.restore(state)

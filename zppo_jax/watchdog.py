@@ -34,13 +34,14 @@ class SkippedUpdates:
         """Whether there were more than the limit in a row."""
         return self._longest > self._limit
 
-    def check(self, step: int, where: Path) -> None:
-        """Raises NotFiniteError when there were."""
+    def check(self, step: int, where: Path, saved_step: int | None) -> None:
+        """Raises NotFiniteError when there were; `saved_step` is the newest checkpoint's."""
         if self.alarmed:
+            kept = f"step {step} is saved without them" if saved_step == step else f"step {step} could not be saved"
             raise NotFiniteError(
                 f"{self._longest} updates in a row, up to step {step}, had a loss or gradient that is not finite, more "
-                f"than watchdog.max_skipped = {self._limit}; what they were to learn from is in {where}, and step "
-                f"{step} is saved without them: look for the sample, or start anew with a lower optimizer.learning_rate"
+                f"than watchdog.max_skipped = {self._limit}; what they were to learn from is in {where}, and {kept}: "
+                "look for the sample, or start anew with a lower optimizer.learning_rate"
             )
 
 

@@ -13,7 +13,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -105,12 +106,29 @@ class RunDirectory:
             raise WorkdirError(
                 f"--workdir={self.path} is in use by {self._holder()}: wait for it, stop it, or choose another"
             ) from None
-        self._lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n{uuid.uuid4().hex}\n")
         return lock
+
+    @property
+    def mark(self) -> str:
+        """What tells this directory, held by this run, from any other; "" where nobody holds it."""
+        try:
+            return self._lock_file.read_text()
+        except OSError:
+            return ""
+
+    def require_shared(self, marks: Sequence[str]) -> None:
+        """Raises WorkdirError where the hosts, whose `marks` these are, do not share the directory."""
+        for host, mark in enumerate(marks):
+            if mark != marks[0]:
+                raise WorkdirError(
+                    f"--workdir={self.path} is not the same directory on host 0 and on host {host}: name one that all "
+                    "hosts share (docs/hosts.md)"
+                )
 
     def _holder(self) -> str:
         try:
-            return self._lock_file.read_text().strip() or "another process"
+            return self._lock_file.read_text().partition("\n")[0] or "another process"
         except OSError:
             return "another process"
 
@@ -135,7 +153,7 @@ class RunDirectory:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces a file so that a reader, or a crash, meets the old content or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # hosts in containers have equal process ids
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -149,7 +167,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def probe(directory: Path) -> None:
     """Writes a small file and takes it away again; raises OSError where that cannot be done."""
-    file = directory / f".probe-{os.getpid()}"
+    file = directory / f".probe-{uuid.uuid4().hex}"
     try:
         write_atomically(file, b"probe")
     finally:

@@ -244,6 +244,55 @@ def test_a_host_that_hangs_or_fails_is_named():
     )
 
 
+GONE = """
+import os, signal, sys
+import numpy as np
+from jax.experimental import multihost_utils
+from zppo_jax import parallel
+from zppo_jax.parallel import hosts as module
+
+module.ROLL_CALL_SECONDS = 5.0
+number = int(sys.argv[2])
+parallel.connect(sys.argv[1], 2, number)
+hosts = parallel.Hosts.all(60.0)
+assert hosts.gather(number, "a meeting") == [0, 1]
+try:
+    with hosts.watched():
+        raise ValueError("no business of the other host")
+except ValueError as error:
+    print(error, flush=True)
+if number == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+try:
+    with hosts.watched():
+        multihost_utils.process_allgather(np.zeros(1000))
+except parallel.HostError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_host_that_dies_is_named_by_those_that_work_with_it():
+    processes = pair(GONE)
+    out, _ = processes[0].communicate(timeout=120)
+    processes[1].wait()
+    first, second = (line for line in out.splitlines() if not line.startswith("[Gloo]") and line)
+    assert first == "no business of the other host"
+    assert second.startswith("host 1 is gone, as host 0 found out when it worked with it")
+
+
+def test_hosts_with_different_configurations_do_not_begin(start, tmp_path):
+    """The second host gets a rate of its own: both say so in one line, and nothing is written."""
+    other = "import sys; sys.argv += ['--config.optimizer.learning_rate=0.01'] * ('--process_id=1' in sys.argv); "
+    with Run(start, tmp_path / "run", other + "from zppo_jax import main; main.main()") as run:
+        ended = run.ended(120)
+    for status, _, error in ended:
+        assert status == 2, error
+        line = error.splitlines()[-1]
+        assert "optimizer.learning_rate = 0.001 on host 0 and 0.01 on host 1: start the same program" in line
+    assert not (tmp_path / "run").exists()
+
+
 SAVING = """
 import pathlib, sys
 import jax, numpy as np

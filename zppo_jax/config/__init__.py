@@ -42,7 +42,7 @@ FREE_KEYS = (
     *("num_steps", "profile.", "watchdog.", "checkpoint.", "log."),
     *("mesh.", "rollout.mesh.", "teacher.mesh.", "rollout.slots", "rollout.cache_gigabytes", "model.remat"),
     *("update.row_tokens", "update.prompts_per_row", "update.rows_per_microbatch"),
-    *("data.worker_count", "reward.num_workers"),
+    "reward.num_workers",
 )
 """Beginnings of the keys that may change when a run is continued: for how long, what is written, and the machine. What
 the run computes stays the same but for rounding."""

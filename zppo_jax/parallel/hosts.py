@@ -28,6 +28,9 @@ from zppo_jax.workdir import RunError
 T = TypeVar("T")
 
 
+ROLL_CALL_SECONDS = 15.0
+
+
 class HostError(RunError):
     """Another host failed, or did not come."""
 
@@ -105,23 +108,48 @@ class Hosts:
             if failure:
                 raise HostError(f"{what} failed on host {host}: {failure}")
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """What fails meanwhile because another host is gone is a HostError that names it."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            failure = self._wait(f"the roll call after meeting {self._meetings}", ROLL_CALL_SECONDS)
+            if failure is None:  # all are there: it is another fault
+                raise
+            raise HostError(
+                f"{_missing(failure)} is gone, as host {self.index} found out when it worked with it: look why, then "
+                f"run the same command on all hosts to continue ({' '.join(str(error).split())[:200]})"
+            ) from error
+
     def _meet(self, what: str) -> None:
         """Waits for all; a collective operation by itself would wait for ever, and gloo's but half a minute."""
+        self._meetings += 1
+        failure = self._wait(f"{what}, meeting {self._meetings}", self.timeout_seconds)
+        if failure is not None:
+            raise HostError(
+                f"{_missing(failure)} did not come to {what} within {self.timeout_seconds:g} s, or is gone; host "
+                f"{self.index} waits no longer: look at what it does, then run the same command on all hosts to "
+                f"continue ({failure[:300]})"
+            )
+
+    def _wait(self, key: str, seconds: float) -> str | None:
+        """Until all hosts wait under this key; why they do not, where they do not in time."""
+        if self.count == 1:
+            return None
         import orbax.checkpoint.multihost  # a second, which only runs over several hosts should pay
 
-        self._meetings += 1
-        barrier = orbax.checkpoint.multihost.get_barrier_sync_fn()
         try:
-            barrier(key=f"{what}, meeting {self._meetings}", timeout_ms=int(1000 * self.timeout_seconds))
+            orbax.checkpoint.multihost.get_barrier_sync_fn()(key=key, timeout_ms=int(1000 * seconds))
         except Exception as error:  # the runtime's own kinds
-            reason = " ".join(str(error).split())
-            named = re.search(r"timed out task names: ([\d, ]+)", reason)
-            missing = f"host {named[1].strip()}" if named else "another host"
-            raise HostError(
-                f"{missing} did not come to {what} within {self.timeout_seconds:g} s, or is gone; host {self.index} "
-                "waits no longer: look at what it does, then run the same command on all hosts to continue "
-                f"({reason[:300]})"
-            ) from error
+            return " ".join(str(error).split())
+        return None
+
+
+def _missing(reason: str) -> str:
+    """Who did not come, as far as the runtime says."""
+    named = re.search(r"timed out task names: ([\d, ]+)", reason)
+    return f"host {named[1].strip()}" if named else "another host"
 
 
 # ---------------------------------------------------------------- devices

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+import zppo_jax
 from zppo_jax import parallel
 from zppo_jax.compilation import Compiler
-from zppo_jax.config import Config, ConfigError
+from zppo_jax.config import Config, ConfigError, changed_keys, to_json
 from zppo_jax.config.schema import MeshConfig
 from zppo_jax.data.pipeline import require_equal_shards
 from zppo_jax.models import qwen3_5
@@ -31,7 +34,29 @@ def find_hosts(config: Config) -> Hosts:
     hosts = Hosts.all(config.watchdog.host_seconds)
     if hosts.count > 1 and not jax.distributed.is_initialized():
         raise ConfigError(f"this is one of {hosts.count} processes: add --distributed to the command on every host")
+    _require_same_run(hosts.gather({"config": to_json(config)} | _program(), "the start"))
     return hosts
+
+
+def _require_same_run(found: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ConfigError where a host has another configuration or program than the first: they would train on, each
+    its own part of the parameters in its own way."""
+    for host, own in enumerate(found):
+        for name, (first, other) in changed_keys(found[0], own, ignore=()).items():
+            key = name.removeprefix("config.")
+            raise ConfigError(
+                f"{key} = {first!r} on host 0 and {other!r} on host {host}: start the same program with the same "
+                "configuration on every host"
+            )
+
+
+def _program() -> dict[str, str]:
+    """What this host runs, in as many words as tell it from another's."""
+    folder = Path(zppo_jax.__file__).parent
+    sources = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        sources.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
+    return {"jax": jax.__version__, "sources of zppo_jax": sources.hexdigest()[:12]}
 
 
 def check_hosts(config: Config, mesh: Mesh | None, hosts: Hosts) -> None:
