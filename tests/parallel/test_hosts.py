@@ -304,7 +304,8 @@ parallel.connect(sys.argv[1], 2, number)
 hosts = parallel.Hosts.all(60.0)
 mesh = jax.make_mesh((2,), ("x",))
 half = jax.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
-state = {"x": jax.make_array_from_callback((8,), half, lambda index: np.arange(8.0, dtype=np.float32)[index])}
+values = jax.make_array_from_callback((8,), half, lambda index: np.arange(8.0, dtype=np.float32)[index])
+state = {"params": {"x": values}}
 checkpoints = checkpoint.Checkpoints(folder, 3, hosts=hosts)
 
 def failing(*_):
@@ -332,7 +333,7 @@ told(checkpoints.save, 5, state, {})
 told(checkpoints.finish)
 told(checkpoints.save, 5, state, {})
 restored = checkpoints.restore(state)
-print(restored[0], np.asarray(restored[1]["x"].addressable_shards[0].data).tolist(), flush=True)
+print(restored[0], np.asarray(restored[1]["params"]["x"].addressable_shards[0].data).tolist(), flush=True)
 checkpoints.close()
 """
 
