@@ -85,16 +85,16 @@ def _by_name(*cases: Case) -> dict[str, Case]:
 
 
 UPDATES = _by_name(
-    Case("update-1.12M", "update", "1.12M", "trl", 1.5, 2.2, row_tokens=288, rows=4),
+    Case("update-1.12M", "update", "1.12M", "trl", 1.5, 2.2, row_tokens=288, rows=8),
     Case("update-9.47M", "update", "9.47M", "trl", 1.2, 1.6, row_tokens=288, rows=4),
     Case("update-1.12M-devices", "update", "1.12M", "one_device", 1 / 1.5, 1.0, 288, rows=8, settling=30),
     Case("update-9.47M-devices", "update", "9.47M", "one_device", 1 / 1.5, 1.0, 288, rows=8, settling=30),
     Case("update-1.12M-devices-64", "update", "1.12M", "one_device", 1 / 1.5, 1.0, 288, rows=64, prompts=16),
 )
 STEPS = _by_name(
-    Case("step-1.12M", "step", "1.12M", "trl", 2.5, 4.0, row_tokens=288, rows=4),
+    Case("step-1.12M", "step", "1.12M", "trl", 2.5, 4.0, row_tokens=288, rows=8),
     Case("step-9.47M", "step", "9.47M", "trl", 1.5, 2.5, row_tokens=288, rows=4),
-    Case("step-1.12M-tunix", "step", "1.12M", "tunix", 1.0, 2.0, row_tokens=288, rows=4),
+    Case("step-1.12M-tunix", "step", "1.12M", "tunix", 1.0, 2.0, row_tokens=288, rows=8),
     Case("step-9.47M-tunix", "step", "9.47M", "tunix", 1.0, 2.0, row_tokens=288, rows=4),
 )
 CASES = UPDATES | STEPS

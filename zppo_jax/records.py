@@ -98,6 +98,7 @@ class Records:
             yield
 
     def close(self) -> None:
+        self.flush()  # of a run that failed, as far as it can be written
         if self._metrics is not None:
             self._metrics.close()
 

@@ -225,7 +225,7 @@ def _loop(
                 saves.attempt(functools.partial(save, last.overall[0] if evaluated else None))
         if watch.alarmed:
             saves.attempt(checkpoints.finish)
-        watch.check(step, records.skipped_folder, checkpoints.latest_step)
+            watch.check(step, records.skipped_folder, checkpoints.latest_step)
     saves.attempt(checkpoints.finish)
     if step > 0:
         save(last.overall[0] if evaluated else None)  # what is saved already is left alone; now a failure is an error
