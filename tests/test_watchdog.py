@@ -8,6 +8,7 @@ import gzip
 import json
 import resource
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -57,7 +58,12 @@ def test_updates_that_are_not_finite_are_skipped_counted_and_kept(start, tmp_pat
 
     One update a step: of several, one whose groups are all right or all wrong has a gradient of zero, and is made.
     """
-    settings = {"num_steps": 4, "checkpoint__every": 1, "checkpoint__keep": 4, "watchdog__max_skipped": 100}
+    settings: dict[str, Any] = {
+        "num_steps": 4,
+        "checkpoint__every": 1,
+        "checkpoint__keep": 4,
+        "watchdog__max_skipped": 100,
+    }
     with poisoned(3):
         runs.run(start, tmp_path, **settings, update__num_minibatches=1)
     rows = runs.metrics(tmp_path)

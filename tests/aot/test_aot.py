@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import jax
 import pytest
@@ -20,6 +21,7 @@ from zppo_jax.aot import __main__ as command
 from zppo_jax.aot import compiling, memory, programs, report, table, topologies
 from zppo_jax.config import ConfigError, from_config_dict
 
+QUIET: Any = None  # nothing is told in the tests that name it
 TINY = str(runs.ROOT / "configs" / "tiny.py")
 
 
@@ -304,7 +306,7 @@ def test_a_search_says_what_it_knows(tiny_run, monkeypatch, fits, largest, decid
 
     monkeypatch.setattr(report, "_compile", compile_one)
     monkeypatch.setattr(report.parallel, "num_shards", lambda axis: 16)
-    answer = report._search(report.Question(config, topologies.parse("v5e-16")), run, None)
+    answer = report._search(report.Question(config, topologies.parse("v5e-16")), run, QUIET)
     assert (answer["largest_rows_per_microbatch"], answer["decided"]) == (largest, decided)
     assert table._found(answer) == said and len(list(table._tried(answer))) == len(fits)
 
@@ -318,7 +320,7 @@ def test_a_teacher_that_only_compresses_is_part_of_the_run(monkeypatch):
     monkeypatch.setattr(report, "_compile", lambda asked, run, console: ([], programs.ask(asked.config, run, recorder)))
     monkeypatch.setattr(report.importlib.metadata, "version", lambda name: "0")
     recorder = compiling.Recorder(mesh, lambda name: False)
-    answer = report.answer(report.Question(config, slices), False, None)
+    answer = report.answer(report.Question(config, slices), False, QUIET)
     assert answer["teacher_gib"] > 0 and any("compressor's decode" in name for name in recorder.asked)
 
 

@@ -94,7 +94,7 @@ def test_dtypes(both):
 
 def test_the_embedding_of_a_frequent_token_has_its_whole_gradient():
     """8,192 summands of mean 0.2: a sum in bfloat16 would stall near 1,024."""
-    tokens = np.zeros((1, 8192), np.int32)
+    tokens = jnp.zeros((1, 8192), jnp.int32)
     slope = jnp.asarray(np.random.default_rng(0).normal(0.2, 1.0, (1, 8192, 8)), jnp.bfloat16)
     table = jnp.zeros((4, 8), jnp.bfloat16)
     (found,) = jax.jit(lambda slope: jax.vjp(lambda table: text.embed({"embed": table}, tokens), table)[1](slope))(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -148,17 +149,18 @@ def layout(row):
 def test_a_tree_is_its_sequences_one_by_one_gradients_too():
     """Outputs of a trunk count once, and a trunk learns from all its branches."""
     size, rows = 4, [layout(row) for row in TREES]
-    *tokens, _ = draw(10 * size, seed=5, rows=len(rows))
+    tokens: Any = draw(10 * size, seed=5, rows=len(rows))[:5]
     source_BC, is_trunk_BC = (np.array([row[part] for row in rows]) for part in (0, 1))
     weights = np.random.default_rng(6).standard_normal(tokens[2].shape).astype(np.float32)
 
-    def one_by_one(*tokens):
+    def one_by_one(*tokens: Any) -> Any:
         out = jnp.zeros_like(tokens[2])
         for row, (_, _, sequences) in enumerate(rows):
             for before, own in sequences:
                 slots = np.concatenate([np.arange(size) + size * chunk for chunk in before + own])
                 nothing = jnp.zeros((1, 2, 8, 6))
-                found, _ = gated_delta_recurrent(*(x[row : row + 1, slots] for x in tokens), nothing)
+                q, k, v, g, beta = (x[row : row + 1, slots] for x in tokens)
+                found, _ = gated_delta_recurrent(q, k, v, g, beta, nothing)
                 out = out.at[row, slots[size * len(before) :]].set(found[0, size * len(before) :])
         return out
 
@@ -170,7 +172,7 @@ def test_a_tree_is_its_sequences_one_by_one_gradients_too():
         gradient = jax.grad(objective, argnums=tuple(range(5)), has_aux=True)
         return jax.jit(gradient, compiler_options=FAST_COMPILE)(*tokens)
 
-    gradients, out = results(lambda *tokens: gated_delta_tree(*tokens, source_BC, is_trunk_BC))
+    gradients, out = results(lambda q, k, v, g, beta: gated_delta_tree(q, k, v, g, beta, source_BC, is_trunk_BC))
     expected_gradients, expected = results(one_by_one)
     np.testing.assert_allclose(out, expected, atol=1e-5)
     for name, actual, wanted in zip(NAMES, gradients, expected_gradients, strict=False):

@@ -79,7 +79,7 @@ def make_meshes(config: Config, topology: Topology) -> tuple[jax.sharding.Mesh, 
     return mesh, parallel.make_mesh(*own.devices.shape, devices=_devices(topology.part(own.size)))
 
 
-def _devices(topology: Topology) -> Sequence[jax.Device]:
+def _devices(topology: Topology) -> Sequence[Any]:
     given = {"chips_per_host_bounds": list(topology.chips_per_host)} if topology.chips_per_host else {}
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology.libtpu, **given).devices
