@@ -232,6 +232,8 @@ def _loop(
         checkpoints.finish()
         records.finish()
     measured = evaluated or step == config.num_steps
+    if not measured:
+        console.message(f"stopped after {step} steps; the accuracy is that of the last evaluation")
     console.results(first.table(), last.table(), f"after {step} steps" if measured else "last evaluated")
 
 
