@@ -65,7 +65,9 @@ class Checkpoints:
         try:
             return ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
         except ValueError as error:  # of JSON: the constructor reads the metrics of all
-            damaged = [step for step in saved_steps(self._directory) if not _metrics_read(self._directory / str(step))]
+            damaged = [step for step, accuracy in _accuracies(self._directory).items() if accuracy is None]
+            if not damaged:
+                raise
             raise WorkdirError(
                 f"the checkpoints {damaged} in {self._directory} have a damaged file metrics/metrics "
                 f"({_first_line(error)}): delete these checkpoints, then the same command continues from another"
@@ -147,12 +149,13 @@ class Checkpoints:
         Raises WorkdirError when it is damaged. An older one is never taken in silence: that is for a person to decide.
         """
         self.finish()
-        steps = saved_steps(self._directory)
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        steps, target = saved_steps(self._directory), jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
             with _quiet():
-                self._require_model(steps[-1], state)
+                path = self._directory / str(steps[-1])
+                saved: Any = ocp.PyTreeCheckpointer().metadata(path / "state")
+                _require_same(path, saved.item_metadata.tree["params"], state["params"])  # else it is called damaged
                 restored = self._manager.restore(steps[-1], args=parts)
         except WorkdirError:
             raise
@@ -162,12 +165,6 @@ class Checkpoints:
                 f"the same command {_continues(steps[-2] if len(steps) > 1 else None)}"
             ) from error
         return steps[-1], restored["state"], restored["host"]
-
-    def _require_model(self, step: int, state: State) -> None:
-        """Raises WorkdirError where the checkpoint is sound, but of another model."""
-        path = self._directory / str(step)
-        saved: Any = ocp.PyTreeCheckpointer().metadata(path / "state")
-        _require_same(path, saved.item_metadata.tree["params"], state["params"])
 
     def _require_space(self, step: int, state: State) -> None:
         """Refuses before anything is written: on a full disk, tensorstore's threads bury one line under many."""
@@ -199,22 +196,21 @@ def saved_steps(directory: Path) -> list[int]:
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
-def _metrics_read(path: Path) -> bool:
-    """Whether what a checkpoint has of metrics can be read."""
-    file = path / "metrics" / "metrics"
-    try:
-        return not file.exists() or bool(json.loads(file.read_text()))
-    except ValueError:
-        return False
+def _accuracies(directory: Path) -> dict[int, float | None]:
+    """Held-out accuracy of the checkpoints that were evaluated, by step; None where it cannot be read."""
+    found: dict[int, float | None] = {}
+    for step in saved_steps(directory):
+        file = directory / str(step) / "metrics" / "metrics"
+        if file.exists():
+            found[step] = None
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                found[step] = float(json.loads(file.read_text())["accuracy"])
+    return found
 
 
 def best_step(directory: Path) -> int | None:
     """The complete checkpoint of the best held-out accuracy, the newest of equals; None where none was evaluated."""
-    found = {}
-    for step in saved_steps(directory):
-        file = directory / str(step) / "metrics" / "metrics"
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            found[step] = float(json.loads(file.read_text())["accuracy"])
+    found = {step: accuracy for step, accuracy in _accuracies(directory).items() if accuracy is not None}
     return max(found, key=lambda step: (found[step], step), default=None)
 
 

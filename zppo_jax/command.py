@@ -1,4 +1,4 @@
-"""What the command lines beside `main` share: their own absl flags, read without jax, and mistakes in one line."""
+"""What the command lines share: absl flags of their own, read without jax, and mistakes in one line."""
 
 from __future__ import annotations
 
@@ -70,6 +70,24 @@ def device_help(width: int) -> str:
     """The flags about devices as a part of a help text, explained from column `width` on."""
     rows = [line.split("|") for line in _DEVICE_HELP.splitlines()]
     return "\n".join(f"  {flag:<{width - 3}} {text}" for flag, text in rows)
+
+
+def last_value(argv: Sequence[str], flag: str) -> str | None:
+    """The value of `--flag=VALUE` or `--flag VALUE`, the last one as absl has it."""
+    value = None
+    for position, argument in enumerate(argv):
+        if argument == "--":
+            break
+        if argument in (f"--{flag}", f"-{flag}") and position + 1 < len(argv):
+            value = argv[position + 1]
+        elif argument.startswith((f"--{flag}=", f"-{flag}=")):
+            value = argument.split("=", 1)[1]
+    return value
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and message of an error."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
 def leave(message: object, status: int) -> NoReturn:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections.config_flags import config_flags, tuple_parser
 
+from zppo_jax import command
 from zppo_jax.config import Config, ConfigError, ConfigTree, Key, from_config_dict, keys, type_words, unknown_key
 from zppo_jax.workdir import RunError
 
@@ -95,7 +96,7 @@ def parse(argv: Sequence[str], program: str = "zppo_jax.main", example: str = _E
       argv: the whole command line, program name first.
       program: the module that was called, for its mistakes, and an `example` of how.
     """
-    path = _last_value(argv, "config")
+    path = command.last_value(argv, "config")
     if not path:
         raise ConfigError(f"--config is missing: name a configuration file, as in `{example}`")
     load_config(path)  # config_flags loads it again, and would hide what is wrong with it
@@ -104,7 +105,7 @@ def parse(argv: Sequence[str], program: str = "zppo_jax.main", example: str = _E
     try:
         rest = flags.FLAGS(_quoted(argv))
     except Exception as error:  # absl and config_flags raise many kinds, and each message is for a person to read
-        raise ConfigError(f"{_one_line(error)}; `python -m {program} --help` lists the flags") from error
+        raise ConfigError(f"{command.one_line(error)}; `python -m {program} --help` lists the flags") from error
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r} is no flag: a key is changed by --config.KEY=VALUE")
     if not flags.FLAGS.workdir or flags.FLAGS.config is None:
@@ -125,7 +126,7 @@ def load_config(path: str) -> ConfigTree:
         spec.loader.exec_module(module)
         return module.get_config(*([method] if method else []))
     except Exception as error:  # a config file is a program: whatever it raises, a person wants one line
-        raise ConfigError(f"--config={path}: the file does not load, {_one_line(error)}") from error
+        raise ConfigError(f"--config={path}: the file does not load, {command.one_line(error)}") from error
 
 
 def overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -220,7 +221,7 @@ _DISK_ERRORS = {
 def _parse_or_exit(argv: Sequence[str]) -> list[str]:
     try:
         if any(argument in ("--help", "-help", "-h", "--helpfull", "-?") for argument in argv[1:]):
-            print(help_text(_last_value(argv, "config")), end="")
+            print(help_text(command.last_value(argv, "config")), end="")
             sys.exit(0)
         return parse(argv)
     except ConfigError as error:
@@ -246,19 +247,6 @@ def check_method(config: Config) -> None:
         raise ConfigError(f"method = {config.method!r}: there is no such method; give one of {', '.join(METHODS)}")
 
 
-def _last_value(argv: Sequence[str], flag: str) -> str | None:
-    """The value of `--flag=VALUE` or `--flag VALUE`, the last one as absl has it."""
-    value = None
-    for position, argument in enumerate(argv):
-        if argument == "--":
-            break
-        if argument in (f"--{flag}", f"-{flag}") and position + 1 < len(argv):
-            value = argv[position + 1]
-        elif argument.startswith((f"--{flag}=", f"-{flag}=")):
-            value = argument.split("=", 1)[1]
-    return value
-
-
 def _reads_as(kind: Any, text: str) -> bool:
     try:
         _PARSERS[kind](text)
@@ -279,10 +267,6 @@ def _nearby_config(file: str) -> str:
     if folder is None:
         return "running in the root of the repository, where configs/ is"
     return ", ".join(str(path) for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "common"))
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
 def _key_lines(values: ConfigTree | None) -> Iterator[str]:

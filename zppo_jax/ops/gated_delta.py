@@ -236,12 +236,12 @@ def _states(parts, source_CB, is_trunk_CB):
 
 def _states_forward(parts, source_CB, is_trunk_CB):
     states, new = _states(parts, source_CB, is_trunk_CB)
-    return (states, new), (parts, source_CB, is_trunk_CB, states, new)
+    _, w, _, _, carried, total = parts
+    return (states, new), (w, carried, total, source_CB, is_trunk_CB, states, new)
 
 
 def _states_backward(residuals, slopes):
-    parts, source_CB, is_trunk_CB, states, new = residuals
-    _, w, _, _, carried, total = parts
+    w, carried, total, source_CB, is_trunk_CB, states, new = residuals
 
     def step(carry, chunk):
         after, trunk = carry  # slopes of the state behind this chunk, and of the trunk's that later branches read

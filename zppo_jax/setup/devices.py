@@ -34,7 +34,8 @@ def find_hosts(config: Config) -> Hosts:
     hosts = Hosts.all(config.watchdog.host_seconds)
     if hosts.count > 1 and not jax.distributed.is_initialized():
         raise ConfigError(f"this is one of {hosts.count} processes: add --distributed to the command on every host")
-    _require_same_run(hosts.gather({"config": to_json(config)} | _program(), "the start"))
+    if hosts.count > 1:
+        _require_same_run(hosts.gather({"config": to_json(config)} | _program(), "the start"))
     return hosts
 
 
