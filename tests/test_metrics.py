@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import struct
 import time
 from pathlib import Path
@@ -203,3 +204,20 @@ def test_names_that_depend_on_the_clock():
     clock = {name for name in SCHEMA if depends_on_clock(name)}
     assert clock == {"rollout/tokens_per_second"} | {name for name in SCHEMA if name.startswith("time/")}
     assert depends_on_clock("memory/peak")
+
+
+def test_a_line_is_written_whole_or_not_at_all(tmp_path):
+    """Ten more bytes fit: they do not stay, and the row is written when there is space."""
+    writer, limits = MetricsWriter(tmp_path, tensorboard=False), resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer.write(1, {})
+    file = tmp_path / "metrics.jsonl"
+    size = file.stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*metrics.jsonl"):
+            writer.write(2, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.stat().st_size == size
+    writer.write(2, {})
+    assert [row["step"] for row in read_rows(file)] == [1, 2]
