@@ -4,6 +4,16 @@ from zppo_jax.rewards.extract import extract_answer
 from zppo_jax.rewards.grade import ANSWER_TYPES
 from zppo_jax.rewards.pool import Item, ScoringPool
 from zppo_jax.rewards.score import check_gold, score
-from zppo_jax.rewards.verdict import Status, Verdict
+from zppo_jax.rewards.verdict import UNDECIDED, Status, Verdict
 
-__all__ = ["ANSWER_TYPES", "Item", "ScoringPool", "Status", "Verdict", "check_gold", "extract_answer", "score"]
+__all__ = [
+    "ANSWER_TYPES",
+    "UNDECIDED",
+    "Item",
+    "ScoringPool",
+    "Status",
+    "Verdict",
+    "check_gold",
+    "extract_answer",
+    "score",
+]

@@ -161,9 +161,10 @@ def decide(gold: str, answer: str) -> Decision:
 
 
 def _decide_by_structure(gold: str, answer: str) -> Decision:
-    for latex in (answer, gold):
-        if status := refusal(latex):
-            return Decision(False, status)
+    if status := refusal(answer):
+        return Decision(False, status)
+    if refusal(gold):
+        return Decision(False, Status.ERROR)
     (gold, gold_unit), (answer, answer_unit) = _split_unit(gold), _split_unit(answer)
     if gold_unit and answer_unit and gold_unit != answer_unit:
         return Decision(False, Status.OK)

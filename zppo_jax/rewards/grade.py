@@ -63,6 +63,19 @@ def max_chars(answer_type: str) -> int:
     return _MAX_JSON_CHARS if answer_type in ("grounding", "clicking") else expression.MAX_CHARS
 
 
+# Here a right answer is about as long as its gold; elsewhere a letter, number or box stands for it.
+_WRITTEN_OUT = ("math", "string", "search", "list_any", "anls")
+
+
+def _out_of_reach(gold: Gold, answer_type: str) -> bool:
+    """Whether the gold is so long that every right answer would be too long to be looked at."""
+    limit = max_chars(answer_type)
+    if answer_type not in _WRITTEN_OUT or (isinstance(gold, str) and len(gold) <= limit):
+        return False
+    golds = [str(gold)] if answer_type == "math" else lists.golds_of(gold)
+    return all(len(one) > limit for one in golds)
+
+
 def grade(
     response: str, gold: Gold, answer_type: str = "math", region: str = "final", **options: Any
 ) -> Verdict | Pending:
@@ -72,12 +85,15 @@ def grade(
     if answer is None:
         return Verdict(False, status, None)
     if len(answer) > max_chars(answer_type):
-        return Verdict(False, Status.TOO_LONG, answer)
-    return grade_answer(answer, gold, answer_type, **options)
+        graded: Verdict | Pending = Verdict(False, Status.TOO_LONG, answer)
+    else:
+        graded = grade_answer(answer, gold, answer_type, **options)
+    wrong = isinstance(graded, Verdict) and not graded.correct
+    return graded._replace(status=Status.ERROR) if wrong and _out_of_reach(gold, answer_type) else graded
 
 
 def grade_answer(answer: str, gold: Gold, answer_type: str, **options: Any) -> Verdict | Pending:
-    """Compare an extracted answer with the gold. A malformed gold shows as MALFORMED: `check_gold` finds it earlier."""
+    """Compare an extracted answer with the gold. What only a usable gold could decide has status ERROR."""
     if answer_type == "math":
         return _math(answer, gold, **options)
     if answer_type == "free_form":
@@ -86,7 +102,8 @@ def grade_answer(answer: str, gold: Gold, answer_type: str, **options: Any) -> V
     try:
         return Verdict(_RULES[answer_type](gold, answer, **options), Status.OK, answer)
     except MalformedAnswer:
-        return Verdict(False, Status.MALFORMED, answer)
+        fault = gold_fault(gold, answer_type, **options)
+        return Verdict(False, Status.ERROR if fault else Status.MALFORMED, answer)
 
 
 def _math(answer: str, gold: Gold) -> Verdict | Pending:
@@ -96,3 +113,24 @@ def _math(answer: str, gold: Gold) -> Verdict | Pending:
     if decision.pending:
         return Pending(answer, decision.pending)
     return Verdict(decision.correct, decision.status, answer)
+
+
+def gold_fault(gold: Gold, answer_type: str, **options: Any) -> str | None:
+    """Why a gold of a type with a rule (not "math") does not accept its own right answers, or None where it does."""
+    rule = _RULES.get(answer_type, _strings)
+    try:
+        accepted = all(rule(gold, answer, **options) for answer in _right_answers(gold, answer_type))
+    except MalformedAnswer as error:
+        return f"the gold {gold!r} cannot be read as {answer_type}: {error}"
+    return None if accepted else f"the gold {gold!r} does not verify against itself as {answer_type}"
+
+
+def _right_answers(gold: Gold, answer_type: str) -> Sequence[str]:
+    """Answers that a usable gold must accept: itself, each of its alternatives, or the middle of its box."""
+    if answer_type in ("list_any", "anls"):
+        return lists.golds_of(gold)
+    if answer_type == "clicking":
+        return [f"[{(x1 + x2) / 2}, {(y1 + y2) / 2}]" for x1, y1, x2, y2 in boxes.parse_boxes(str(gold))]
+    if answer_type in ("ordering", "number_list"):
+        return [", ".join(lists.sequence_items(gold))]
+    return [str(gold)]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from typing import Any
 
-from zppo_jax.rewards import boxes, expression, lists
-from zppo_jax.rewards.grade import Gold, Pending, grade, grade_answer, max_chars, require_known
+from zppo_jax.rewards import expression
+from zppo_jax.rewards.grade import Gold, Pending, gold_fault, grade, max_chars, require_known
 from zppo_jax.rewards.pool import ScoringPool
-from zppo_jax.rewards.verdict import MalformedAnswer, Verdict
+from zppo_jax.rewards.verdict import Verdict
 
 _DEFAULT_WORKERS = 2
 
@@ -49,7 +48,8 @@ def score(response: str, gold: Gold, answer_type: str = "math", region: str = "f
         `min_iou` (grounding).
 
     Returns:
-      A verdict; whatever the response holds, it comes back within seconds, and wrong where it cannot be decided.
+      A verdict; whatever the response holds, it comes back within seconds. What the response caused is right or wrong;
+      where the machinery or the gold is at fault, `decided` is False.
 
     Raises:
       ValueError: on an unknown answer type or region. Model text never raises.
@@ -74,7 +74,7 @@ def check_gold(gold: Gold, answer_type: str, **options: Any) -> str | None:
         return f"the gold has {len(written)} characters, more than the {max_chars(answer_type)} that are scored"
     if answer_type == "math":
         return _check_math(written)
-    return _check_by_rule(gold, answer_type, options)
+    return gold_fault(gold, answer_type, **options)
 
 
 def _check_math(gold: str) -> str | None:
@@ -86,26 +86,3 @@ def _check_math(gold: str) -> str | None:
     correct, status = default_pool().compare(gold, gold)
     # Such a gold would count for a verbatim copy only: every other way to write it would be a false negative.
     return None if correct else f"the parser cannot read the gold {gold!r} ({status})"
-
-
-def _check_by_rule(gold: Gold, answer_type: str, options: dict[str, Any]) -> str | None:
-    try:
-        answers = _right_answers(gold, answer_type)
-    except MalformedAnswer as error:
-        return f"the gold {gold!r} is no {answer_type}: {error}"
-    for answer in answers:
-        verdict = grade_answer(answer, gold, answer_type, **options)
-        if not verdict.correct:  # pyright: ignore[reportAttributeAccessIssue]
-            return f"the gold {gold!r} does not verify against itself as {answer_type} ({verdict.status})"  # pyright: ignore[reportAttributeAccessIssue]
-    return None
-
-
-def _right_answers(gold: Gold, answer_type: str) -> Sequence[str]:
-    """Answers that a usable gold must accept: itself, each of its alternatives, or the middle of its box."""
-    if answer_type in ("list_any", "anls"):
-        return lists.golds_of(gold)
-    if answer_type == "clicking":
-        return [f"[{(x1 + x2) / 2}, {(y1 + y2) / 2}]" for x1, y1, x2, y2 in boxes.parse_boxes(str(gold))]
-    if answer_type in ("ordering", "number_list"):
-        return [", ".join(lists.sequence_items(gold))]
-    return [str(gold)]

@@ -9,8 +9,10 @@ from typing import NamedTuple
 class Status(enum.StrEnum):
     """Why a verdict is what it is; the only values `Verdict.status` ever has.
 
-    `OK` means that the answer was read and compared (right or wrong). `NEEDS_JUDGE` means that rules cannot
-    decide (free-form golds); the caller sends these to a judge model, and they count as wrong until it answers.
+    What the response caused is decided: `OK` (read and compared, right or wrong), `NO_ANSWER`, `MALFORMED` (the answer
+    cannot be read or compared), `TOO_LONG`, and `TIMEOUT` (comparing it used up a limit of processor time or memory).
+    What the machinery or the data caused is not (`UNDECIDED`): `ERROR` (a comparison failed twice, or the gold cannot
+    be scored) and `NEEDS_JUDGE` (a free-form gold, which only a judge model can decide).
     """
 
     OK = "ok"
@@ -22,15 +24,25 @@ class Status(enum.StrEnum):
     NEEDS_JUDGE = "needs_judge"
 
 
+UNDECIDED: frozenset[Status] = frozenset({Status.ERROR, Status.NEEDS_JUDGE})
+"""The statuses under which a response is neither right nor wrong."""
+
+
 class Verdict(NamedTuple):
     """The binary outcome reward of one response (App. D.1 of arXiv:2606.18216).
 
     `answer` is the text in the box, as the model wrote it without outer whitespace, or None where there is none.
+    `correct` is False where nothing was decided: ask `decided` before counting such a response as wrong.
     """
 
     correct: bool
     status: str
     answer: str | None
+
+    @property
+    def decided(self) -> bool:
+        """Whether the response is right or wrong; False where the machinery or the gold is why there is neither."""
+        return self.status not in UNDECIDED
 
 
 class MalformedAnswer(ValueError):

@@ -18,6 +18,8 @@ import signal
 import sys
 from typing import Any, TextIO
 
+from zppo_jax.rewards.child import OUT_OF_MEMORY
+
 _DIGITS = 50
 _EXACT = 10.0**-40
 # One side written as a decimal: it is the rounding of the other to six or more digits.
@@ -181,22 +183,22 @@ def _library_equal(gold: Any, answer: Any) -> bool:
 
 
 def compare(gold: str, answer: str) -> str:
-    """One request: "equal", "different", "malformed" (the answer does not parse) or "error" (anything else)."""
+    """One request: "equal", "different", "malformed" (the answer cannot be read or compared), "gold" (the gold cannot).
+
+    Everything but MemoryError is the doing of these two texts, and comes again whenever they are compared.
+    """
     try:
         parsed_gold = parse(gold)
+    except MemoryError:
+        raise
     except Exception:
-        return "error"
+        return "gold"
     try:
-        parsed_answer = parse(answer)
-    except RecursionError:
-        return "error"
-    except Exception:
+        return "equal" if equal(parsed_gold, parse(answer)) else "different"
+    except MemoryError:
+        raise
+    except Exception:  # also RecursionError, and a form that no rule can compare: the child lives on
         return "malformed"
-    # A form that no rule can compare is an error of the grader, and must not end the worker.
-    try:
-        return "equal" if equal(parsed_gold, parsed_answer) else "different"
-    except Exception:
-        return "error"
 
 
 def warm_up() -> None:
@@ -223,8 +225,11 @@ def main() -> None:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     sys.stdout = sys.stderr
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    warm_up()
-    serve(sys.stdin, replies, seconds)
+    try:
+        warm_up()
+        serve(sys.stdin, replies, seconds)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
 
 
 if __name__ == "__main__":
