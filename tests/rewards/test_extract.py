@@ -23,11 +23,16 @@ FOUND = [
     (r"first \\\boxed{6}", "6"),
     (r"\boxed{ 8 }", "8"),
     ("\\boxed{two\nlines}", "two\nlines"),
+    (r"\boxed{1} \boxed{\{2\}, {3}} {4", r"\{2\}, {3}"),
+    (r"\boxed {\}}", r"\}"),
+    (r"\boxed{5} cut off before its brace: \boxed", "5"),
+    (r"\boxed{\boxed{3} is opened last and closed", "3"),
+    (r"\boxed{\boxed{1}+\boxed{2}}", r"\boxed{1}+\boxed{2}"),
 ]
 
 
 @pytest.mark.parametrize(("response", "answer"), FOUND)
-def test_the_last_balanced_box_is_the_answer(response: str, answer: str) -> None:
+def test_the_last_box_is_the_answer(response: str, answer: str) -> None:
     assert extract_answer(response) == (answer, "ok")
 
 
@@ -43,6 +48,10 @@ def test_the_last_balanced_box_is_the_answer(response: str, answer: str) -> None
         (r"\boxed{5", "malformed"),
         (r"\boxed{\frac{1}{2}", "malformed"),
         (r"\boxed{5\}", "malformed"),
+        (r"\boxed{5} .. \boxed{6", "malformed"),
+        (r"\boxed{5} .. \boxed{\frac{6}{7}", "malformed"),
+        (r"\boxed{5} .. \boxed{6\}", "malformed"),
+        (r"\boxed{\boxed{5} .. \boxed{6", "malformed"),
     ],
 )
 def test_no_answer_and_a_cut_off_answer_differ(response: str, status: str) -> None:

@@ -10,9 +10,9 @@ import pytest
 from zppo_jax.data import digits
 from zppo_jax.prompts import TEMPLATES
 from zppo_jax.rewards import score
+from zppo_jax.rewards.extract import last_box
 from zppo_jax.warmstart import examples, recipe, supervised, tiny
 from zppo_jax.warmstart.examples import Example
-from zppo_jax.zppo.reformulate import last_box
 
 TEMPLATE = TEMPLATES["compact"]
 MIXTURE = recipe.Recipe().mixture

@@ -22,7 +22,7 @@ from zppo_jax.zppo import (
     fallback_summary,
     reformulate,
 )
-from zppo_jax.zppo.reformulate import last_box, wrong_answers
+from zppo_jax.zppo.reformulate import wrong_answers
 
 PAPER = prompts.TEMPLATES["paper"]
 BOTH = ("bcq", "ncq")
@@ -201,6 +201,7 @@ def test_fallback_summary_ends_with_the_answer(response: str, answer: str | None
         ("<summary>Add. \\boxed{8}</summary>", "7", None),  # changed
         ("<summary>Add. 7</summary>", "7", None),  # lost
         ("<summary>Add. \\boxed{7", "7", None),  # cut
+        ("<summary>Add. \\boxed{7} so \\boxed{7</summary>", "7", None),  # cut in its last box
         ("Add. \\boxed{7}", "7", None),  # no tags
         ("</summary>\\boxed{7}<summary>", "7", None),
         ("<summary> </summary>", None, None),
@@ -209,9 +210,3 @@ def test_fallback_summary_ends_with_the_answer(response: str, answer: str | None
 )
 def test_accept_summary(output: str, answer: str | None, expected: str | None):
     assert accept_summary(output, answer) == expected
-
-
-def test_last_box_balances_braces():
-    assert last_box(r"\boxed{1} \boxed{\{2\}, {3}} \boxed{4") == r"\{2\}, {3}"
-    assert last_box(r"\boxed {\}}") == r"\}"
-    assert last_box("boxed{1}") is None

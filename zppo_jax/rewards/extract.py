@@ -1,4 +1,4 @@
-r"""Find the final answer in a response: the last balanced \boxed{...} of the region that counts.
+r"""Find the final answer in a response: the last \boxed{...} of the region that counts.
 
 One pass with a stack, so that hostile text (100,000 times `\boxed{`) costs linear time.
 """
@@ -39,38 +39,43 @@ def answer_region(response: str, region: str) -> str | None:
     return None if THINK_OPEN in tail else tail
 
 
-def last_box(text: str) -> tuple[str | None, bool]:
-    r"""The content of the last balanced box, and whether any \boxed{ was seen at all.
+def last_box(text: str) -> str | None:
+    r"""The content of the last box, or None where there is no \boxed{ or the last one is never closed.
 
-    Of nested boxes the outermost balanced one counts. Content is None where no box is balanced.
+    The last box is the one opened last, as in the paper's grader: `\boxed{5} .. \boxed{6` was cut off inside its
+    answer and has none. A balanced box around it takes its place (`\boxed{\boxed{3}+1}` holds `\boxed{3}+1`).
     """
     open_braces: list[int] = []
     content: tuple[int, int] | None = None
-    seen = False
     for token in _TOKEN.finditer(text):
         mark = token.group()
         if mark == "{":
             open_braces.append(_NOT_A_BOX)
-        elif mark.endswith("{") and mark.startswith(r"\boxed"):
-            seen = True
+        elif _opens_box(mark):
             open_braces.append(token.end())
+            content = None
         elif mark == "}" and open_braces:
             start = open_braces.pop()
-            # A box that closes later either follows or encloses the earlier ones: either way it is the one.
+            # The first box that closes after the last opening is the last one; those that close later enclose it.
             content = content if start == _NOT_A_BOX else (start, token.start())
-    return (text[content[0] : content[1]] if content else None), seen
+    return text[content[0] : content[1]] if content else None
+
+
+def _opens_box(mark: str) -> bool:
+    return mark.endswith("{") and mark.startswith(r"\boxed")
 
 
 def extract_answer(response: str, region: str = "final") -> tuple[str | None, Status]:
     """The answer text of a response and a status: OK, NO_ANSWER (no box, empty box, unclosed thinking) or MALFORMED.
 
-    MALFORMED means that a box was opened and never closed, as when a response is cut off.
+    MALFORMED means that the last box was opened and never closed, as when a response is cut off.
     """
     text = answer_region(response, region)
     if text is None:
         return None, Status.NO_ANSWER
-    content, seen = last_box(text)
+    content = last_box(text)
     if content is None:
-        return None, Status.MALFORMED if seen else Status.NO_ANSWER
+        cut_off = any(_opens_box(token.group()) for token in _TOKEN.finditer(text))
+        return None, Status.MALFORMED if cut_off else Status.NO_ANSWER
     answer = content.strip()
     return (answer, Status.OK) if answer else (None, Status.NO_ANSWER)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from zppo_jax import prompts
+from zppo_jax.rewards.extract import last_box
 from zppo_jax.types import Group, Kind, Prompt, Rollout
 from zppo_jax.zppo import keys
 
@@ -165,8 +166,6 @@ def check_reformulations(names: Collection[str]) -> None:
 
 
 _THINK_TAG = re.compile(r"<\s*+/?\s*+think\s*+>", re.IGNORECASE)
-_BOX_OPEN = re.compile(r"\\boxed\s*+\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace closes nothing
 
 
 def fallback_summary(response_text: str, answer: str | None, truncate: Callable[[str], str]) -> str:
@@ -196,24 +195,6 @@ def accept_summary(compressor_output: str, answer: str | None) -> str | None:
     if not closed or not opened or not summary:
         return None
     return summary if _same_answer(last_box(summary), answer) else None
-
-
-def last_box(text: str) -> str | None:
-    r"""The content of the last closed `\boxed{...}`, with balanced braces; None when there is none."""
-    for match in reversed(list(_BOX_OPEN.finditer(text))):
-        end = _closing_brace(text, match.end())
-        if end is not None:
-            return text[match.end() : end]
-    return None
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    depth = 1
-    for match in _BRACE.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(match.group(), 0)
-        if depth == 0:
-            return match.start()
-    return None
 
 
 def _same_answer(first: str | None, second: str | None) -> bool:
