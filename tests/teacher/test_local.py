@@ -39,7 +39,7 @@ def teacher(actor, **changes) -> LocalTeacher:
 
 
 def compressed(of: LocalTeacher, candidates=CANDIDATES):
-    return of.compress(candidates, seed=0, step=1)
+    return of.compress(candidates, seed=0, step=1).texts
 
 
 def check_fallback(text: str, candidate: Candidate) -> None:
@@ -98,6 +98,28 @@ def test_a_summary_without_the_original_box_is_not_taken(output, actor):
     check_fallback(summaries[CANDIDATES[0]], CANDIDATES[0])
 
 
+def test_refused_summaries_are_counted_by_author_and_reason(actor):
+    """A response without an answer whose summary has a box, and one spelt otherwise, are no longer refused."""
+    half = Candidate("<think>\nhalf </think> \\boxed{\\frac{1}{2}}", "\\frac{1}{2}", "teacher")
+    lost = Candidate("<think>\nseven </think> \\boxed{7}", "7", "teacher")
+    outputs = (
+        "<summary>first \\boxed{13}</summary>",
+        "<summary>nothing found \\boxed{4}</summary>",
+        "<summary>say it</summary>",
+        "<summary>a half: \\boxed{0.5}</summary>",
+        "",
+    )
+    made = teacher(actor, compressor=scripted(actor, *outputs)).compress([*CANDIDATES, half, lost], seed=0, step=1)
+    assert made.num_asked == 5
+    assert made.refused == {
+        ("student", "other_answer"): 1,
+        ("student", "no_answer"): 1,
+        ("teacher", "no_summary"): 1,
+    }
+    assert made.texts[CANDIDATES[1]] == "nothing found" and made.texts[half] == "a half: \\boxed{\\frac{1}{2}}"
+    check_fallback(made.texts[lost], lost)
+
+
 def test_the_compressor_is_asked_greedily_once_for_each_candidate(actor):
     compressor = scripted(actor, "", "", "")
     compressed(teacher(actor, compressor=compressor), [*CANDIDATES, *CANDIDATES])
@@ -115,9 +137,9 @@ def test_a_response_too_long_to_compress_falls_back(actor):
     long = Candidate("�" * 400 + " \\boxed{5}", "5")
     longest = 64 + tiny_model.processor().features(prompts.compress_text(CANDIDATES[0].text), ()).num_tokens
     compressor = scripted(actor, "<summary>short \\boxed{12}</summary>", longest=longest)
-    summaries = compressed(teacher(actor, compressor=compressor), [long, CANDIDATES[0]])
-    assert summaries[CANDIDATES[0]] == "short \\boxed{12}"
-    assert summaries[long].endswith("\\boxed{5}")
+    made = teacher(actor, compressor=compressor).compress([long, CANDIDATES[0]], seed=0, step=1)
+    assert made.texts[CANDIDATES[0]] == "short \\boxed{12}"
+    assert made.texts[long].endswith("\\boxed{5}") and made.refused == {("student", "too_long"): 1}
 
 
 def test_a_compressor_that_talks_rubbish_falls_back(actor):

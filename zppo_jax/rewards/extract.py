@@ -6,7 +6,7 @@ One pass with a stack, so that hostile text (100,000 times `\boxed{`) costs line
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from zppo_jax.rewards.verdict import Status
 
@@ -39,30 +39,47 @@ def answer_region(response: str, region: str) -> str | None:
     return None if THINK_OPEN in tail else tail
 
 
+class Box(NamedTuple):
+    r"""A closed \boxed{...}: `start` and `end` of the whole, `inner` and `close` of what it holds, in characters."""
+
+    start: int
+    inner: int
+    close: int
+    end: int
+
+
+def boxes(text: str) -> tuple[list[Box], int]:
+    r"""The closed boxes that lie in no other closed one, in order, and where the last \boxed{ opens (-1: nowhere)."""
+    opened: list[tuple[int, int]] = []
+    found: list[Box] = []
+    last = -1
+    for token in _TOKEN.finditer(text):
+        mark = token.group()
+        if mark == "{":
+            opened.append((_NOT_A_BOX, 0))
+        elif mark.endswith("{") and mark.startswith(r"\boxed"):
+            last = token.start()
+            opened.append((last, token.end()))
+        elif mark == "}" and opened:
+            start, inner = opened.pop()
+            if start != _NOT_A_BOX:
+                while found and found[-1].start > start:
+                    found.pop()  # it lies inside
+                found.append(Box(start, inner, token.start(), token.end()))
+    return found, last
+
+
 def last_box(text: str) -> str | None:
     r"""The content of the last box, or None where there is no \boxed{ or the last one is never closed.
 
     The last box is the one opened last, as in the paper's grader: `\boxed{5} .. \boxed{6` was cut off inside its
     answer and has none. A balanced box around it takes its place (`\boxed{\boxed{3}+1}` holds `\boxed{3}+1`).
     """
-    open_braces: list[int] = []
-    content: tuple[int, int] | None = None
-    for token in _TOKEN.finditer(text):
-        mark = token.group()
-        if mark == "{":
-            open_braces.append(_NOT_A_BOX)
-        elif _opens_box(mark):
-            open_braces.append(token.end())
-            content = None
-        elif mark == "}" and open_braces:
-            start = open_braces.pop()
-            # The first box that closes after the last opening is the last one; those that close later enclose it.
-            content = content if start == _NOT_A_BOX else (start, token.start())
-    return text[content[0] : content[1]] if content else None
+    return _last_content(text, *boxes(text))
 
 
-def _opens_box(mark: str) -> bool:
-    return mark.endswith("{") and mark.startswith(r"\boxed")
+def _last_content(text: str, found: list[Box], last: int) -> str | None:
+    return text[found[-1].inner : found[-1].close] if found and last < found[-1].end else None
 
 
 def extract_answer(response: str, region: str = "final") -> tuple[str | None, Status]:
@@ -73,9 +90,9 @@ def extract_answer(response: str, region: str = "final") -> tuple[str | None, St
     text = answer_region(response, region)
     if text is None:
         return None, Status.NO_ANSWER
-    content = last_box(text)
+    found, last = boxes(text)
+    content = _last_content(text, found, last)
     if content is None:
-        cut_off = any(_opens_box(token.group()) for token in _TOKEN.finditer(text))
-        return None, Status.MALFORMED if cut_off else Status.NO_ANSWER
+        return None, Status.NO_ANSWER if last < 0 else Status.MALFORMED
     answer = content.strip()
     return (answer, Status.OK) if answer else (None, Status.NO_ANSWER)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from zppo_jax import prompts
 from zppo_jax.actor import Actor
@@ -13,8 +14,16 @@ from zppo_jax.processor import Processor
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request
 from zppo_jax.types import Group
-from zppo_jax.zppo import accept_summary, fallback_summary
-from zppo_jax.zppo.reformulate import Candidate
+from zppo_jax.zppo.summaries import Candidate, Checked, accept_summary, fallback_summary
+
+
+class Summaries(NamedTuple):
+    """The text of each candidate; of `num_asked` summaries those that could not stand for their response are counted in
+    `refused`, by (author, reason): they show the response's end instead."""
+
+    texts: Mapping[Candidate, str]
+    num_asked: int
+    refused: collections.Counter[tuple[str, str]]
 
 
 class Teacher(Protocol):
@@ -24,7 +33,7 @@ class Teacher(Protocol):
         """Scored teacher rollouts on questions, fresh on every visit."""
         ...
 
-    def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> Mapping[Candidate, str]:
+    def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> Summaries:
         """The text that each candidate shows in a prompt."""
         ...
 
@@ -35,6 +44,7 @@ class LocalTeacher:
 
     `max_tokens` bounds a candidate. A summary that is missing, or lost or changed the boxed answer, is replaced by the
     response's last `max_tokens` tokens with the original box at the end (Fig 16 describes no check; models need one).
+    Whether it changed the answer is for the scorer to say, as in a reward.
     """
 
     params: dict[str, Any]
@@ -52,13 +62,29 @@ class LocalTeacher:
         self.actor.engine.vision.release()  # a question is asked once
         return groups
 
-    def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> Mapping[Candidate, str]:
+    def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> Summaries:
         unique = list(dict.fromkeys(candidates))
-        outputs = self._outputs(unique, seed, step) if self.compressor else [""] * len(unique)
-        return {
-            candidate: accept_summary(output, candidate.answer) or self._fallback(candidate)
-            for candidate, output in zip(unique, outputs, strict=True)
-        }
+        if self.compressor is None:
+            return Summaries({one: self._fallback(one) for one in unique}, 0, collections.Counter())
+        outputs = self._outputs(unique, seed, step)
+        texts: dict[Candidate, str] = {}
+        refused: collections.Counter[tuple[str, str]] = collections.Counter()
+        for candidate, output in zip(unique, outputs, strict=True):
+            checked = self._checked(candidate, output)
+            texts[candidate] = self._fallback(candidate) if checked.refusal else checked.text
+            if checked.refusal:
+                refused[candidate.author, checked.refusal] += 1
+        return Summaries(texts, len(unique), refused)
+
+    def _checked(self, candidate: Candidate, output: str | None) -> Checked:
+        if output is None:
+            return Checked("", "too_long")
+
+        def same(answer: str, found: str) -> bool:
+            scorer = self.actor.scorer
+            return scorer.score(rf"\boxed{{{found}}}", answer, candidate.answer_type, "anywhere").correct
+
+        return accept_summary(output, candidate.answer, same)
 
     def _fallback(self, candidate: Candidate) -> str:
         return fallback_summary(candidate.text, candidate.answer, self._last_tokens)
@@ -68,8 +94,8 @@ class LocalTeacher:
         ids = processor.encode_text(text)
         return text if len(ids) <= self.max_tokens else processor.decode(ids[-self.max_tokens :])
 
-    def _outputs(self, candidates: Sequence[Candidate], seed: int, step: int) -> list[str]:
-        """Greedy answers to the compression prompt (no image, no question, no thinking); "" where it is too long.
+    def _outputs(self, candidates: Sequence[Candidate], seed: int, step: int) -> list[str | None]:
+        """Greedy answers to the compression prompt (no image, no question, no thinking); None where it is too long.
 
         A response of broken UTF-8 may need more tokens than it was sampled with: that must not end a run.
         """
@@ -83,7 +109,7 @@ class LocalTeacher:
         ]
         samples = engine.sample(self.params, requests)
         engine.held.release()
-        outputs = [""] * len(candidates)
+        outputs: list[str | None] = [None] * len(candidates)
         for index, group in zip(fitting, samples, strict=True):
             outputs[index] = self.compressor.text_of(group[0])
         return outputs

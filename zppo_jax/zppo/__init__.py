@@ -6,16 +6,14 @@ from zppo_jax.zppo import select
 from zppo_jax.zppo.methods import METHODS, Method, get_method
 from zppo_jax.zppo.reformulate import (
     REFORMULATIONS,
-    Candidate,
     Choice,
     Reformulation,
-    accept_summary,
     build_prompts,
     choose_candidates,
-    fallback_summary,
     reformulate,
 )
 from zppo_jax.zppo.replay import Refresh, ReplayBuffer
+from zppo_jax.zppo.summaries import Candidate, accept_summary, fallback_summary
 
 __all__ = [
     "METHODS",

@@ -8,23 +8,15 @@ ends here: in the text of a BCQ prompt, which the student then answers afresh. I
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from zppo_jax import prompts
-from zppo_jax.rewards.extract import last_box
+from zppo_jax.rewards import Status
 from zppo_jax.types import Group, Kind, Prompt, Rollout
 from zppo_jax.zppo import keys
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A whole response that is to be shown in a prompt, with its parsed answer; equal ones need one compression."""
-
-    text: str
-    answer: str | None
+from zppo_jax.zppo.summaries import Author, Candidate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,14 +103,20 @@ def choose_candidates(
     """Stage one: which responses the prompts of a hard question will show.
 
     `group` is the plain or replayed group of the question; `teacher` are the teacher's rollouts on it, of which only
-    the correct ones are used (there may be none: then there is no BCQ prompt this visit). Every draw comes from (seed,
-    step, question). ValueError for an unknown reformulation or for a group that is itself reformulated.
+    the correct ones are used (there may be none: then there is no BCQ prompt this visit). Undecided rollouts are never
+    shown. Every draw comes from (seed, step, question). ValueError for an unknown reformulation or for a group that is
+    itself reformulated.
     """
     check_reformulations(reformulations)
     if group.prompt.kind not in ("plain", "replay"):
         raise ValueError(f"group {group.prompt.uid!r} is a {group.prompt.kind} group; only plain ones are reformulated")
-    wrong = [Candidate(rollout.text, rollout.answer) for rollout in group.rollouts if not rollout.correct]
-    teacher_correct = [Candidate(rollout.text, rollout.answer) for rollout in teacher if rollout.correct]
+    answer_type = group.prompt.question.answer_type
+
+    def candidates_of(rollouts: Sequence[Rollout], author: Author, correct: bool) -> list[Candidate]:
+        shown = [rollout for rollout in rollouts if rollout.decided and rollout.correct == correct]
+        return [Candidate(rollout.text, _listable(rollout), author, answer_type) for rollout in shown]
+
+    wrong, teacher_correct = candidates_of(group.rollouts, "student", False), candidates_of(teacher, "teacher", True)
     candidates: dict[str, tuple[Candidate, ...]] = {}
     for name, row in REFORMULATIONS.items():
         if name in reformulations:
@@ -127,6 +125,11 @@ def choose_candidates(
             if chosen:
                 candidates[name] = chosen
     return Choice(group.prompt, step, candidates)
+
+
+def _listable(rollout: Rollout) -> str | None:
+    """The parsed answer. One that is too long to be graded counts as unparsed: nothing bounds it but the response."""
+    return None if rollout.status == Status.TOO_LONG else rollout.answer
 
 
 def build_prompts(choice: Choice, summaries: Callable[[Candidate], str], template: prompts.Template) -> list[Prompt]:
@@ -163,41 +166,3 @@ def check_reformulations(names: Collection[str]) -> None:
     unknown = [name for name in names if name not in REFORMULATIONS]
     if unknown:
         raise ValueError(f"unknown reformulations {unknown}; use some of {', '.join(REFORMULATIONS)}")
-
-
-_THINK_TAG = re.compile(r"<\s*+/?\s*+think\s*+>", re.IGNORECASE)
-
-
-def fallback_summary(response_text: str, answer: str | None, truncate: Callable[[str], str]) -> str:
-    r"""What stands for a response without a usable compression: its end, and its own boxed answer last.
-
-    `truncate` keeps the last N tokens of a text (512 in the paper's setting; tokens are the processor's business). The
-    think tags go, their text stays. `\boxed{answer}` is added unless the text already ends with exactly that, so it may
-    come on top of the N tokens; a response without a parsed answer gets none.
-    """
-    parts = (part.strip() for part in _THINK_TAG.split(response_text))
-    text = truncate("\n".join(part for part in parts if part)).strip()
-    box = "" if answer is None else rf"\boxed{{{answer}}}"
-    if text.endswith(box):
-        return text
-    return f"{text}\n{box}" if text else box
-
-
-def accept_summary(compressor_output: str, answer: str | None) -> str | None:
-    r"""The text of the last closed `<summary>` block, or None where it cannot stand for the response.
-
-    None when there is no closed block, when it is empty, or when its last box is not the response's own answer (white
-    space aside). A response without a parsed answer must have a summary without a box: the compressor invented it.
-    """
-    before, closed, _ = compressor_output.rpartition("</summary>")
-    _, opened, summary = before.rpartition("<summary>")
-    summary = summary.strip()
-    if not closed or not opened or not summary:
-        return None
-    return summary if _same_answer(last_box(summary), answer) else None
-
-
-def _same_answer(first: str | None, second: str | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return first.split() == second.split()

@@ -1,0 +1,96 @@
+r"""What a prompt shows of a response: the teacher's summary of it where that can stand for it, else the response's end.
+
+Nothing in the form of a candidate may say who wrote it: then the student could tell the right one of a BCQ prompt
+without reading it. So a summary is taken wherever it holds the response's answer, in whatever spelling; the box is
+written in the response's spelling, and a box that the compressor has invented is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+from zppo_jax.rewards.extract import boxes, last_box
+
+Author = Literal["student", "teacher"]
+AUTHORS: tuple[Author, ...] = get_args(Author)
+
+Refusal = Literal["no_summary", "no_answer", "other_answer", "too_long"]
+"""Why a summary cannot stand for its response: there is none; the answer is lost, or another one; the response was too
+long to be compressed."""
+REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A whole response that is to be shown in a prompt, with its parsed answer; equal ones need one compression."""
+
+    text: str
+    answer: str | None
+    author: Author = "student"
+    answer_type: str = "math"
+
+
+class Checked(NamedTuple):
+    """The text of a summary that can stand for its response, or why there is none: one of the two."""
+
+    text: str
+    refusal: Refusal | None = None
+
+
+def accept_summary(compressor_output: str, answer: str | None, same: Callable[[str, str], bool]) -> Checked:
+    r"""The text of the last closed `<summary>` block, its last box in the response's spelling.
+
+    `same(answer, found)` says whether two answers are equal as the grader sees it; answers that differ in white space
+    alone are. A response without a parsed answer gets a summary without a box.
+    """
+    before, closed, _ = compressor_output.rpartition("</summary>")
+    _, opened, summary = before.rpartition("<summary>")
+    summary = summary.strip() if closed and opened else ""
+    if answer is None:
+        summary = _without_boxes(summary)
+    if not summary:
+        return Checked("", "no_summary")
+    if answer is None:
+        return Checked(summary)
+    found = last_box(summary)
+    if found is None:
+        return Checked("", "no_answer")
+    if found.split() != answer.split() and not same(answer, found.strip()):
+        return Checked("", "other_answer")
+    box = boxes(summary)[0][-1]
+    return Checked(f"{summary[: box.start]}\\boxed{{{answer}}}{summary[box.end :]}")
+
+
+_BOX_OPEN = re.compile(r"\\boxed\s*+\{")
+
+
+def _without_boxes(summary: str) -> str:
+    """The text without its boxes; one that is never closed ends the text."""
+    parts, at = [], 0
+    for box in boxes(summary)[0]:
+        parts.append(summary[at : box.start])
+        at = box.end
+    rest = "".join([*parts, summary[at:]])
+    opened = _BOX_OPEN.search(rest)
+    return (rest[: opened.start()] if opened else rest).strip()
+
+
+_THINK_TAG = re.compile(r"<\s*+/?\s*+think\s*+>", re.IGNORECASE)
+
+
+def fallback_summary(response_text: str, answer: str | None, truncate: Callable[[str], str]) -> str:
+    r"""What stands for a response without a usable compression: its end, with its parsed answer in a box last.
+
+    `truncate` keeps the last N tokens of a text (512 in the paper's setting; tokens are the processor's business). The
+    think tags go, their text stays. `\boxed{answer}` is added unless the text already ends with exactly that, so it may
+    come on top of the N tokens; a response without a parsed answer gets none.
+    """
+    parts = (part.strip() for part in _THINK_TAG.split(response_text))
+    text = truncate("\n".join(part for part in parts if part)).strip()
+    box = "" if answer is None else rf"\boxed{{{answer}}}"
+    if text.endswith(box):
+        return text
+    return f"{text}\n{box}" if text else box
