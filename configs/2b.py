@@ -90,6 +90,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.update.clip_low = 0.20  # clip low
     config.update.clip_high = 0.28  # clip high
     config.update.dual_clip = 10.0  # dual clip
+    config.update.old_logprobs = "sampler"  # the paper: the trainer's, one more forward pass
 
     # Recipe
     config.update.num_minibatches = 4  # I

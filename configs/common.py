@@ -101,6 +101,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.update.clip_low = 0.2
     config.update.clip_high = 0.28
     config.update.dual_clip = 10.0
+    config.update.old_logprobs = "sampler"  # the paper recomputes them ("exp." micro-batch): docs/decisions.md
     config.update.row_tokens = 0
     config.update.prompts_per_row = 4
     config.update.rows_per_microbatch = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from zppo_jax import checkpoint
 from zppo_jax.rollout.engine import Request
 from zppo_jax.types import Outcome
 from zppo_jax.update import batch, losses, optimizer, rows
+from zppo_jax.update.learner import Learner
 
 
 def logprobs_of(params, chosen) -> np.ndarray:
@@ -24,7 +26,7 @@ def logprobs_of(params, chosen) -> np.ndarray:
         row = [rows.Part(m, (0, 1, 2))]
         advantages_PG = np.zeros((len(chosen), 3))
         micro = rows.microbatch(tiny_model.model().config, chosen, advantages_PG, [row], learner().compared)
-        (found_T,) = np.asarray(learner()._logprobs(params)(params, micro, tiny_model.banned_V()))
+        (found_T,) = np.asarray(learner()._logprobs(params, learner().compared)(params, micro, tiny_model.banned_V()))
         for g, rollout in enumerate(group.rollouts):
             own_T = (micro["segment_BT"][0] == 2 + g) & micro["counted_BT"][0]
             out[m, g, : len(rollout.token_ids_T)] = found_T[own_T]
@@ -224,3 +226,99 @@ def test_adamw_clips_the_global_norm_and_decays():
     np.testing.assert_allclose(moments.mu["b"], [0.0, 0.08], rtol=1e-5)
     np.testing.assert_allclose(changes["a"], [-0.1 - 0.1 * 0.5 * 4, -0.1 * 0.5 * 4], rtol=1e-4)
     np.testing.assert_allclose(changes["b"], [0.0, -0.1], rtol=1e-4)
+
+
+# ---------------------------------------------------------------- what the ratio divides by
+
+
+def trainers() -> Learner:
+    return dataclasses.replace(learner(), settings=dataclasses.replace(SETTINGS, old_logprobs="trainer"))
+
+
+def disturbed(group):
+    """The same group, from a sampler whose log-probabilities are off by a tenth of a nat or so."""
+    rng = np.random.default_rng(0)
+
+    def off(one):
+        noise_T = np.abs(rng.normal(0, 0.1, len(one.logprobs_T)))
+        return dataclasses.replace(one, logprobs_T=(one.logprobs_T - noise_T).astype(np.float32))
+
+    return dataclasses.replace(group, rollouts=tuple(map(off, group.rollouts)))
+
+
+def distance(chosen, others) -> float:
+    """Mean absolute difference of the log-probabilities of two lists of groups, over all tokens."""
+    pairs = zip((r for g in chosen for r in g.rollouts), (r for g in others for r in g.rollouts), strict=True)
+    return float(np.mean(np.concatenate([np.abs(a.logprobs_T - b.logprobs_T) for a, b in pairs])))
+
+
+def test_recomputed_log_probabilities_are_the_samplers_in_float32():
+    """Of every token of every group that is learned from, whichever row it stands in; the others are left alone."""
+    advantages_PG = batch.advantages(groups(), [], "nonzero", "batch", 1e-6)
+    learned = batch.with_gradient(range(len(groups())), advantages_PG)
+    found, looked = trainers().with_old_logprobs(tiny_model.model().params, dict(enumerate(groups())), advantages_PG)
+    assert all(found[index] is not groups()[index] for index in learned) and 0 < len(learned) < len(groups())
+    for index in set(range(len(groups()))) - set(learned):
+        assert distance([found[index]], [groups()[index]]) == 0
+    assert 0 < distance([found[index] for index in learned], [groups()[index] for index in learned]) < 1e-6
+    assert 0 < looked["mismatch_abs"] < 1e-6 and abs(looked["mismatch_kl"]) < 1e-6
+    expected = logprobs_of(tiny_model.model().params, groups())
+    for index in learned:
+        for number, one in enumerate(found[index].rollouts):
+            np.testing.assert_allclose(one.logprobs_T, expected[index, number, : len(one.token_ids_T)], rtol=1e-5)
+
+
+def test_the_trainers_log_probabilities_hide_what_the_sampler_says():
+    """A sampler that is off changes the update that divides by it, and not the other; the metric of the mismatch sees
+    it either way."""
+    wrong = [disturbed(group) for group in groups()]
+    clean = trainers().update(fresh_state(), groups(), seed=0, step=1)
+    hidden = trainers().update(fresh_state(), wrong, seed=0, step=1)
+    jax.tree.map(np.testing.assert_array_equal, clean.state["params"], hidden.state["params"])
+    seen = learner().update(fresh_state(), wrong, seed=0, step=1)
+    assert not checkpoint.equal(seen.state, hidden.state) and seen.metrics["mismatch_abs"] > 0.03
+    learned = batch.with_gradient(range(len(groups())), clean.advantages_PG)
+    off = distance([wrong[index] for index in learned], [groups()[index] for index in learned])
+    assert hidden.metrics["mismatch_abs"] == pytest.approx(off, rel=1e-4) and off > 0.03
+    assert clean.metrics["mismatch_abs"] < 1e-6
+    sampled = learner().update(fresh_state(), groups(), seed=0, step=1)
+    for a, b in zip(jax.tree.leaves(sampled.state["params"]), jax.tree.leaves(clean.state["params"]), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_where_nothing_is_learned_the_mismatch_is_still_measured():
+    updated = trainers().update(fresh_state(), all_right(), seed=0, step=1)
+    assert 0 < updated.metrics["mismatch_abs"] < 1e-4
+
+
+# ---------------------------------------------------------------- what may not enter
+
+
+def test_two_groups_of_one_uid_are_refused():
+    first, *others = groups()
+    with pytest.raises(ValueError, match=r"two groups of the step have the uid '1/a/plain'"):
+        learner().update(fresh_state(), [first, *others, first], seed=0, step=1)
+
+
+def test_after_a_skipped_update_the_mismatch_is_that_of_the_next():
+    """The skipped one has moved nothing, so the next one's parameters are still the sampler's."""
+    first, second = (part.tolist() for part in batch.split(len(groups()), 2, 0, 1, 0))
+    chosen = [without_numbers(one) if index in first else one for index, one in enumerate(groups())]
+    updated = learner().update(fresh_state(), chosen, seed=0, step=1)
+    assert list(updated.skipped) == [0] and second
+    assert 0 < updated.metrics["mismatch_abs"] < 1e-4 and 0 <= updated.metrics["mismatch_kl"] < 1e-6
+    nothing = learner().update(fresh_state(), [without_numbers(one) for one in groups()], seed=0, step=1)
+    assert np.isnan(nothing.metrics["mismatch_abs"]), "no update was made"
+
+
+def test_a_group_with_an_undecided_rollout_gives_no_gradient():
+    """Nor does it enter the statistics: the others' advantages are those of a step without it."""
+    first, *others = groups()
+    unknown = dataclasses.replace(first.rollouts[1], decided=False, status="error")
+    undecided = dataclasses.replace(first, rollouts=(first.rollouts[0], unknown, *first.rollouts[2:]))
+    for scope, normalisation in itertools.product(("batch", "minibatch"), ("nonzero", "all", "none")):
+        with_it = batch.advantages([undecided, *others], [np.arange(7)], normalisation, scope, 1e-6)
+        without = batch.advantages(others, [np.arange(6)], normalisation, scope, 1e-6)
+        assert not with_it[0].any()
+        np.testing.assert_array_equal(with_it[1:], without)
+    assert batch.advantages(groups(), [], "nonzero", "batch", 1e-6)[0].any(), "it had a gradient before"

@@ -168,6 +168,13 @@ class UpdateConfig:
     clip_low: Annotated[float, Setting("the ratio is clipped below at 1 - clip_low", above=0, below=1)]
     clip_high: Annotated[float, Setting("the ratio is clipped above at 1 + clip_high", above=0)]
     dual_clip: Annotated[float, Setting("bound of the loss for negative advantages", above=1)]
+    old_logprobs: Annotated[
+        str,
+        Setting(
+            "log-probabilities that the ratio divides by: the sampler's, or the trainer's (one more forward pass)",
+            choices=("sampler", "trainer"),
+        ),
+    ]
     row_tokens: Annotated[
         int, Setting("slots of a row of prompts and responses; 0: what the longest of both need", minimum=0)
     ]

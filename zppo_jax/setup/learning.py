@@ -31,6 +31,7 @@ def learner_of(
         normalisation=config.advantage.normalisation,
         scope=config.advantage.scope,
         eps=config.advantage.eps,
+        old_logprobs=config.update.old_logprobs,
     )
     remat = cast(Remat, config.model.remat)
     objective = Objective(update.clip_low, update.clip_high, update.dual_clip, config.rollout.temperature, remat)

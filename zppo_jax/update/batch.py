@@ -22,13 +22,16 @@ def split(num_groups: int, num_minibatches: int, seed: int, step: int, epoch: in
 def advantages(
     outcomes: Sequence[Outcome | Group], parts: Sequence[np.ndarray], normalisation: str, scope: str, eps: float
 ) -> np.ndarray:
-    """Advantages [P, G] with the statistics of the whole rollout batch, or of each mini-batch (`scope`)."""
+    """Advantages [P, G] with the statistics of the whole rollout batch, or of each mini-batch (`scope`).
+
+    A group with an undecided rollout has no baseline: its advantages are zero, and it enters no statistics.
+    """
     rewards_PG = np.stack([outcome.rewards_G for outcome in outcomes])
-    if scope == "batch":
-        return group_advantages(rewards_PG, normalisation, eps)
+    decided_P = np.asarray([outcome.decided for outcome in outcomes], bool)
     out = np.zeros_like(rewards_PG)
-    for part in parts:
-        out[part] = group_advantages(rewards_PG[part], normalisation, eps)
+    for part in parts if scope == "minibatch" else [np.arange(len(outcomes))]:
+        known = part[decided_P[part]]
+        out[known] = group_advantages(rewards_PG[known], normalisation, eps)
     return out
 
 

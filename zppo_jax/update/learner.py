@@ -7,6 +7,7 @@ tokens come from the outcomes of all groups, which all hosts know.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,19 +22,22 @@ from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.parallel import Hosts
 from zppo_jax.types import Group, Outcome
 from zppo_jax.update import batch, losses, rows, step
+from zppo_jax.update.microbatches import Microbatches
 from zppo_jax.update.rows import RowShapes
 from zppo_jax.update.step import Objective, State
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a rollout batch becomes updates (Table 8 of arXiv:2606.18216)."""
+    """How a rollout batch becomes updates (Table 8 of arXiv:2606.18216); `old_logprobs`: whose the ratio divides by,
+    those of the "sampler", or the "trainer"'s before the first update."""
 
     num_minibatches: int
     inner_epochs: int
     normalisation: str
     scope: str
     eps: float
+    old_logprobs: str = "sampler"
 
 
 class Updated(NamedTuple):
@@ -60,6 +64,11 @@ class Learner:
     frozen_patterns: tuple[str, ...] = ()
     hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
+    @functools.cached_property
+    def microbatches(self) -> Microbatches:
+        """Makes the arrays of both passes."""
+        return Microbatches(self.config, self.compiler.mesh, self.hosts)
+
     @property
     def num_updates(self) -> int:
         """Of a step."""
@@ -75,7 +84,8 @@ class Learner:
         self._zero(state["params"])
         self._gradient(state["params"])
         self._update(state)
-        self._logprobs(state["params"])
+        for shapes in self._logprobs_shapes:
+            self._logprobs(state["params"], shapes)
 
     def update(
         self,
@@ -88,16 +98,24 @@ class Learner:
     ) -> Updated:
         """I mini-batches, K times. `everyone` are the outcomes of all groups of the step, those of other hosts too.
 
-        The old state is donated: it must not be used afterwards.
+        The old state is donated: it must not be used afterwards. Raises ValueError where two groups have one uid: one
+        of them would be learned from twice, the other not at all.
         """
         self._wait_for_all(state)
         outcomes = [group.outcome() for group in groups] if everyone is None else everyone
         places = {outcome.uid: place for place, outcome in enumerate(outcomes)}
-        own = {places[group.prompt.uid]: group for group in groups}
+        if len(places) < len(outcomes):
+            twice = next(uid for place, uid in enumerate(o.uid for o in outcomes) if places[uid] != place)
+            raise ValueError(f"two groups of the step have the uid {twice!r}: a question may come once, under one id")
+        own: dict[int, Group] = {places[group.prompt.uid]: group for group in groups}
         epochs = [self._epoch(outcomes, seed, step, epoch) for epoch in range(self.settings.inner_epochs)]
         parts, advantages_PG = epochs[0]
-        has_gradient = batch.with_gradient(parts[0].tolist(), advantages_PG)
-        looked = {} if has_gradient else self.mismatch(state["params"], own, advantages_PG, seed=seed, step=step)
+        looked: dict[str, float] = {}
+        if not batch.with_gradient(parts[0].tolist(), advantages_PG):
+            looked = self.mismatch(state["params"], own, advantages_PG, seed=seed, step=step)
+        if self.settings.old_logprobs == "trainer":
+            own, seen = self.with_old_logprobs(state["params"], own, advantages_PG)
+            looked = seen or looked
         updates, walked = [], []
         for parts, theirs_PG in epochs:
             for part in parts:
@@ -106,7 +124,7 @@ class Learner:
                 updates.append(row)
                 walked.append(part.tolist())
         rows_of = jax.device_get(updates)
-        metrics = _mean_rows(rows_of) | (looked or _mismatch_of(rows_of[0]))
+        metrics = _mean_rows(rows_of) | (looked or _mismatch_of(rows_of))
         metrics["nonzero_group_fraction"] = float(np.mean(np.any(advantages_PG != 0.0, axis=1)))
         return Updated(state, advantages_PG, metrics, {n: walked[n] for n, row in enumerate(rows_of) if row["skipped"]})
 
@@ -123,7 +141,8 @@ class Learner:
         """For every program, so that a later step compiles nothing; and no host begins what all do together before
         every one of them can: gloo waits for half a minute only."""
         params = state["params"]
-        for program in (self._logprobs(params), self._zero(params), self._gradient(params), self._update(state)):
+        passes = [self._logprobs(params, shapes) for shapes in self._logprobs_shapes]
+        for program in (*passes, self._zero(params), self._gradient(params), self._update(state)):
             assert program.compiled
         self.hosts.gather(True, "the update")
 
@@ -152,7 +171,7 @@ class Learner:
         count = max(self.hosts.gather(-(-len(placed) // size), "the rows of a mini-batch"))
         for number in range(count):
             chosen = placed[number * size : (number + 1) * size]
-            micro = self._joined(self._microbatch(groups, advantages_PG, chosen, self.shapes))
+            micro = self.microbatches.joined(self.microbatches.part(groups, advantages_PG, chosen, self.shapes))
             sums = self._gradient(params)(sums, params, micro, self.banned_V)
         return sums
 
@@ -168,9 +187,42 @@ class Learner:
         order = np.random.default_rng([seed, step, 0x3A]).permutation(len(advantages_PG)).tolist()
         chosen = [index for index in order[: shapes.num_rows] if index in known]
         placed = rows.arrange(groups, chosen, shapes)[: shapes.num_rows // self.hosts.count]
-        own = self._microbatch(groups, advantages_PG, placed, shapes)
-        new_BT = np.asarray(self._logprobs(params)(params, self._joined(own), self.banned_V))[self._own_rows(shapes)]
-        difference = (new_BT - own["old_logprobs_BT"])[own["counted_BT"]].astype(np.float64)
+        new_BT, micro = self._computed(params, groups, advantages_PG, placed, shapes)
+        return self._mismatch_between([new_BT[micro["counted_BT"]]], [micro["old_logprobs_BT"][micro["counted_BT"]]])
+
+    def with_old_logprobs(
+        self, params: dict[str, Any], groups: Mapping[int, Group], advantages_PG: np.ndarray
+    ) -> tuple[dict[int, Group], dict[str, float]]:
+        """The groups with the trainer's log-probabilities in the place of the sampler's where they are learned from,
+        and how far the two lie apart ({} where nothing is learned): one forward pass over all rows."""
+        shapes, chosen = self.shapes, batch.with_gradient(sorted(groups), advantages_PG)
+        placed, size = rows.arrange(groups, chosen, shapes), shapes.num_rows // self.hosts.count
+        new: dict[tuple[int, int], np.ndarray] = {}
+        for number in range(max(self.hosts.gather(-(-len(placed) // size), "the rows of a step"))):
+            part = placed[number * size : (number + 1) * size]
+            new_BT, micro = self._computed(params, groups, advantages_PG, part, shapes)
+            new |= rows.by_rollout(new_BT, micro["counted_BT"], groups, part)
+        old = [groups[index].rollouts[rollout].logprobs_T for index, rollout in new]
+        looked = self._mismatch_between(list(new.values()), old)
+        found = {index: rows.with_logprobs(group, index, new) for index, group in groups.items()}
+        return found, looked if any(np.any(row != 0.0) for row in advantages_PG) else {}
+
+    def _computed(
+        self,
+        params: dict[str, Any],
+        groups: rows.Groups,
+        advantages_PG: np.ndarray,
+        placed: Sequence[rows.Row],
+        shapes: RowShapes,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """The trainer's log-probabilities [B, T] of this host's rows, and their micro-batch."""
+        micro = self.microbatches.part(groups, advantages_PG, placed, shapes)
+        whole_BT = self._logprobs(params, shapes)(params, self.microbatches.joined(micro), self.banned_V)
+        return np.asarray(whole_BT)[self.microbatches.places(shapes)], micro
+
+    def _mismatch_between(self, new: Sequence[np.ndarray], old: Sequence[np.ndarray]) -> dict[str, float]:
+        """Over the tokens of all hosts."""
+        difference = np.concatenate([np.zeros(0), *(a.astype(np.float64) - b for a, b in zip(new, old, strict=True))])
         sums = [np.sum(np.expm1(difference) - difference), np.sum(np.abs(difference)), difference.size]
         kl, distance, count = np.sum(self.hosts.gather([float(each) for each in sums], "the mismatch"), axis=0)
         return {"mismatch_kl": kl / max(count, 1.0), "mismatch_abs": distance / max(count, 1.0)}
@@ -181,38 +233,6 @@ class Learner:
         with parallel.use(self.compiler.mesh):
             shares = parallel.num_shards("batch")
         return dataclasses.replace(self.shapes, num_rows=min(shares, self.shapes.num_rows))
-
-    # ---------------------------------------------------------------- micro-batches
-
-    def _microbatch(
-        self, groups: rows.Groups, advantages_PG: np.ndarray, placed: Sequence[rows.Row], shapes: RowShapes
-    ) -> dict[str, Any]:
-        """This host's rows of a micro-batch."""
-        own = dataclasses.replace(shapes, num_rows=shapes.num_rows // self.hosts.count)
-        return rows.microbatch(self.config, groups, advantages_PG, placed, own)
-
-    def _joined(self, own: dict[str, Any]) -> dict[str, Any]:
-        """The micro-batch of all hosts' rows, of which this one has its own."""
-        mesh = self.compiler.mesh
-        if mesh is None or self.hosts.count == 1:
-            return own
-        num_features = own["grid_IS5"][..., 0].size // self.config.vision.spatial_merge_size**2
-        feature_BT = rows.joined_features(own["feature_BT"], parallel.own_shards(mesh), num_features)
-        return parallel.from_hosts(mesh, own | {"feature_BT": feature_BT}, rows.AXES)
-
-    def _own_rows(self, shapes: RowShapes) -> np.ndarray:
-        """Where this host's rows are among those of all."""
-        numbers, mesh = np.arange(shapes.num_rows), self.compiler.mesh
-        if mesh is None or self.hosts.count == 1:
-            return numbers
-        parts = parallel.own_shards(mesh)
-        return numbers.reshape(len(parts) * self.hosts.count, -1)[parts].reshape(-1)
-
-    def _microbatch_shapes(self, shapes: RowShapes) -> dict[str, Any]:
-        micro = shapes_of(rows.microbatch(self.config, [], np.zeros((0, 0), np.float32), [], shapes))
-        if self.hosts.count == 1:
-            return micro
-        return parallel.placed_shapes(micro, {name: rows.AXES[name] for name in micro})
 
     # ---------------------------------------------------------------- programs
 
@@ -229,7 +249,7 @@ class Learner:
     def _gradient(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
             static = (self.config, self.objective, self.frozen_patterns)
-            micro, sums = self._microbatch_shapes(self.shapes), self._placed_sums(params)
+            micro, sums = self.microbatches.abstract(self.shapes), self._placed_sums(params)
             return step.add_gradient.lower(sums, shapes_of(params), *static, micro, self.banned_V)
 
         return self.compiler.program("gradient", lower)
@@ -242,17 +262,28 @@ class Learner:
 
         return self.compiler.program("update", lower)
 
-    def _logprobs(self, params: dict[str, Any]) -> Program:
+    @property
+    def _logprobs_shapes(self) -> tuple[RowShapes, ...]:
+        """Of the forward passes that a run may need."""
+        return (self.compared, self.shapes) if self.settings.old_logprobs == "trainer" else (self.compared,)
+
+    def _logprobs(self, params: dict[str, Any], shapes: RowShapes) -> Program:
         def lower() -> Any:
-            micro, temperature = self._microbatch_shapes(self.compared), self.objective.temperature
+            micro, temperature = self.microbatches.abstract(shapes), self.objective.temperature
             return step.logprobs.lower(shapes_of(params), self.config, micro, temperature, self.banned_V)
 
-        return self.compiler.program("log-probabilities", lower)
+        return self.compiler.program("old log-probabilities" if shapes is self.shapes else "log-probabilities", lower)
 
 
-def _mismatch_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """As `Learner.mismatch`, of all tokens of the first update: its parameters are still those of the sampler."""
-    return {"mismatch_kl": float(row["kl"]), "mismatch_abs": float(row["log_ratio_abs"])}
+def _mismatch_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """As `Learner.mismatch`, of all tokens of the first update that was made: a skipped one has moved nothing, so its
+    parameters are still those of the sampler. NaN where it computed no token, or where none was made."""
+    first: Mapping[str, Any] = next((row for row in rows if not row["skipped"]), {"tokens": 0})
+    seen = first["tokens"] > 0
+    return {
+        "mismatch_kl": float(first["kl"]) if seen else math.nan,
+        "mismatch_abs": float(first["log_ratio_abs"]) if seen else math.nan,
+    }
 
 
 def _mean_rows(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -139,6 +139,27 @@ def microbatch(
     return writer.arrays | {name: prompts[name] for name in ("patches_ISC", "grid_IS5")}
 
 
+def by_rollout(
+    values_BT: np.ndarray, counted_BT: np.ndarray, groups: Groups, rows: Sequence[Row]
+) -> dict[tuple[int, int], np.ndarray]:
+    """What stands at the sampled tokens of a micro-batch, [T] by (number of the group, number of the rollout)."""
+    found: dict[tuple[int, int], np.ndarray] = {}
+    for row, members in enumerate(rows):
+        laid = [(part.group, rollout) for part in members for rollout in part.rollouts]  # as `microbatch` lays them
+        ends = np.cumsum([len(groups[group].rollouts[rollout].token_ids_T) for group, rollout in laid])
+        found |= zip(laid, np.split(values_BT[row][counted_BT[row]], ends[:-1]), strict=True)
+    return found
+
+
+def with_logprobs(group: Group, index: int, logprobs: Mapping[tuple[int, int], np.ndarray]) -> Group:
+    """The group of that number with these log-probabilities of its rollouts, where there are any."""
+    rollouts = tuple(
+        dataclasses.replace(rollout, logprobs_T=logprobs.get((index, number), rollout.logprobs_T))
+        for number, rollout in enumerate(group.rollouts)
+    )
+    return dataclasses.replace(group, rollouts=rollouts)
+
+
 AXES = inputs.AXES | dict.fromkeys(("target_BT", "old_logprobs_BT", "advantages_BT", "counted_BT"), ("batch", None))
 """Logical names of the axes of a micro-batch."""
 
