@@ -7,7 +7,7 @@ pure functions. With one host everything is its own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zppo_jax.parallel import Hosts
@@ -30,19 +30,22 @@ def augmented_outcomes(hosts: Hosts, groups: Sequence[Group], kept: Sequence[str
     return sorted(map(_outcome, rows), key=lambda outcome: place[outcome.uid])
 
 
-def within_cap(
-    hosts: Hosts, chosen: Sequence[Outcome], built: Sequence[Sequence[Prompt]], limit: int
-) -> tuple[list[Prompt], list[str]]:
-    """The post-cap over all hosts: (this host's prompts within it, the uids of all that are within it, in order).
+def listed(
+    hosts: Hosts, block: Sequence[Outcome], built: Sequence[Sequence[tuple[Prompt, bool]]]
+) -> list[list[select.Listed]]:
+    """The prompts of each question of a block, whichever host has built them, in the order of the block.
 
-    `chosen` are the questions of all hosts in pre-cap order, `built` the prompts of this host's own among them.
+    `block` are questions of all hosts, `built` the prompts of this host's among them and whether each fits.
     """
-    own = [[[prompt.uid, prompt.kind] for prompt in prompts] for prompts in built]
-    parts = [iter(part) for part in hosts.gather(own, "the reformulated prompts")]
-    listed = [[select.Listed(*row) for row in next(parts[outcome.host], ())] for outcome in chosen]
-    kept = [prompt.uid for prompt in select.post_cap(listed, limit)]
-    mine = {prompt.uid: prompt for prompts in built for prompt in prompts}
-    return [mine[uid] for uid in kept if uid in mine], kept
+    rows = [[[prompt.uid, prompt.kind, fits] for prompt, fits in prompts] for prompts in built]
+    parts = [iter(part) for part in hosts.gather(rows, "the reformulated prompts")]
+    return [[select.Listed(*row) for row in next(parts[outcome.host], ())] for outcome in block]
+
+
+def summed(hosts: Hosts, counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts of all hosts together, by name; all have the same names."""
+    parts = hosts.gather(dict(counts), "the counts of the reformulation")
+    return {name: sum(part[name] for part in parts) for name in counts}
 
 
 def statistics(hosts: Hosts, done: Statistics) -> Statistics:
@@ -54,5 +57,5 @@ def statistics(hosts: Hosts, done: Statistics) -> Statistics:
 
 
 def _outcome(row: dict[str, Any]) -> Outcome:
-    values: dict[str, Any] = row | {"correct": tuple(row["correct"])}
+    values: dict[str, Any] = row | {name: tuple(row[name]) for name in ("correct", "statuses")}
     return Outcome(**values)

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from zppo_jax import agreement, compilation, parallel, setup
+from zppo_jax.augmentation import augment
 from zppo_jax.checkpoint import Checkpoints, saved_steps, tell_failures_once
 from zppo_jax.config import Config
 from zppo_jax.console import RunConsole
@@ -30,13 +31,12 @@ from zppo_jax.records import Records, buffer_metrics, step_metrics
 from zppo_jax.report import draw_curves
 from zppo_jax.rollout.requests import Draw
 from zppo_jax.setup import Job
-from zppo_jax.types import Group, Outcome, Prompt
+from zppo_jax.types import Group
 from zppo_jax.update.step import State
 from zppo_jax.warmstart import directories
 from zppo_jax.watchdog import FailedSaves, SkippedUpdates
 from zppo_jax.workdir import RunDirectory, StopRequest, StopRequested
-from zppo_jax.zppo import choose_candidates, select
-from zppo_jax.zppo.reformulate import build_prompts
+from zppo_jax.zppo import select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,22 +65,16 @@ def train_step(job: Job, state: State, batch: StepBatch, timers: PhaseTimers) ->
     with timers("agreement"):
         plain = agreement.plain_outcomes(hosts, groups)
 
-    # 2-3. The hard questions, hardest first, as many as the cap lets in; the teacher answers them.
+    # 2-4. The hard questions, hardest first; the teacher answers them; BCQ and NCQ prompts until the cap is full.
     hard = select.hard(plain, config.zppo.threshold)
-    chosen = select.pre_cap(hard, job.augmentation_limit, seed, step)
-    with timers("teacher"):
-        built = _reformulated(job, groups, chosen, hard, step)
+    added = augment(job, groups, hard, step, timers)
 
-    # 4-5. BCQ and NCQ prompts under uids of their own, BCQ first when the cap cuts; fresh rollouts on them.
-    with timers("agreement"):
-        prompts, kept = agreement.within_cap(hosts, chosen, built, job.augmentation_limit)
-    with timers("reformulation"):
-        items = job.process.items_of(prompts)
-        fitting = [item for item in items if job.student.engine.shapes.holds(item.features)]
+    # 5. Fresh rollouts on them, under uids of their own.
     with timers("rollout"):
-        groups += roll_out(fitting, "reformulated")
+        reformulated = roll_out(added.items, "reformulated")
+    groups += reformulated
     with timers("agreement"):
-        augmented = agreement.augmented_outcomes(hosts, groups[len(groups) - len(fitting) :], kept)
+        augmented = agreement.augmented_outcomes(hosts, reformulated, added.uids)
         done = agreement.statistics(hosts, job.student.engine.statistics.take())
 
     # 6. I updates on all groups; the buffer learns from the plain rollouts alone.
@@ -91,7 +85,7 @@ def train_step(job: Job, state: State, batch: StepBatch, timers: PhaseTimers) ->
             state, groups, seed=seed, step=step, everyone=everyone
         )
     metrics = step_metrics(plain, hard, augmented, done) | {f"update/{name}": value for name, value in updates.items()}
-    metrics["zppo/too_long"] = len(kept) - len(augmented)  # never cut short: what no bucket holds is left out
+    metrics |= added.counts
     if job.buffer is not None:
         refreshed = job.buffer.refresh(select.plain_accuracies(plain), step, config.zppo.threshold)
         metrics |= buffer_metrics(job.buffer, refreshed)
@@ -99,25 +93,6 @@ def train_step(job: Job, state: State, batch: StepBatch, timers: PhaseTimers) ->
     advantages = {outcome.uid: row for outcome, row in zip(everyone, advantages_PG, strict=True)}
     lost = {number: [own[everyone[p].uid] for p in part if everyone[p].uid in own] for number, part in skipped.items()}
     return state, Step(groups, advantages, metrics, lost)
-
-
-def _reformulated(
-    job: Job, groups: list[Group], chosen: list[Outcome], hard: list[Outcome], step: int
-) -> list[list[Prompt]]:
-    """The prompts of each chosen question of this host: teacher rollouts, candidates, compression, templates."""
-    own = {group.prompt.uid: group for group in groups}
-    if job.teacher is None:
-        return []
-    seed, names = job.config.seed, job.method.reformulations
-    mine = [own[outcome.uid] for outcome in chosen if outcome.uid in own]
-    asked = hard if job.config.teacher.scope == "all_hard" else chosen
-    asked = [own[outcome.uid] for outcome in asked if outcome.uid in own] if job.method.needs_teacher and chosen else []
-    answers = job.teacher.answer([Item(group.prompt, group.features) for group in asked], seed=seed, step=step)
-    rollouts = {group.prompt.uid: group.rollouts for group in answers}
-    choices = [choose_candidates(group, rollouts.get(group.prompt.uid, ()), names, seed, step) for group in mine]
-    needed = [candidate for choice in choices for candidate in choice.needed]
-    summaries = job.teacher.compress(needed, seed=seed, step=step)
-    return [build_prompts(choice, summaries.__getitem__, job.template) for choice in choices]
 
 
 # ---------------------------------------------------------------- what surrounds the algorithm

@@ -41,7 +41,11 @@ class Shapes:
 
     def holds(self, features: Features) -> bool:
         """Whether some bucket is long enough, and a prompt's row of patches for its images."""
-        return features.num_tokens - 1 <= self.buckets[-1] and len(features.patches_IC) <= self.patch_slots
+        return self.holds_tokens(features.num_tokens) and len(features.patches_IC) <= self.patch_slots
+
+    def holds_tokens(self, num_tokens: int) -> bool:
+        """Whether some bucket is long enough for a prompt of that many tokens, of which the last is not prefilled."""
+        return num_tokens - 1 <= self.buckets[-1]
 
     def bucket_of(self, features: Features, name: str = "") -> int:
         """Index of the smallest bucket that holds the prompt without its last token."""
