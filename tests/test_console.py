@@ -7,8 +7,8 @@ import io
 from zppo_jax.console import RunConsole, step_line
 
 METRICS = {
-    "rollout/accuracy": 0.52,
-    "rollout/hard_fraction": 0.4,
+    "rollout/new_accuracy": 0.52,
+    "rollout/new_hard_fraction": 0.4,
     "replay/size": 12,
     "replay/graduated_total": 3,
     "rollout/tokens_per_second": 3456.2,
@@ -68,5 +68,12 @@ def test_step_line():
     line = step_line(7, 120, METRICS, 3725)
     whole = "step 7/120 accuracy 52 % hard 40 % buffer 12 graduated 3 3456 tokens/s 1:02:05 left"
     assert " ".join(line.split()) == whole
-    absent = step_line(7, 120, {"rollout/accuracy": None, "rollout/hard_fraction": float("nan")}, 5)
+    absent = step_line(7, 120, {"rollout/new_accuracy": None, "rollout/new_hard_fraction": float("nan")}, 5)
     assert " ".join(absent.split()) == "step 7/120 accuracy - hard - buffer - graduated - - tokens/s 0:05 left"
+
+
+def test_the_step_line_says_what_was_lost_where_anything_was():
+    lost = step_line(7, 120, METRICS | {"zppo/too_long": 3, "rollout/undecided": 2}, 3725)
+    assert lost.endswith("1:02:05 left  too long 3  undecided 2")
+    nothing = step_line(7, 120, METRICS | {"zppo/too_long": 0, "rollout/undecided": 0}, 3725)
+    assert nothing.endswith("1:02:05 left")

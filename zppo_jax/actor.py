@@ -15,6 +15,7 @@ from zppo_jax.data.pipeline import Item
 from zppo_jax.processor import Processor
 from zppo_jax.rewards import Item as ScoringItem
 from zppo_jax.rewards import ScoringPool
+from zppo_jax.rewards.verdict import Verdict
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request, Sample
@@ -73,5 +74,5 @@ class Actor:
         return self.processor.response_prefix + self.processor.decode(sample.token_ids_T)
 
 
-def _verdict(verdict: Any) -> tuple[bool, str | None, str]:
-    return verdict.correct, verdict.answer, str(verdict.status)
+def _verdict(verdict: Verdict) -> tuple[bool, str | None, str, bool]:
+    return verdict.correct, verdict.answer, str(verdict.status), verdict.decided

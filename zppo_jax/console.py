@@ -156,16 +156,26 @@ class _CompileClock(rich.progress.TimeElapsedColumn):
 
 
 def step_line(step: int, num_steps: int, metrics: Mapping[str, Any], seconds_left: float) -> str:
-    """The progress line of a step; a value that the step does not have is a dash."""
+    """The progress line of a step; a value that the step does not have is a dash.
+
+    Accuracy and hard questions are those of the new questions. What a step lost stands at the end, where it lost any:
+    prompts that no bucket holds, and rollouts that the scorer could not decide.
+    """
+    passed_over = [
+        f"{words} {_count(metrics.get(name))}"
+        for name, words in (("zppo/too_long", "too long"), ("rollout/undecided", "undecided"))
+        if metrics.get(name)
+    ]
     return "  ".join(
         (
             f"step {step:>{len(str(num_steps))}}/{num_steps}",
-            f"accuracy {_percent(metrics.get('rollout/accuracy'))}",
-            f"hard {_percent(metrics.get('rollout/hard_fraction'))}",
+            f"accuracy {_percent(metrics.get('rollout/new_accuracy'))}",
+            f"hard {_percent(metrics.get('rollout/new_hard_fraction'))}",
             f"buffer {_count(metrics.get('replay/size')):>4}",
             f"graduated {_count(metrics.get('replay/graduated_total')):>4}",
             f"{_count(metrics.get('rollout/tokens_per_second')):>6} tokens/s",
             f"{_duration(seconds_left)} left",
+            *passed_over,
         )
     )
 

@@ -24,7 +24,10 @@ from zppo_jax.workdir import write_atomically
 
 SCHEMA = (
     "rollout/accuracy",
+    "rollout/new_accuracy",
     "rollout/hard_fraction",
+    "rollout/new_hard_fraction",
+    "rollout/undecided",
     "rollout/tokens_per_second",
     "rollout/occupancy",
     "rollout/longest",
@@ -38,6 +41,9 @@ SCHEMA = (
     "zppo/ncq_groups",
     "zppo/bcq_accuracy",
     "zppo/ncq_accuracy",
+    "zppo/too_long",
+    "compress/summaries",
+    "compress/refused",
     "update/loss",
     "update/clip_fraction",
     "update/mismatch_kl",

@@ -5,6 +5,7 @@ Over several hosts the first one writes the metrics, which are those of all; eac
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import json
@@ -17,6 +18,7 @@ import numpy as np
 from zppo_jax.config import Config
 from zppo_jax.metrics import MetricsWriter, SampleWriter, sample_row
 from zppo_jax.parallel import Hosts
+from zppo_jax.rewards import Status
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.types import Group, Outcome
 from zppo_jax.workdir import RunDirectory, WorkdirError
@@ -115,23 +117,40 @@ def _whole_sample(step: int, group: Group, advantages_G: Any) -> dict[str, Any]:
 def step_metrics(
     plain: Sequence[Outcome], hard: Sequence[Outcome], augmented: Sequence[Outcome], done: Statistics
 ) -> dict[str, Any]:
-    """What the outcomes of a step's groups say, as named in metrics.SCHEMA."""
+    """What the outcomes of a step's groups say, as named in metrics.SCHEMA.
+
+    `rollout/accuracy` and `rollout/hard_fraction` are of all plain groups, replayed questions included, which are
+    harder than new ones: methods with and without a buffer are compared by `rollout/new_accuracy` and
+    `rollout/new_hard_fraction`. Groups with an undecided rollout have no accuracy.
+    """
     everything = [*plain, *augmented]
     num_rollouts = sum(len(outcome.correct) for outcome in everything)
+    new, hard_uids = [outcome for outcome in plain if outcome.kind == "plain"], {outcome.uid for outcome in hard}
+    statuses = collections.Counter(status for outcome in everything for status in outcome.statuses)
     metrics: dict[str, Any] = {
-        "rollout/accuracy": np.mean([outcome.accuracy for outcome in plain]),
+        "rollout/accuracy": _accuracy(plain),
+        "rollout/new_accuracy": _accuracy(new),
         "rollout/hard_fraction": len(hard) / len(plain),
+        "rollout/new_hard_fraction": sum(outcome.uid in hard_uids for outcome in new) / len(new),
+        "rollout/undecided": sum(outcome.num_undecided for outcome in everything),
+        **{f"reward/{status}": statuses[status] for status in Status},
         "rollout/tokens": sum(outcome.num_tokens for outcome in everything),
         "rollout/truncated_fraction": sum(outcome.num_truncated for outcome in everything) / num_rollouts,
         "rollout/occupancy": done.occupancy,
         "rollout/longest": done.longest,
     }
     for kind in ("replay", "bcq", "ncq"):
-        accuracies = [outcome.accuracy for outcome in everything if outcome.kind == kind]
+        groups = [outcome for outcome in everything if outcome.kind == kind]
         prefix = "replay/" if kind == "replay" else f"zppo/{kind}_"
-        metrics[f"{prefix}groups"] = len(accuracies)
-        metrics[f"{prefix}accuracy"] = np.mean(accuracies) if accuracies else None
+        metrics[f"{prefix}groups"] = len(groups)
+        metrics[f"{prefix}accuracy"] = _accuracy(groups)
     return metrics
+
+
+def _accuracy(outcomes: Sequence[Outcome]) -> float | None:
+    """Mean over the decided groups; None without any."""
+    accuracies = [outcome.accuracy for outcome in outcomes if outcome.decided]
+    return float(np.mean(accuracies)) if accuracies else None
 
 
 def buffer_metrics(buffer: ReplayBuffer, refreshed: Refresh) -> dict[str, Any]:

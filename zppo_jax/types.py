@@ -87,7 +87,8 @@ class Rollout:
 
     `token_ids_T` int32 includes the stop token when there is one; `logprobs_T` float32 are the sampler's own, of the
     untruncated distribution at the sampling temperature; `text` is the decoded response without the stop token and
-    with the prefilled `<think>` of the generation prompt; `answer` is the parsed final answer or None.
+    with the prefilled `<think>` of the generation prompt; `answer` is the parsed final answer or None. `decided` is
+    False where the scorer could not tell right from wrong, `status` says why: then `correct` says nothing.
     """
 
     token_ids_T: np.ndarray
@@ -97,6 +98,7 @@ class Rollout:
     correct: bool
     answer: str | None
     status: str
+    decided: bool = True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,6 +115,11 @@ class Group:
         return np.asarray([rollout.correct for rollout in self.rollouts], np.float32)
 
     @property
+    def decided(self) -> bool:
+        """Whether every rollout is right or wrong."""
+        return all(rollout.decided for rollout in self.rollouts)
+
+    @property
     def num_tokens(self) -> int:
         """Sampled by all rollouts together."""
         return sum(len(rollout.token_ids_T) for rollout in self.rollouts)
@@ -127,6 +134,8 @@ class Group:
             self.num_tokens,
             sum(rollout.finish_reason == "length" for rollout in self.rollouts),
             host,
+            tuple(rollout.status for rollout in self.rollouts),
+            sum(not rollout.decided for rollout in self.rollouts),
         )
 
 
@@ -135,7 +144,7 @@ class Outcome:
     """A group in numbers: what every host knows of every group of a step, and takes the step's decisions from.
 
     `num_tokens` were sampled by all rollouts together, `num_truncated` rollouts were cut at the limit; `host` has the
-    group itself.
+    group itself. `statuses` are the scorer's, by rollout; `num_undecided` rollouts are neither right nor wrong.
     """
 
     uid: str
@@ -145,6 +154,13 @@ class Outcome:
     num_tokens: int
     num_truncated: int
     host: int = 0
+    statuses: tuple[str, ...] = ()
+    num_undecided: int = 0
+
+    @property
+    def decided(self) -> bool:
+        """Whether every rollout is right or wrong; else the group has no mean reward, and nothing is taken from it."""
+        return self.num_undecided == 0
 
     @property
     def rewards_G(self) -> np.ndarray:

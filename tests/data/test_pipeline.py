@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -32,6 +33,9 @@ class ByteProcessor:
         patches = np.concatenate([image.reshape(image.shape[0], -1) for image in images]).astype(np.float32)
         grid = np.asarray([[1, image.shape[0] // 16, image.shape[1] // 16] for image in images], np.int32)
         return Features(ids, np.zeros_like(ids), np.tile(np.arange(len(ids), dtype=np.int32), (3, 1)), 0, patches, grid)
+
+    def num_tokens(self, text, image_sizes=()):
+        return len(text.encode())
 
 
 PROCESS = PromptProcessing(ByteProcessor(), TEMPLATE)
@@ -89,6 +93,59 @@ def _content(batch):
         prompt = item.prompt
         rows.append((prompt.uid, prompt.kind, prompt.parent, prompt.text, prompt.question.id, arrays))
     return (batch.step, len(batch.new), rows)
+
+
+class Renamed:
+    """The digits under other ids or answer types."""
+
+    def __init__(self, name, answer_types=frozenset({"string"})):
+        self.name, self.answer_types = name, answer_types
+
+    def __len__(self):
+        return len(SOURCE)
+
+    def __getitem__(self, index):
+        question = SOURCE[index]
+        return dataclasses.replace(question, id=self.name(index, question))
+
+    def by_id(self, question_id):
+        raise KeyError(question_id)
+
+
+@pytest.mark.parametrize("replay", [None, Fifo()])
+def test_two_questions_of_one_id_in_a_step_are_refused(replay):
+    """They would share a uid, and with it a baseline; the gradient of one was dropped in silence."""
+    source = Renamed(lambda index, question: "same" if index in (3, 7) else question.id)
+    settings: dict[str, Any] = {"seed": 7, "questions_per_step": len(SOURCE), "num_replayed": 2}
+    with (
+        contextlib.closing(open_stream(source, PROCESS, replay=replay, **settings)) as stream,
+        pytest.raises(ValueError, match=r"1 question ids come more than once .* step 1, first 'same': the ids .* must"),
+    ):
+        next(stream)
+
+
+def test_two_hosts_may_not_have_one_id_either():
+    with (
+        contextlib.closing(
+            open_stream(
+                SOURCE, PROCESS, seed=7, questions_per_step=4, replay=None, num_replayed=0,
+                shard=Shard(0, 2, lambda ids: [ids, ids[:1]]),
+            )
+        ) as stream,
+        pytest.raises(ValueError, match="come more than once"),
+    ):  # fmt: skip
+        next(stream)
+
+
+def test_a_source_with_answers_that_no_rule_scores_is_refused():
+    """Until there is a judge, a free-form gold makes every response neither right nor wrong."""
+    settings: dict[str, Any] = {"seed": 7, "questions_per_step": 4, "replay": None, "num_replayed": 0}
+    free = Renamed(lambda _, question: question.id, frozenset({"math", "free_form"}))
+    with pytest.raises(ValueError, match=r"'free_form', which only a judge can score, .* leave these questions out"):
+        open_stream(free, PROCESS, **settings)
+    with pytest.raises(ValueError, match=r"answer_type 'maths' is unknown"):
+        open_stream(Renamed(lambda _, question: question.id, frozenset({"maths"})), PROCESS, **settings)
+    assert SOURCE.answer_types == {SOURCE[index].answer_type for index in range(len(SOURCE))}
 
 
 def test_a_step_holds_new_questions_as_plain_prompts():

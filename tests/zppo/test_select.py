@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.zppo.builders import make_prompt, outcome_with
-from zppo_jax.types import Prompt
-from zppo_jax.zppo import keys, select
+from zppo_jax.types import Kind, Outcome, Prompt
+from zppo_jax.zppo import ReplayBuffer, keys, select
 
 num_correct = st.lists(st.integers(0, 8), max_size=20)
 
@@ -114,3 +115,35 @@ def test_negative_caps_are_refused():
         select.pre_cap([], -1, 0, 0)
     with pytest.raises(ValueError, match="-1"):
         select.post_cap([], -1)
+
+
+def undecided(outcome: Outcome) -> Outcome:
+    return dataclasses.replace(outcome, num_undecided=1)
+
+
+def test_an_undecided_group_is_neither_hard_nor_does_it_change_the_buffer():
+    """A dead worker is no wrong answer: the question is not admitted, and one in the buffer stays as it is."""
+    buffer = ReplayBuffer(10)
+    buffer.refresh({"in": 0.0}, 1)
+    outcomes = [undecided(outcome_with("new", 0)), undecided(outcome_with("in", 8)), outcome_with("other", 0)]
+    assert [outcome.question_id for outcome in select.hard(outcomes)] == ["other"]
+    assert select.plain_accuracies(outcomes) == {"other": 0.0}
+    refreshed = buffer.refresh(select.plain_accuracies(outcomes), 2)
+    assert refreshed.admitted == ("other",) and not refreshed.graduated and "in" in buffer
+
+
+def listed(question_id: str, *fits: bool) -> list[select.Listed]:
+    kinds: list[Kind] = ["bcq", "ncq"]
+    return [select.Listed(f"{question_id}/{kind}", kind, ok) for kind, ok in zip(kinds, fits, strict=False)]
+
+
+def test_the_slot_of_a_prompt_that_does_not_fit_goes_to_the_next():
+    walk = [listed("a", True, False), listed("b", False, True), listed("c", True, True)]
+    kept, passed_over = select.fitting(walk, 3)
+    assert [one.uid for one in kept] == ["a/bcq", "b/ncq", "c/bcq"] and passed_over == 2
+    kept, passed_over = select.fitting(walk, 1)
+    assert [one.uid for one in kept] == ["a/bcq"] and passed_over == 0, "what comes after the cap has lost nothing"
+    kept, passed_over = select.fitting(walk, 9)
+    assert len(kept) == 4 and passed_over == 2
+    assert select.fitting([listed("a", False, False)], 2) == ([], 2)
+    assert select.fitting([], 2) == ([], 0)

@@ -251,6 +251,11 @@ class DigitsSource:
         if not 0.0 <= self.hidden_fraction <= 1.0:
             raise ValueError(f"hidden_fraction={self.hidden_fraction} must lie in [0, 1]")
 
+    @property
+    def answer_types(self) -> frozenset[str]:
+        """Those of the family's golds."""
+        return frozenset({"string"} if self.family == "rules" else {"string", "integer"})
+
     def __len__(self) -> int:
         return self.num_questions
 

@@ -10,6 +10,7 @@ the same on all of them, and so is the draw: each takes its share of what is dra
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, cast
@@ -19,6 +20,7 @@ import numpy as np
 from absl import flags
 
 from zppo_jax import prompts as prompts_lib
+from zppo_jax.rewards.grade import JUDGED, require_known
 from zppo_jax.types import Features, Kind, Prompt, Question
 
 
@@ -49,7 +51,13 @@ class Shard:
 
 
 class QuestionSource(Protocol):
-    """Random access to questions, by position and by id. Must be picklable and safe to read from many threads."""
+    """Random access to questions, by position and by id. Must be picklable and safe to read from many threads.
+
+    `answer_types` are those of its golds: what nothing here can score is refused before a run, not found in it.
+    """
+
+    @property
+    def answer_types(self) -> frozenset[str]: ...
 
     def __len__(self) -> int: ...
 
@@ -77,6 +85,8 @@ class PromptProcessor(Protocol):
 
     def features(self, text: str, images: Sequence[np.ndarray], /) -> Features: ...
 
+    def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]], /) -> int: ...
+
 
 @dataclasses.dataclass(frozen=True)
 class PromptProcessing:
@@ -101,6 +111,11 @@ class PromptProcessing:
             return Item(prompt, self.processor.features(prompt.text, prompt.question.images))
         except ValueError as error:
             raise ValueError(f"question {prompt.question.id}: {error}") from error
+
+    def num_tokens(self, prompt: Prompt) -> int:
+        """How many tokens `item` would make of it, without any pixels."""
+        sizes = [(image.shape[0], image.shape[1]) for image in prompt.question.images]
+        return self.processor.num_tokens(prompt.text, sizes)
 
     def new_item(self, question: Question) -> Item:
         """Map function for new questions; the uid is provisional, since what runs ahead does not know the step."""
@@ -152,15 +167,16 @@ class StepStream(grain.DatasetIterator[StepBatch]):
         self._assert_not_closed()
         step = self._step + 1
         new = tuple(_renamed(item, _uid(step, item.prompt.question.id, "plain")) for item in next(self._new))
-        replayed = self._replayed(step, [item.prompt.question.id for item in new])
+        ids = [one for part in self._shard.gather([item.prompt.question.id for item in new]) for one in part]
+        _require_different(ids, step)
+        replayed = self._replayed(step, ids)
         self._step = step
         return StepBatch(step, new, replayed)
 
     def _replayed(self, step: int, new: list[str]) -> tuple[Item, ...]:
         if self._replay is None or self._num_replayed == 0:
             return ()
-        exclude = {question_id for ids in self._shard.gather(new) for question_id in ids}
-        drawn = self._replay.draw(self._num_replayed, seed=self._seed, step=step, exclude=exclude)
+        drawn = self._replay.draw(self._num_replayed, seed=self._seed, step=step, exclude=set(new))
         questions = [self._source.by_id(one) for one in drawn[self._shard.index :: self._shard.count]]
         prompts = [self._process.plain_prompt(q, _uid(step, q.id, "replay"), "replay") for q in questions]
         return tuple(self._process.items_of(prompts))
@@ -199,9 +215,11 @@ def open_stream(
     questions left over wait for another epoch, because a step across two epochs could hold one question twice, and
     two groups would then share a uid. A step replays at most `num_replayed` questions.
     `num_threads` reader threads (0: none, nothing runs ahead) work in each of `worker_count` processes (0: in this
-    one); neither changes what the stream yields. Raises ValueError for data too small to fill a step.
+    one); neither changes what the stream yields. Raises ValueError for data too small to fill a step, and for answers
+    that no rule scores.
     """
     _require_data(len(source), questions_per_step)
+    _require_rules(source.answer_types)
     require_equal_shards(questions_per_step, shard.count)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle()
     whole_steps = len(source) - len(source) % questions_per_step
@@ -222,6 +240,27 @@ def _uid(step: int, question_id: str, kind: Kind) -> str:
 
 def _renamed(item: Item, uid: str) -> Item:
     return dataclasses.replace(item, prompt=dataclasses.replace(item.prompt, uid=uid))
+
+
+def _require_rules(answer_types: Collection[str]) -> None:
+    """ValueError for types that are unknown or need a judge: their responses would be neither right nor wrong."""
+    for answer_type in sorted(answer_types):
+        require_known(answer_type)
+    if needs_judge := sorted(set(answer_types) & JUDGED):
+        raise ValueError(
+            f"the source has answers of type {needs_judge[0]!r}, which only a judge can score, and there is no judge "
+            "yet: leave these questions out, or give their golds a type that a rule scores"
+        )
+
+
+def _require_different(ids: Sequence[str], step: int) -> None:
+    """ValueError where an id comes twice: the two groups would share uid, baseline and place in the replay buffer."""
+    twice = sorted(question_id for question_id, count in collections.Counter(ids).items() if count > 1)
+    if twice:
+        raise ValueError(
+            f"{len(twice)} question ids come more than once among the new questions of step {step}, first "
+            f"{twice[0]!r}: the ids of a source must differ, so give each question its own (the row number will do)"
+        )
 
 
 def _require_data(num_questions: int, questions_per_step: int) -> None:

@@ -165,8 +165,8 @@ _PANELS: tuple[Callable[[Axes, Rows], None], ...] = (
         "Rollouts",
         "%",
         (
-            Line("rollout/accuracy", "accuracy", _BLUE, 100, smooth=True),
-            Line("rollout/hard_fraction", "hard questions", _RED, 100, smooth=True),
+            Line("rollout/new_accuracy", "accuracy, new questions", _BLUE, 100, smooth=True),
+            Line("rollout/new_hard_fraction", "hard, new questions", _RED, 100, smooth=True),
             Line("update/nonzero_group_fraction", "groups with a gradient", _GREY, 100, smooth=True),
         ),
         bottom=0,

@@ -49,7 +49,9 @@ _RULES: dict[str, Callable[..., bool]] = {
     "grounding": boxes.boxes_match,
     "clicking": boxes.click_matches,
 }
-ANSWER_TYPES: tuple[str, ...] = ("math", *_RULES, "free_form")
+JUDGED: frozenset[str] = frozenset({"free_form"})
+"""Types that rules decide only where the strings are equal: the rest needs a judge."""
+ANSWER_TYPES: tuple[str, ...] = ("math", *_RULES, *JUDGED)
 
 
 def require_known(answer_type: str) -> None:

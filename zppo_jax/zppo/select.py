@@ -25,17 +25,19 @@ P = TypeVar("P", bound=_Reformulated)
 
 
 class Listed(NamedTuple):
-    """A BCQ or NCQ prompt as the hosts that have not built it know it."""
+    """A BCQ or NCQ prompt as the hosts that have not built it know it; `fits` where some bucket holds it."""
 
     uid: str
     kind: Kind
+    fits: bool = True
 
 
 def plain_accuracies(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Mean reward by question id, of plain and replayed groups alone, in their order: what refreshes the buffer.
 
-    BCQ and NCQ groups are passed over: "mastered" means solved without candidates (App. C). ValueError when a question
-    has two plain groups, for then it has two means.
+    BCQ and NCQ groups are passed over: "mastered" means solved without candidates (App. C). So are groups with an
+    undecided rollout: they have no mean, and the visit changes nothing. ValueError when a question has two plain
+    groups, for then it has two means.
     """
     accuracies: dict[str, float] = {}
     for outcome in _plain(outcomes):
@@ -46,12 +48,12 @@ def plain_accuracies(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def hard(outcomes: Sequence[Outcome], threshold: float = 0.5) -> list[Outcome]:
-    """The plain and replayed groups with a mean reward below the threshold, in their order (Sec. 3.1)."""
+    """The decided plain and replayed groups with a mean reward below the threshold, in their order (Sec. 3.1)."""
     return [outcome for outcome in _plain(outcomes) if outcome.accuracy < threshold]
 
 
-def pre_cap(hard_outcomes: Sequence[Outcome], limit: int, seed: int, step: int) -> list[Outcome]:
-    """The `limit` hardest groups, hardest first (Algorithm 1, pre-cap); new and replayed are ranked together.
+def ranked(hard_outcomes: Sequence[Outcome], seed: int, step: int) -> list[Outcome]:
+    """The groups, hardest first; new and replayed are ranked together.
 
     Ties are broken by a hash of (seed, step, question id): reproducible, and without favour for early positions.
     """
@@ -59,7 +61,16 @@ def pre_cap(hard_outcomes: Sequence[Outcome], limit: int, seed: int, step: int) 
     def rank(outcome: Outcome) -> tuple[float, int]:
         return outcome.accuracy, keys.stable_hash("pre_cap_ties", seed, step, outcome.question_id)
 
-    return sorted(hard_outcomes, key=rank)[: _checked(limit)]
+    return sorted(hard_outcomes, key=rank)
+
+
+def pre_cap(hard_outcomes: Sequence[Outcome], limit: int, seed: int, step: int) -> list[Outcome]:
+    """The `limit` hardest groups, hardest first (Algorithm 1, pre-cap).
+
+    It is the whole pre-cap only where every hard question admits a prompt, as with NCQ. Where prompts need a correct
+    response of the teacher, the cap is on the hardest that admit one (App. C): see `zppo_jax.augmentation`.
+    """
+    return ranked(hard_outcomes, seed, step)[: _checked(limit)]
 
 
 def post_cap(prompts_per_question: Sequence[Sequence[P]], limit: int) -> list[P]:
@@ -68,9 +79,23 @@ def post_cap(prompts_per_question: Sequence[Sequence[P]], limit: int) -> list[P]
     The first prompt that would exceed the limit is skipped and the walk ends there: with one slot left, a question
     that has both keeps its BCQ prompt.
     """
+    return _walk(prompts_per_question)[: _checked(limit)]
+
+
+def fitting(listed_per_question: Sequence[Sequence[Listed]], limit: int) -> tuple[list[Listed], int]:
+    """The post-cap where some prompts fit no bucket: (the first `limit` that fit, how many were passed over for them).
+
+    The slot of a prompt that does not fit goes to the next one.
+    """
+    kept = post_cap([[prompt for prompt in prompts if prompt.fits] for prompts in listed_per_question], limit)
+    walk = _walk(listed_per_question)
+    reached = walk[: walk.index(kept[-1])] if kept and len(kept) == limit else walk
+    return kept, sum(not prompt.fits for prompt in reached)
+
+
+def _walk(prompts_per_question: Sequence[Sequence[P]]) -> list[P]:
     order = {row.kind: position for position, row in enumerate(REFORMULATIONS.values())}
-    walk = [prompt for prompts in prompts_per_question for prompt in sorted(prompts, key=lambda p: order[p.kind])]
-    return walk[: _checked(limit)]
+    return [prompt for prompts in prompts_per_question for prompt in sorted(prompts, key=lambda p: order[p.kind])]
 
 
 def augmentation_limit(fraction: float, num_new: int) -> int:
@@ -84,7 +109,7 @@ def replay_count(fraction: float, num_new: int) -> int:
 
 
 def _plain(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    return [outcome for outcome in outcomes if outcome.kind in ("plain", "replay")]
+    return [outcome for outcome in outcomes if outcome.kind in ("plain", "replay") and outcome.decided]
 
 
 def _checked(limit: int) -> int:
