@@ -106,7 +106,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.zppo.augmentation_fraction = 0.25  # rho_aug
     config.teacher.compress.enabled = True  # candidate compression
     config.teacher.compress.max_tokens = 512  # max tokens of a candidate
-    config.teacher.scope = "capped"  # the paper: "all_hard", which trains the same and costs more
+    config.teacher.scope = "capped"  # the paper: "all_hard", which gives the same prompts and costs more
 
     # Schedule
     config.data.num_questions = 76_800  # a single pass: 200 steps of 384

@@ -1,0 +1,104 @@
+"""What the ratio divides by, in bfloat16: the sampler's log-probabilities or the trainer's (`update.old_logprobs`).
+
+    python -m benchmarks.old_logprobs
+
+A random model in bfloat16 samples groups at random rewards. Printed: how far the log-probabilities of sampler, trainer
+and the same weights in float32 lie apart, and what a step of four updates clips with either choice. docs/decisions.md
+has the numbers.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests import tiny_model
+from zppo_jax.compilation import Compiler
+from zppo_jax.models import qwen3_5
+from zppo_jax.rollout.engine import Draw, Engine, Request
+from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.types import Group
+from zppo_jax.update import batch, optimizer, rows
+from zppo_jax.update.learner import Learner, Settings
+from zppo_jax.update.step import Objective
+
+NUM_QUESTIONS, GROUP_SIZE, NEW_TOKENS = 64, 8, 64
+SHAPES = Shapes((16,), 16, NEW_TOKENS)
+CLIP_LOW, CLIP_HIGH = 0.2, 0.28
+RATES = (1e-6, 1e-4)
+
+
+def cast(params: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, params)
+
+
+def learner_of(model: qwen3_5.Model, old_logprobs: str, rate: float, compiler: Compiler) -> Learner:
+    settings = Settings(4, 1, "nonzero", "batch", 1e-6, old_logprobs)
+    adamw = optimizer.adamw(
+        optimizer.learning_rate("constant", rate, 0, 1), 0.9, 0.999, 1e-8, 0.1, 1.0, "float32", "master"
+    )
+    sizes = rows.shapes(4, 0, 1, SHAPES.buckets[-1], NEW_TOKENS, SHAPES.patch_slots)
+    objective = Objective(CLIP_LOW, CLIP_HIGH, 10.0, 1.0)
+    return Learner(model.config, sizes, settings, objective, adamw, tiny_model.banned_V(), compiler)
+
+
+def sampled(model: qwen3_5.Model, compiler: Compiler) -> list[Group]:
+    """Groups of the model's own responses, half of them called right."""
+    engine = Engine(model.config, SHAPES, 64, 8, tiny_model.banned_V(), compiler, "sampler's ", 16, "bfloat16")
+    items = [tiny_model.item(f"q{number}") for number in range(NUM_QUESTIONS)]
+    requests = [
+        Request(one.prompt.uid, one.features, GROUP_SIZE, sampling=Sampling(), draw=Draw(0, 1, "student"))
+        for one in items
+    ]
+    right = np.random.default_rng(0).random((NUM_QUESTIONS, GROUP_SIZE)) < 0.5
+    answers = engine.sample(model.params, requests)
+    return [tiny_model.group(*row) for row in zip(items, answers, right, strict=True)]
+
+
+def tokens_of(groups: list[Group]) -> np.ndarray:
+    """The log-probabilities of all tokens, one behind the other."""
+    return np.concatenate([one.logprobs_T for group in groups for one in group.rollouts]).astype(np.float64)
+
+
+def recomputed(learner: Learner, params: dict[str, Any], groups: list[Group]) -> list[Group]:
+    advantages_PG = batch.advantages(groups, [], "nonzero", "batch", 1e-6)
+    found, _ = learner.with_old_logprobs(params, dict(enumerate(groups)), advantages_PG)
+    return [found[index] for index in range(len(groups))]
+
+
+def main() -> None:
+    exact = tiny_model.model()
+    params = cast(exact.params, jnp.bfloat16)
+    compiler = Compiler()
+    model = qwen3_5.Model(exact.config, params)
+    groups = [group for group in sampled(model, compiler) if len(set(group.rewards_G.tolist())) > 1]
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    trainer = tokens_of(recomputed(learner_of(model, "trainer", 1e-6, compiler), params, groups))
+    rounded = cast(params, jnp.float32)  # the same weights, computed without rounding
+    same = qwen3_5.Model(exact.config, rounded)
+    precise = tokens_of(recomputed(learner_of(same, "trainer", 1e-6, Compiler()), rounded, groups))
+    sampler = tokens_of(groups)
+    print(f"{size / 1e6:.2f} million parameters in bfloat16, {len(sampler)} tokens, {len(groups)} groups")
+    pairs = {"sampler - trainer": sampler - trainer, "sampler - float32": sampler - precise}
+    for name, difference in (pairs | {"trainer - float32": trainer - precise}).items():
+        ratio = np.exp(-difference)
+        outside = np.mean((ratio < 1 - CLIP_LOW) | (ratio > 1 + CLIP_HIGH))
+        print(f"{name}: mean {np.mean(np.abs(difference)):.2e}, largest {np.max(np.abs(difference)):.2e} nats;", end="")
+        print(f" outside [{1 - CLIP_LOW:g}, {1 + CLIP_HIGH:g}] {100 * outside:.3f} % of the tokens")
+    for rate in RATES:
+        compiler = Compiler()  # it keeps programs by name, and the rate is a part of the update
+        for choice in ("sampler", "trainer"):
+            learner = learner_of(model, choice, rate, compiler)
+            state = learner.init(jax.tree.map(jnp.copy, params))
+            metrics = learner.update(state, groups, seed=0, step=1).metrics
+            shown = {name: metrics[name] for name in ("clip_fraction", "log_ratio_abs", "mismatch_abs", "grad_norm")}
+            print(f"rate {rate:g}, {choice}: " + ", ".join(f"{name} {value:.2e}" for name, value in shown.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
