@@ -1,8 +1,8 @@
 r"""Type "math": what can be decided without a computer algebra system, and what may be handed to one.
 
-In order: exact equality after normalisation, letters and words, exact numbers. Only an expression that passes the gates
-(length, nesting, digit runs, factorials, exponent towers) is left for the worker of `pool`; model text never reaches
-a parser in this process.
+In order: exact equality after normalisation, letters and words, exact numbers, roots and polynomials (`exact`). Only an
+expression that passes the gates (length, nesting, digit runs, factorials, exponent towers) gets that far, and only what
+none of these settles is left for the worker of `pool`; no parser of a library sees model text in this process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from zppo_jax.rewards import numeric, text
+from zppo_jax.rewards import exact, numeric, text
 from zppo_jax.rewards.verdict import MalformedAnswer, Status
 
 MAX_CHARS = 512
@@ -172,4 +172,6 @@ def _decide_by_structure(gold: str, answer: str) -> Decision:
         return Decision(True, Status.OK)
     if any(_is_prose(latex) or _NUMBER_WITH_BASE.search(latex) for latex in (gold, answer)):
         return Decision(text.strings_match(gold, answer), Status.OK)
+    if (settled := exact.compare(gold, answer)) is not None:
+        return Decision(settled, Status.OK)
     return Decision(False, Status.OK, pending=(gold, answer))
