@@ -8,6 +8,7 @@ where their exact values are the same, and different where they differ by far mo
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -22,14 +23,18 @@ _TOLERANCE_OF_DECIMALS = 1e-5
 
 _TOKEN = re.compile(
     r"\s*(?:([0-9]+(?:\.[0-9]+)?|\.[0-9]+)|([a-ce-hj-z]|\\(?:pi|theta|alpha|beta)(?![A-Za-z]))"
-    r"|(\\(?:frac|sqrt|cdot|times|infty)(?![A-Za-z])|\\[{}]|[-+*/^(){}\[\],])|(\S))"
+    r"|(\\(?:frac|sqrt|cdot|times|infty|leq?|geq?)(?![A-Za-z])|\\[{}]|[-+*/^(){}\[\],<>])|(\S))"
 )
 # Whether it separates thousands or items depends on what stands around it.
 _THOUSANDS = re.compile(r"[0-9],[0-9]{3}(?![0-9])")
 _NAMES = frozenset("abcfghjklmnopqrstuvwxyzABCDFGHJKLMPRTUVWXYZ")
+_MAX_ITEMS = 32
 _NUMBER, _SYMBOL, _MARK, _OTHER = 1, 2, 3, 4
 _TIMES = (r"\cdot", r"\times", "*")
 _OPENERS, _CLOSERS = ("(", "[", r"\{"), (")", "]", r"\}")
+_UP = {"<": False, r"\le": True, r"\leq": True}
+_DOWN = {">": False, r"\ge": True, r"\geq": True}
+"""Relations, and whether the end belongs to the interval."""
 _HALF_OPEN = ("(]", "[)")
 _INFINITY = surds.symbol(r"\infty")
 _INFINITE = {r"\infty": _INFINITY, r"+\infty": _INFINITY, r"-\infty": surds.add({}, _INFINITY, -1)}
@@ -45,6 +50,7 @@ class Form(NamedTuple):
     kind: str
     items: tuple[Value, ...]
     decimal: bool
+    inequality: bool = False
 
 
 def compare(gold: str, answer: str) -> bool | None:
@@ -52,12 +58,16 @@ def compare(gold: str, answer: str) -> bool | None:
     try:
         first, second = (_form(_without_name(side)) for side in (gold, answer))
         return _settle(first, second)
-    except (Unreadable, TooLarge):
+    except (Unreadable, TooLarge, OverflowError):
         return None
 
 
 def _settle(first: Form, second: Form) -> bool | None:
     if first.kind != second.kind or len(first.items) != len(second.items):
+        return None
+    # An inequality stands for an interval beside one only; two inequalities may be about different variables.
+    inequalities = first.inequality + second.inequality
+    if inequalities == 2 or (inequalities == 1 and not _ascend(first, second)):
         return None
     tolerance = _TOLERANCE_OF_DECIMALS if first.decimal or second.decimal else _TOLERANCE
     if first.kind == "set":
@@ -66,8 +76,8 @@ def _settle(first: Form, second: Form) -> bool | None:
     if all(one == other for one, other in pairs):
         return True
     # Half-open intervals may be empty, and empty ones are equal whatever their ends are.
-    different = first.kind not in _HALF_OPEN and any(_differ(one, other, tolerance) for one, other in pairs)
-    return False if different else None
+    comparable = first.kind not in _HALF_OPEN or _ascend(first, second)
+    return False if comparable and any(_differ(one, other, tolerance) for one, other in pairs) else None
 
 
 def _settle_sets(golds: Sequence[Value], answers: Sequence[Value], tolerance: float) -> bool | None:
@@ -84,6 +94,14 @@ def _differ(first: Value, second: Value, tolerance: float) -> bool:
     if _is_infinite(first) or _is_infinite(second):
         return first != second
     return surds.clearly_differ(first, second, tolerance)
+
+
+def _ascend(*intervals: Form) -> bool:
+    """Whether all have two numbers as ends, the left one clearly less; what else has these brackets may be empty."""
+    if any(len(one.items) != 2 or any(map(surds.has_variable, one.items)) for one in intervals):
+        return False
+    ends = [[surds.approximate(item) for item in one.items] for one in intervals]
+    return all(left < right and not math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-6) for left, right in ends)
 
 
 def _is_infinite(value: Value) -> bool:
@@ -104,11 +122,34 @@ def _form(latex: str) -> Form:
     tokens = [(match.lastindex or _OTHER, match[match.lastindex or 0]) for match in _TOKEN.finditer(latex.strip())]
     if not tokens or any(kind == _OTHER for kind, _ in tokens):
         raise Unreadable
+    decimal = any(kind == _NUMBER and "." in text for kind, text in tokens)
+    if any(text in _UP or text in _DOWN for _, text in tokens):
+        return Form(*_interval(tokens), decimal, inequality=True)
     kind, parts = _parts([text for _, text in tokens])
-    if kind in _HALF_OPEN and len(parts) != 2:
+    if len(parts) > _MAX_ITEMS or (kind in _HALF_OPEN and len(parts) != 2):
         raise Unreadable
     items = tuple(_item(tokens[start:end]) for start, end in parts)
-    return Form(kind, items, any(kind == _NUMBER and "." in text for kind, text in tokens))
+    return Form(kind, items, decimal)
+
+
+def _interval(tokens: Sequence[tuple[int, str]]) -> tuple[str, tuple[Value, Value]]:
+    r"""The brackets and ends of what `x > a`, `a \le x < b` and their like allow."""
+    places = [place for place, (_, text) in enumerate(tokens) if text in _UP or text in _DOWN]
+    marks = [tokens[place][1] for place in places]
+    sides = [tokens[s + 1 : e] for s, e in zip([-1, *places], [*places, len(tokens)], strict=True)]
+    if all(mark in _DOWN for mark in marks):
+        marks, sides = marks[::-1], sides[::-1]
+    elif not all(mark in _UP for mark in marks):
+        raise Unreadable
+    closed = [(_UP | _DOWN)[mark] for mark in marks]
+    shape = [len(side) == 1 and side[0][0] == _SYMBOL and side[0][1] not in surds.CONSTANTS for side in sides]
+    if shape == [True, False]:
+        return "(" + ")]"[closed[0]], (_INFINITE[r"-\infty"], _item(sides[1]))
+    if shape == [False, True]:
+        return "(["[closed[0]] + ")", (_item(sides[0]), _INFINITY)
+    if shape == [False, True, False]:
+        return "(["[closed[0]] + ")]"[closed[1]], (_item(sides[0]), _item(sides[2]))
+    raise Unreadable
 
 
 def _parts(texts: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:

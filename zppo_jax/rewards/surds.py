@@ -17,13 +17,14 @@ Powers = tuple[tuple[str, int], ...]
 Term = tuple[int, Powers]
 Value = Mapping[Term, Fraction]
 
-CONSTANTS = {r"\pi": math.pi, "e": math.e}
-"""Symbols that stand for numbers; all others are variables."""
+CONSTANTS = {r"\pi": math.pi, "e": math.e, r"\infty": math.inf}
+"""Symbols that stand for numbers; all others are variables. It is the reader who keeps infinity out of sums."""
 
 _ONE: Term = (1, ())
-_MAX_TERMS = 32
+_MAX_TERMS = 16
 _MAX_BITS = 1024
 _MAX_POWER = 64
+_MAX_POWER_OF_SUM = 12
 _MAX_RADICAND = 10**7
 
 
@@ -77,7 +78,7 @@ def divide(first: Value, second: Value) -> Value:
 
 def power(base: Value, exponent: int) -> Value:
     """base ** exponent for a small whole exponent."""
-    if abs(exponent) > _MAX_POWER:
+    if abs(exponent) > (_MAX_POWER if len(base) < 2 else _MAX_POWER_OF_SUM):
         raise TooLarge
     factor = base if exponent >= 0 else divide(rational(Fraction(1)), base)
     result = rational(Fraction(1))
@@ -151,6 +152,11 @@ def clearly_differ(first: Value, second: Value, tolerance: float) -> bool:
         abs(number) > tolerance * max(size.get(variables, (0.0, 0.0))[1] for size in sizes)
         for variables, (number, _) in difference.items()
     )
+
+
+def approximate(value: Value) -> float:
+    """A value without variables in floating point. Raises OverflowError."""
+    return _coefficients(value).get((), (0.0, 0.0))[0]
 
 
 def _coefficients(value: Value) -> dict[Powers, tuple[float, float]]:
