@@ -1,16 +1,17 @@
 r"""Type "math": what can be decided without a computer algebra system, and what may be handed to one.
 
-In order: exact equality after normalisation, letters and words, exact numbers. Only an expression that passes the gates
-(length, nesting, digit runs, factorials, exponent towers) is left for the worker of `pool`; model text never reaches
-a parser in this process.
+In order: exact equality after normalisation, letters and words, exact numbers, roots and polynomials (`exact`). Only an
+expression that passes the gates (length, nesting, digit runs, factorials, exponent towers) gets that far, and only what
+none of these settles is left for the worker of `pool`; no parser of a library sees model text in this process.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
-from zppo_jax.rewards import numeric, text
+from zppo_jax.rewards import exact, numeric, text
 from zppo_jax.rewards.verdict import MalformedAnswer, Status
 
 MAX_CHARS = 512
@@ -30,6 +31,8 @@ _SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 _SHORT_INDEX = re.compile(r"(?<!^)_\s*([0-9A-Za-z])(?![0-9A-Za-z])")
 # 120_3 is a number in base 3, which the parser would read as 120.
 _NUMBER_WITH_BASE = re.compile(r"[0-9)}]\s*_")
+_BRACED_CHARACTER = re.compile(r"([\^_])\{([0-9A-Za-z])\}")
+_SPACE = re.compile(r"\s")
 _SPACE_THAT_SEPARATES = re.compile(r"(?<=[0-9A-Za-z])\s+(?=[0-9A-Za-z])")
 _CHOICE_GOLD = re.compile(r"^[A-J]$")
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -52,21 +55,29 @@ class Decision(NamedTuple):
     pending: tuple[str, str] | None = None
 
 
+# The responses of a group share their gold, and often their answer.
+_remembered = functools.lru_cache(8192)
+
+
+@_remembered
 def canonical(source: str) -> str:
     """Normal form of a LaTeX answer: no fences, spacing commands or short forms; spaces only where they separate."""
     latex = text.unfence(numeric.clean_spacing(text.unfence(text.plain(source))))
     latex = latex.removesuffix(".").rstrip()
-    latex = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", latex)
-    latex = _SHORT_FRACTION_TOP.sub(r"\\frac{\1}{", latex)
-    latex = _SHORT_INDEX.sub(r"_{\1}", latex)
-    return _SHORT_ROOT.sub(r"\\sqrt{\1}", latex)
+    if "\\" in latex or "_" in latex:
+        latex = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", latex)
+        latex = _SHORT_FRACTION_TOP.sub(r"\\frac{\1}{", latex)
+        latex = _SHORT_INDEX.sub(r"_{\1}", latex)
+        latex = _SHORT_ROOT.sub(r"\\sqrt{\1}", latex)
+    return latex
 
 
+@_remembered
 def _key(latex: str) -> str:
     """What two equal answers share as strings: text commands unwrapped, braces of single characters and spaces gone."""
     key = text.unwrap_text(latex)
-    key = re.sub(r"([\^_])\{([0-9A-Za-z])\}", r"\1\2", key)
-    return re.sub(r"\s", "", _SPACE_THAT_SEPARATES.sub("\x00", key)).replace("\x00", " ").rstrip(".")
+    key = _BRACED_CHARACTER.sub(r"\1\2", key) if "{" in key else key
+    return _SPACE.sub("", _SPACE_THAT_SEPARATES.sub("\x00", key)).replace("\x00", " ").rstrip(".")
 
 
 def _nesting(latex: str) -> tuple[int, int]:
@@ -84,6 +95,7 @@ def _nesting(latex: str) -> tuple[int, int]:
     return deepest, exponents
 
 
+@_remembered
 def refusal(latex: str) -> Status | None:
     """Why an expression must not be given to a parser, or None where it may."""
     if len(latex) > MAX_CHARS:
@@ -114,6 +126,7 @@ def _split_unit(latex: str) -> tuple[str, str]:
     return latex[: unit.start()].strip(), f"{unit.group(1)}^{unit.group(2) or 1}"
 
 
+@_remembered
 def _quantity(latex: str) -> numeric.Quantity | None:
     try:
         return numeric.parse_quantity(latex)
@@ -172,4 +185,6 @@ def _decide_by_structure(gold: str, answer: str) -> Decision:
         return Decision(True, Status.OK)
     if any(_is_prose(latex) or _NUMBER_WITH_BASE.search(latex) for latex in (gold, answer)):
         return Decision(text.strings_match(gold, answer), Status.OK)
+    if (settled := exact.compare(gold, answer)) is not None:
+        return Decision(settled, Status.OK)
     return Decision(False, Status.OK, pending=(gold, answer))

@@ -57,6 +57,11 @@ _ASSIGNED = re.compile(r"^((?:[A-Za-z]|\\[a-z]+)(?:_\{?\w\}?)?)\s*=\s*([^=]+)$")
 _FRACTION_SHORT = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
 _DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\circ\b|\\degree\b|\\deg\b|degrees?\b")
 _PERCENT = re.compile(r"\\?%|\bper\s?cent\b")
+_SIZE = re.compile(r"\\(?:left|right|displaystyle|bigl|bigr|big)(?![A-Za-z])")
+_BRACED_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
+_SPACED_THOUSANDS = re.compile(r"(?<=[0-9])\\[,!](?=[0-9]{3})")
+_SPACE = re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])")
+_FRACTION_KIND = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _UNIT = re.compile(r"^([A-Za-z]+)(?:\s*\^\s*\{?([1-9])\}?)?(?:\s*/\s*([A-Za-z]+)(?:\s*\^\s*\{?([1-9])\}?)?)?$")
 
 
@@ -78,11 +83,12 @@ class Quantity:
 
 def clean_spacing(latex: str) -> str:
     r"""Drop what only sets spacing or size in LaTeX: \left, \, and kin; unify \dfrac, and 1{,}000 with 1,000."""
-    latex = re.sub(r"\\(?:left|right|displaystyle|bigl|bigr|big)(?![A-Za-z])", "", latex)
-    latex = re.sub(r"(?<=[0-9])\{,\}(?=[0-9])", ",", latex)
-    latex = re.sub(r"(?<=[0-9])\\[,!](?=[0-9]{3})", "", latex).replace(r"\!", "")
-    latex = re.sub(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~", " ", latex)
-    return re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", latex).strip()
+    if "\\" in latex or "{,}" in latex:
+        latex = _SIZE.sub("", latex)
+        latex = _BRACED_COMMA.sub(",", latex)
+        latex = _SPACED_THOUSANDS.sub("", latex).replace(r"\!", "")
+        latex = _FRACTION_KIND.sub(r"\\frac", _SPACE.sub(" ", latex))
+    return latex.replace("~", " ").strip()
 
 
 def split_assignment(latex: str) -> tuple[str, str]:

@@ -45,6 +45,8 @@ def _vulgar_to_latex(char: re.Match[str]) -> str:
 
 def plain(text: str) -> str:
     """NFKC that keeps the mathematical value: exponents, indices and vulgar fractions become LaTeX."""
+    if text.isascii():  # most answers: NFKC and the rest would change nothing
+        return text.strip()
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{_flat(run)}}}", text)
     text = _SUBSCRIPT_RUN.sub(lambda run: f"_{{{_flat(run)}}}", text)
     text = _VULGAR_FRACTION.sub(_vulgar_to_latex, text)
@@ -60,7 +62,7 @@ def unfence(text: str) -> str:
 
 def unwrap_text(text: str) -> str:
     r"""Replace \text{..} and its kin by what they hold, innermost first, to a bounded depth."""
-    for _ in range(_MAX_UNWRAPS):
+    for _ in range(_MAX_UNWRAPS if "\\" in text else 0):
         text, count = _TEXT_COMMAND.subn(r"\1", text)
         if not count:
             break
