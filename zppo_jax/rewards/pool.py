@@ -24,9 +24,9 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from zppo_jax import children
 from zppo_jax.rewards.grade import Gold, Pending, grade
 from zppo_jax.rewards.verdict import Status, Verdict
 
@@ -60,21 +60,14 @@ def _command(timeout_seconds: float, memory_megabytes: int) -> list[str]:
     return [sys.executable, "-P", "-m", "zppo_jax.rewards.worker", str(timeout_seconds), str(memory_megabytes)]
 
 
-def _environment() -> dict[str, str]:
-    """The parent's environment, with this very package in front; one thread is enough for a child."""
-    package_parent = str(Path(__file__).resolve().parents[2])
-    paths = [package_parent, os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-
-
 class _Worker:
     """One child process. Not thread-safe: the pool lends it to one thread at a time."""
 
     def __init__(self, command: list[str]):
         # Its own session: Ctrl-C in the terminal is for the parent, which finishes its step.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment(),
-            start_new_session=True,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=children.environment(), start_new_session=True,
         )  # fmt: skip
         self._owner = os.getpid()
         self._buffer = b""
