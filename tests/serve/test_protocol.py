@@ -10,12 +10,14 @@ import pytest
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.serve import protocol
 from zppo_jax.serve.errors import ApiError
+from zppo_jax.serve.limits import PromptLimits
 
 USER = {"role": "user", "content": "a"}
+LIMITS = PromptLimits(tokens=100, characters=2000, images=2)
 
 
 def read(**fields: Any) -> protocol.ChatRequest:
-    return protocol.read(json.dumps({"messages": [USER]} | fields).encode(), "m", 100)
+    return protocol.read(json.dumps({"messages": [USER]} | fields).encode(), "m", 100, LIMITS)
 
 
 def refusal(**fields: Any) -> ApiError:
@@ -26,7 +28,7 @@ def refusal(**fields: Any) -> ApiError:
 
 def test_defaults():
     chat = read()
-    assert chat.messages == [USER] and chat.image_uris == [] and chat.sampling == Sampling()
+    assert chat.messages == [USER] and chat.images == [] and chat.sampling == Sampling()
     assert (chat.num_samples, chat.seed, chat.max_new_tokens, chat.stops) == (1, None, 100, ())
     assert not (chat.logprobs or chat.stream or chat.include_usage) and chat.enable_thinking is None
 
@@ -58,13 +60,13 @@ def test_what_asks_for_nothing_is_ignored():
 
 
 def test_messages_become_those_of_transformers():
-    parts = [{"type": "text", "text": "b"}, {"type": "image_url", "image_url": {"url": "data:1"}}]
+    parts = [{"type": "text", "text": "b"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,QQ=="}}]
     chat = read(
         messages=[
             {"role": "developer", "content": "s"},
             {"role": "user", "content": parts, "name": "x"},
             {"role": "assistant", "content": None, "reasoning_content": "r"},
-            {"role": "user", "content": [{"type": "image_url", "image_url": "data:2"}]},
+            {"role": "user", "content": [{"type": "image_url", "image_url": "data:image/png;base64,Qg=="}]},
         ]
     )
     assert chat.messages == [
@@ -73,7 +75,7 @@ def test_messages_become_those_of_transformers():
         {"role": "assistant", "content": "", "reasoning_content": "r"},
         {"role": "user", "content": [{"type": "image"}]},
     ]
-    assert chat.image_uris == ["data:1", "data:2"] and chat.num_characters == 2
+    assert chat.images == [b"A", b"B"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,6 @@ def test_messages_become_those_of_transformers():
         ({"temperature": -1}, "temperature", "from 0"),
         ({"temperature": float("nan")}, "temperature", "from 0"),
         ({"temperature": "1"}, "temperature", "a number"),
-        ({"temperature": 1e-30}, "temperature", "at least"),
         ({"top_p": -0.1}, "top_p", "from 0 to 1"),
         ({"top_p": 1.1}, "top_p", "from 0 to 1"),
         ({"min_p": 1}, "min_p", "from 0"),
@@ -135,7 +136,7 @@ def test_refusals_name_the_field(fields, param, words):
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"])
 def test_no_json_object(body):
     with pytest.raises(ApiError, match="the body"):
-        protocol.read(body, "m", 100)
+        protocol.read(body, "m", 100, LIMITS)
 
 
 def test_another_model():
