@@ -59,6 +59,34 @@ def test_what_asks_for_nothing_is_ignored():
     assert chat.sampling == Sampling() and chat.seed is None and chat.stops == ()
 
 
+NEUTRAL = {
+    "ignore_eos": False, "stop_token_ids": [], "skip_special_tokens": True, "min_tokens": 0, "echo": False,
+    "add_generation_prompt": True, "continue_final_message": False, "add_special_tokens": False, "best_of": 1,
+    "spaces_between_special_tokens": True, "include_stop_str_in_output": False, "length_penalty": 1.0, "bad_words": [],
+    "use_beam_search": False, "no_stop_trim": False, "include_reasoning": True, "priority": 0,
+}  # fmt: skip
+
+
+def test_what_clients_of_other_servers_send_by_themselves_is_taken():
+    chat = read(**NEUTRAL, request_id="r", truncate_prompt_tokens=None, prompt_logprobs=None, guided_json=None)
+    assert chat.sampling == Sampling() and chat.messages == [USER]
+
+
+@pytest.mark.parametrize(("name", "value"), NEUTRAL.items())
+def test_the_same_fields_are_refused_where_they_ask_for_something(name, value):
+    other = [7] if isinstance(value, list) else not value if isinstance(value, bool) else value + 1
+    for one in (other, 0 if value is False else "x"):
+        error = refusal(**{name: one})
+        assert error.param == name and error.code == "unsupported_parameter"
+
+
+def test_a_temperature_near_zero_is_raised():
+    """To 0.01, as vLLM does; 0 itself is greedy."""
+    assert read(temperature=1e-6).sampling.temperature == read(temperature=0.01).sampling.temperature == 0.01
+    assert read(temperature=1e-300).sampling.temperature == 0.01 and read(temperature=0).sampling.temperature == 0
+    assert read(temperature=0.011).sampling.temperature == 0.011
+
+
 def test_messages_become_those_of_transformers():
     parts = [{"type": "text", "text": "b"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,QQ=="}}]
     chat = read(

@@ -9,7 +9,7 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -68,7 +68,8 @@ def make_app(server: Server) -> ASGIApp:
         async def answer(request: Request) -> Response:
             if not is_open:
                 guards.check_key(request, server.api_key)
-            return await endpoint(server, request)
+            with _until_it_stops():
+                return await endpoint(server, request)
 
         return Route(path, answer, methods=methods)
 
@@ -80,6 +81,15 @@ def make_app(server: Server) -> ASGIApp:
     ]
     handlers: dict[Any, Any] = {ApiError: _told, HTTPException: _told_by_starlette, Exception: _told_nothing}
     return Lingering(Starlette(routes=routes, exception_handlers=handlers))
+
+
+@contextlib.contextmanager
+def _until_it_stops() -> Iterator[None]:
+    """Nobody but uvicorn cancels a request: when the server ends, and has waited long enough."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise ApiError("the server is stopping", 503) from None
 
 
 # ---------------------------------------------------------------- answers that are no completions
@@ -178,7 +188,8 @@ class _Completion(Response):
         self._news.put_nowait(ClientDisconnect())
 
     async def _event(self) -> Event:
-        news = await self._news.get()
+        with _until_it_stops():
+            news = await self._news.get()
         if isinstance(news, ClientDisconnect):
             raise news
         if isinstance(news, Exception):
