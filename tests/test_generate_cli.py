@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -81,6 +83,23 @@ def test_greedy_stops_and_system_text(capsys, picture):
         capsys, *ask[:3], "--num_samples=3", "--noenable_thinking", "--system=Be brief.", "--top_k=1"
     )
     assert narrow["text"] == whole["text"]
+
+
+@pytest.mark.parametrize("form", ["--json", "--nojson"])
+def test_a_model_that_computes_no_numbers_is_an_error(capsys, monkeypatch, form):
+    """The weights are spoilt after they were read: whether a file holds NaN is asked elsewhere."""
+    load = model.load
+
+    def spoilt(*arguments: Any) -> model.Loaded:
+        loaded = load(*arguments)
+        return dataclasses.replace(loaded, params=jax.tree.map(lambda weight: weight * jax.numpy.nan, loaded.params))
+
+    monkeypatch.setattr(model, "load", spoilt)
+    with pytest.raises(SystemExit) as caught:
+        command_line.main(["generate", f"--model={STUDENT}", f"--prompt={QUESTION}", "--num_samples=1", form])
+    out, err = capsys.readouterr()
+    assert caught.value.code == 1 and out == ""
+    assert err.splitlines()[-1].startswith("zppo_jax: the log-probability of token 1 is nan")
 
 
 def test_progress_counts_responses_tokens_and_slots():

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "zppo_jax"
 LAYERS = (
     {"types"},
     {"config"},
-    {"prompts", "console", "workdir", "command"},
+    {"prompts", "console", "workdir", "command", "children"},
     {"metrics", "parallel", "processor"},
     {"compilation", "ops"},
     {"models"},
@@ -31,7 +31,7 @@ LAYERS = (
 """A part imports from the sets before its own only; `config` is the schema and `workdir` the directory of a run."""
 
 HOST_ONLY = {
-    *("types", "config", "prompts", "console", "workdir", "command", "metrics", "processor"),
+    *("types", "config", "prompts", "console", "workdir", "command", "children", "metrics", "processor"),
     *("data", "rewards", "zppo", "report", "main"),
 }
 """Parts that run in worker processes, or before a mistake is answered: no jax at import, and none of the parts with it.

@@ -105,10 +105,10 @@ def listening(server: Any) -> Iterator[int]:
     """Serves on a free port in a thread of its own."""
     import uvicorn
 
-    from zppo_jax.serve.app import make_app
+    from zppo_jax.serve import connections
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        running = uvicorn.Server(uvicorn.Config(make_app(server), log_level="error", timeout_graceful_shutdown=2))
+        running = uvicorn.Server(connections.configuration(server, log_level="error", timeout_graceful_shutdown=2))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         until(lambda: running.started)
@@ -124,7 +124,7 @@ def live(quick_compilation) -> Iterator[Live]:
         pytest.importorskip(library)
     from zppo_jax.generate import model
     from zppo_jax.serve import start
-    from zppo_jax.serve.app import Limits
+    from zppo_jax.serve.limits import Limits
     from zppo_jax.serve.scheduler import Scheduler
 
     loaded = model.load(str(STUDENT))

@@ -10,12 +10,14 @@ import pytest
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.serve import protocol
 from zppo_jax.serve.errors import ApiError
+from zppo_jax.serve.limits import PromptLimits
 
 USER = {"role": "user", "content": "a"}
+LIMITS = PromptLimits(tokens=100, characters=2000, images=2)
 
 
 def read(**fields: Any) -> protocol.ChatRequest:
-    return protocol.read(json.dumps({"messages": [USER]} | fields).encode(), "m", 100)
+    return protocol.read(json.dumps({"messages": [USER]} | fields).encode(), "m", 100, LIMITS)
 
 
 def refusal(**fields: Any) -> ApiError:
@@ -26,7 +28,7 @@ def refusal(**fields: Any) -> ApiError:
 
 def test_defaults():
     chat = read()
-    assert chat.messages == [USER] and chat.image_uris == [] and chat.sampling == Sampling()
+    assert chat.messages == [USER] and chat.images == [] and chat.sampling == Sampling()
     assert (chat.num_samples, chat.seed, chat.max_new_tokens, chat.stops) == (1, None, 100, ())
     assert not (chat.logprobs or chat.stream or chat.include_usage) and chat.enable_thinking is None
 
@@ -57,14 +59,42 @@ def test_what_asks_for_nothing_is_ignored():
     assert chat.sampling == Sampling() and chat.seed is None and chat.stops == ()
 
 
+NEUTRAL = {
+    "ignore_eos": False, "stop_token_ids": [], "skip_special_tokens": True, "min_tokens": 0, "echo": False,
+    "add_generation_prompt": True, "continue_final_message": False, "add_special_tokens": False, "best_of": 1,
+    "spaces_between_special_tokens": True, "include_stop_str_in_output": False, "length_penalty": 1.0, "bad_words": [],
+    "use_beam_search": False, "no_stop_trim": False, "include_reasoning": True, "priority": 0,
+}  # fmt: skip
+
+
+def test_what_clients_of_other_servers_send_by_themselves_is_taken():
+    chat = read(**NEUTRAL, request_id="r", truncate_prompt_tokens=None, prompt_logprobs=None, guided_json=None)
+    assert chat.sampling == Sampling() and chat.messages == [USER]
+
+
+@pytest.mark.parametrize(("name", "value"), NEUTRAL.items())
+def test_the_same_fields_are_refused_where_they_ask_for_something(name, value):
+    other = [7] if isinstance(value, list) else not value if isinstance(value, bool) else value + 1
+    for one in (other, 0 if value is False else "x"):
+        error = refusal(**{name: one})
+        assert error.param == name and error.code == "unsupported_parameter"
+
+
+def test_a_temperature_near_zero_is_raised():
+    """To 0.01, as vLLM does; 0 itself is greedy."""
+    assert read(temperature=1e-6).sampling.temperature == read(temperature=0.01).sampling.temperature == 0.01
+    assert read(temperature=1e-300).sampling.temperature == 0.01 and read(temperature=0).sampling.temperature == 0
+    assert read(temperature=0.011).sampling.temperature == 0.011
+
+
 def test_messages_become_those_of_transformers():
-    parts = [{"type": "text", "text": "b"}, {"type": "image_url", "image_url": {"url": "data:1"}}]
+    parts = [{"type": "text", "text": "b"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,QQ=="}}]
     chat = read(
         messages=[
             {"role": "developer", "content": "s"},
             {"role": "user", "content": parts, "name": "x"},
             {"role": "assistant", "content": None, "reasoning_content": "r"},
-            {"role": "user", "content": [{"type": "image_url", "image_url": "data:2"}]},
+            {"role": "user", "content": [{"type": "image_url", "image_url": "data:image/png;base64,Qg=="}]},
         ]
     )
     assert chat.messages == [
@@ -73,7 +103,7 @@ def test_messages_become_those_of_transformers():
         {"role": "assistant", "content": "", "reasoning_content": "r"},
         {"role": "user", "content": [{"type": "image"}]},
     ]
-    assert chat.image_uris == ["data:1", "data:2"] and chat.num_characters == 2
+    assert chat.images == [b"A", b"B"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +116,6 @@ def test_messages_become_those_of_transformers():
         ({"temperature": -1}, "temperature", "from 0"),
         ({"temperature": float("nan")}, "temperature", "from 0"),
         ({"temperature": "1"}, "temperature", "a number"),
-        ({"temperature": 1e-30}, "temperature", "at least"),
         ({"top_p": -0.1}, "top_p", "from 0 to 1"),
         ({"top_p": 1.1}, "top_p", "from 0 to 1"),
         ({"min_p": 1}, "min_p", "from 0"),
@@ -135,7 +164,7 @@ def test_refusals_name_the_field(fields, param, words):
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"])
 def test_no_json_object(body):
     with pytest.raises(ApiError, match="the body"):
-        protocol.read(body, "m", 100)
+        protocol.read(body, "m", 100, LIMITS)
 
 
 def test_another_model():

@@ -83,7 +83,8 @@ _SAMPLING = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 all printed, 2 a mistake on the command line, 130 Ctrl-C."""
+    """Entry point. Exit status: 0 all printed, 1 the model computes no numbers, 2 a mistake on the command line,
+    130 Ctrl-C."""
     argv = sys.argv if argv is None else argv
     if command.helped(argv, _HELP):
         return
@@ -142,12 +143,23 @@ def _generate() -> None:
         for line in loaded.describe():
             console.message(line)
         progress = _unless_interrupted(console.status)
-        for response in sampling.responses(loaded, asked, compiler, progress, console.message):
+        responses = sampling.responses(loaded, asked, compiler, progress, console.message)
+        for response in _finite(responses):
             text = response.as_json() if _JSON.value else response.as_text(asked.num_samples)
             if target is sys.stdout:
                 console.message(_harmless(text))
             else:
                 print(text, flush=True)
+
+
+def _finite(responses: Iterator[Any]) -> Iterator[Any]:
+    """The same, and the end with status 1 where the model computes something else than numbers."""
+    from zppo_jax.generate.text import NotFiniteError
+
+    try:
+        yield from responses
+    except NotFiniteError as error:
+        command.leave(error, 1)
 
 
 _interrupted = threading.Event()

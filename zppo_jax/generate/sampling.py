@@ -56,7 +56,7 @@ class Response:
         """For a program, in one line."""
         fields = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
         fields |= {"num_tokens": len(self.token_ids), "logprob": self.logprob}
-        return json.dumps(fields | {"token_ids": self.token_ids, "logprobs": self.logprobs})
+        return json.dumps(fields | {"token_ids": self.token_ids, "logprobs": self.logprobs}, allow_nan=False)
 
 
 def responses(
@@ -67,7 +67,7 @@ def responses(
     report: Callable[[str], None],
 ) -> Iterator[Response]:
     """Samples all responses, on the mesh in use; `on_progress` hears a line after every chunk of tokens, `report` one
-    that stays."""
+    that stays. Raises NotFiniteError."""
     wanted = min(asked.num_slots, asked.num_samples)
     engine = loaded.engine(_shapes(asked), wanted, 1, compiler, asked.sampling.penalises, report)
     session = Session(engine, loaded.params)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 from zppo_jax.processor import Processor
@@ -26,6 +27,10 @@ class Piece:
     tokens: tuple[Token, ...]
 
 
+class NotFiniteError(ArithmeticError):
+    """A log-probability that is no number: what was sampled with it means nothing."""
+
+
 class ResponseText:
     """Decodes a response as `Processor.decode` does, cut before the first of `stops`.
 
@@ -37,14 +42,20 @@ class ResponseText:
         self._processor, self._stops = processor, tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._text = ""
+        self._text, self._num_tokens = "", 0
         self._given = 0
         self._waiting: list[Token] = []
         self.stopped = False
 
     def add(self, token_ids: Iterable[int], logprobs: Iterable[float]) -> Piece:
-        """Takes more tokens; returns what is certain now."""
+        """Takes more tokens; returns what is certain now. Raises NotFiniteError."""
         for token_id, logprob in zip(token_ids, logprobs, strict=True):
+            self._num_tokens += 1
+            if not math.isfinite(logprob):
+                raise NotFiniteError(
+                    f"the log-probability of token {self._num_tokens} is {logprob:g}: the model's weights or "
+                    "activations are not finite; load another checkpoint, or a wider --dtype"
+                )
             content = self._processor.token_bytes(token_id)
             if content and not self.stopped:
                 self._waiting.append(Token(len(self._text), content, float(logprob)))

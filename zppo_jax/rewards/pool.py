@@ -18,9 +18,9 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from zppo_jax import children
 from zppo_jax.rewards.child import MAX_BATCH, Child, ChildFailed, NotStarted, Pair, UsedUp
 from zppo_jax.rewards.grade import Gold, Pending, grade
 from zppo_jax.rewards.verdict import Status, Verdict
@@ -56,13 +56,6 @@ class Item(NamedTuple):
 def _command(timeout_seconds: float, memory_megabytes: int) -> list[str]:
     # -P keeps the current folder off the path: a file there must not shadow a module of the child.
     return [sys.executable, "-P", "-m", "zppo_jax.rewards.worker", str(timeout_seconds), str(memory_megabytes)]
-
-
-def _environment() -> dict[str, str]:
-    """The parent's environment, with this very package in front; one thread is enough for a child."""
-    package_parent = str(Path(__file__).resolve().parents[2])
-    paths = [package_parent, os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
 class ScoringPool:
@@ -225,7 +218,7 @@ class ScoringPool:
         with self._lock:
             if self._closed:
                 raise NotStarted("the pool is closed")
-            child = Child(self._command, _environment())
+            child = Child(self._command, children.environment())
             self._alive.add(child)
         return child
 

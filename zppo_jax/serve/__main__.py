@@ -49,7 +49,9 @@ Flags:
   --max_images=4              of a request
   --max_pixels=262144         to which an image is shrunk
   --max_image_pixels=16777216 an image that comes with more is refused before it is decoded
-  --max_body_megabytes=20     a larger request is refused
+  --max_body_megabytes=20     a larger request is refused; of all requests together, eight times as much is in memory
+  --max_request_seconds=30    from the first byte of a request until it has come, its images are decoded and its text is
+                              read; one that takes longer is refused
   --dtype=NAME                {" or ".join(_DTYPES)}; without it float32 on a CPU and bfloat16 elsewhere
   --[no]enable_thinking       whether prompts open <think>; without it, what the chat template does by itself
 
@@ -89,6 +91,7 @@ _MAX_IMAGES = _count("max_images", 4)
 _MAX_PIXELS = _count("max_pixels", 262_144)
 _MAX_IMAGE_PIXELS = _count("max_image_pixels", 16_777_216)
 _MAX_BODY = _count("max_body_megabytes", 20)
+_SECONDS = _count("max_request_seconds", 30)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -125,8 +128,7 @@ def _serve() -> None:
         from zppo_jax import compilation, parallel
         from zppo_jax.console import RunConsole
         from zppo_jax.generate import model
-        from zppo_jax.serve import start
-        from zppo_jax.serve.app import make_app
+        from zppo_jax.serve import connections, start
 
         options = _options()
         start.check(options)
@@ -143,7 +145,7 @@ def _serve() -> None:
                 console.message(line)
             if options.api_key is None and not _is_loopback(host):
                 console.message("everybody who reaches this address may use it: give --api_key")
-            settings = uvicorn.Config(make_app(server), log_level="warning", timeout_graceful_shutdown=5)
+            settings = connections.configuration(server, log_level="warning", timeout_graceful_shutdown=5)
             with contextlib.suppress(KeyboardInterrupt):  # uvicorn has answered what it could, and raises it again
                 uvicorn.Server(settings).run(sockets=[listener])
             server.close()
@@ -162,10 +164,11 @@ def _listening() -> socket.socket:
 
 
 def _options() -> Any:
-    from zppo_jax.serve.app import Limits
+    from zppo_jax.serve.limits import Limits
     from zppo_jax.serve.start import Options
 
-    key = _KEY.value if _KEY.value is not None else os.environ.get(_KEY_VARIABLE)
+    hidden = os.environ.pop(_KEY_VARIABLE, None)  # so that no child that a library starts is given it
+    key = _KEY.value if _KEY.value is not None else hidden
     return Options(
         name=_NAME.value or Path(_MODEL.value or "").resolve().name,
         num_slots=_SLOTS.value,
@@ -175,7 +178,7 @@ def _options() -> Any:
         max_queue=_MAX_QUEUE.value,
         api_key=key.strip() if key else None,
         max_image_pixels=_MAX_IMAGE_PIXELS.value,
-        limits=Limits(_MAX_BODY.value * 2**20, _MAX_IMAGES.value),
+        limits=Limits(_MAX_BODY.value * 2**20, _MAX_IMAGES.value, _SECONDS.value),
     )
 
 

@@ -8,12 +8,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from zppo_jax.generate.text import Piece, ResponseText, Token
+from zppo_jax.generate.text import NotFiniteError, Piece, ResponseText, Token
 from zppo_jax.processor import Processor
 from zppo_jax.rollout.session import Event
+from zppo_jax.serve.errors import ApiError
 from zppo_jax.serve.protocol import ChatRequest
 
-_LOWEST_LOGPROB = -9999.0  # JSON has no infinity
+_LOWEST_LOGPROB = -9999.0  # OpenAI's, for what is all but impossible
 DONE = b"data: [DONE]\n\n"
 
 
@@ -33,10 +34,13 @@ class Answer:
         return None not in self._reasons
 
     def take(self, event: Event) -> Piece:
-        """What an event adds to its response."""
+        """What an event adds to its response. Raises ApiError."""
         text = self._texts[event.index]
         self._num_tokens += len(event.token_ids_K)
-        piece = text.add(event.token_ids_K.tolist(), event.logprobs_K.tolist())
+        try:
+            piece = text.add(event.token_ids_K.tolist(), event.logprobs_K.tolist())
+        except NotFiniteError as error:
+            raise ApiError(f"response {event.index}: {error}", 500, code="not_finite") from error
         if event.sample is not None:
             rest = text.finish()
             piece = Piece(piece.text + rest.text, piece.tokens + rest.tokens)
@@ -44,15 +48,15 @@ class Answer:
         self._pieces[event.index].append(piece)
         return piece
 
-    def whole(self) -> dict[str, Any]:
-        """The chat completion."""
-        choices = []
+    def whole(self) -> Iterator[bytes]:
+        """The chat completion, in pieces: all log-probabilities of many responses take a second to write."""
+        yield written(self._head | {"object": "chat.completion"})[:-1] + b', "choices": ['
         for index, (pieces, reason) in enumerate(zip(self._pieces, self._reasons, strict=True)):
             message = {"role": "assistant", "content": "".join(piece.text for piece in pieces), "refusal": None}
             tokens = [token for piece in pieces for token in piece.tokens]
             choice = {"index": index, "message": message, "logprobs": self._logprobs(tokens), "finish_reason": reason}
-            choices.append(choice)
-        return self._head | {"object": "chat.completion", "choices": choices, "usage": self._usage()}
+            yield b", " * bool(index) + written(choice)
+        yield b'], "usage": ' + written(self._usage()) + b"}"
 
     # ---------------------------------------------------------------- server-sent events
 
@@ -102,6 +106,11 @@ def _entry(token: Token) -> dict[str, Any]:
     }
 
 
+def written(content: dict[str, Any]) -> bytes:
+    """JSON. In ASCII, since a client's text may hold half a surrogate pair; and NaN, which JSON lacks, is an error."""
+    return json.dumps(content, allow_nan=False).encode()
+
+
 def server_sent(content: dict[str, Any]) -> bytes:
     """An event of a stream."""
-    return b"data: " + json.dumps(content).encode() + b"\n\n"
+    return b"data: " + written(content) + b"\n\n"

@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,30 +17,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from zppo_jax.processor import Processor
 from zppo_jax.rollout import requests
 from zppo_jax.rollout.session import Event
-from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
-from zppo_jax.serve import guards, images, protocol
-from zppo_jax.serve.answers import Answer, server_sent
+from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.serve import guards
+from zppo_jax.serve.answers import Answer, server_sent, written
 from zppo_jax.serve.errors import ApiError
 from zppo_jax.serve.images import ImageDecoder
+from zppo_jax.serve.limits import Limits
+from zppo_jax.serve.lingering import Lingering
 from zppo_jax.serve.protocol import ChatRequest
-from zppo_jax.serve.scheduler import Job, QueueFullError, Scheduler
+from zppo_jax.serve.reading import Reader
+from zppo_jax.serve.scheduler import Job, Scheduler
 from zppo_jax.types import Features
 
 _LOG = logging.getLogger(__name__)
-_RETRY_SECONDS = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Of a request: bytes of its body, and images."""
-
-    body_bytes: int = 20 * 2**20
-    images: int = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,32 +48,28 @@ class Server:
     decoder: ImageDecoder
     limits: Limits = dataclasses.field(default_factory=Limits)
     api_key: str | None = None
-    readers: ThreadPoolExecutor = dataclasses.field(
-        default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="read")
-    )
     started: int = dataclasses.field(default_factory=lambda: int(time.time()))
+
+    @functools.cached_property
+    def reader(self) -> Reader:
+        return Reader(self.name, self.processor, self.shapes, self.scheduler, self.decoder, self.limits)
 
     def close(self) -> None:
         """Ends the engine's thread, the readers and the children that decode."""
         self.scheduler.close()
-        self.readers.shutdown(cancel_futures=True)
+        self.reader.close()
         self.decoder.close()
 
-    @functools.cached_property
-    def max_characters(self) -> int:
-        """A text with more of them has too many tokens for certain (normalisation may join up to four)."""
-        longest = max(map(len, self.processor.tokenizer.get_vocab(with_added_tokens=True)))
-        return 4 * longest * (self.shapes.buckets[-1] + 1)
 
-
-def make_app(server: Server) -> Starlette:
+def make_app(server: Server) -> ASGIApp:
     """The application for any ASGI server."""
 
     def route(path: str, endpoint: Callable[..., Any], methods: list[str], is_open: bool = False) -> Route:
         async def answer(request: Request) -> Response:
             if not is_open:
                 guards.check_key(request, server.api_key)
-            return await endpoint(server, request)
+            with _until_it_stops():
+                return await endpoint(server, request)
 
         return Route(path, answer, methods=methods)
 
@@ -92,15 +80,23 @@ def make_app(server: Server) -> Starlette:
         route("/health", _health, ["GET"], is_open=True),
     ]
     handlers: dict[Any, Any] = {ApiError: _told, HTTPException: _told_by_starlette, Exception: _told_nothing}
-    return Starlette(routes=routes, exception_handlers=handlers)
+    return Lingering(Starlette(routes=routes, exception_handlers=handlers))
+
+
+@contextlib.contextmanager
+def _until_it_stops() -> Iterator[None]:
+    """Nobody but uvicorn cancels a request: when the server ends, and has waited long enough."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise ApiError("the server is stopping", 503) from None
 
 
 # ---------------------------------------------------------------- answers that are no completions
 
 
 def json_response(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    # ASCII: a client's text may hold half a surrogate pair, which UTF-8 cannot encode.
-    return Response(json.dumps(content), status, headers, media_type="application/json")
+    return Response(written(content), status, headers, media_type="application/json")
 
 
 async def _told(_: Request, error: Exception) -> Response:
@@ -147,57 +143,8 @@ async def _chat_completions(server: Server, request: Request) -> Response:
     # A page in a browser cannot send this type elsewhere without asking first, and is not answered.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError("the request must have the header `Content-Type: application/json`", 415)
-    body = await guards.read_body(request, server.limits.body_bytes)
-    chat = protocol.read(body, server.name, server.shapes.max_new_tokens)
-    try:
-        server.scheduler.reserve(chat.num_samples)
-    except QueueFullError as error:
-        raise _too_busy(server, chat) from error
-    try:
-        loop = asyncio.get_running_loop()
-        features = await loop.run_in_executor(server.readers, _features, server, chat)
-    except BaseException:
-        server.scheduler.release(chat.num_samples)
-        raise
+    chat, features = await server.reader.read(request)
     return _Completion(server, chat, features)
-
-
-def _too_busy(server: Server, chat: ChatRequest) -> ApiError:
-    limit = server.scheduler.max_responses
-    if chat.num_samples > limit:
-        return ApiError(f"n={chat.num_samples} exceeds the {limit} responses that this server takes", param="n")
-    message = f"{server.scheduler.num_responses} responses are waiting or running, and the limit is {limit}: try later"
-    return ApiError(message, 429, code="queue_full", headers={"Retry-After": str(_RETRY_SECONDS)})
-
-
-def _features(server: Server, chat: ChatRequest) -> Features:
-    """In a reader's thread: images and texts of the request. Raises ApiError."""
-    limits, longest = server.limits, server.shapes.buckets[-1] + 1
-    if len(chat.image_uris) > limits.images:
-        message = f"{len(chat.image_uris)} images, and the limit is {limits.images} (--max_images)"
-        raise ApiError(message, param="messages")
-    if chat.num_characters > server.max_characters:
-        raise _too_long(f"{chat.num_characters} characters", longest)
-    decoded = []
-    for place, uri in enumerate(chat.image_uris):
-        name = f"image {place}"
-        decoded.append(server.decoder.decode(images.content_of(uri, name), name))
-    try:
-        features = server.processor.chat_features(chat.messages, decoded, chat.enable_thinking)
-    except ValueError as error:
-        raise ApiError(str(error), param="messages") from error
-    if features.num_tokens > longest:
-        raise _too_long(f"{features.num_tokens} tokens", longest)
-    try:
-        server.shapes.bucket_of(features)
-    except PromptTooLongError as error:
-        raise ApiError("the images have too many patches: send fewer or smaller ones", param="messages") from error
-    return features
-
-
-def _too_long(size: str, longest: int) -> ApiError:
-    message = f"the prompt has {size}, more than the {longest} tokens of this server (--max_prompt_tokens)"
-    return ApiError(message, param="messages", code="context_length_exceeded")
 
 
 class _Completion(Response):
@@ -241,7 +188,8 @@ class _Completion(Response):
         self._news.put_nowait(ClientDisconnect())
 
     async def _event(self) -> Event:
-        news = await self._news.get()
+        with _until_it_stops():
+            news = await self._news.get()
         if isinstance(news, ClientDisconnect):
             raise news
         if isinstance(news, Exception):
@@ -253,7 +201,11 @@ class _Completion(Response):
         try:
             while not self._answer.is_complete:
                 self._answer.take(await self._event())
-            response = json_response(self._answer.whole())
+            parts = []
+            for part in self._answer.whole():
+                parts.append(part)
+                await asyncio.sleep(0)  # whoever else waits for the loop
+            response = Response(b"".join(parts), media_type="application/json")
         except ApiError as error:
             response = json_response(error.body, error.status)
         await response(scope, receive, send)

@@ -1,12 +1,18 @@
-"""What a request must pass before anybody reads it: the key, and the size of its body."""
+"""What a request must pass before anybody reads it: the key, the size of its body, room for it, and its deadline."""
 
 from __future__ import annotations
 
+import asyncio
+import collections
+import contextlib
 import hmac
+import time
+from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect, Request
 
-from zppo_jax.serve.errors import ApiError
+from zppo_jax.serve.errors import ApiError, busy
+from zppo_jax.serve.limits import SMALL_BODY
 
 
 def check_key(request: Request, api_key: str | None) -> None:
@@ -20,18 +26,111 @@ def check_key(request: Request, api_key: str | None) -> None:
         )  # fmt: skip
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    too_large = ApiError(f"the request exceeds {limit} bytes", 413, headers={"Connection": "close"})
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise too_large
-    parts, size = [], 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise ApiError("the client has gone", 400) from error
-    return b"".join(parts)
+class Deadline:
+    """The moment, on the monotonic clock, at which a request must have been read: `seconds` after its first byte."""
+
+    def __init__(self, request: Request, seconds: float) -> None:
+        arrived = request.scope.get("state", {}).get("arrived", time.monotonic())
+        self.seconds, self.at = seconds, arrived + seconds
+
+    @contextlib.asynccontextmanager
+    async def holds(self, error: ApiError) -> AsyncIterator[None]:
+        """Raises `error` at the deadline."""
+        try:
+            async with asyncio.timeout(self.at - time.monotonic()):
+                yield
+        except TimeoutError:
+            raise error from None
+
+
+class Bodies:
+    """Room in memory for the bodies of all requests together, first come, first served; for the event loop alone.
+
+    The first bytes of each need none, so that large ones, half sent perhaps, keep no short question out.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._left = num_bytes
+        self._waiting: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
+
+    async def take(self, num_bytes: int) -> None:
+        """Waits until there is so much room."""
+        place = (num_bytes, asyncio.get_running_loop().create_future())
+        self._waiting.append(place)
+        self.give(0)
+        try:
+            await place[1]
+        except asyncio.CancelledError:
+            if place in self._waiting:
+                self._waiting.remove(place)
+                self.give(0)
+            else:  # granted in the same moment
+                self.give(num_bytes)
+            raise
+
+    def give(self, num_bytes: int) -> None:
+        """Gives room back, and to those who wait."""
+        self._left += num_bytes
+        while self._waiting and self._waiting[0][0] <= self._left:
+            wanted, granted = self._waiting.popleft()
+            self._left -= wanted
+            granted.set_result(None)
+
+    @contextlib.asynccontextmanager
+    async def body(self, request: Request, limit: int, deadline: Deadline) -> AsyncIterator[bytes]:
+        """The body of a request, which has its room until the end. Raises ApiError."""
+        declared = request.headers.get("content-length", "")
+        known = int(declared) if declared.isdecimal() else None
+        if known is not None and known > limit:
+            raise _too_large(limit)
+        parts = _Parts(request, limit)
+        taken = 0
+        try:
+            async with deadline.holds(_too_slow(deadline)):
+                if known is None:
+                    await parts.read(SMALL_BODY)
+            needed = 0 if parts.ended else max(0, (limit if known is None else known) - SMALL_BODY)
+            if needed:
+                async with deadline.holds(busy("there is no room for a large request: try later")):
+                    await self.take(needed)
+                    taken = needed
+            async with deadline.holds(_too_slow(deadline)):
+                await parts.read(limit)
+            yield parts.whole()
+        finally:
+            self.give(taken)
+
+
+class _Parts:
+    """What has come of a body."""
+
+    def __init__(self, request: Request, limit: int) -> None:
+        self._stream, self._limit = request.stream(), limit
+        self._content: list[bytes] = []
+        self.size, self.ended = 0, False
+
+    async def read(self, enough: int) -> None:
+        """Until more than `enough` bytes are there, or all. Raises ApiError when they are too many."""
+        try:
+            while self.size <= enough and not self.ended:
+                part = await anext(self._stream, None)
+                self.ended = part is None
+                self._content.append(part or b"")
+                self.size += len(part or b"")
+        except ClientDisconnect as error:
+            raise ApiError("the client has gone", 400) from error
+        if self.size > self._limit:
+            raise _too_large(self._limit)
+
+    def whole(self) -> bytes:
+        """All of it, and nothing is kept here."""
+        content, self._content = b"".join(self._content), []
+        return content
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(f"the request exceeds {limit} bytes", 413)
+
+
+def _too_slow(deadline: Deadline) -> ApiError:
+    return ApiError(f"the request has not come within {deadline.seconds:g} seconds", 408)

@@ -1,7 +1,8 @@
 """The child process that decodes images: `python -m zppo_jax.serve.image_worker`.
 
 A request is a JSON line ({"size", "name", "max_pixels"}) and `size` bytes of a file; the reply is a JSON line, either
-{"error"} or {"height", "width"} and the RGB bytes. Memory is limited by the kernel; time is the parent's business.
+{"error"} or {"height", "width"} and the RGB bytes. Memory and the processor time of an image are limited by the kernel;
+the wall clock is the parent's business.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import numpy as np
 from PIL import Image
 
 from zppo_jax.processor import load_image
-from zppo_jax.rewards.worker import limit_memory
+from zppo_jax.rewards.worker import limit_memory, limit_processor
+
+_NICENESS = 10
+"""Of children: a tenth of a core where the model runs on the same ones, so that no image slows the answers down."""
 
 
 def decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
@@ -50,11 +54,13 @@ def answer(request: bytes, requests: BinaryIO, replies: BinaryIO) -> None:
 
 def main() -> None:
     limit_memory(int(sys.argv[1]))
+    os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries may print: the pipe to the parent is moved out of their reach.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for request in sys.stdin.buffer:
+        limit_processor(float(sys.argv[2]))
         answer(request, sys.stdin.buffer, replies)
 
 

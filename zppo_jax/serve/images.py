@@ -9,20 +9,24 @@ import base64
 import binascii
 import contextlib
 import json
-import os
+import math
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
+import time
 
 import numpy as np
 
-from zppo_jax.serve.errors import ApiError
+from zppo_jax import children
+from zppo_jax.serve.errors import ApiError, busy
 
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+(?:;[a-z0-9=._-]+)*;base64,", re.IGNORECASE)
 _STARTUP_SECONDS = 30.0
+# Processor time decides, so that a busy machine refuses no good image; the wall clock is the backstop.
+_WALL_FACTOR = 4.0
 
 
 def content_of(uri: str, name: str) -> bytes:
@@ -38,42 +42,57 @@ def content_of(uri: str, name: str) -> bytes:
         raise ApiError(f"{name}: not base64 ({error})", param="messages") from error
 
 
+class _DiedError(Exception):
+    """The child has ended, and not because of a limit."""
+
+
 class _Child:
     """One process; lent to one thread at a time."""
 
-    def __init__(self, memory_megabytes: int) -> None:
-        # -P keeps the current folder off the path. A session of its own: Ctrl-C is for the server.
-        command = [sys.executable, "-P", "-m", "zppo_jax.serve.image_worker", str(memory_megabytes)]
-        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    def __init__(self, memory_megabytes: int, processor_seconds: float) -> None:
+        # -P keeps the current folder off the path. A process group of its own: Ctrl-C is for the server. No session of
+        # its own: where the system schedules sessions against each other, the child's low priority would not count.
+        limits = (str(memory_megabytes), str(processor_seconds))
+        command = [sys.executable, "-P", "-m", "zppo_jax.serve.image_worker", *limits]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
-            start_new_session=True,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=children.environment(), process_group=0,
         )  # fmt: skip
+        self._wall_seconds = _WALL_FACTOR * processor_seconds
         self._is_new = True
 
     def decode(self, content: bytes, name: str, max_pixels: int, seconds: float) -> np.ndarray | str:
-        """The image or what is wrong with it. Raises EOFError or OSError when the child has ended or was killed."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        killer = threading.Timer(seconds + _STARTUP_SECONDS * self._is_new, self._process.kill)
+        """The image or what is wrong with it. Raises TimeoutError when it takes too long, here at most `seconds`, and
+        _DiedError when the child has ended."""
+        late = threading.Event()
+        allowed = min(self._wall_seconds + _STARTUP_SECONDS * self._is_new, seconds)
+        killer = threading.Timer(max(allowed, 0.0), lambda: (late.set(), self._process.kill()))
         killer.start()
         try:
-            head = {"size": len(content), "name": name, "max_pixels": max_pixels}
-            self._process.stdin.write(json.dumps(head).encode() + b"\n" + content)
-            self._process.stdin.flush()
-            reply = json.loads(self._process.stdout.readline() or b"null")
-            if reply is None:
-                raise EOFError
-            self._is_new = False
-            if "error" in reply:
-                return reply["error"]
-            size = 3 * reply["height"] * reply["width"]
-            pixels = self._process.stdout.read(size)
-            if len(pixels) < size:
-                raise EOFError
-            return np.frombuffer(pixels, np.uint8).reshape(reply["height"], reply["width"], 3)
+            return self._ask(content, name, max_pixels)
+        except (EOFError, OSError) as error:
+            if late.is_set() or self._process.wait() == -signal.SIGXCPU:
+                raise TimeoutError from error
+            raise _DiedError from error
         finally:
             killer.cancel()
+
+    def _ask(self, content: bytes, name: str, max_pixels: int) -> np.ndarray | str:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        head = {"size": len(content), "name": name, "max_pixels": max_pixels}
+        self._process.stdin.write(json.dumps(head).encode() + b"\n" + content)
+        self._process.stdin.flush()
+        reply = json.loads(self._process.stdout.readline() or b"null")
+        if reply is None:
+            raise EOFError
+        self._is_new = False
+        if "error" in reply:
+            return reply["error"]
+        size = 3 * reply["height"] * reply["width"]
+        pixels = self._process.stdout.read(size)
+        if len(pixels) < size:
+            raise EOFError
+        return np.frombuffer(pixels, np.uint8).reshape(reply["height"], reply["width"], 3)
 
     def end(self) -> None:
         self._process.kill()
@@ -87,41 +106,62 @@ class _Child:
 class ImageDecoder:
     """Decodes images in at most `num_workers` children, which start when the first image comes.
 
-    An image of more than `max_pixels` is refused by its header; one that takes longer than `seconds` or more memory
-    than `memory_megabytes` as well. Any thread may call, and waits for a free child.
+    An image of more than `max_pixels` is refused by its header; one that takes longer than `seconds` of processor time
+    or more memory than `memory_megabytes` as well. A child that dies is replaced, and the image tried once more. Any
+    thread may call, and waits for a free child.
     """
 
     def __init__(
-        self, max_pixels: int, num_workers: int = 2, seconds: float = 20.0, memory_megabytes: int = 4096
+        self, max_pixels: int, num_workers: int = 2, seconds: float = 5.0, memory_megabytes: int = 4096
     ) -> None:
         self._max_pixels, self._seconds, self._memory = max_pixels, seconds, memory_megabytes
-        self._num_workers = num_workers
+        self.num_workers = num_workers
         # A place holds a child or None (not started, or ended). Last in, first out: light load keeps one child warm.
         self._places: queue.LifoQueue[_Child | None] = queue.LifoQueue()
         for _ in range(num_workers):
             self._places.put(None)
 
-    def decode(self, content: bytes, name: str) -> np.ndarray:
-        """RGB uint8 [H, W, 3]. Raises ApiError."""
-        child, kept = self._places.get(), None
+    def decode(self, content: bytes, name: str, deadline: float = math.inf) -> np.ndarray:
+        """RGB uint8 [H, W, 3], before `deadline` of the monotonic clock. Raises ApiError."""
+        for _ in range(2):
+            try:
+                decoded = self._lend(content, name, deadline)
+            except _DiedError:
+                continue
+            except TimeoutError as error:
+                if time.monotonic() >= deadline:
+                    raise busy("the images could not be decoded in time: try later") from error
+                message = f"{name}: cannot be decoded within {self._seconds:g} seconds"
+                raise ApiError(message, param="messages") from error
+            if isinstance(decoded, str):
+                raise ApiError(decoded, param="messages")
+            return decoded
+        message = f"{name}: cannot be decoded within {self._memory} megabytes, or ends the program that decodes it"
+        raise ApiError(message, param="messages")
+
+    def _lend(self, content: bytes, name: str, deadline: float) -> np.ndarray | str:
+        """What a child says. Raises TimeoutError and _DiedError."""
         try:
-            child = child or _Child(self._memory)
-            decoded = child.decode(content, name, self._max_pixels, self._seconds)
+            child, kept = self._places.get(timeout=_until(deadline)), None
+        except queue.Empty as error:
+            raise TimeoutError from error
+        try:
+            child = child or _Child(self._memory, self._seconds)
+            decoded = child.decode(content, name, self._max_pixels, deadline - time.monotonic())
             kept = child
-        except (EOFError, OSError) as error:
-            message = f"{name}: cannot be decoded within {self._seconds:g} seconds and {self._memory} megabytes"
-            raise ApiError(message, param="messages") from error
+            return decoded
         finally:
             if child is not None and kept is None:
                 child.end()
             self._places.put(kept)
-        if isinstance(decoded, str):
-            raise ApiError(decoded, param="messages")
-        return decoded
 
     def close(self) -> None:
         """Ends the children, when those that decode have finished."""
-        for _ in range(self._num_workers):
+        for _ in range(self.num_workers):
             if (child := self._places.get()) is not None:
                 child.end()
             self._places.put(None)
+
+
+def _until(deadline: float) -> float | None:
+    return None if deadline == math.inf else max(deadline - time.monotonic(), 0.0)

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.serve.errors import ApiError
+from zppo_jax.serve import messages
+from zppo_jax.serve.errors import ApiError, shortened
+from zppo_jax.serve.limits import PromptLimits
 
 MAX_SAMPLES = 128
-_LOWEST_TEMPERATURE = 0.01  # much lower, and scores divided by it overflow
+_LOWEST_TEMPERATURE = 0.01  # to which a lower one is raised, as in vLLM: scores divided by less overflow
 _LOWEST_TOP_P = 1e-6  # keeps the likeliest token alone, which is what 0 asks for
 MAX_STOPS, MAX_STOP_LENGTH = 16, 500
 
@@ -25,7 +27,7 @@ _READ = {
 }
 _HARMLESS = {
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
-    "parallel_tool_calls",
+    *("parallel_tool_calls", "request_id", "rid", "session_id", "cache_salt"),
 }
 """Of accounting and caching, and what says how tools would be called if there were any."""
 
@@ -38,18 +40,44 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
+    # What clients of vLLM and SGLang send: fields beyond OpenAI's, with the values that stand for their absence.
+    "ignore_eos": (False,),
+    "stop_token_ids": ([],),
+    "stop_regex": ([], ""),
+    "bad_words": ([],),
+    "min_tokens": (0,),
+    "min_new_tokens": (0,),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    "early_stopping": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "no_stop_trim": (False,),
+    "echo": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "add_special_tokens": (False,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "return_hidden_states": (False,),
+    "separate_reasoning": (False,),
+    "include_reasoning": (True,),
+    "documents": ([],),
+    "mm_processor_kwargs": ({},),
+    "media_io_kwargs": ({},),
+    "priority": (0,),
 }
 """What this server does not do, with the values that ask for nothing."""
-
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChatRequest:
-    """A checked request; `messages` have transformers' form, `image_uris` are those of all messages in order."""
+    """A checked request; `messages` have transformers' form, `images` are the files of all messages in order."""
 
     messages: list[dict[str, Any]]
-    image_uris: list[str]
+    images: list[bytes]
     num_samples: int
     sampling: Sampling
     seed: int | None
@@ -60,28 +88,15 @@ class ChatRequest:
     include_usage: bool
     enable_thinking: bool | None
 
-    @property
-    def num_characters(self) -> int:
-        """Of all texts together."""
-        parts = (message["content"] for message in self.messages)
-        return sum(
-            len(content) if isinstance(content, str) else sum(len(part.get("text", "")) for part in content)
-            for content in parts
-        )
 
-
-def read(content: bytes, model: str, max_new_tokens: int) -> ChatRequest:
-    """The request in a body, for a server of that model and most new tokens. Raises ApiError."""
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(f"the body is not JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise ApiError("the body must be a JSON object")
+def read(content: bytes, model: str, max_new_tokens: int, limits: PromptLimits) -> ChatRequest:
+    """The request in a body, for a server of that model, most new tokens and prompts. Takes as long as the body is
+    large; called outside the event loop. Raises ApiError."""
+    body = _parsed(content, limits)
     body = {name: value for name, value in body.items() if value is not None}
     _refuse_unknown(body)
     _check_model(body.get("model"), model)
-    messages, image_uris = _messages(body.get("messages"))
+    read_messages, images = messages.read(body.get("messages"), limits)
     stream = _boolean(body, "stream")
     options, template = _object(body, "stream_options"), _object(body, "chat_template_kwargs")
     _only(options, ("include_usage", "include_obfuscation"), "stream_options")
@@ -91,8 +106,8 @@ def read(content: bytes, model: str, max_new_tokens: int) -> ChatRequest:
     if _number(body, "top_logprobs", 0, 0, 20, whole=True) > 0:
         raise ApiError("top_logprobs must be 0: only sampled tokens have log-probabilities", param="top_logprobs")
     return ChatRequest(
-        messages=messages,
-        image_uris=image_uris,
+        messages=read_messages,
+        images=images,
         num_samples=_number(body, "n", 1, 1, MAX_SAMPLES, whole=True),
         sampling=_sampling(body),
         seed=_number(body, "seed", 0, -(2**63), 2**63 - 1, whole=True) if "seed" in body else None,
@@ -105,31 +120,51 @@ def read(content: bytes, model: str, max_new_tokens: int) -> ChatRequest:
     )
 
 
+def _parsed(content: bytes, limits: PromptLimits) -> dict[str, Any]:
+    """The JSON object of a body. What would take long to parse is counted first: Python parses a string of 20 MB in a
+    twentieth of a second, and as many brackets in ten seconds, with its lock held."""
+    marks = sum(content.count(mark) for mark in (b"[", b"{", b","))
+    if marks > limits.marks:
+        raise ApiError(f"the body holds {marks} brackets and commas, and the limit is {limits.marks}", 413)
+    if (escapes := content.count(b"\\")) > limits.escapes(len(content)):
+        raise ApiError(f"the body holds {escapes} backslashes, more than the longest prompt", 413)
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ApiError("the body must be a JSON object")
+    return body
+
+
 def _refuse_unknown(body: Mapping[str, Any]) -> None:
     for name, value in body.items():
         if name in _NEUTRAL:
-            if value not in _NEUTRAL[name]:
+            if not any(_same(value, neutral) for neutral in _NEUTRAL[name]):
                 raise ApiError(f"{name} is not supported: leave it out", param=name, code="unsupported_parameter")
         elif name not in _READ | _HARMLESS:
             known = ", ".join(sorted(_READ))
             raise ApiError(
-                f"{name} is not known: leave it out; known are {known}", param=name, code="unknown_parameter"
+                f"{shortened(name)} is not known: leave it out; known are {known}", param=name, code="unknown_parameter"
             )
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
 def _check_model(asked: Any, served: str) -> None:
     if asked is not None and asked != served:
-        message = f"there is no model {asked!r}: this server has {served!r} (--served_model_name names it)"
+        shown = repr(shortened(asked)) if isinstance(asked, str) else "that is no string"
+        message = f"there is no model {shown}: this server has {served!r} (--served_model_name names it)"
         raise ApiError(message, 404, param="model", code="model_not_found")
 
 
 def _sampling(body: Mapping[str, Any]) -> Sampling:
     top_k = _number(body, "top_k", 0, -1, 2**31 - 1, whole=True)
     temperature = _number(body, "temperature", 1.0, 0, 100)
-    if 0 < temperature < _LOWEST_TEMPERATURE:
-        raise ApiError(f"temperature must be 0 (greedy) or at least {_LOWEST_TEMPERATURE}", param="temperature")
     return Sampling(
-        temperature=temperature,
+        temperature=max(temperature, _LOWEST_TEMPERATURE) if temperature > 0 else 0.0,
         top_k=max(top_k, 0),  # -1 means off in vLLM
         top_p=max(_number(body, "top_p", 1.0, 0, 1), _LOWEST_TOP_P),
         min_p=_number(body, "min_p", 0.0, 0, 0.999999),
@@ -153,53 +188,6 @@ def _stops(stop: Any) -> tuple[str, ...]:
     if len(stops) > MAX_STOPS or any(len(one) > MAX_STOP_LENGTH for one in stops):
         raise ApiError(f"stop holds at most {MAX_STOPS} strings of at most {MAX_STOP_LENGTH} characters", param="stop")
     return tuple(dict.fromkeys(stops))
-
-
-# ---------------------------------------------------------------- messages
-
-
-def _messages(messages: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    if not isinstance(messages, list) or not messages:
-        raise ApiError("messages must be a list of at least one message", param="messages")
-    image_uris: list[str] = []
-    read = [_message(message, f"messages[{place}]", image_uris) for place, message in enumerate(messages)]
-    return read, image_uris
-
-
-def _message(message: Any, where: str, image_uris: list[str]) -> dict[str, Any]:
-    role = message.get("role") if isinstance(message, dict) else None
-    if not isinstance(role, str) or role not in _ROLES:
-        raise ApiError(f"{where}.role must be one of {', '.join(_ROLES)}", param=where)
-    for name in ("tool_calls", "function_call", "audio"):
-        if message.get(name):
-            raise ApiError(f"{where}.{name} is not supported: leave it out", param=where)
-    content = message.get("content")
-    if content is None and role == "assistant":
-        content = ""
-    if isinstance(content, list):
-        content = [_part(part, f"{where}.content[{place}]", image_uris) for place, part in enumerate(content)]
-        if role != "user" and any(part["type"] == "image" for part in content):
-            raise ApiError(f"{where}: only a user's message may hold an image", param=where)
-    elif not isinstance(content, str):
-        raise ApiError(f"{where}.content must be a string or a list of parts", param=where)
-    read = {"role": _ROLES[role], "content": content}
-    if role == "assistant" and isinstance(message.get("reasoning_content"), str):
-        read["reasoning_content"] = message["reasoning_content"]
-    return read
-
-
-def _part(part: Any, where: str, image_uris: list[str]) -> dict[str, Any]:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
-    if kind == "image_url":
-        image = part.get("image_url")
-        uri = image.get("url") if isinstance(image, dict) else image
-        if isinstance(uri, str):
-            image_uris.append(uri)
-            return {"type": "image"}
-    forms = '{"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}'
-    raise ApiError(f"{where} must be {forms}", param=where)
 
 
 # ---------------------------------------------------------------- fields
@@ -230,4 +218,4 @@ def _object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _only(options: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
     for name in options:
         if name not in names:
-            raise ApiError(f"{where}.{name} is not known: leave it out", param=where)
+            raise ApiError(f"{where}.{shortened(name)} is not known: leave it out", param=where)

@@ -15,8 +15,9 @@ from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.serve.app import Limits, Server
+from zppo_jax.serve.app import Server
 from zppo_jax.serve.images import ImageDecoder
+from zppo_jax.serve.limits import Limits
 from zppo_jax.serve.scheduler import Scheduler
 from zppo_jax.types import Features
 
