@@ -33,7 +33,7 @@ import sys, types
 from absl import app
 import zppo_jax
 train = types.ModuleType("zppo_jax.train")
-def run(config, workdir):
+def run(config, workdir, heartbeat):
     assert "jax" not in sys.modules
     {body}
 train.run = run

@@ -1,7 +1,7 @@
 """What the person at the terminal sees: what is compiling, how each step went, what the run achieved, where it lies.
 
 On a terminal the current step and any compilation are live at the bottom of the screen. Anywhere else (a file, a pipe,
-a CI log) the same facts are plain lines without control characters.
+a CI log) the same facts are plain lines without control characters, and a heartbeat says what takes long.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import rich.progress
 import rich.table
 import rich.text
 
+from zppo_jax.heartbeat import Heartbeat
+
 _FILES = {
     "config.json": "the configuration",
     "metrics.jsonl": "a row a step",
@@ -40,12 +42,20 @@ class RunConsole:
       num_steps: of the whole run, for the time left.
       file: where to write; standard output by default.
       live: whether to draw on a terminal; found out from `file` by default.
+      heartbeat: of the same file, where one beats already.
     """
 
-    def __init__(self, num_steps: int, file: TextIO | None = None, live: bool | None = None) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        file: TextIO | None = None,
+        live: bool | None = None,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._num_steps = num_steps
         target = sys.stdout if file is None else file
         self._live = target.isatty() if live is None else live
+        self.heartbeat = heartbeat or Heartbeat(None if self._live else target)
         # Not a terminal: no width to fold at, no colours.
         self._console = rich.console.Console(
             file=target,
@@ -69,13 +79,16 @@ class RunConsole:
 
     def __enter__(self) -> Self:
         self._progress.start()
+        self.heartbeat.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.heartbeat.stop()
         self._progress.stop()
 
     def message(self, text: str) -> None:
         """Prints a line that stays."""
+        self.heartbeat.heard()
         self._console.print(text, markup=False)
 
     @contextlib.contextmanager
@@ -88,7 +101,8 @@ class RunConsole:
             task = None
             self.message(f"compiling {program} ...")
         try:
-            yield
+            with self.heartbeat.during(f"waiting for {program}"):
+                yield
         finally:
             if task is not None:
                 self._progress.remove_task(task)
@@ -108,8 +122,10 @@ class RunConsole:
             self.message(line)
 
     def status(self, line: str) -> None:
-        """Shows how things stand, in the place of what it said before; nothing where there is no terminal."""
+        """Shows how things stand, in the place of what it said before; where there is no terminal, only when it takes
+        long."""
         if not self._live:
+            self.heartbeat.detail(line)
             return
         if self._task is None:
             self._task = self._progress.add_task(line)

@@ -21,6 +21,7 @@ from ml_collections.config_flags import config_flags, tuple_parser
 
 from zppo_jax import command
 from zppo_jax.config import Config, ConfigError, ConfigTree, Key, from_config_dict, keys, type_words, unknown_key
+from zppo_jax.heartbeat import Heartbeat
 from zppo_jax.workdir import RunError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file, FILE.py or FILE.py:METHOD")
@@ -183,14 +184,8 @@ def _run(argv: Sequence[str]) -> None:
     try:
         config = from_config_dict(_CONFIG.value)
         check_method(config)
-        from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
-
-        logging.set_verbosity(logging.WARNING)  # orbax tells every thread's business at INFO
-        if _is_one_of_several():
-            from zppo_jax import parallel
-
-            parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        train.run(config, Path(_WORKDIR.value or ""))
+        with Heartbeat(sys.stdout) as heartbeat:
+            _train(config, heartbeat)
     except ConfigError as error:
         _exit(error, 2)
     except RunError as error:
@@ -205,6 +200,19 @@ def _run(argv: Sequence[str]) -> None:
             raise
         traceback.print_exc()
         os._exit(1)  # as in `_exit`
+
+
+def _train(config: Config, heartbeat: Heartbeat) -> None:
+    with heartbeat.during(f"starting {config.method} in {_WORKDIR.value}: importing jax and the trainer"):
+        from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
+
+    logging.set_verbosity(logging.WARNING)  # orbax tells every thread's business at INFO
+    if _is_one_of_several():
+        from zppo_jax import parallel
+
+        with heartbeat.during("waiting for the other hosts to start"):
+            parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    train.run(config, Path(_WORKDIR.value or ""), heartbeat)
 
 
 _DISK_ERRORS = {

@@ -13,6 +13,7 @@ from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, ConfigError
 from zppo_jax.data.digits import DigitsSource, Family
 from zppo_jax.data.pipeline import Item, PromptProcessing, Shard, StepStream, open_stream
+from zppo_jax.heartbeat import Heartbeat
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, vlm
 from zppo_jax.parallel import Hosts, OwnCopy
@@ -75,16 +76,17 @@ def build(
     report: Callable[[str], None] | None = None,
     hosts: Hosts | None = None,
     sampler: Compiler | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> tuple[Job, State]:
     """Load models and data and start compiling, all on the compiler's mesh. Returns the job and the student's state.
 
     `report` is told how far the rollouts of a step are. Over several hosts, `sampler` compiles for the devices of this
-    one alone, where everything but the update runs.
+    one alone, where everything but the update runs. `heartbeat` is told what is being loaded.
     """
-    hosts, sampler = hosts or Hosts(), sampler or compiler
+    hosts, sampler, heartbeat = hosts or Hosts(), sampler or compiler, heartbeat or Heartbeat()
     check_hosts(config, compiler.mesh, hosts)
     method = get_method(config.method)
-    model, processor = _checkpoint(config, "model.path", student_directory, compiler)
+    model, processor = _checkpoint(config, "model.path", student_directory, compiler, heartbeat)
     template = prompts.get_template(config.prompt.template)
     process = PromptProcessing(processor, template)
     scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
@@ -108,7 +110,7 @@ def build(
         process=process,
         student=student,
         sampling=sampling,
-        teacher=_teacher(config, teacher_directory, student, sampler) if method.reformulations else None,
+        teacher=_teacher(config, teacher_directory, student, sampler, heartbeat) if method.reformulations else None,
         learner=learner,
         stream=_stream(config, process, buffer, hosts),
         buffer=buffer,
@@ -122,11 +124,14 @@ def build(
     return job, state
 
 
-def _checkpoint(config: Config, key: str, path: Path, compiler: Compiler) -> tuple[qwen3_5.Model, Processor]:
+def _checkpoint(
+    config: Config, key: str, path: Path, compiler: Compiler, heartbeat: Heartbeat
+) -> tuple[qwen3_5.Model, Processor]:
     """Model and processor of a Hugging Face directory; ConfigError in one line, naming the key, when it is none."""
     try:
-        with parallel.use(compiler.mesh):  # over several hosts, not the one in use
-            model = qwen3_5.load(path, config.model.dtype, compiler.mesh)
+        # The compiler's mesh: over several hosts, not the one in use.
+        with parallel.use(compiler.mesh), heartbeat.during(f"loading {key}={path}") as report:
+            model = qwen3_5.load(path, config.model.dtype, compiler.mesh, report)
         return model, _processor(config, path, config.prompt.enable_thinking)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -145,8 +150,8 @@ def _processor(config: Config, path: Path, enable_thinking: bool) -> Processor:
     )
 
 
-def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler) -> LocalTeacher:
-    model, processor = _checkpoint(config, "teacher.path", directory, compiler)
+def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler, heartbeat: Heartbeat) -> LocalTeacher:
+    model, processor = _checkpoint(config, "teacher.path", directory, compiler, heartbeat)
     if processor.tokenizer.to_str() != student.processor.tokenizer.to_str():
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
