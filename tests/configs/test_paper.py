@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from configs import common
-from zppo_jax import main, parallel, setup
+from zppo_jax import command, parallel, setup
 from zppo_jax.config import Config, changed_keys, from_config_dict, to_json
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, sizes, steps, text, vlm
@@ -77,7 +77,7 @@ def path_of(size: str) -> str:
 
 
 def config_of(size: str) -> Config:
-    return from_config_dict(main.load_config(path_of(size)))
+    return from_config_dict(command.load_config(path_of(size)))
 
 
 def docstring(size: str) -> str:
@@ -107,7 +107,7 @@ def gigabytes(tree: Any) -> float:
 @pytest.mark.parametrize("size", FILES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_a_valid_configuration(size, method):
-    assert from_config_dict(main.load_config(f"{path_of(size)}:{method}")).method == method
+    assert from_config_dict(command.load_config(f"{path_of(size)}:{method}")).method == method
 
 
 @pytest.mark.parametrize("size", FILES)
@@ -169,7 +169,7 @@ def test_the_docstring_has_commands_results_and_hours(size):
 @pytest.mark.parametrize("size", FILES)
 def test_the_command_of_the_pod_is_valid(size):
     """Its overrides are keys, and the configuration with them can be run."""
-    tree = main.load_config(path_of(size))
+    tree = command.load_config(path_of(size))
     changes = dict(re.findall(r"--config\.([\w.]+)=(\d+)", docstring(size)))
     assert changes
     tree.update_from_flattened_dict({name: int(value) for name, value in changes.items()})
