@@ -37,7 +37,7 @@ class Answers:
 
     def answer(self, params, items, num_samples, sampling: Sampling, draw: Draw) -> list[Group]:
         assert num_samples == 1 and params == {} and draw == Draw(seed=0, step=3, purpose="evaluate")
-        self.temperature = sampling.temperature
+        self.sampling = sampling
         none = np.zeros(0, np.int32)
         return [
             Group(
@@ -57,8 +57,8 @@ def item(name: str, level: str) -> Item:
 def test_levels_are_sorted_and_add_up_to_all():
     items = [item("a", "y"), item("b", "x"), item("c", "y"), item("d", "y")]
     answers = Answers({"b", "d"})
-    result = evaluate(cast(Actor, answers), {}, items, 0.5, seed=0, step=3)
-    assert answers.temperature == 0.5
+    result = evaluate(cast(Actor, answers), {}, items, Sampling(0.5, top_k=3), seed=0, step=3)
+    assert answers.sampling == Sampling(0.5, top_k=3)
     assert result.overall[0] == 0.5 and list(result.levels) == ["x", "y"]
     assert result.levels["x"] == (1.0, 0.0) and result.levels["y"][0] == pytest.approx(1 / 3)
     assert list(result.table()) == ["x", "y", "all"]

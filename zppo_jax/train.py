@@ -237,7 +237,9 @@ def _loop(
             watch.check(step, records.skipped_folder, checkpoints.latest_step)
     saves.attempt(checkpoints.finish)
     if step > 0:
-        save(last.overall[0] if evaluated else None)  # what is saved already is left alone; now a failure is an error
+        save(
+            last.overall[0] if evaluated else None
+        )  # what is saved already is left alone; now a failure is an error
         checkpoints.finish()
         records.finish()
     measured = evaluated or step == config.num_steps
@@ -274,8 +276,7 @@ def _phase(heartbeat: Heartbeat, name: str) -> Iterator[None]:
 
 def _evaluate(job: Job, state: State, step: int, timers: PhaseTimers) -> Evaluation:
     with timers("eval"):
-        temperature, seed = job.config.eval.temperature, job.config.seed
-        params = job.sampled_from(state)
-        found = evaluate(job.student, params, job.held_out, temperature, seed=seed, step=step, hosts=job.hosts)
+        params, seed = job.sampled_from(state), job.config.seed
+        found = evaluate(job.evaluator, params, job.held_out, job.evaluation, seed=seed, step=step, hosts=job.hosts)
         job.student.engine.vision.release()  # nobody asks about these images again before the next update
         return found

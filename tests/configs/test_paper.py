@@ -63,6 +63,16 @@ TABLE_8: dict[str, Any] = {
 }
 """Table 8 of arXiv:2606.18216, where an item is a key."""
 
+EVALUATION = {
+    "eval.temperature": 0.6,
+    "eval.top_p": 0.95,
+    "eval.top_k": 20,
+    "eval.min_p": 0.0,
+    "eval.presence_penalty": 1.5,
+    "eval.repetition_penalty": 1.0,
+}
+"""Decoding of all benchmarks, Appendix B.2."""
+
 RESULTS = {
     "0.8B": ((41.0, 25.2, 48.3), (43.8, 27.1, 49.6, 61), (50.3, 33.1, 52.8, 68)),
     "2B": ((56.8, 45.3, 60.6), (58.7, 46.7, 61.2, 69), (62.0, 50.4, 63.2, 79)),
@@ -114,6 +124,7 @@ def test_every_method_is_a_valid_configuration(size, method):
 def test_table_8_is_held(size):
     values = flat(to_json(config_of(size)))
     assert {name: values[name] for name in TABLE_8} == TABLE_8
+    assert {name: values[name] for name in EVALUATION} == EVALUATION
     assert values["model.path"] == f"Qwen/Qwen3.5-{size}"
     assert values["optimizer.freeze"] == []
     assert (values["prompt.min_pixels"], values["prompt.max_pixels"]) == (262_144, 1_310_720)

@@ -52,14 +52,14 @@ def evaluate(
     actor: Actor,
     params: dict[str, Any],
     items: Sequence[Item],
-    temperature: float,
+    sampling: Sampling,
     *,
     seed: int,
     step: int,
     hosts: Hosts | None = None,
 ) -> Evaluation:
-    """One response a question (pass@1); greedy at temperature 0. `items` are this host's share of the questions."""
-    groups = actor.answer(params, items, 1, Sampling(temperature), Draw(seed, step, "evaluate"))
+    """One response a question (pass@1), drawn as `sampling` says. `items` are this host's share of the questions."""
+    groups = actor.answer(params, items, 1, sampling, Draw(seed, step, "evaluate"))
     own = [[group.prompt.question.level, bool(group.rollouts[0].correct)] for group in groups]
     by_level: dict[str, list[bool]] = {}
     for level, correct in (hosts or Hosts()).gather_dealt(own, "the evaluation"):

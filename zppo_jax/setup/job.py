@@ -23,8 +23,8 @@ from zppo_jax.rewards import ScoringPool
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.setup import engines
 from zppo_jax.setup.devices import check_hosts, decoding_mesh
-from zppo_jax.setup.engines import compressor_engine, engine_of, shapes_of_prompts, teacher_engine
 from zppo_jax.setup.learning import learner_of
 from zppo_jax.teacher import LocalTeacher, Teacher
 from zppo_jax.update.learner import Learner
@@ -43,6 +43,8 @@ class Job:
     process: PromptProcessing
     student: Actor
     sampling: Sampling
+    evaluator: Actor
+    evaluation: Sampling
     teacher: Teacher | None
     learner: Learner
     stream: StepStream
@@ -91,15 +93,17 @@ def build(
     process = PromptProcessing(processor, template)
     scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
     mesh = decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
-    shapes, banned_V = shapes_of_prompts(config, model.config), banned_mask(model.config, processor)
-    engine = engine_of(config, model.config, banned_V, sampler, shapes, mesh, report=report)
+    shapes, banned_V = engines.shapes_of_prompts(config, model.config), banned_mask(model.config, processor)
+    engine = engines.engine_of(config, model.config, banned_V, sampler, shapes, mesh, report=report)
     student = Actor(engine, processor, scorer, config.reward.region)
     learner = learner_of(config, model.config, student.engine, compiler, hosts)
     state = learner.init(model.params)
-    sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
+    evaluator = dataclasses.replace(student, engine=engines.evaluation_engine(config, engine))
+    held_out = _held_out(config, process, hosts)
     hosts.gather(True, "the loaded student")  # none waits for long in the copying, which all do together
     own_copy = OwnCopy(compiler.mesh, vlm.logical_axes(model.config))
-    student.engine.prepare(own_copy.of(model.params), (sampling, Sampling(config.eval.temperature)))
+    buckets = {shapes.bucket_of(item.features, item.prompt.uid) for item in held_out}
+    engines.prepare_student(config, own_copy.of(model.params), engine, evaluator.engine, buckets)
     own_copy.release()
     learner.prepare(state)
     buffer = ReplayBuffer(config.replay.capacity, config.replay.refresh_position) if method.uses_replay else None
@@ -109,12 +113,14 @@ def build(
         template=template,
         process=process,
         student=student,
-        sampling=sampling,
+        sampling=engines.training_sampling(config),
+        evaluator=evaluator,
+        evaluation=engines.evaluation_sampling(config),
         teacher=_teacher(config, teacher_directory, student, sampler, heartbeat) if method.reformulations else None,
         learner=learner,
         stream=_stream(config, process, buffer, hosts),
         buffer=buffer,
-        held_out=_held_out(config, process, hosts),
+        held_out=held_out,
         augmentation_limit=select.augmentation_limit(
             config.zppo.augmentation_fraction, config.rollout.questions_per_step
         ),
@@ -156,7 +162,7 @@ def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
         )
-    engine = teacher_engine(config, model.config, banned_mask(model.config, processor), student.engine)
+    engine = engines.teacher_engine(config, model.config, banned_mask(model.config, processor), student.engine)
     compress = config.teacher.compress
     return LocalTeacher(
         params=model.params,
@@ -172,7 +178,7 @@ def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler
 def _compressor(config: Config, teacher: Processor, student: Actor, engine: Engine) -> Actor:
     """The teacher without thinking: the tokens of a candidate leave no room for it."""
     processor = teacher.configured(enable_thinking=False)
-    return dataclasses.replace(student, engine=compressor_engine(config, engine), processor=processor)
+    return dataclasses.replace(student, engine=engines.compressor_engine(config, engine), processor=processor)
 
 
 def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | None, hosts: Hosts) -> StepStream:
