@@ -25,6 +25,9 @@ import rich.text
 
 from zppo_jax.heartbeat import Heartbeat
 
+Result = tuple[float, float, float]
+"""An accuracy with the lower and the upper end of its interval, all in [0, 1]."""
+
 _FILES = {
     "config.json": "the configuration",
     "metrics.jsonl": "a row a step",
@@ -136,19 +139,19 @@ class RunConsole:
         """Marks the beginning of the first step, so that what went before does not count as a step's time."""
         self._last = time.monotonic()
 
-    def results(
-        self, before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]], when: str
-    ) -> None:
+    def results(self, before: Mapping[str, Result], after: Mapping[str, Result], when: str) -> None:
         """The final table: held-out accuracy by level, before training and after it.
 
         Args:
-          before: level to (accuracy, standard error), both in [0, 1]; the order is kept.
+          before: by level; the order is kept.
           after: the same after training.
           when: the second was measured, such as "after 240 steps".
         """
         self._progress.stop()  # nothing is under way any more
         box = rich.box.SIMPLE if self._live else rich.box.ASCII2
-        table = rich.table.Table(title="held-out accuracy", title_justify="left", box=box)
+        table = rich.table.Table(
+            title="held-out accuracy in %, and its interval of 95 %", title_justify="left", box=box
+        )
         table.add_column("level")
         for name in ("before", when, "change"):
             table.add_column(name, justify="right")
@@ -186,9 +189,16 @@ def step_line(step: int, num_steps: int, metrics: Mapping[str, Any], seconds_lef
     )
 
 
-def _result_cells(before: tuple[float, float] | None, after: tuple[float, float] | None) -> list[str]:
+def _result_cells(before: Result | None, after: Result | None) -> list[str]:
     change = f"{100 * (after[0] - before[0]):+.1f}" if before and after else "-"
-    return [*(f"{100 * pair[0]:.1f} +- {100 * pair[1]:.1f} %" if pair else "-" for pair in (before, after)), change]
+    return [_result(before), _result(after), change]
+
+
+def _result(result: Result | None) -> str:
+    if result is None:
+        return "-"
+    accuracy, low, high = (f"{100 * value:.1f}" for value in result)
+    return f"{accuracy} ({low} to {high})"
 
 
 def _percent(value: Any) -> str:

@@ -231,14 +231,14 @@ def _loop(
         with timers("checkpoint"):
             if step % config.checkpoint.every == 0 or evaluated or done or watch.alarmed:
                 saves.attempt(checkpoints.finish)  # of the one before
-                saves.attempt(functools.partial(save, last.overall[0] if evaluated else None))
+                saves.attempt(functools.partial(save, last.overall.accuracy if evaluated else None))
         if watch.alarmed:
             saves.attempt(checkpoints.finish)
             watch.check(step, records.skipped_folder, checkpoints.latest_step)
     saves.attempt(checkpoints.finish)
     if step > 0:
         save(
-            last.overall[0] if evaluated else None
+            last.overall.accuracy if evaluated else None
         )  # what is saved already is left alone; now a failure is an error
         checkpoints.finish()
         records.finish()
@@ -258,7 +258,7 @@ def _begin(
             first = _evaluate(job, state, 0, timers)
         records.write(0, first.metrics() | timers.flush())
         records.finish()
-        console.message(f"held-out accuracy before training {100 * first.overall[0]:.1f} %")
+        console.message(f"held-out accuracy before training {100 * first.overall.accuracy:.1f} %")
         return 0, state, first, first
     with console.heartbeat.during("restoring the checkpoint"):
         step, state, host = checkpoints.restore(state)
