@@ -117,7 +117,12 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.update.rows_per_microbatch = 8  # one a device
 
     # Evaluation
-    config.eval.temperature = 0.6  # the paper adds top-p 0.95, top-k 20 and a presence penalty of 1.5
+    config.eval.temperature = 0.6  # decoding of the evaluation (App. B.2)
+    config.eval.top_p = 0.95
+    config.eval.top_k = 20
+    config.eval.min_p = 0.0
+    config.eval.presence_penalty = 1.5
+    config.eval.repetition_penalty = 1.0
 
     # This machine, not the paper
     config.model.remat = "block"

@@ -128,6 +128,11 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.eval.every = 20
     config.eval.num_questions = 512
     config.eval.temperature = 0.0
+    config.eval.top_p = 1.0
+    config.eval.top_k = 0
+    config.eval.min_p = 0.0
+    config.eval.presence_penalty = 0.0
+    config.eval.repetition_penalty = 1.0
 
     config.log = ConfigDict()
     config.log.samples_max_megabytes = 64.0

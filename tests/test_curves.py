@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -14,13 +15,20 @@ from zppo_jax.report.curves import running_mean, series
 
 def write_run(workdir, num_steps: int) -> None:
     writer = MetricsWriter(workdir, tensorboard=False)
-    writer.write(0, {"eval/accuracy": 0.4, "eval/standard_error": 0.02, "eval/accuracy/read": 0.8})
+    writer.write(
+        0, {"eval/accuracy": 0.0, "eval/wilson_low": 0.0, "eval/wilson_high": 0.007, "eval/accuracy/read": 0.8}
+    )
     for step in range(1, num_steps + 1):
         values = {"rollout/accuracy": step / 50, "replay/size": step, "replay/graduated_total": step // 2}
         values |= {"zppo/bcq_accuracy": 0.25 if step % 3 else None, "update/mismatch_kl": 1e-6, "update/grad_norm": 0.5}
         values |= {"time/step": 3.0, "time/rollout": 1.0, "time/update": 1.5}
         if step == num_steps:
-            values |= {"eval/accuracy": 0.6, "eval/standard_error": 0.02, "eval/accuracy/read": 0.9}
+            values |= {
+                "eval/accuracy": 0.6,
+                "eval/wilson_low": 0.56,
+                "eval/wilson_high": 0.64,
+                "eval/accuracy/read": 0.9,
+            }
         writer.write(step, values)
 
 
@@ -48,6 +56,9 @@ def test_the_picture_shows_the_rows(tmp_path, drawn):
     np.testing.assert_array_equal(buffer["graduated so far"][-1], (40, 20))
     assert "evicted so far" not in buffer  # null throughout
     np.testing.assert_array_equal(lines(figure, "Held-out accuracy")["read"], [(0, 80), (40, 90)])
+    (bars,) = (bars for axis in figure.axes for bars in axis.containers if isinstance(bars, ErrorbarContainer))
+    ends = [segment[:, 1].tolist() for segment in bars.lines[2][0].get_segments()]
+    assert ends == [pytest.approx([0.0, 0.7]), pytest.approx([56.0, 64.0])], "not centred"
     steps = lines(figure, "Accuracy in BCQ and NCQ prompts")["BCQ"][:, 0]
     np.testing.assert_array_equal(steps, [step for step in range(1, 41) if step % 3])
 

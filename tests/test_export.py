@@ -37,9 +37,10 @@ NUM_NEW = 10
 
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The real command, in a process of its own."""
+    """The real command, in a process of its own; its heartbeat is quick."""
+    quick = "from zppo_jax.heartbeat import Heartbeat; Heartbeat.first = Heartbeat.interval = 0.02"
     return subprocess.run(
-        [sys.executable, "-m", "zppo_jax.export", *map(str, arguments)],
+        [sys.executable, "-c", f"{quick}; from zppo_jax.export import __main__; __main__.main()", *map(str, arguments)],
         cwd=runs.ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
@@ -62,6 +63,8 @@ def exported(straight, tmp_path_factory):
     assert result.returncode == 0, result.stderr
     [line] = result.stdout.splitlines()
     assert line.startswith(f"step {LAST_STEP} of {straight} is in {out}: 0.") and "MB in float32; transformers" in line
+    assert "starting: importing jax and orbax, 0 s\n" in result.stderr, "nothing is said meanwhile"
+    assert f"reading step {LAST_STEP} of {straight}, 0.2 M parameters, 0 s\n" in result.stderr
     return out
 
 

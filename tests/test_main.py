@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from configs import tiny
-from zppo_jax import main
+from zppo_jax import command, main
 from zppo_jax.config import ConfigError, from_config_dict, keys
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ import sys, types
 from absl import app
 import zppo_jax
 train = types.ModuleType("zppo_jax.train")
-def run(config, workdir):
+def run(config, workdir, heartbeat):
     assert "jax" not in sys.modules
     {body}
 train.run = run
@@ -82,7 +82,7 @@ def test_a_broken_file_is_one_line(tmp_path, text):
     file = tmp_path / "broken.py"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"broken.py: the file does not load, \w+Error") as caught:
-        main.load_config(str(file))
+        command.load_config(str(file))
     assert "\n" not in str(caught.value)
 
 

@@ -20,7 +20,7 @@ PROMISED = {
     *("replay/size", "replay/graduated", "replay/evicted"),
     *("zppo/bcq_groups", "zppo/ncq_groups", "zppo/bcq_accuracy", "zppo/ncq_accuracy"),
     *("update/loss", "update/clip_fraction", "update/mismatch_kl", "update/grad_norm"),
-    *("update/nonzero_group_fraction", "eval/accuracy", "eval/standard_error"),
+    *("update/nonzero_group_fraction", "eval/accuracy", "eval/standard_error", "eval/wilson_low", "eval/wilson_high"),
     *("time/rollout", "time/teacher", "time/update", "time/step"),
 }
 

@@ -1,7 +1,7 @@
 """What the person at the terminal sees: what is compiling, how each step went, what the run achieved, where it lies.
 
 On a terminal the current step and any compilation are live at the bottom of the screen. Anywhere else (a file, a pipe,
-a CI log) the same facts are plain lines without control characters.
+a CI log) the same facts are plain lines without control characters, and a heartbeat says what takes long.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ import rich.progress
 import rich.table
 import rich.text
 
+from zppo_jax.heartbeat import Heartbeat
+
+Result = tuple[float, float, float]
+"""An accuracy with the lower and the upper end of its interval, all in [0, 1]."""
+
 _FILES = {
     "config.json": "the configuration",
     "metrics.jsonl": "a row a step",
@@ -40,12 +45,20 @@ class RunConsole:
       num_steps: of the whole run, for the time left.
       file: where to write; standard output by default.
       live: whether to draw on a terminal; found out from `file` by default.
+      heartbeat: of the same file, where one beats already.
     """
 
-    def __init__(self, num_steps: int, file: TextIO | None = None, live: bool | None = None) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        file: TextIO | None = None,
+        live: bool | None = None,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._num_steps = num_steps
         target = sys.stdout if file is None else file
         self._live = target.isatty() if live is None else live
+        self.heartbeat = heartbeat or Heartbeat(None if self._live else target)
         # Not a terminal: no width to fold at, no colours.
         self._console = rich.console.Console(
             file=target,
@@ -69,13 +82,16 @@ class RunConsole:
 
     def __enter__(self) -> Self:
         self._progress.start()
+        self.heartbeat.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.heartbeat.stop()
         self._progress.stop()
 
     def message(self, text: str) -> None:
         """Prints a line that stays."""
+        self.heartbeat.heard()
         self._console.print(text, markup=False)
 
     @contextlib.contextmanager
@@ -88,7 +104,8 @@ class RunConsole:
             task = None
             self.message(f"compiling {program} ...")
         try:
-            yield
+            with self.heartbeat.during(f"waiting for {program}"):
+                yield
         finally:
             if task is not None:
                 self._progress.remove_task(task)
@@ -108,8 +125,10 @@ class RunConsole:
             self.message(line)
 
     def status(self, line: str) -> None:
-        """Shows how things stand, in the place of what it said before; nothing where there is no terminal."""
+        """Shows how things stand, in the place of what it said before; where there is no terminal, only when it takes
+        long."""
         if not self._live:
+            self.heartbeat.detail(line)
             return
         if self._task is None:
             self._task = self._progress.add_task(line)
@@ -120,19 +139,19 @@ class RunConsole:
         """Marks the beginning of the first step, so that what went before does not count as a step's time."""
         self._last = time.monotonic()
 
-    def results(
-        self, before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]], when: str
-    ) -> None:
+    def results(self, before: Mapping[str, Result], after: Mapping[str, Result], when: str) -> None:
         """The final table: held-out accuracy by level, before training and after it.
 
         Args:
-          before: level to (accuracy, standard error), both in [0, 1]; the order is kept.
+          before: by level; the order is kept.
           after: the same after training.
           when: the second was measured, such as "after 240 steps".
         """
         self._progress.stop()  # nothing is under way any more
         box = rich.box.SIMPLE if self._live else rich.box.ASCII2
-        table = rich.table.Table(title="held-out accuracy", title_justify="left", box=box)
+        table = rich.table.Table(
+            title="held-out accuracy in %, and its interval of 95 %", title_justify="left", box=box
+        )
         table.add_column("level")
         for name in ("before", when, "change"):
             table.add_column(name, justify="right")
@@ -180,9 +199,16 @@ def step_line(step: int, num_steps: int, metrics: Mapping[str, Any], seconds_lef
     )
 
 
-def _result_cells(before: tuple[float, float] | None, after: tuple[float, float] | None) -> list[str]:
+def _result_cells(before: Result | None, after: Result | None) -> list[str]:
     change = f"{100 * (after[0] - before[0]):+.1f}" if before and after else "-"
-    return [*(f"{100 * pair[0]:.1f} +- {100 * pair[1]:.1f} %" if pair else "-" for pair in (before, after)), change]
+    return [_result(before), _result(after), change]
+
+
+def _result(result: Result | None) -> str:
+    if result is None:
+        return "-"
+    accuracy, low, high = (f"{100 * value:.1f}" for value in result)
+    return f"{accuracy} ({low} to {high})"
 
 
 def _percent(value: Any) -> str:

@@ -7,7 +7,6 @@ first, without jax, and every mistake is one line that names the key, the value 
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import re
 import sys
@@ -21,6 +20,7 @@ from ml_collections.config_flags import config_flags, tuple_parser
 
 from zppo_jax import command
 from zppo_jax.config import Config, ConfigError, ConfigTree, Key, from_config_dict, keys, type_words, unknown_key
+from zppo_jax.heartbeat import Heartbeat
 from zppo_jax.workdir import RunError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file, FILE.py or FILE.py:METHOD")
@@ -99,11 +99,12 @@ def parse(argv: Sequence[str], program: str = "zppo_jax.main", example: str = _E
     path = command.last_value(argv, "config")
     if not path:
         raise ConfigError(f"--config is missing: name a configuration file, as in `{example}`")
-    load_config(path)  # config_flags loads it again, and would hide what is wrong with it
+    command.load_config(path)  # config_flags loads it again, and would hide what is wrong with it
     for name, text in overrides(argv):
         check_override(name, text)
     try:
-        rest = flags.FLAGS(_quoted(argv))
+        with command.importable(path):
+            rest = flags.FLAGS(_quoted(argv))
     except Exception as error:  # absl and config_flags raise many kinds, and each message is for a person to read
         raise ConfigError(f"{command.one_line(error)}; `python -m {program} --help` lists the flags") from error
     if len(rest) > 1:
@@ -111,22 +112,6 @@ def parse(argv: Sequence[str], program: str = "zppo_jax.main", example: str = _E
     if not flags.FLAGS.workdir or flags.FLAGS.config is None:
         raise ConfigError(f"--workdir is missing: name the directory of the run, as in `{example}`")
     return rest
-
-
-def load_config(path: str) -> ConfigTree:
-    """What `FILE.py:METHOD` stands for, with nothing overridden; raises `ConfigError` when that cannot be had."""
-    file, _, method = path.partition(":")
-    if not Path(file).is_file():
-        raise ConfigError(f"--config={path}: there is no file {file!r}; try {_nearby_config(file)}")
-    _make_importable(Path(file))
-    try:
-        spec = importlib.util.spec_from_file_location("_zppo_config", file)
-        assert spec is not None and spec.loader is not None, "a file that does not end in .py"
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.get_config(*([method] if method else []))
-    except Exception as error:  # a config file is a program: whatever it raises, a person wants one line
-        raise ConfigError(f"--config={path}: the file does not load, {command.one_line(error)}") from error
 
 
 def overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -172,7 +157,7 @@ def check_override(name: str, text: str | None) -> None:
 
 def help_text(path: str | None = None) -> str:
     """What `--help` prints; with a config file, each key's value there as well."""
-    values = load_config(path) if path else None
+    values = command.load_config(path) if path else None
     of = f" with their values in {path}" if path else ""
     lines = "\n".join(_key_lines(values))
     return _HELP.format(example=_EXAMPLE, methods="\n".join(_method_lines()), of=of, keys=lines)
@@ -183,14 +168,8 @@ def _run(argv: Sequence[str]) -> None:
     try:
         config = from_config_dict(_CONFIG.value)
         check_method(config)
-        from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
-
-        logging.set_verbosity(logging.WARNING)  # orbax tells every thread's business at INFO
-        if _is_one_of_several():
-            from zppo_jax import parallel
-
-            parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        train.run(config, Path(_WORKDIR.value or ""))
+        with Heartbeat(sys.stdout) as heartbeat:
+            _train(config, heartbeat)
     except ConfigError as error:
         _exit(error, 2)
     except RunError as error:
@@ -205,6 +184,19 @@ def _run(argv: Sequence[str]) -> None:
             raise
         traceback.print_exc()
         os._exit(1)  # as in `_exit`
+
+
+def _train(config: Config, heartbeat: Heartbeat) -> None:
+    with heartbeat.during(f"starting {config.method} in {_WORKDIR.value}: importing jax and the trainer"):
+        from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
+
+    logging.set_verbosity(logging.WARNING)  # orbax tells every thread's business at INFO
+    if _is_one_of_several():
+        from zppo_jax import parallel
+
+        with heartbeat.during("waiting for the other hosts to start"):
+            parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    train.run(config, Path(_WORKDIR.value or ""), heartbeat)
 
 
 _DISK_ERRORS = {
@@ -253,20 +245,6 @@ def _reads_as(kind: Any, text: str) -> bool:
     except (ValueError, TypeError):
         return False
     return True
-
-
-def _make_importable(file: Path) -> None:
-    """Lets a file in configs/ say `from configs import common` wherever the command is run."""
-    folder = file.resolve().parent
-    if folder.name == "configs" and str(folder.parent) not in sys.path:
-        sys.path.insert(0, str(folder.parent))
-
-
-def _nearby_config(file: str) -> str:
-    folder = next((folder for folder in (Path(file).parent, Path("configs")) if any(folder.glob("*.py"))), None)
-    if folder is None:
-        return "running in the root of the repository, where configs/ is"
-    return ", ".join(str(path) for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "common"))
 
 
 def _key_lines(values: ConfigTree | None) -> Iterator[str]:

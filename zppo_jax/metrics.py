@@ -52,6 +52,8 @@ SCHEMA = (
     "update/skipped",
     "eval/accuracy",
     "eval/standard_error",
+    "eval/wilson_low",
+    "eval/wilson_high",
     "time/data",
     "time/rollout",
     "time/agreement",

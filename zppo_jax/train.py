@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from zppo_jax.config import Config
 from zppo_jax.console import RunConsole
 from zppo_jax.data.pipeline import Item, StepBatch
 from zppo_jax.evaluate import Evaluation, evaluate
+from zppo_jax.heartbeat import Heartbeat
 from zppo_jax.metrics import PhaseTimers
 from zppo_jax.records import Records, buffer_metrics, step_metrics
 from zppo_jax.report import draw_curves
@@ -98,12 +100,16 @@ def train_step(job: Job, state: State, batch: StepBatch, timers: PhaseTimers) ->
 # ---------------------------------------------------------------- what surrounds the algorithm
 
 
-def run(config: Config, workdir: Path) -> None:
-    """Train from the newest checkpoint in `workdir`, or from the start, to `config.num_steps` or a request to stop."""
+def run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> None:
+    """Train from the newest checkpoint in `workdir`, or from the start, to `config.num_steps` or a request to stop.
+
+    `heartbeat` beats already, where the caller has one.
+    """
     compilation.use_cache()
-    compilation.keep_memory()
-    tell_failures_once()
-    hosts = setup.find_hosts(config)
+    with (heartbeat or Heartbeat()).during("finding the devices"):
+        compilation.keep_memory()
+        tell_failures_once()
+        hosts = setup.find_hosts(config)
     with contextlib.ExitStack() as stack:
         with hosts.together("opening the run directory"):
             directory = stack.enter_context(RunDirectory(workdir, hosts.index))
@@ -115,8 +121,9 @@ def run(config: Config, workdir: Path) -> None:
         stack.enter_context(hosts.watched())
         stop = stack.enter_context(StopRequest())
         elsewhere = None if hosts.leads else stack.enter_context(open(os.devnull, "w"))
-        console = stack.enter_context(RunConsole(config.num_steps, elsewhere))
-        with hosts.together("loading the models"):
+        beat = heartbeat if hosts.leads else Heartbeat()
+        console = stack.enter_context(RunConsole(config.num_steps, elsewhere, heartbeat=beat))
+        with hosts.together("loading the models"), console.heartbeat.during("making the models, data and programs"):
             student, teacher = directories(config, directory.path, console.message)
             mesh = setup.make_mesh(config)
             stack.enter_context(parallel.use(mesh))
@@ -124,8 +131,10 @@ def run(config: Config, workdir: Path) -> None:
             own, sampler = setup.own_mesh(config, mesh), compiler
             if own is not mesh:
                 sampler = stack.enter_context(compilation.compiler(console.compiling, own))
+            for each in {compiler, sampler}:
+                console.heartbeat.watch(each.standing)
             report = stop.checked(console.status) if hosts.count == 1 else console.status
-            job, state = setup.build(config, student, teacher, compiler, report, hosts, sampler)
+            job, state = setup.build(config, student, teacher, compiler, report, hosts, sampler, console.heartbeat)
         stack.callback(job.close)
         for line in setup.describe_mesh(config, mesh, state["params"], job.learner.config, hosts):
             console.message(line)
@@ -161,7 +170,7 @@ def _loop(
         console.message(f"no trace: step {config.profile.step} (profile.step) is not made, {step} have been")
     console.start_clock()
     evaluated = False
-    timers, done = PhaseTimers(lambda phase: jax.profiler.TraceAnnotation(phase)), ends()
+    timers, done = PhaseTimers(functools.partial(_phase, console.heartbeat)), ends()
     while not done:
         before = job.stream.get_state()
         with records.traced(step + 1):
@@ -197,13 +206,15 @@ def _loop(
         with timers("checkpoint"):
             if step % config.checkpoint.every == 0 or evaluated or done or watch.alarmed:
                 saves.attempt(checkpoints.finish)  # of the one before
-                saves.attempt(functools.partial(save, last.overall[0] if evaluated else None))
+                saves.attempt(functools.partial(save, last.overall.accuracy if evaluated else None))
         if watch.alarmed:
             saves.attempt(checkpoints.finish)
             watch.check(step, records.skipped_folder, checkpoints.latest_step)
     saves.attempt(checkpoints.finish)
     if step > 0:
-        save(last.overall[0] if evaluated else None)  # what is saved already is left alone; now a failure is an error
+        save(
+            last.overall.accuracy if evaluated else None
+        )  # what is saved already is left alone; now a failure is an error
         checkpoints.finish()
         records.finish()
     measured = evaluated or step == config.num_steps
@@ -217,23 +228,30 @@ def _begin(
 ) -> tuple[int, State, Evaluation, Evaluation]:
     """The newest checkpoint, or the start and its evaluation: (step, state, first evaluation, last evaluation)."""
     if checkpoints.latest_step is None:
-        timers = PhaseTimers()
+        timers = PhaseTimers(functools.partial(_phase, console.heartbeat))
         with stop.heeded():
             first = _evaluate(job, state, 0, timers)
         records.write(0, first.metrics() | timers.flush())
         records.finish()
-        console.message(f"held-out accuracy before training {100 * first.overall[0]:.1f} %")
+        console.message(f"held-out accuracy before training {100 * first.overall.accuracy:.1f} %")
         return 0, state, first, first
-    step, state, host = checkpoints.restore(state)
+    with console.heartbeat.during("restoring the checkpoint"):
+        step, state, host = checkpoints.restore(state)
     job.stream.set_state(host["stream"])
     console.message(f"continuing after step {step}")
     return step, state, Evaluation.from_json(host["first"]), Evaluation.from_json(host["last"])
 
 
+@contextlib.contextmanager
+def _phase(heartbeat: Heartbeat, name: str) -> Iterator[None]:
+    """A phase of a step, for a trace and for whoever waits."""
+    with jax.profiler.TraceAnnotation(name), heartbeat.during(name):
+        yield
+
+
 def _evaluate(job: Job, state: State, step: int, timers: PhaseTimers) -> Evaluation:
     with timers("eval"):
-        temperature, seed = job.config.eval.temperature, job.config.seed
-        params = job.sampled_from(state)
-        found = evaluate(job.student, params, job.held_out, temperature, seed=seed, step=step, hosts=job.hosts)
+        params, seed = job.sampled_from(state), job.config.seed
+        found = evaluate(job.evaluator, params, job.held_out, job.evaluation, seed=seed, step=step, hosts=job.hosts)
         job.student.engine.vision.release()  # nobody asks about these images again before the next update
         return found

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from configs import common
-from zppo_jax import main, parallel, setup
+from zppo_jax import command, parallel, setup
 from zppo_jax.config import Config, changed_keys, from_config_dict, to_json
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, sizes, steps, text, vlm
@@ -63,6 +63,16 @@ TABLE_8: dict[str, Any] = {
 }
 """Table 8 of arXiv:2606.18216, where an item is a key."""
 
+EVALUATION = {
+    "eval.temperature": 0.6,
+    "eval.top_p": 0.95,
+    "eval.top_k": 20,
+    "eval.min_p": 0.0,
+    "eval.presence_penalty": 1.5,
+    "eval.repetition_penalty": 1.0,
+}
+"""Decoding of all benchmarks, Appendix B.2."""
+
 RESULTS = {
     "0.8B": ((41.0, 25.2, 48.3), (43.8, 27.1, 49.6, 61), (50.3, 33.1, 52.8, 68)),
     "2B": ((56.8, 45.3, 60.6), (58.7, 46.7, 61.2, 69), (62.0, 50.4, 63.2, 79)),
@@ -77,7 +87,7 @@ def path_of(size: str) -> str:
 
 
 def config_of(size: str) -> Config:
-    return from_config_dict(main.load_config(path_of(size)))
+    return from_config_dict(command.load_config(path_of(size)))
 
 
 def docstring(size: str) -> str:
@@ -107,13 +117,14 @@ def gigabytes(tree: Any) -> float:
 @pytest.mark.parametrize("size", FILES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_a_valid_configuration(size, method):
-    assert from_config_dict(main.load_config(f"{path_of(size)}:{method}")).method == method
+    assert from_config_dict(command.load_config(f"{path_of(size)}:{method}")).method == method
 
 
 @pytest.mark.parametrize("size", FILES)
 def test_table_8_is_held(size):
     values = flat(to_json(config_of(size)))
     assert {name: values[name] for name in TABLE_8} == TABLE_8
+    assert {name: values[name] for name in EVALUATION} == EVALUATION
     assert values["model.path"] == f"Qwen/Qwen3.5-{size}"
     assert values["optimizer.freeze"] == []
     assert (values["prompt.min_pixels"], values["prompt.max_pixels"]) == (262_144, 1_310_720)
@@ -169,7 +180,7 @@ def test_the_docstring_has_commands_results_and_hours(size):
 @pytest.mark.parametrize("size", FILES)
 def test_the_command_of_the_pod_is_valid(size):
     """Its overrides are keys, and the configuration with them can be run."""
-    tree = main.load_config(path_of(size))
+    tree = command.load_config(path_of(size))
     changes = dict(re.findall(r"--config\.([\w.]+)=(\d+)", docstring(size)))
     assert changes
     tree.update_from_flattened_dict({name: int(value) for name, value in changes.items()})

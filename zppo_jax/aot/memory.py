@@ -63,13 +63,13 @@ def beside(config: Config, run: Shapes, programs: Programs, name: str) -> int:
 
 
 def _params(run: Shapes, programs: Programs, engine: Engine) -> dict[str, Any]:
-    return run.teacher[1] if run.teacher and engine is not programs.student else run.sampled
+    return run.teacher[1] if run.teacher and not programs.is_students(engine) else run.sampled
 
 
 def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
     """Of the one who samples: parameters part by part, instead of as a whole, and what lies between programs."""
     engine = programs.engine_of(name)
-    params, is_students = _params(run, programs, engine), engine is programs.student
+    params, is_students = _params(run, programs, engine), programs.is_students(engine)
     resident = engine.resident_bytes(params, bucket_of(engine, name))
     text = dict(params["text"])
     own = {"own vision": params["vision"], "own head": text.pop("lm_head", {}), "own text": text}
@@ -78,7 +78,8 @@ def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
     copied = run.hosts.count > 1
     students = programs.student.resident_bytes(run.sampled, 0)["weights"]
     if is_students:
-        shared = programs.teacher is not None and programs.teacher.name == programs.student.name  # its calls are larger
+        twin = programs.teacher is not None and programs.teacher.name == programs.student.name
+        shared = twin and engine is programs.student  # its calls are larger
         return held | ({} if copied else {"params": 0}) | ({"student's weights": students} if shared else {})
     copy = parallel.device_bytes(run.sampled) if copied else 0
     return held | {"teacher": 0, "student's weights": students, "student's copy": copy}

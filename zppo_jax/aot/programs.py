@@ -112,13 +112,19 @@ class Programs:
     """Who samples in a run: the student, and where there is one the teacher and its compressor."""
 
     student: Engine
+    evaluation: Engine
     teacher: Engine | None = None
     compressor: Engine | None = None
 
     def engine_of(self, name: str) -> Engine:
-        """Whose program that is, by how its name begins."""
+        """Whose program that is, by how its name begins; of the student's two engines, the one with such slots."""
         engines = [engine for engine in (self.student, self.teacher, self.compressor) if engine is not None]
-        return max((one for one in engines if name.startswith(one.name)), key=lambda one: len(one.name))
+        found = max((one for one in engines if name.startswith(one.name)), key=lambda one: len(one.name))
+        return self.evaluation if found is self.student and "penalised" in name else found
+
+    def is_students(self, engine: Engine) -> bool:
+        """Whether it samples from the student, to train or to be evaluated."""
+        return engine in (self.student, self.evaluation)
 
 
 def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
@@ -129,20 +135,20 @@ def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
     of_prompts, banned_V = setup.shapes_of_prompts(config, run.student), banned_mask(run.student)
     student = setup.engine_of(config, run.student, banned_V, sampler, of_prompts, mesh)
     learner = setup.learner_of(config, run.student, student, compiler, run.hosts)
-    sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
-    student.prepare(run.sampled, (sampling, Sampling(config.eval.temperature)))
+    evaluation = setup.evaluation_engine(config, student)
+    setup.prepare_student(config, run.sampled, student, evaluation)
     learner.prepare(run.state)
     if run.teacher is None:
-        return Programs(student)
+        return Programs(student, evaluation)
     model, params = run.teacher
     teacher = setup.teacher_engine(config, model, banned_mask(model), student)
     if get_method(config.method).needs_teacher:
         teacher.prepare(params, (Sampling(config.teacher.temperature, top_p=config.teacher.top_p),))
     if not config.teacher.compress.enabled:
-        return Programs(student, teacher)
+        return Programs(student, evaluation, teacher)
     compressor = setup.compressor_engine(config, teacher)
     compressor.prepare(params, (Sampling(temperature=0.0),))
-    return Programs(student, teacher, compressor)
+    return Programs(student, evaluation, teacher, compressor)
 
 
 def gib(size: float) -> float:

@@ -69,10 +69,16 @@ def _compile(asked: Question, run: Shapes, console: RunConsole) -> tuple[list[Co
     found, done = programs.ask(asked.config, run, compiler), []
     if not any(map(wanted, compiler.asked)):
         raise ConfigError(f"--programs={','.join(asked.names)}: no program's name begins so, of {list(compiler.asked)}")
-    for one in compiler.compile_all(lambda name: console.message(f"compiling {name} ...")):
-        end = f": {one.error}" if one.unfinished else ", and it does not fit" if one.error else ""
-        console.message(f"compiled {one.name} in {one.seconds:.0f} s{end}")
-        done.append(one)
+
+    def announce(name: str) -> None:
+        console.message(f"compiling {name} ...")
+        console.heartbeat.detail(f"{name}, {len(done)} are done")
+
+    with console.heartbeat.during("compiling"):
+        for one in compiler.compile_all(announce):
+            end = f": {one.error}" if one.unfinished else ", and it does not fit" if one.error else ""
+            console.message(f"compiled {one.name} in {one.seconds:.0f} s{end}")
+            done.append(one)
     return done, found
 
 

@@ -222,6 +222,18 @@ class EvalConfig:
     every: Annotated[int, Setting("steps between two evaluations; step 0 and the last are always evaluated", minimum=1)]
     num_questions: Annotated[int, Setting("held-out questions of an evaluation", minimum=1)]
     temperature: Annotated[float, Setting("sampling temperature of the evaluation; 0 is greedy", minimum=0)]
+    top_p: Annotated[float, Setting("nucleus of the evaluation; 1: off", above=0, maximum=1)]
+    top_k: Annotated[int, Setting("most likely tokens kept in the evaluation; 0: off", minimum=0)]
+    min_p: Annotated[
+        float,
+        Setting("tokens below this share of the likeliest's probability are left out; 0: off", minimum=0, below=1),
+    ]
+    presence_penalty: Annotated[
+        float, Setting("taken off the scores of tokens that a response has; 0: off", minimum=-100, maximum=100)
+    ]
+    repetition_penalty: Annotated[
+        float, Setting("divides the scores of tokens of prompt and response (below 0: multiplies); 1: off", above=0)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

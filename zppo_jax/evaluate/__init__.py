@@ -1,5 +1,5 @@
 """Held-out accuracy: one response a question, scored as in training."""
 
-from zppo_jax.evaluate.heldout import Evaluation, evaluate
+from zppo_jax.evaluate.heldout import Evaluation, Score, evaluate
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "Score", "evaluate"]

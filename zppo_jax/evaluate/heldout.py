@@ -1,13 +1,13 @@
-"""Held-out accuracy by level, with its standard error."""
+"""Held-out accuracy by level, and how far it can be trusted."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from zppo_jax.actor import Actor
 from zppo_jax.data.pipeline import Item
@@ -15,54 +15,80 @@ from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw
 
+_95 = statistics.NormalDist().inv_cdf(0.975)
+
+
+class Score(NamedTuple):
+    """How many of `total` answers are `correct`, and what that says of the accuracy."""
+
+    correct: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+    @property
+    def standard_error(self) -> float:
+        """Half the width of Wilson's interval of one standard deviation: sqrt(p (1 - p) / n) but for terms of 1 / n,
+        and not 0 where all answers are right or all are wrong, which would claim to know everything."""
+        low, high = self.interval(1.0)
+        return (high - low) / 2
+
+    def interval(self, deviations: float = _95) -> tuple[float, float]:
+        """Wilson's score interval (Wilson, 1927), by default that of 95 %: the accuracies of which what was found is no
+        more than so many standard deviations off."""
+        share, spread = self.accuracy, deviations**2 / self.total
+        centre = (share + spread / 2) / (1 + spread)
+        half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+        low, high = max(centre - half, 0.0), min(centre + half, 1.0)
+        return low if self.correct else 0.0, high if self.correct < self.total else 1.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """(accuracy, standard error) overall and by level, both in [0, 1]."""
+    """Scores overall and by level."""
 
-    overall: tuple[float, float]
-    levels: dict[str, tuple[float, float]]
+    overall: Score
+    levels: dict[str, Score]
 
     def metrics(self) -> dict[str, float]:
-        """The rows of metrics.jsonl: eval/accuracy, eval/standard_error and eval/accuracy/<level>."""
-        return {"eval/accuracy": self.overall[0], "eval/standard_error": self.overall[1]} | {
-            f"eval/accuracy/{level}": accuracy for level, (accuracy, _) in self.levels.items()
-        }
+        """The rows of metrics.jsonl: eval/accuracy with its standard error and Wilson's interval of 95 %, and
+        eval/accuracy/<level>."""
+        low, high = self.overall.interval()
+        found = {"accuracy": self.overall.accuracy, "standard_error": self.overall.standard_error}
+        found |= {"wilson_low": low, "wilson_high": high}
+        found |= {f"accuracy/{level}": score.accuracy for level, score in self.levels.items()}
+        return {f"eval/{name}": value for name, value in found.items()}
 
-    def table(self) -> dict[str, tuple[float, float]]:
-        """Levels in order, then all together."""
-        return self.levels | {"all": self.overall}
+    def table(self) -> dict[str, tuple[float, float, float]]:
+        """(accuracy, lower and upper end of its interval of 95 %) of the levels in order, then of all together."""
+        scores = self.levels | {"all": self.overall}
+        return {level: (score.accuracy, *score.interval()) for level, score in scores.items()}
 
-    def to_json(self) -> dict[str, list[float]]:
-        return {level: list(pair) for level, pair in self.table().items()}
+    def to_json(self) -> dict[str, list[int]]:
+        return {level: list(score) for level, score in (self.levels | {"all": self.overall}).items()}
 
     @classmethod
-    def from_json(cls, table: Mapping[str, Sequence[float]]) -> Evaluation:
-        levels = {level: (pair[0], pair[1]) for level, pair in table.items()}
+    def from_json(cls, table: Mapping[str, Sequence[int]]) -> Evaluation:
+        levels = {level: Score(*counts) for level, counts in table.items()}
         return cls(levels.pop("all"), levels)
-
-
-def accuracy(correct: Sequence[bool]) -> tuple[float, float]:
-    """Mean and its standard error, sqrt(p (1 - p) / n), of right-or-wrong verdicts."""
-    mean = float(np.mean(correct))
-    return mean, math.sqrt(mean * (1.0 - mean) / len(correct))
 
 
 def evaluate(
     actor: Actor,
     params: dict[str, Any],
     items: Sequence[Item],
-    temperature: float,
+    sampling: Sampling,
     *,
     seed: int,
     step: int,
     hosts: Hosts | None = None,
 ) -> Evaluation:
-    """One response a question (pass@1); greedy at temperature 0. `items` are this host's share of the questions."""
-    groups = actor.answer(params, items, 1, Sampling(temperature), Draw(seed, step, "evaluate"))
+    """One response a question (pass@1), drawn as `sampling` says. `items` are this host's share of the questions."""
+    groups = actor.answer(params, items, 1, sampling, Draw(seed, step, "evaluate"))
     own = [[group.prompt.question.level, bool(group.rollouts[0].correct)] for group in groups]
-    by_level: dict[str, list[bool]] = {}
-    for level, correct in (hosts or Hosts()).gather_dealt(own, "the evaluation"):
-        by_level.setdefault(level, []).append(correct)
-    everything = [correct for level in by_level.values() for correct in level]
-    return Evaluation(accuracy(everything), {level: accuracy(by_level[level]) for level in sorted(by_level)})
+    found = (hosts or Hosts()).gather_dealt(own, "the evaluation")
+    total, right = Counter(level for level, _ in found), Counter(level for level, correct in found if correct)
+    levels = {level: Score(right[level], total[level]) for level in sorted(total)}
+    return Evaluation(Score(right.total(), total.total()), levels)

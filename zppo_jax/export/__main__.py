@@ -11,6 +11,7 @@ from absl import flags, logging
 
 from zppo_jax import command
 from zppo_jax.config import ConfigError
+from zppo_jax.heartbeat import Heartbeat
 from zppo_jax.workdir import WorkdirError
 
 _EXAMPLE = "python -m zppo_jax.export --checkpoint=runs/tiny --out=exports/tiny"
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     try:
         parse(argv)
-        print(_export())
+        with Heartbeat(sys.stderr) as heartbeat:
+            print(_export(heartbeat))
     except ConfigError as error:
         command.leave(error, 2)
     except (WorkdirError, ValueError, OSError) as error:
@@ -71,15 +73,16 @@ def parse(argv: Sequence[str]) -> None:
         raise ConfigError(f"--step={step}: give the number of a step, or best")
 
 
-def _export() -> str:
+def _export(heartbeat: Heartbeat) -> str:
     run = Path(_CHECKPOINT.value or "")
     if not run.is_dir():
         raise ConfigError(f"--checkpoint={run}: there is no such directory; give the --workdir of a run")
     os.environ["JAX_PLATFORMS"] = "cpu"  # whatever the machine has: nothing is computed
     logging.set_verbosity(logging.ERROR)  # orbax tells every thread's business
-    from zppo_jax.export import write
+    with heartbeat.during("starting: importing jax and orbax"):
+        from zppo_jax.export import write
 
-    return write.export(run, Path(_OUT.value or ""), _STEP.value, _DTYPE.value, _ORIGIN.value)
+    return write.export(run, Path(_OUT.value or ""), _STEP.value, _DTYPE.value, _ORIGIN.value, heartbeat)
 
 
 if __name__ == "__main__":

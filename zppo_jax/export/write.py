@@ -18,6 +18,7 @@ import rich.progress
 
 from zppo_jax import checkpoint
 from zppo_jax.config import ConfigError
+from zppo_jax.heartbeat import Heartbeat
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf
@@ -41,7 +42,14 @@ PROCESSOR_FILES = (
 """Copied from the origin as they are, where it has them."""
 
 
-def export(run: Path, out: Path, step: str | None = None, dtype: str | None = None, origin: str | None = None) -> str:
+def export(
+    run: Path,
+    out: Path,
+    step: str | None = None,
+    dtype: str | None = None,
+    origin: str | None = None,
+    heartbeat: Heartbeat | None = None,
+) -> str:
     """Write the student of a run to `out`; returns the line that tells a person so.
 
     Args:
@@ -50,29 +58,34 @@ def export(run: Path, out: Path, step: str | None = None, dtype: str | None = No
       step: of the checkpoint, or "best" for that of the best held-out accuracy; None for the newest.
       dtype: of the weights; None for the checkpoint's own.
       origin: the Hugging Face directory that the run started from; None for the one that its config.json names.
+      heartbeat: is told what is being read and written.
 
     Raises:
       ConfigError: a wrong argument.
       WorkdirError: the run has no such checkpoint, or it is damaged.
       FileNotFoundError, ValueError: the origin is not there or not whole; CheckpointError: `out` cannot be written.
     """
+    heartbeat = heartbeat or Heartbeat()
     chosen = _choose_step(run, step)
     source = _origin(run, origin)
     config = configs.from_directory(source)
     processor = Processor.from_directory(source)
     shapes = qwen3_5.abstract_params(config)
-    params = checkpoint.restore_params(run / "checkpoints", chosen, shapes)
+    with heartbeat.during(f"reading step {chosen} of {run}, {hf.count(shapes) / 1e6:,.1f} M parameters"):
+        params = checkpoint.restore_params(run / "checkpoints", chosen, shapes)
     config = dataclasses.replace(config, stop_token_ids=processor.stop_ids, pad_token_id=processor.pad_id)
     nbytes = 0
     console = rich.console.Console(stderr=True)
     bar = rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal)
-    with hf.staged(out) as directory, bar as progress:
-        task = progress.add_task(f"writing {out}", total=hf.count(shapes))
+    total = hf.count(shapes)
+    with hf.staged(out) as directory, bar as progress, heartbeat.during(f"writing {out}") as report:
+        task = progress.add_task(f"writing {out}", total=total)
 
         def on_tensor(tensor: np.ndarray) -> None:
             nonlocal nbytes
             nbytes += tensor.nbytes
             progress.advance(task, tensor.size)
+            report(f"{nbytes / 1e9:.2f} GB, {100 * progress.tasks[0].completed / total:.0f} % of all parameters")
 
         hf.write_model(directory, config, params, dtype, on_tensor=on_tensor)
         _write_processor(directory, source, processor)

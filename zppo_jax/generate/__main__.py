@@ -9,12 +9,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from absl import flags
 
 from zppo_jax import command
 from zppo_jax.config import ConfigError
+from zppo_jax.heartbeat import Heartbeat
 
 _EXAMPLE = "python -m zppo_jax.generate --model=DIR --prompt='What do you see?' --image=a.png"
 _DTYPES = ("float32", "bfloat16")
@@ -90,8 +91,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     try:
         parse(argv)
-        with _ctrl_c():
-            _generate()
+        # Compilation and progress never stand among responses that go to a file or a pipe.
+        target = sys.stdout if sys.stdout.isatty() and not _JSON.value else sys.stderr
+        with _ctrl_c(), Heartbeat(target) as heartbeat:
+            _generate(target, heartbeat)
     except ConfigError as error:
         command.leave(error, 2)
     except KeyboardInterrupt:
@@ -111,21 +114,24 @@ def parse(argv: Sequence[str]) -> None:
         raise ConfigError("--stop= is empty: give the text that ends a response, or leave the flag out")
 
 
-def _generate() -> None:
-    """Loads what the flags name, samples, prints."""
-    messages, images = _conversation()
-    from zppo_jax import compilation, parallel  # imports jax, which a mistake on the command line should not wait for
-    from zppo_jax.console import RunConsole
-    from zppo_jax.generate import model, sampling
+def _generate(target: TextIO, heartbeat: Heartbeat) -> None:
+    """Loads what the flags name, samples, prints; what is going on stands in `target`."""
+    with heartbeat.during("starting: importing jax"):
+        messages, images = _conversation()
+        # Imports jax, which a mistake on the command line should not wait for.
+        from zppo_jax import compilation, parallel
+        from zppo_jax.console import RunConsole
+        from zppo_jax.generate import model, sampling
 
-    compilation.use_cache()
-    compilation.keep_memory()
+        compilation.use_cache()
+        compilation.keep_memory()
     try:
         given: dict[str, Any] = {flag.name: flag.value for flag in _SAMPLING}
         settings = sampling.Sampling(**given)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
-    loaded = model.load(_MODEL.value or "", _DTYPE.value, _THINKING.value, _PIXELS.value, _DEVICES())
+    with heartbeat.during(f"loading {_MODEL.value}") as report:
+        loaded = model.load(_MODEL.value or "", _DTYPE.value, _THINKING.value, _PIXELS.value, _DEVICES(), report)
     try:
         features = loaded.processor.chat_features(messages, images)
     except ValueError as error:
@@ -133,13 +139,13 @@ def _generate() -> None:
     asked = sampling.Asked(
         features, _NUM_SAMPLES.value, settings, _SEED.value, _MAX_NEW.value, tuple(_STOPS.value), _SLOTS.value
     )
-    # Compilation and progress never stand among responses that go to a file or a pipe.
-    target = sys.stdout if sys.stdout.isatty() and not _JSON.value else sys.stderr
     with (
-        RunConsole(0, file=target) as console,
+        RunConsole(0, file=target, heartbeat=heartbeat) as console,
         parallel.use(loaded.mesh),
         compilation.compiler(console.compiling, loaded.mesh) as compiler,
+        heartbeat.during("sampling"),
     ):
+        heartbeat.watch(compiler.standing)
         for line in loaded.describe():
             console.message(line)
         progress = _unless_interrupted(console.status)

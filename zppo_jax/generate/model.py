@@ -80,12 +80,14 @@ def load(
     enable_thinking: bool | None = None,
     max_pixels: int | None = None,
     asked: Devices | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Loaded:
     """Reads a directory, or OWNER/NAME of the Hub, onto all devices (`asked` None as the commands do by themselves).
     Raises ConfigError in one line when it is none.
 
     `dtype` None means float32 on CPUs and bfloat16 elsewhere; `enable_thinking` None what the chat template does by
-    itself; `max_pixels` None the directory's limit, but no more than MAX_PIXELS.
+    itself; `max_pixels` None the directory's limit, but no more than MAX_PIXELS. `report` is given how far it is, in a
+    line for people.
     """
     asked, dtype = asked or Devices(), dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     with _explained(path):
@@ -94,7 +96,7 @@ def load(
         config = configs.from_directory(directory)
     mesh = devices.make_mesh(asked, config)
     with _explained(path):
-        params = qwen3_5.load(directory, dtype, mesh).params
+        params = qwen3_5.load(directory, dtype, mesh, report).params
     stops = tuple(dict.fromkeys((*config.stop_token_ids, *processor.stop_ids)))
     return Loaded(dataclasses.replace(config, stop_token_ids=stops), params, processor, asked, mesh)
 

@@ -97,7 +97,7 @@ def _draw_line(axis: Axes, rows: Rows, line: Line) -> None:
 
 
 def _evaluation(axis: Axes, rows: Rows) -> None:
-    """Held-out accuracy, all questions with their standard error and each level."""
+    """Held-out accuracy, all questions with their interval of 95 % and each level."""
     levels = list(dict.fromkeys(name for row in rows for name in row if name.startswith("eval/accuracy/")))
     palette = (_ORANGE, _GREEN, _PURPLE, _RED, _GREY, "#3aa6b9", "#a88b2d", "#5c6f2f")
     for number, name in enumerate(levels):
@@ -108,9 +108,10 @@ def _evaluation(axis: Axes, rows: Rows) -> None:
     measured = [row for row in rows if row.get("eval/accuracy") is not None]
     if measured:
         steps_N, values_N = series(measured, "eval/accuracy")
-        errors_N = np.asarray([row.get("eval/standard_error") or 0.0 for row in measured])
-        axis.errorbar(steps_N, 100 * values_N, 100 * errors_N, fmt="s-", color=_BLUE, capsize=3, markersize=4,
-                      linewidth=2, label="all (± standard error)")  # fmt: skip
+        ends_2N = np.asarray([[row.get(f"eval/wilson_{end}") for row in measured] for end in ("low", "high")], float)
+        errors_2N = np.abs(ends_2N - values_N)  # NaN, which draws none, in rows of earlier versions
+        axis.errorbar(steps_N, 100 * values_N, 100 * errors_2N, fmt="s-", color=_BLUE, capsize=3, markersize=4,
+                      linewidth=2, label="all, and its interval of 95 %")  # fmt: skip
     _finish(axis, "Held-out accuracy", "%", rows, bottom=0, top=100)
 
 

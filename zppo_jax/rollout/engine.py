@@ -1,8 +1,9 @@
 """The compiled programs of sampling, and what they are given.
 
 Programs: one `join` for the weights of decoding, one `encode` for images, one `prefill` and one `fill` for each prompt
-bucket, one `decode` for each ring (and one more where a request truncates its distribution). session.py decides what
-runs when.
+bucket, one `decode` for each ring (and one more where a request truncates its distribution). An engine that penalises
+has slots of another shape, hence a `fill` and a `decode` of its own; all else it may share with one that does not.
+session.py decides what runs when.
 
 Prompts are encoded and prefilled on the compiler's mesh, where the parameters lie. Decoding may have a mesh of another
 shape: parameters that are cut over fsdp would be gathered anew in every step. `join` moves the weights there, `fill`
@@ -14,7 +15,7 @@ Shape suffixes: P prompts, B rows (slots), I rows of patches, M merged slots, D 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -91,11 +92,17 @@ class Engine:
 
     # ---------------------------------------------------------------- programs
 
-    def prepare(self, params: dict[str, Any], samplings: Sequence[Sampling] = (Sampling(),)) -> None:
-        """Start compiling what requests with these settings need, short prompts first; `params` may be shapes."""
+    def prepare(
+        self,
+        params: dict[str, Any],
+        samplings: Sequence[Sampling] = (Sampling(),),
+        buckets: Iterable[int] | None = None,
+    ) -> None:
+        """Start compiling what requests with these settings and prompts of these `buckets` (None: of all) need, short
+        prompts first; `params` may be shapes."""
         self._encode_program(params)
         self._join_program(params)
-        for bucket in range(len(self.shapes.buckets)):
+        for bucket in sorted(range(len(self.shapes.buckets)) if buckets is None else set(buckets)):
             ring = self.shapes.ring_of(bucket)
             self._prefill_program(params, bucket)
             self._fill_program(params, bucket, ring)
@@ -113,6 +120,11 @@ class Engine:
         self, name: str, lower: Callable[[], Any], kind: Kind = "sequence", mesh: Mesh | None = None
     ) -> Program:
         return self.compiler.program(self.name + name, lower, kind, mesh)
+
+    @property
+    def _kind_of_slots(self) -> str:
+        """What tells programs that work on slots from those of an engine whose slots are others."""
+        return "penalised " if self.penalises else ""
 
     @property
     def _moves(self) -> bool:
@@ -151,7 +163,7 @@ class Engine:
             return slots.fill.lower(held, self.config, cache, rows)
 
         name = f"fill of {ring} keys after {self.shapes.buckets[bucket]} tokens"
-        return self._program(name, lower, mesh=self.mesh)
+        return self._program(self._kind_of_slots + name, lower, mesh=self.mesh)
 
     def _join_program(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
@@ -168,7 +180,8 @@ class Engine:
             held, rest = self._slots_shapes(params, ring), self._decode_arguments(0, ())
             return slots.decode.lower(self._weight_shapes(params), self.config, self.chunk, truncates, held, *rest)
 
-        return self._program(f"{'truncated ' if truncates else ''}decode over {ring} keys", lower, "step", self.mesh)
+        name = f"{self._kind_of_slots}{'truncated ' if truncates else ''}decode over {ring} keys"
+        return self._program(name, lower, "step", self.mesh)
 
     def _decode_arguments(self, num_steps: int, ended: Sequence[int]) -> tuple[Any, ...]:
         end_B = np.zeros(self.num_slots, bool)

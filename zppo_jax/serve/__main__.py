@@ -15,6 +15,7 @@ from absl import flags
 
 from zppo_jax import command
 from zppo_jax.config import ConfigError
+from zppo_jax.heartbeat import Heartbeat
 
 _EXAMPLE = "python -m zppo_jax.serve --model=DIR --port=8000"
 _DTYPES = ("float32", "bfloat16")
@@ -101,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     try:
         parse(argv)
-        _serve()
+        with Heartbeat(sys.stdout) as heartbeat:
+            _serve(heartbeat)
     except ConfigError as error:
         command.leave(error, 2)
     except KeyboardInterrupt:
@@ -116,7 +118,7 @@ def parse(argv: Sequence[str]) -> None:
         raise ConfigError("--api_key= is empty: give a key, or leave the flag out")
 
 
-def _serve() -> None:
+def _serve(heartbeat: Heartbeat) -> None:
     """Loads the model, compiles, and answers until Ctrl-C."""
     try:
         import starlette  # noqa: F401
@@ -124,20 +126,24 @@ def _serve() -> None:
     except ImportError as error:
         raise ConfigError(f"the server needs {error.name}: pip install 'zppo-jax[serve]'") from error
     with _listening() as listener:
-        # What follows imports jax, which a mistake on the command line should not wait for.
-        from zppo_jax import compilation, parallel
-        from zppo_jax.console import RunConsole
-        from zppo_jax.generate import model
-        from zppo_jax.serve import connections, start
+        with heartbeat.during("starting: importing jax"):
+            # A mistake on the command line should not wait for it.
+            from zppo_jax import compilation, parallel
+            from zppo_jax.console import RunConsole
+            from zppo_jax.generate import model
+            from zppo_jax.serve import connections, start
 
-        options = _options()
-        start.check(options)
-        compilation.use_cache()
-        compilation.keep_memory()
-        loaded = model.load(_MODEL.value or "", _DTYPE.value, _THINKING.value, _MAX_PIXELS.value, _DEVICES())
-        console = RunConsole(0)
+            options = _options()
+            start.check(options)
+            compilation.use_cache()
+            compilation.keep_memory()
+        with heartbeat.during(f"loading {_MODEL.value}") as report:
+            chosen = (_DTYPE.value, _THINKING.value, _MAX_PIXELS.value, _DEVICES())
+            loaded = model.load(_MODEL.value or "", *chosen, report)
+        console = RunConsole(0, heartbeat=heartbeat)
         with parallel.use(loaded.mesh), compilation.compiler(console.compiling, loaded.mesh) as compiler:
-            with console:
+            heartbeat.watch(compiler.standing)
+            with console, heartbeat.during("making the programs"):
                 server = start.make_server(loaded, options, compiler, console.message)
             host, port = listener.getsockname()[:2]
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"

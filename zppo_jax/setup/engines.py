@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -15,6 +16,7 @@ from zppo_jax.config import Config
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout import memory
 from zppo_jax.rollout.engine import Engine
+from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.vision import VisionFeatures
@@ -54,6 +56,44 @@ def engine_of(
     prompts = min(share, max(BUSY_TOKENS // max(shapes.buckets), 1)) * shares
     settings = (name, chosen.chunk, *dtypes)
     return Engine(model, shapes, num_slots, prompts, banned_V, compiler, *settings, report=report, mesh=mesh)
+
+
+def training_sampling(config: Config) -> Sampling:
+    """How the student's rollouts are drawn."""
+    return Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
+
+
+def evaluation_sampling(config: Config) -> Sampling:
+    """How the responses of an evaluation are drawn."""
+    chosen = config.eval
+    return Sampling(
+        temperature=chosen.temperature,
+        top_k=chosen.top_k,
+        top_p=chosen.top_p,
+        min_p=chosen.min_p,
+        repetition_penalty=chosen.repetition_penalty,
+        presence_penalty=chosen.presence_penalty,
+    )
+
+
+def evaluation_engine(config: Config, student: Engine) -> Engine:
+    """The student's, unless the evaluation has penalties: then one beside it whose slots remember tokens, for which
+    training pays nothing. Weights, features and prefilled prompts are the student's; a slot takes two bytes more for
+    each token of the vocabulary, which `rollout.cache_gigabytes` does not count."""
+    return dataclasses.replace(student, penalises=True) if evaluation_sampling(config).penalises else student
+
+
+def prepare_student(
+    config: Config, params: dict[str, Any], student: Engine, evaluation: Engine, buckets: Iterable[int] | None = None
+) -> None:
+    """Starts compiling what the evaluation, which comes first, and the rollouts need; `buckets` are those of held-out
+    prompts (None: all). `params` may be shapes."""
+    rollouts, held_out = training_sampling(config), evaluation_sampling(config)
+    if evaluation is student:
+        student.prepare(params, (rollouts, held_out))
+        return
+    evaluation.prepare(params, (held_out,), buckets)
+    student.prepare(params, (rollouts,))
 
 
 def teacher_engine(config: Config, model: qwen3_5.Config, banned_V: np.ndarray, student: Engine) -> Engine:

@@ -13,6 +13,7 @@ from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, ConfigError
 from zppo_jax.data.digits import DigitsSource, Family
 from zppo_jax.data.pipeline import Item, PromptProcessing, Shard, StepStream, open_stream
+from zppo_jax.heartbeat import Heartbeat
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, vlm
 from zppo_jax.parallel import Hosts, OwnCopy
@@ -22,8 +23,8 @@ from zppo_jax.rewards import ScoringPool
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.setup import engines
 from zppo_jax.setup.devices import check_hosts, decoding_mesh
-from zppo_jax.setup.engines import compressor_engine, engine_of, shapes_of_prompts, teacher_engine
 from zppo_jax.setup.learning import learner_of
 from zppo_jax.teacher import LocalTeacher, Teacher
 from zppo_jax.update.learner import Learner
@@ -42,6 +43,8 @@ class Job:
     process: PromptProcessing
     student: Actor
     sampling: Sampling
+    evaluator: Actor
+    evaluation: Sampling
     teacher: Teacher | None
     learner: Learner
     stream: StepStream
@@ -75,29 +78,32 @@ def build(
     report: Callable[[str], None] | None = None,
     hosts: Hosts | None = None,
     sampler: Compiler | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> tuple[Job, State]:
     """Load models and data and start compiling, all on the compiler's mesh. Returns the job and the student's state.
 
     `report` is told how far the rollouts of a step are. Over several hosts, `sampler` compiles for the devices of this
-    one alone, where everything but the update runs.
+    one alone, where everything but the update runs. `heartbeat` is told what is being loaded.
     """
-    hosts, sampler = hosts or Hosts(), sampler or compiler
+    hosts, sampler, heartbeat = hosts or Hosts(), sampler or compiler, heartbeat or Heartbeat()
     check_hosts(config, compiler.mesh, hosts)
     method = get_method(config.method)
-    model, processor = _checkpoint(config, "model.path", student_directory, compiler)
+    model, processor = _checkpoint(config, "model.path", student_directory, compiler, heartbeat)
     template = prompts.get_template(config.prompt.template)
     process = PromptProcessing(processor, template)
     scorer = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
     mesh = decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
-    shapes, banned_V = shapes_of_prompts(config, model.config), banned_mask(model.config, processor)
-    engine = engine_of(config, model.config, banned_V, sampler, shapes, mesh, report=report)
+    shapes, banned_V = engines.shapes_of_prompts(config, model.config), banned_mask(model.config, processor)
+    engine = engines.engine_of(config, model.config, banned_V, sampler, shapes, mesh, report=report)
     student = Actor(engine, processor, scorer, config.reward.region)
     learner = learner_of(config, model.config, student.engine, compiler, hosts)
     state = learner.init(model.params)
-    sampling = Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
+    evaluator = dataclasses.replace(student, engine=engines.evaluation_engine(config, engine))
+    held_out = _held_out(config, process, hosts)
     hosts.gather(True, "the loaded student")  # none waits for long in the copying, which all do together
     own_copy = OwnCopy(compiler.mesh, vlm.logical_axes(model.config))
-    student.engine.prepare(own_copy.of(model.params), (sampling, Sampling(config.eval.temperature)))
+    buckets = {shapes.bucket_of(item.features, item.prompt.uid) for item in held_out}
+    engines.prepare_student(config, own_copy.of(model.params), engine, evaluator.engine, buckets)
     own_copy.release()
     learner.prepare(state)
     buffer = ReplayBuffer(config.replay.capacity, config.replay.refresh_position) if method.uses_replay else None
@@ -107,12 +113,14 @@ def build(
         template=template,
         process=process,
         student=student,
-        sampling=sampling,
-        teacher=_teacher(config, teacher_directory, student, sampler) if method.reformulations else None,
+        sampling=engines.training_sampling(config),
+        evaluator=evaluator,
+        evaluation=engines.evaluation_sampling(config),
+        teacher=_teacher(config, teacher_directory, student, sampler, heartbeat) if method.reformulations else None,
         learner=learner,
         stream=_stream(config, process, buffer, hosts),
         buffer=buffer,
-        held_out=_held_out(config, process, hosts),
+        held_out=held_out,
         augmentation_limit=select.augmentation_limit(
             config.zppo.augmentation_fraction, config.rollout.questions_per_step
         ),
@@ -122,11 +130,14 @@ def build(
     return job, state
 
 
-def _checkpoint(config: Config, key: str, path: Path, compiler: Compiler) -> tuple[qwen3_5.Model, Processor]:
+def _checkpoint(
+    config: Config, key: str, path: Path, compiler: Compiler, heartbeat: Heartbeat
+) -> tuple[qwen3_5.Model, Processor]:
     """Model and processor of a Hugging Face directory; ConfigError in one line, naming the key, when it is none."""
     try:
-        with parallel.use(compiler.mesh):  # over several hosts, not the one in use
-            model = qwen3_5.load(path, config.model.dtype, compiler.mesh)
+        # The compiler's mesh: over several hosts, not the one in use.
+        with parallel.use(compiler.mesh), heartbeat.during(f"loading {key}={path}") as report:
+            model = qwen3_5.load(path, config.model.dtype, compiler.mesh, report)
         return model, _processor(config, path, config.prompt.enable_thinking)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -145,13 +156,13 @@ def _processor(config: Config, path: Path, enable_thinking: bool) -> Processor:
     )
 
 
-def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler) -> LocalTeacher:
-    model, processor = _checkpoint(config, "teacher.path", directory, compiler)
+def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler, heartbeat: Heartbeat) -> LocalTeacher:
+    model, processor = _checkpoint(config, "teacher.path", directory, compiler, heartbeat)
     if processor.tokenizer.to_str() != student.processor.tokenizer.to_str():
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
         )
-    engine = teacher_engine(config, model.config, banned_mask(model.config, processor), student.engine)
+    engine = engines.teacher_engine(config, model.config, banned_mask(model.config, processor), student.engine)
     compress = config.teacher.compress
     return LocalTeacher(
         params=model.params,
@@ -167,7 +178,7 @@ def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler
 def _compressor(config: Config, teacher: Processor, student: Actor, engine: Engine) -> Actor:
     """The teacher without thinking: the tokens of a candidate leave no room for it."""
     processor = teacher.configured(enable_thinking=False)
-    return dataclasses.replace(student, engine=compressor_engine(config, engine), processor=processor)
+    return dataclasses.replace(student, engine=engines.compressor_engine(config, engine), processor=processor)
 
 
 def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | None, hosts: Hosts) -> StepStream:

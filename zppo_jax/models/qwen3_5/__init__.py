@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,16 @@ class Model:
     params: dict[str, Any]
 
 
-def load(path: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None) -> Model:
+def load(
+    path: str | Path,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Model:
     """Load a Hugging Face directory, or OWNER/NAME of the Hub; needs only config.json and the safetensors files.
 
-    On a `mesh` each device is given its own part of each parameter. Raises FileNotFoundError for a missing file and
+    On a `mesh` each device is given its own part of each parameter. `report` is given how far it is, in a line for
+    people, before each tensor. Raises FileNotFoundError for a missing file and
     CheckpointError listing every tensor that does not fit.
     """
     directory = hf.resolve(path)
@@ -44,7 +51,7 @@ def load(path: str | Path, dtype: str = "float32", mesh: jax.sharding.Mesh | Non
     shardings = None
     if mesh is not None:
         shardings = parallel.shardings(mesh, abstract_params(config), vlm.logical_axes(config))
-    return Model(config, hf.load_params(directory, config, dtype, shardings))
+    return Model(config, hf.load_params(directory, config, dtype, shardings, report))
 
 
 def save(model: Model, directory: str | Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,40 @@ class Source:
     tensor: Tensor
     scale: Tensor | None
 
+    @property
+    def nbytes(self) -> int:
+        """Its size in the files."""
+        return self.tensor.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
     def read(self) -> np.ndarray:
         """The value in the checkpoint's layout; a view of the file unless it is quantised."""
         value = self.tensor.view()
         return value if self.scale is None else quantization.dequantise(value, self.scale.view())
 
 
-def load_params(directory: str | Path, config: Config, dtype: str, shardings: Params | None = None) -> Params:
+class _Progress:
+    """How much has been read, for whoever waits; `sizes` are those of all tensors."""
+
+    def __init__(self, report: Callable[[str], None] | None, sizes: list[int]) -> None:
+        self._report, self._count, self._total = report, len(sizes), sum(sizes)
+        self._tensors = self._bytes = 0
+
+    def next(self, source: Source) -> Source:
+        """The same, which is read now."""
+        if self._report:
+            size = f"{self._bytes / 1e9:.2f} of {self._total / 1e9:.2f} GB"
+            self._report(f"{self._tensors} of {self._count} tensors, {size} read")
+        self._tensors, self._bytes = self._tensors + 1, self._bytes + source.nbytes
+        return source
+
+
+def load_params(
+    directory: str | Path,
+    config: Config,
+    dtype: str,
+    shardings: Params | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Params:
     """The parameters of a checkpoint directory as arrays of `dtype`.
 
     Args:
@@ -50,6 +77,7 @@ def load_params(directory: str | Path, config: Config, dtype: str, shardings: Pa
       config: of the model, usually the directory's own.
       dtype: of all parameters but `A_log` and the gated norm's weight, which are float32 as in published files.
       shardings: a NamedSharding for each parameter, in a tree like the parameters'; None for the default device.
+      report: is given how far it is, in a line for people, before each tensor.
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -60,10 +88,14 @@ def load_params(directory: str | Path, config: Config, dtype: str, shardings: Pa
     entries = list(table(config))
     sources = _match(directory, config, entries, found)
     placements = flatten(shardings) if shardings is not None else {}
+    progress = _Progress(report, [sources[entry.name].nbytes for entry in entries])
     stacks = _empty_stacks(config, dtype, placements)
     leaves: Leaves = {}
     for (stack, index), group in itertools.groupby(entries, lambda entry: (stack_of(entry.path), entry.index)):
-        values = {entry.path: _array(entry, sources[entry.name], dtype, placements.get(entry.path)) for entry in group}
+        values = {
+            entry.path: _array(entry, progress.next(sources[entry.name]), dtype, placements.get(entry.path))
+            for entry in group
+        }
         if stack:
             stacks[stack] = _place(stacks[stack], values, index, placements)
         else:
