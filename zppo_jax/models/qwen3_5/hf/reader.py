@@ -9,6 +9,7 @@ every header is checked against the file's size before anything is read, and no 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 import math
 from collections.abc import Mapping
@@ -19,6 +20,25 @@ import ml_dtypes
 import numpy as np
 
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_SHARDS = "model[-.]*.safetensors"
+"""Which files are the model: those that the index names; without one the single file; without that, all shards.
+
+Whatever lies beside them (an adapter, the weights in another program's layout, an optimiser's state) is not read.
+"""
+
+_MERGE = "which is an adapter and not a model: merge it into its base model (in peft merge_and_unload) and save that"
+_PICKLED = "which is pickled and never loaded: give a directory with safetensors"
+_NO_MODEL = {
+    "adapter_model*": _MERGE,
+    "adapter_config.json": _MERGE,
+    "*.safetensors": f"which is not the name of a model's weights: give a directory with {SINGLE} or {INDEX}",
+    "pytorch_model*": _PICKLED,
+    "*.bin": _PICKLED,
+    "*.pt": _PICKLED,
+    "*.pth": _PICKLED,
+}
+"""What a person may have taken for a model, by file name, and what it is; the first that is there is named."""
 
 DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -72,7 +92,7 @@ class Tensor:
 
 
 def tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a directory by name, from the shards that its index names, or else from its single file(s).
+    """All tensors of a directory by name, from the shards that its index names, or else from its single file.
 
     Raises FileNotFoundError for what is missing and CheckpointError for what is damaged; only headers are read.
     """
@@ -179,12 +199,21 @@ def _files(directory: Path, weight_map: Mapping[str, str] | None) -> list[Path]:
         if missing:
             raise FileNotFoundError(f"{directory} lacks {', '.join(missing)}, which {INDEX} names: {_AGAIN}")
         return paths
-    paths = sorted(directory.glob("*.safetensors"))
+    single = directory / SINGLE
+    paths = [single] if single.is_file() else sorted(directory.glob(_SHARDS))
     if not paths:
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
-        only = f" but {pickled[0]}, which is pickled and never loaded" if pickled else ""
-        raise FileNotFoundError(f"no *.safetensors in {directory}{only}: give a Hugging Face directory that has them")
+        raise FileNotFoundError(f"no {SINGLE} in {directory}{_instead(directory)}")
     return paths
+
+
+def _instead(directory: Path) -> str:
+    """What a directory without a model holds, and what to do about it."""
+    names = sorted(path.name for path in directory.iterdir())
+    found = {kind: next((name for name in names if fnmatch.fnmatchcase(name, kind)), None) for kind in _NO_MODEL}
+    for kind, name in found.items():
+        if name is not None:
+            return f" but {name}, {_NO_MODEL[kind]}"
+    return ": give a Hugging Face directory that has it"
 
 
 def _weight_map(index: Path) -> dict[str, str] | None:
