@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from zppo_jax.processor import directory as files
+from zppo_jax.processor import preprocessing
 from zppo_jax.processor.batch import PaddingSide, hf_batch
 from zppo_jax.processor.chat import TEXT_SLOT, UserTurn, render_conversation, render_user_turn
 from zppo_jax.processor.config import ProcessorConfig
@@ -83,7 +84,7 @@ class Processor:
         Checkpoints do not say whether to think: `enable_thinking` is True unless overridden.
         """
         path = Path(directory)
-        config = dataclasses.replace(files.read_config(path), **overrides)
+        config = dataclasses.replace(preprocessing.read(path), **overrides)
         return cls(files.read_tokenizer(path), files.read_chat_template(path), config, files.read_stop_ids(path))
 
     def configured(self, **overrides: Any) -> Self:

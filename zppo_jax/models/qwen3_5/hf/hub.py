@@ -27,7 +27,9 @@ def resolve(name: str | Path) -> Path:
     import huggingface_hub  # takes half a second, and most checkpoints are local
 
     try:
-        folder = huggingface_hub.snapshot_download(str(name), allow_patterns=list(FILES), ignore_patterns=list(NOT_THE_MODEL))
+        folder = huggingface_hub.snapshot_download(
+            str(name), allow_patterns=list(FILES), ignore_patterns=list(NOT_THE_MODEL)
+        )
     except Exception as error:  # the hub, its cache and its HTTP client have kinds of their own
         reason = " ".join(str(error).split())[:150]
         raise FileNotFoundError(
