@@ -130,9 +130,8 @@ def _check(content: dict[str, Any], expected: dict[str, Any], path: Path) -> Non
         found = content.get(name)
         if found is not None and found != value:
             kind = content.get("video_processor_type") or content.get("image_processor_type") or "preprocessor"
-            raise ValueError(
-                f"{path}: {name} is {reprlib.repr(found)} in the config of {str(kind)[:50]}, but only {value} is supported"
-            )
+            what = f"{name} is {reprlib.repr(found)} in the config of {str(kind)[:50]}"
+            raise ValueError(f"{path}: {what}, but only {value} is supported")
     factor = content.get("rescale_factor", 1 / 255)
     if factor is not None and not (isinstance(factor, int | float) and abs(factor * 255 - 1) <= 1e-3):
         raise ValueError(f"{path}: rescale_factor is {reprlib.repr(factor)}, Qwen3.5 has 1/255")
