@@ -55,7 +55,8 @@ class _Film:
 
     frames: list[np.ndarray] = dataclasses.field(default_factory=list)
     size: tuple[int, int] = (0, 0)
-    times: list[Fraction | None] = dataclasses.field(default_factory=list)
+    times: list[int | None] = dataclasses.field(default_factory=list)
+    time_base: Fraction = Fraction(1)
     num_packets: int = 0
 
     def numbers(self, fps: Fraction) -> list[float]:
@@ -63,7 +64,7 @@ class _Film:
         times = [time for time in self.times if time is not None]
         if len(times) < len(self.times) or any(later <= time for time, later in itertools.pairwise(times)):
             return [float(number) for number in range(len(self.times))]
-        return [float((time - times[0]) * fps) for time in times]
+        return [float((time - times[0]) * self.time_base * fps) for time in times]
 
 
 def _read(av: ModuleType, content: Any, config: ProcessorConfig, label: str) -> Video:
@@ -115,10 +116,11 @@ def _decode(av: ModuleType, content: Any, indices: list[int], config: ProcessorC
     """One pass over the file; takes the frames with these numbers. Raises FFmpegError for damage."""
     film, wanted = _Film(), set(indices)
     with _open(av, content) as container:
+        film.time_base = container.streams.video[0].time_base
         for frame in _frames(av, container, film):
             if len(film.times) in wanted:
                 film.frames.append(_picture(frame, film, len(indices), config, label))
-            film.times.append(None if frame.pts is None else frame.pts * Fraction(frame.time_base))
+            film.times.append(frame.pts)
     return film
 
 
