@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import time
 
 import ml_dtypes
 import numpy as np
@@ -148,6 +149,25 @@ def test_a_hostile_header_is_refused_in_one_line(fault, checkpoint):
     write, arguments = HOSTILE[fault]
     write(checkpoint / WEIGHTS, **arguments)
     assert str(checkpoint / WEIGHTS) in refused(checkpoint)
+
+
+HUGE = {
+    "a list": lambda: '{"x": [' + "1," * 30_000_000 + "1]}",
+    "objects": lambda: '{"x": [' + "{}," * 20_000_000 + "{}]}",
+    "a million tensors": lambda: "{" + ",".join(f'"t{n}": {{"dtype": "F32"}}' for n in range(1_000_000)) + "}",
+    "a shape": lambda: '{"x": {"dtype": "F32", "data_offsets": [0, 4], "shape": [' + "9," * 240_000 + "9]}}",
+    "a nest": lambda: '{"x": ' + "[" * 400_000 + "]" * 400_000 + "}",
+    "a name": lambda: '{"' + "x" * 60_000_000 + '": {"dtype": "F32", "data_offsets": [0, 4], "shape": [2]}}',
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_a_huge_header_is_refused_at_once(kind, tmp_path):
+    path = raw_file(tmp_path / WEIGHTS, HUGE[kind](), bytes(4))
+    start = time.process_time()
+    with pytest.raises(CheckpointError) as caught:
+        reader.header(path)
+    assert time.process_time() - start < 3 and len(str(caught.value)) < 600 and str(path) in str(caught.value)
 
 
 SMALL = {"x": entry(), "y": entry("BF16", (2, 2), (8, 16)), "__metadata__": {"format": "pt"}}

@@ -53,7 +53,7 @@ def test_reasoning_as_a_field_or_absent():
     ],
 )
 def test_unfit_messages_are_refused(messages):
-    with pytest.raises(ChatTemplateError, match="the chat template refuses the messages: ."):
+    with pytest.raises(ChatTemplateError, match=r"the chat template refuses the messages: ."):
         render(TEMPLATE, messages, enable_thinking=True)
 
 

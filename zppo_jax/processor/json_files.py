@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +45,20 @@ def token_ids(value: Any, where: object) -> tuple[int, ...]:
     if not all(type(token) is int and 0 <= token < 2**31 for token in ids):
         raise ValueError(f"{where} is {reprlib.repr(value)}: give the number of a token, or a list of them")
     return tuple(ids)
+
+
+@contextlib.contextmanager
+def explained(directory: object) -> Iterator[None]:
+    """Whatever else the content of a directory's files leads to, as a ValueError that names the directory.
+
+    The last resort of a reader: what a person can mend has its message where it is found.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(
+            f"{directory} has a file whose content cannot be used ({reason}): download it again"
+        ) from error

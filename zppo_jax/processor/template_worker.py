@@ -8,6 +8,7 @@ of `render`; the reply is a JSON line, {"rendered"} or {"error"}.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -52,13 +53,12 @@ def limit_processor(seconds: float) -> None:
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(ValueError, OSError):  # macOS refuses it: the time limit still holds there
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MEGABYTES * 2**20,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MEGABYTES * 2**20, MEMORY_MEGABYTES * 2**20))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries may print: the pipe to the parent is moved out of their reach.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    from transformers.utils import chat_template_utils as _  # outside the limit on a template's time
-
+    importlib.import_module("transformers.utils.chat_template_utils")  # outside the limit on a template's time
     for request in sys.stdin.buffer:
         limit_processor(PROCESSOR_SECONDS)
         replies.write(json.dumps(answer(request)).encode() + b"\n")
