@@ -12,6 +12,7 @@ from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import config_keys, hf, sizes
 from zppo_jax.models.qwen3_5.config import UnsupportedConfigError
+from zppo_jax.processor import ProcessorConfig
 
 SMALLEST = configs.to_dict(sizes.get("0.8B"), "bfloat16")
 
@@ -129,8 +130,30 @@ def rope(**changes):
         ({"text__hidden_size": "64"}, "hidden_size='64'"),
         ({"text__head_dim": -64}, "head_dim=-64"),
         ({"text__vocab_size": True}, "vocab_size=True"),
-        ({"text__num_hidden_layers": 4 * 10**9}, "more than 1024"),
-        ({"vision__depth": 10**9}, "more than 1024"),
+        ({"text__num_hidden_layers": 4 * 10**9}, "num_hidden_layers=4000000000 is not between 1 and 1024"),
+        ({"vision__depth": 10**9}, "depth=1000000000 is not between 1 and 1024"),
+        ({"text__hidden_size": 10**18}, "hidden_size=1000000000000000000 is not between"),
+        ({"text__head_dim": 64.0}, "head_dim=64.0"),
+        ({"text__rms_norm_eps": 0}, "rms_norm_eps=0"),
+        ({"text__rms_norm_eps": 1e30}, "rms_norm_eps=1e+30 is not between"),
+        ({"text__linear_conv_kernel_dim": 10**6}, "linear_conv_kernel_dim=1000000"),
+        ({"vision__patch_size": 0}, "vision_config.patch_size=0"),
+        ({"vision__out_hidden_size": 32}, "out_hidden_size=32 is not text_config.hidden_size=64"),
+        ({"vision__num_position_embeddings": 63}, "num_position_embeddings=63"),
+        ({"vision__num_heads": 16}, "heads of 2"),
+        ({"vision__rope_parameters": [1]}, "vision_config.rope_parameters=[1] is not an object"),
+        ({"text__rope_parameters": [1]}, "text_config.rope_parameters=[1] is not an object"),
+        ({"text__rope_parameters": rope(rope_theta=float("inf"))}, "rope_theta=inf is not between"),
+        ({"text__rope_parameters": rope(rope_theta=10**400)}, "is not between 1 and 1e+12"),
+        ({"text__rope_parameters": rope(rope_theta=1e-300)}, "rope_theta=1e-300 is not between"),
+        ({"text__rope_parameters": rope(mrope_section=[-1, 6, 3])}, "mrope_section=[-1, 6, 3]"),
+        ({"text__rope_parameters": rope(partial_rotary_factor=2.0)}, "partial_rotary_factor=2.0"),
+        ({"image_token_id": -1}, "image_token_id=-1 is not one of the 512 tokens"),
+        ({"image_token_id": 512}, "image_token_id=512 is not one of the 512 tokens"),
+        ({"text__eos_token_id": "x"}, "eos_token_id is 'x'"),
+        ({"text__eos_token_id": [5, -1]}, "eos_token_id is [5, -1]"),
+        ({"text__pad_token_id": [1]}, "pad_token_id is [[1]]"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false'"),
         ({"vision__num_heads": 3}, "num_heads=3"),
         ({"vision__rope_parameters": {"rope_theta": 1e6}}, "vision_config.rope_parameters"),
         ({"text__rope_parameters": rope(rope_theta=float("nan"))}, "rope_theta=nan"),
@@ -158,6 +181,13 @@ def test_what_cannot_be_represented_is_refused_by_name(changes, named):
 def test_a_text_only_config_is_refused():
     with pytest.raises(UnsupportedConfigError, match="vision"):
         configs.from_dict(config_dict()["text_config"])
+
+
+def test_a_preprocessor_of_another_checkpoint_is_refused():
+    vision = configs.from_dict(config_dict()).vision
+    config_keys.check_processor(vision, ProcessorConfig())
+    with pytest.raises(UnsupportedConfigError, match=r"patch_size=16 in config\.json, but patch_size=14 in prepro"):
+        config_keys.check_processor(vision, ProcessorConfig(patch_size=14))
 
 
 def test_stop_ids_come_from_the_generation_config(tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import time
 
 import ml_dtypes
 import numpy as np
@@ -150,6 +151,25 @@ def test_a_hostile_header_is_refused_in_one_line(fault, checkpoint):
     assert str(checkpoint / WEIGHTS) in refused(checkpoint)
 
 
+HUGE = {
+    "a list": lambda: '{"x": [' + "1," * 30_000_000 + "1]}",
+    "objects": lambda: '{"x": [' + "{}," * 20_000_000 + "{}]}",
+    "a million tensors": lambda: "{" + ",".join(f'"t{n}": {{"dtype": "F32"}}' for n in range(1_000_000)) + "}",
+    "a shape": lambda: '{"x": {"dtype": "F32", "data_offsets": [0, 4], "shape": [' + "9," * 240_000 + "9]}}",
+    "a nest": lambda: '{"x": ' + "[" * 400_000 + "]" * 400_000 + "}",
+    "a name": lambda: '{"' + "x" * 60_000_000 + '": {"dtype": "F32", "data_offsets": [0, 4], "shape": [2]}}',
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_a_huge_header_is_refused_at_once(kind, tmp_path):
+    path = raw_file(tmp_path / WEIGHTS, HUGE[kind](), bytes(4))
+    start = time.process_time()
+    with pytest.raises(CheckpointError) as caught:
+        reader.header(path)
+    assert time.process_time() - start < 3 and len(str(caught.value)) < 600 and str(path) in str(caught.value)
+
+
 SMALL = {"x": entry(), "y": entry("BF16", (2, 2), (8, 16)), "__metadata__": {"format": "pt"}}
 
 
@@ -209,9 +229,44 @@ def test_a_missing_shard_is_named(checkpoint):
     assert "lacks model-00001-of-00001.safetensors" in refused(checkpoint, FileNotFoundError)
 
 
-def test_a_tensor_in_two_files_is_reported(checkpoint):
-    save_file({EMBED: np.zeros((512, 64), np.float32)}, checkpoint / "copy.safetensors")
+def test_a_tensor_in_two_shards_is_reported(checkpoint):
+    (checkpoint / WEIGHTS).rename(checkpoint / "model-00001-of-00002.safetensors")
+    save_file({EMBED: np.zeros((512, 64), np.float32)}, checkpoint / "model-00002-of-00002.safetensors")
     assert f"tensor {EMBED} occurs in" in refused(checkpoint)
+
+
+BESIDE = ("adapter_model.safetensors", "consolidated.safetensors", "consolidated-00001-of-00002.safetensors")
+"""Weights that training programs and publishers leave beside a model's; each holds a name of the model's."""
+
+
+@pytest.mark.parametrize("layout", ["single", "index", "shards"])
+def test_weights_beside_the_model_are_not_read(layout, checkpoint, model):
+    if layout != "single":
+        (checkpoint / WEIGHTS).rename(checkpoint / "model-00001-of-00001.safetensors")
+    if layout == "index":
+        write_index(checkpoint, dict.fromkeys(reader.tensors(checkpoint), "model-00001-of-00001.safetensors"))
+    for name in BESIDE:
+        save_file({EMBED: np.zeros((2, 2), np.float32)}, checkpoint / name)
+    for name in ("optimizer.pt", "training_args.bin", "optimizer.bin"):
+        (checkpoint / name).write_bytes(b"no pickle")
+    (checkpoint / "adapter_config.json").write_text("{}")
+    loaded = qwen3_5.load(checkpoint).params["text"]["embed"]
+    np.testing.assert_array_equal(loaded, model.params["text"]["embed"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("adapter_model.safetensors", "an adapter and not a model: merge it"),
+        ("adapter_model.bin", "an adapter and not a model: merge it"),
+        ("adapter_config.json", "an adapter and not a model: merge it"),
+        ("consolidated.safetensors", "not the name of a model's weights: give a directory with model.safetensors or"),
+    ],
+)
+def test_a_directory_without_the_model_says_what_it_holds(name, words, checkpoint):
+    (checkpoint / WEIGHTS).rename(checkpoint / name)
+    message = refused(checkpoint, FileNotFoundError)
+    assert f"no model.safetensors in {checkpoint} but {name}, which is {words}" in message
 
 
 class Bomb:
@@ -226,7 +281,7 @@ def test_pickled_weights_are_never_loaded(name, tmp_path, monkeypatch):
     if name:
         (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
     message = refused(tmp_path, FileNotFoundError)
-    assert "no *.safetensors" in message
+    assert f"no {WEIGHTS} in" in message
     assert (f"{name}, which is pickled and never loaded" in message) == (name is not None)
     assert not (tmp_path / "exploded").exists()
 
@@ -272,6 +327,7 @@ def test_neither_pickle_nor_code_is_downloaded(monkeypatch, tmp_path):
         *("preprocessor_config.json", "video_preprocessor_config.json"),
     ]
     others = ["pytorch_model.bin", "modeling_x.py", "model.pt", "original/params.json", "README.md", "x.gguf"]
+    others += BESIDE
     asked = {}
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, **patterns: asked.update(patterns) or str(tmp_path)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import jinja2
 import pytest
 
 from zppo_jax.processor.chat import TEXT_SLOT, default_chat_template, render, render_user_turn
+from zppo_jax.processor.templates import ChatTemplateError
 
 TEMPLATE = default_chat_template()
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -53,7 +53,7 @@ def test_reasoning_as_a_field_or_absent():
     ],
 )
 def test_unfit_messages_are_refused(messages):
-    with pytest.raises(jinja2.TemplateError):
+    with pytest.raises(ChatTemplateError, match=r"the chat template refuses the messages: ."):
         render(TEMPLATE, messages, enable_thinking=True)
 
 
@@ -74,5 +74,5 @@ def test_a_template_that_drops_the_text_is_refused():
 
 
 def test_a_template_cannot_reach_python():
-    with pytest.raises(jinja2.exceptions.SecurityError):
+    with pytest.raises(ChatTemplateError, match="'__class__' of 'list' object is unsafe"):
         render("{{ messages.__class__.__mro__[1].__subclasses__() }}", [QUERY], enable_thinking=True)

@@ -109,6 +109,63 @@ def test_a_nested_config_goes_first_as_in_transformers(directory):
     assert Processor.from_directory(directory).config == processor.config
 
 
+def _with_size(directory, **content):
+    """What an image preprocessor's file with these keys instead of `size` gives."""
+    path = directory / "preprocessor_config.json"
+    kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "size"}
+    path.write_text(json.dumps(kept | content))
+    config = Processor.from_directory(directory).config
+    return config.min_pixels, config.max_pixels
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"size": {"shortest_edge": 2048, "longest_edge": 8192}},
+        {"size": {"min_pixels": 2048, "max_pixels": 8192}},
+        {"min_pixels": 2048, "max_pixels": 8192},
+        {"size": {"shortest_edge": 1024, "longest_edge": 8192}, "min_pixels": 2048},
+        {"size": {"min_pixels": 1, "max_pixels": 9}, "min_pixels": 2048, "max_pixels": 8192},
+        {"size": {"shortest_edge": 2048}, "max_pixels": 8192},
+    ],
+)
+def test_every_spelling_of_the_pixel_bounds_is_read(content, directory):
+    assert _with_size(directory, **content) == (2048, 8192)
+    theirs = dict(Qwen2VLImageProcessorPil.from_pretrained(directory).size)
+    spellings = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}  # of which it keeps the file's
+    assert {spellings.get(name, name): value for name, value in theirs.items()} == {
+        "shortest_edge": 2048,
+        "longest_edge": 8192,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"size": {"height": 64, "width": 64}}, "size is .*height.* can only be"),
+        ({"size": {"shortest_edge": 1, "longest_edge": 9, "min_pixels": 1}}, "can only be"),
+        ({"size": 4096}, "size is 4096"),
+        ({"size": [1]}, r"size is \[1\]"),
+        ({"size": "x"}, "size is 'x'"),
+        ({"size": {"shortest_edge": 2048}}, "one only .2048.: give both"),
+        ({"min_pixels": 2048}, "one only"),
+        ({"max_pixels": 2048}, "one only"),
+    ],
+)
+def test_another_size_is_refused(content, words, directory):
+    with pytest.raises(ValueError, match=f"preprocessor_config.json: .*{words}"):
+        _with_size(directory, **content)
+
+
+@pytest.mark.parametrize(
+    "size", [{"min_pixels": 5000, "max_pixels": 9000}, {"shortest_edge": 5000, "longest_edge": 9000}]
+)
+def test_both_spellings_of_the_pixel_bounds_of_videos(size, directory):
+    _edit(directory / "video_preprocessor_config.json", size=size)
+    config = Processor.from_directory(directory).config
+    assert (config.video_min_pixels, config.video_max_pixels) == (5000, 9000)
+
+
 @pytest.mark.parametrize(
     "change", [{"patch_size": 14}, {"num_frames": 8}, {"do_sample_frames": False}, {"image_std": [0.2, 0.2, 0.2]}]
 )

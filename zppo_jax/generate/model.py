@@ -17,7 +17,7 @@ from zppo_jax.config import ConfigError
 from zppo_jax.generate import devices
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
-from zppo_jax.models.qwen3_5 import hf, vlm
+from zppo_jax.models.qwen3_5 import config_keys, hf, vlm
 from zppo_jax.processor import Processor
 from zppo_jax.processor.chat import thinks_by_default
 from zppo_jax.rollout import memory
@@ -94,6 +94,7 @@ def load(
         directory = hf.resolve(path)
         processor = _processor(directory, enable_thinking, max_pixels)
         config = configs.from_directory(directory)
+        config_keys.check_processor(config.vision, processor.config)
     mesh = devices.make_mesh(asked, config)
     with _explained(path):
         params = qwen3_5.load(directory, dtype, mesh, report).params

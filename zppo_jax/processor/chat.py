@@ -8,6 +8,7 @@ import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from zppo_jax.processor import templates
 from zppo_jax.processor.tokenizer import SLOT
 
 TEXT_SLOT = "\ue000user text\ue001"
@@ -50,19 +51,10 @@ def render(
     """Renders messages of transformers' form ({"role", "content"}).
 
     `enable_thinking` has no default, because the templates of the published sizes differ in theirs; None leaves it to
-    the template. Raises jinja2.TemplateError when the template refuses the messages.
+    the template. Raises ChatTemplateError (a ValueError) when the template refuses the messages or does not end.
     """
-    # Imported here: it costs half a second, and most users of this package never render.
-    from transformers.utils.chat_template_utils import render_jinja_template
-
     given: dict[str, Any] = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
-    rendered, _ = render_jinja_template(
-        conversations=[[dict(message) for message in messages]],
-        chat_template=chat_template,
-        add_generation_prompt=add_generation_prompt,
-        **given,
-    )
-    return rendered[0]
+    return templates.render(chat_template, messages, add_generation_prompt=add_generation_prompt, **given)
 
 
 def render_user_turn(
@@ -100,8 +92,6 @@ def render_conversation(
     answer here, because the template could not find the tag; a template may drop it. Raises ValueError when the
     template refuses the messages or does not keep a slot.
     """
-    from jinja2 import TemplateError
-
     texts: dict[str, str] = {}
 
     def slot(text: str) -> str:
@@ -114,10 +104,7 @@ def render_conversation(
 
     shown = [_with_slots(message, slot) for message in messages]
     reasoning = {message["reasoning_content"].strip() for message in shown if message.get("reasoning_content")}
-    try:
-        rendered = render(chat_template, shown, enable_thinking=enable_thinking)
-    except TemplateError as error:
-        raise ValueError(f"the chat template refuses the messages: {error}") from error
+    rendered = render(chat_template, shown, enable_thinking=enable_thinking)
     written = collections.Counter(SLOT.findall(rendered))  # in one go: a search for each takes the square of the time
     for name in texts:
         if written[name] != 1 and not (name in reasoning and not written[name]):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 
-_POSITIVE = (
-    "patch_size",
-    "temporal_patch_size",
-    "merge_size",
-    "min_pixels",
-    "max_pixels",
-    "video_min_pixels",
-    "video_max_pixels",
-    "video_fps",
-    "video_min_frames",
-    "video_max_frames",
-)
+# The largest value of each field. What a file asks beyond these is a mistake, or an attack on the memory: an image is
+# enlarged to `min_pixels`. The upper bounds on pixels only ever shrink, so a file may say "no limit" with them.
+_LARGEST = {
+    "patch_size": 256,
+    "temporal_patch_size": 8,
+    "merge_size": 16,
+    "min_pixels": 2**24,
+    "max_pixels": 2**40,
+    "video_min_pixels": 2**26,
+    "video_max_pixels": 2**40,
+    "video_fps": 1000,
+    "video_min_frames": 2**16,
+    "video_max_frames": 2**20,
+    "video_frame_tokens": 2**20,
+}
+_LARGEST_FACTOR = 1024
 _RANGES = (
     ("min_pixels", "max_pixels"),
     ("video_min_pixels", "video_max_pixels"),
@@ -48,15 +53,14 @@ class ProcessorConfig:
     video_frame_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and value > 0):
-                raise ValueError(f"{name}={value!r} must be a positive number")
+        for name, largest in _LARGEST.items():
+            if name != "video_frame_tokens" or self.video_frame_tokens is not None:
+                _check(name, getattr(self, name), largest)
+        if self.factor > _LARGEST_FACTOR:
+            raise ValueError(f"patch_size x merge_size = {self.factor} must be at most {_LARGEST_FACTOR}")
         for low, high in _RANGES:
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low}={getattr(self, low)} exceeds {high}={getattr(self, high)}")
-        if self.video_frame_tokens is not None and self.video_frame_tokens < 1:
-            raise ValueError(f"video_frame_tokens={self.video_frame_tokens} must be at least 1, or None for no cap")
 
     @property
     def factor(self) -> int:
@@ -67,3 +71,10 @@ class ProcessorConfig:
     def patch_width(self) -> int:
         """Values of one patch: colours x frames x height x width."""
         return 3 * self.temporal_patch_size * self.patch_size**2
+
+
+def _check(name: str, value: object, largest: int) -> None:
+    kinds = (int, float) if name == "video_fps" else (int,)
+    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value <= largest:
+        number = "number" if float in kinds else "whole number"
+        raise ValueError(f"{name}={reprlib.repr(value)} must be a positive {number} of at most {largest:,}")

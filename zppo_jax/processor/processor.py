@@ -15,10 +15,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from zppo_jax.processor import directory as files
+from zppo_jax.processor import preprocessing
 from zppo_jax.processor.batch import PaddingSide, hf_batch
 from zppo_jax.processor.chat import TEXT_SLOT, UserTurn, render_conversation, render_user_turn
 from zppo_jax.processor.config import ProcessorConfig
 from zppo_jax.processor.images import image_grid, patchify
+from zppo_jax.processor.json_files import explained
 from zppo_jax.processor.placeholders import Placeholders
 from zppo_jax.processor.positions import IMAGE, VIDEO, rope_index
 from zppo_jax.processor.tokenizer import (
@@ -80,11 +82,13 @@ class Processor:
     def from_directory(cls, directory: str | os.PathLike[str], **overrides: Any) -> Self:
         """Reads the processor of a checkpoint directory; `overrides` replace fields of ProcessorConfig.
 
-        Checkpoints do not say whether to think: `enable_thinking` is True unless overridden.
+        Checkpoints do not say whether to think: `enable_thinking` is True unless overridden. Raises ValueError in one
+        line for whatever the files hold.
         """
         path = Path(directory)
-        config = dataclasses.replace(files.read_config(path), **overrides)
-        return cls(files.read_tokenizer(path), files.read_chat_template(path), config, files.read_stop_ids(path))
+        with explained(path):
+            config = dataclasses.replace(preprocessing.read(path), **overrides)
+            return cls(files.read_tokenizer(path), files.read_chat_template(path), config, files.read_stop_ids(path))
 
     def configured(self, **overrides: Any) -> Self:
         """The same tokenizer and template with other fields of ProcessorConfig; no file is read again."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import itertools
 import os
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,10 +27,12 @@ def load_video(source: bytes | str | os.PathLike[str], config: ProcessorConfig |
     """Frames of a video file (path or content), chosen and resized as `config` says.
 
     The choice is transformers': by the number and the mean rate of the frames, as the file states them (the number is
-    counted where it does not). A frame is resized as soon as it is decoded, so that a long film needs no more memory
-    than `config.video_max_pixels`. The rotation that phones write is applied, which transformers leaves to its
-    decoder. `name` says in errors which sample it was. Raises ValueError for a file that is missing, no video,
-    damaged or cut off, ImportError without PyAV.
+    counted where it does not). What counts is the frames that decode: where these are not as many as stated (an edit
+    list hides some, those before the first whole picture of a cut film do not decode, a container counts one too many)
+    the choice is made among them, by the time stamps of the file. A frame is resized as soon as it is decoded, so that
+    a long film needs no more memory than `config.video_max_pixels`. The rotation and mirroring that phones write are
+    applied, which transformers leaves to its decoder. `name` says in errors which sample it was. Raises ValueError for
+    a file that is missing, no video, damaged or cut off, ImportError without PyAV.
     """
     av = _pyav()
     label = name or ("video bytes" if isinstance(source, bytes) else str(source))
@@ -43,23 +49,52 @@ def load_video(source: bytes | str | os.PathLike[str], config: ProcessorConfig |
         raise ValueError(f"{label}: cannot be read: {error}") from error
 
 
+@dataclasses.dataclass
+class _Film:
+    """What one pass over a file gives: the chosen frames, resized, and of all frames that decode the time stamps."""
+
+    frames: list[np.ndarray] = dataclasses.field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+    times: list[int | None] = dataclasses.field(default_factory=list)
+    time_base: Fraction = Fraction(1)
+    num_packets: int = 0
+
+    def numbers(self, fps: Fraction) -> list[float]:
+        """The frames' numbers from the first one on, by their time stamps; counted where the file has none."""
+        times = [time for time in self.times if time is not None]
+        if len(times) < len(self.times) or any(later <= time for time, later in itertools.pairwise(times)):
+            return [float(number) for number in range(len(self.times))]
+        return [float((time - times[0]) * self.time_base * fps) for time in times]
+
+
 def _read(av: ModuleType, content: Any, config: ProcessorConfig, label: str) -> Video:
     with _open(av, content) as container:
         if not container.streams.video:
             raise ValueError(f"{label}: the file holds no video stream")
         stream = container.streams.video[0]
-        total, fps = stream.frames, float(stream.average_rate or stream.guessed_rate or 0)
+        stated, fps = stream.frames, Fraction(stream.average_rate or stream.guessed_rate or 0)
         if stream.codec_context is None:
             raise ValueError(f"{label}: FFmpeg does not know its codec: encode it anew")
         _check_num_pixels(stream, label)
-        if total < 1:
-            total = sum(packet.size > 0 for packet in container.demux(stream))
+        indexed = len(getattr(stream, "index_entries", ())) or stated  # without what an edit list hides
+        total = stated if stated > 1 else sum(packet.size > 0 for packet in container.demux(stream))
     if total < 1 or fps <= 0:
-        raise ValueError(f"{label}: the video states {total} frames at {fps:g} a second: nothing to choose from")
-    indices = sample_indices(total, fps, config)
-    with _open(av, content) as container:
-        frames, size = _decode(container, indices.tolist(), config, label)
-    return Video(frames, fps, indices.tolist(), size)
+        raise ValueError(f"{label}: the video states {total} frames at {float(fps):g} a second: nothing to choose from")
+    indices = sample_indices(total, float(fps), config).tolist()
+    film = _decode(av, content, indices, config, label)
+    # An index of fewer packets than there are was made while reading: the file's is cut off, so what it states counts.
+    expected = min(stated, indexed) if indexed >= film.num_packets else stated
+    if expected - film.num_packets > 1 or not film.times:
+        raise ValueError(
+            f"{label}: of {max(expected, total)} frames it holds {film.num_packets}, of which {len(film.times)} can be "
+            "decoded: damaged or cut off, encode it anew"
+        )
+    if len(film.times) != total:
+        indices = sample_indices(len(film.times), float(fps), config).tolist()
+        numbers = film.numbers(fps)
+        film = _decode(av, content, indices, config, label)
+        indices = [numbers[index] for index in indices]
+    return Video(film.frames, float(fps), indices, film.size)
 
 
 def _check_num_pixels(picture: Any, label: str) -> None:
@@ -77,27 +112,61 @@ def _open(av: ModuleType, content: Any) -> Any:
     return av.open(content, options=options, **lenient)
 
 
-def _decode(
-    container: Any, indices: list[int], config: ProcessorConfig, label: str
-) -> tuple[list[np.ndarray], tuple[int, int]]:
-    """The frames with these numbers, resized, and their size before."""
-    wanted, frames, size, decoded = set(indices), [], (0, 0), 0
-    for number, frame in enumerate(container.decode(video=0)):
-        decoded = number + 1
-        if number in wanted:
-            _check_num_pixels(frame, label)
-            pixels_HWC = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-            size = size if frames else (pixels_HWC.shape[0], pixels_HWC.shape[1])
-            if pixels_HWC.shape[:2] != size:
-                raise ValueError(
-                    f"{label}: frame {number} is {pixels_HWC.shape[0]} x {pixels_HWC.shape[1]}, the first one "
-                    f"{size[0]} x {size[1]}: bring all frames to one size"
-                )
-            height, width = smart_resize_video(len(indices), *size, config, label)
-            frames.append(resize_frame(np.ascontiguousarray(pixels_HWC), height, width))
-        if number == indices[-1]:
-            return frames, size
-    raise ValueError(f"{label}: it ends after {decoded} frames, but states more: damaged or cut off, encode it anew")
+def _decode(av: ModuleType, content: Any, indices: list[int], config: ProcessorConfig, label: str) -> _Film:
+    """One pass over the file; takes the frames with these numbers. Raises FFmpegError for damage."""
+    film, wanted = _Film(), set(indices)
+    with _open(av, content) as container:
+        film.time_base = container.streams.video[0].time_base
+        for frame in _frames(av, container, film):
+            if len(film.times) in wanted:
+                film.frames.append(_picture(frame, film, len(indices), config, label))
+            film.times.append(frame.pts)
+    return film
+
+
+def _frames(av: ModuleType, container: Any, film: _Film) -> Iterator[Any]:
+    """All frames that decode. What does not, before the first that does, belongs to pictures that were cut away."""
+    failure, any_decoded = None, False
+    for packet in container.demux(video=0):
+        film.num_packets += packet.size > 0
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError as error:
+            if any_decoded:
+                raise
+            failure, frames = error, []
+        any_decoded = any_decoded or bool(frames)
+        yield from frames
+    if failure is not None and not any_decoded:
+        raise failure
+
+
+def _picture(frame: Any, film: _Film, num_frames: int, config: ProcessorConfig, label: str) -> np.ndarray:
+    """The frame as one looks at it, resized. Raises ValueError when it is of another size than the first."""
+    _check_num_pixels(frame, label)
+    pixels_HWC = _oriented(frame.to_ndarray(format="rgb24"), frame.side_data.get("DISPLAYMATRIX"))
+    size = pixels_HWC.shape[0], pixels_HWC.shape[1]
+    film.size = film.size if film.frames else size
+    if size != film.size:
+        raise ValueError(
+            f"{label}: frame {len(film.times)} is {size[0]} x {size[1]}, the first one {film.size[0]} x "
+            f"{film.size[1]}: bring all frames to one size"
+        )
+    height, width = smart_resize_video(num_frames, *size, config, label)
+    return resize_frame(np.ascontiguousarray(pixels_HWC), height, width)
+
+
+def _oriented(pixels_HWC: np.ndarray, matrix: Any) -> np.ndarray:
+    """The frame turned and mirrored by a display matrix, whose upper left part takes (x, y) to (a x + c y, b x + d y).
+
+    All eight orientations, as ffmpeg applies them; another angle counts as the nearest of them.
+    """
+    if matrix is None:
+        return pixels_HWC
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, 5).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):  # x becomes y
+        pixels_HWC, a, d = pixels_HWC.swapaxes(0, 1), c, b
+    return pixels_HWC[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _pyav() -> ModuleType:

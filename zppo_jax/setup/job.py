@@ -15,7 +15,8 @@ from zppo_jax.data.digits import DigitsSource, Family
 from zppo_jax.data.pipeline import Item, PromptProcessing, Shard, StepStream, open_stream
 from zppo_jax.heartbeat import Heartbeat
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import hf, vlm
+from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5 import config_keys, hf, vlm
 from zppo_jax.parallel import Hosts, OwnCopy
 from zppo_jax.processor import Processor
 from zppo_jax.prompts import Template
@@ -148,12 +149,15 @@ def _checkpoint(
 
 
 def _processor(config: Config, path: Path, enable_thinking: bool) -> Processor:
-    return Processor.from_directory(
-        hf.resolve(path),
+    directory = hf.resolve(path)
+    processor = Processor.from_directory(
+        directory,
         min_pixels=config.prompt.min_pixels,
         max_pixels=config.prompt.max_pixels,
         enable_thinking=enable_thinking,
     )
+    config_keys.check_processor(configs.from_directory(directory).vision, processor.config)
+    return processor
 
 
 def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler, heartbeat: Heartbeat) -> LocalTeacher:

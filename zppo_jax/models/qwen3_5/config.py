@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from zppo_jax.models.qwen3_5 import config_keys as keys
+from zppo_jax.models.qwen3_5 import config_layers as layers
 from zppo_jax.models.qwen3_5.config_keys import UnsupportedConfigError
+from zppo_jax.processor.json_files import explained
 
 __all__ = ["Config", "TextConfig", "UnsupportedConfigError", "VisionConfig", "from_dict", "from_directory", "to_dict"]
 
@@ -104,6 +106,15 @@ class VisionConfig:
             raise UnsupportedConfigError(
                 f"vision_config.hidden_size={self.hidden_size} is not a multiple of num_heads={self.num_heads}"
             )
+        if self.hidden_size // self.num_heads % 4:
+            raise UnsupportedConfigError(
+                f"vision_config: heads of {self.hidden_size // self.num_heads} are not a multiple of 4, which rows and "
+                "columns need"
+            )
+        if self.grid_side**2 != self.num_position_embeddings:
+            raise UnsupportedConfigError(
+                f"vision_config.num_position_embeddings={self.num_position_embeddings} is not the square of a side"
+            )
 
     @property
     def patch_dim(self) -> int:
@@ -113,6 +124,9 @@ class VisionConfig:
     def grid_side(self) -> int:
         """Side of the square table of learned position embeddings."""
         return round(self.num_position_embeddings**0.5)
+
+
+_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,55 +147,16 @@ class Config:
     stop_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
 
-
-_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-
-
-def _layer_types(num_layers: int, interval: int) -> list[str]:
-    return ["linear_attention" if (layer + 1) % interval else "full_attention" for layer in range(num_layers)]
-
-
-def _interval(text: Mapping[str, Any]) -> int:
-    """The full-attention interval, from its own key or from `layer_types`; where both are, they must agree."""
-    layer_types, interval = text.get("layer_types"), text.get("full_attention_interval")
-    if interval is not None and (type(interval) is not int or interval < 1):
-        raise UnsupportedConfigError(f"text_config.full_attention_interval={interval!r} is no positive int")
-    if layer_types is None:
-        return interval or 4
-    if not isinstance(layer_types, list) or len(layer_types) != text.get("num_hidden_layers"):
-        raise UnsupportedConfigError(
-            f"layer_types of {text.get('num_hidden_layers')!r} layers must be a list as long, not {layer_types!r}"
-        )
-    if interval is None:
-        interval = layer_types.index("full_attention") + 1 if "full_attention" in layer_types else len(layer_types) + 1
-    if layer_types != _layer_types(len(layer_types), interval):
-        raise UnsupportedConfigError(f"layer_types {layer_types} are not a repetition of LLLF with interval {interval}")
-    return interval
-
-
-_ROPE = {
-    "rope_type": "default",
-    "mrope_interleaved": True,
-}
-
-
-def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary embedding's part of `TextConfig`, from `rope_parameters` or its older places."""
-    rope = dict(text.get("rope_parameters") or text.get("rope_scaling") or {})
-    for key, value in _ROPE.items():
-        if rope.get(key, value) != value:
-            raise UnsupportedConfigError(f"text_config {key}={rope[key]!r} is not supported (only {value!r})")
-    theta = rope.get("rope_theta", text.get("rope_theta"))
-    if theta is None:  # transformers would take 10,000 then, and every published file says 10,000,000
-        raise UnsupportedConfigError("text_config lacks rope_parameters.rope_theta")
-    section = rope.get("mrope_section", [11, 11, 10])
-    if not isinstance(section, list) or [type(size) for size in section] != [int] * 3:
-        raise UnsupportedConfigError(f"text_config mrope_section={section!r} must be three whole numbers")
-    return {
-        "rope_theta": theta,
-        "partial_rotary_factor": rope.get("partial_rotary_factor", text.get("partial_rotary_factor", 0.25)),
-        "mrope_section": tuple(section),
-    }
+    def __post_init__(self):
+        for name in _TOKENS:
+            token = getattr(self, name)
+            if type(token) is not int or not 0 <= token < self.text.vocab_size:
+                raise UnsupportedConfigError(f"{name}={token!r} is not one of the {self.text.vocab_size} tokens")
+        if self.vision.out_hidden_size != self.text.hidden_size:
+            raise UnsupportedConfigError(
+                f"vision_config.out_hidden_size={self.vision.out_hidden_size} is not "
+                f"text_config.hidden_size={self.text.hidden_size}"
+            )
 
 
 def _fields(section: Mapping[str, Any], kind: type, name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -199,22 +174,25 @@ def _fields(section: Mapping[str, Any], kind: type, name: str, values: dict[str,
 def _text_config(text: Mapping[str, Any], tied: bool) -> TextConfig:
     defaults = {"rms_norm_eps": 1e-6, "linear_conv_kernel_dim": 4}
     values = {name: text.get(name, default) for name, default in defaults.items()}
-    values |= _rope(text) | {"full_attention_interval": _interval(text), "tie_word_embeddings": tied}
+    values |= layers.rope_of(text) | {"full_attention_interval": layers.interval_of(text), "tie_word_embeddings": tied}
     return TextConfig(**_fields(text, TextConfig, "text_config", values))
 
 
 def _vision_config(vision: Mapping[str, Any]) -> VisionConfig:
     defaults = {"in_channels": 3, "patch_size": 16, "temporal_patch_size": 2, "spatial_merge_size": 2}
-    rope = vision.get("rope_parameters") or {}
+    rope = keys.section(vision, "rope_parameters", "vision_config")
     if rope.get("rope_theta", 10000.0) != 10000.0 or rope.get("rope_type", "axial") not in ("axial", "default"):
         raise UnsupportedConfigError(f"vision_config.rope_parameters={rope} is not supported (axial, theta 10000)")
     values = {name: vision.get(name, default) for name, default in defaults.items()}
     return VisionConfig(**_fields(vision, VisionConfig, "vision_config", values))
 
 
-def _ids(value: Any) -> tuple[int, ...]:
-    """Token ids, of which files hold none, one, or a list."""
-    return tuple(value) if isinstance(value, list) else () if value is None else (value,)
+def _tied(raw: Mapping[str, Any]) -> bool:
+    """Whether the head is the embedding: the file's own word goes before its text_config's."""
+    tied = raw.get("tie_word_embeddings", raw["text_config"].get("tie_word_embeddings"))
+    if tied is not None and not isinstance(tied, bool):
+        raise UnsupportedConfigError(f"tie_word_embeddings={tied!r} is not true or false")
+    return bool(tied)
 
 
 _READ_TEXT = ("layer_types", "rope_parameters", "rope_scaling", "eos_token_id", "pad_token_id")
@@ -242,16 +220,17 @@ def from_dict(raw: Mapping[str, Any], stop_token_ids: tuple[int, ...] = (), pad_
         raise UnsupportedConfigError(
             "config.json has no text_config/vision_config: not a Qwen3.5 vision-language model"
         )
-    missing = [name for name in _TOKENS if type(raw.get(name)) is not int]
+    missing = [name for name in _TOKENS if raw.get(name) is None]
     if missing:
         raise UnsupportedConfigError(f"config.json lacks {', '.join(missing)} (token ids)")
     text = raw["text_config"]
-    tied = bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
-    stop_token_ids = stop_token_ids or _ids(text.get("eos_token_id", raw.get("eos_token_id")))
+    stop_token_ids = stop_token_ids or keys.token_ids(text.get("eos_token_id", raw.get("eos_token_id")), "eos_token_id")
     if pad_token_id is None:
         pad_token_id = text.get("pad_token_id", raw.get("pad_token_id"))
+    if pad_token_id is not None:
+        (pad_token_id,) = keys.token_ids([pad_token_id], "pad_token_id")
     config = Config(
-        text=_text_config(text, tied),
+        text=_text_config(text, _tied(raw)),
         vision=_vision_config(raw["vision_config"]),
         stop_token_ids=stop_token_ids,
         pad_token_id=pad_token_id if pad_token_id is not None else min(stop_token_ids, default=0),
@@ -269,18 +248,20 @@ def from_directory(directory: str | Path) -> Config:
         raise FileNotFoundError(f"{path} not found: give a Hugging Face directory with config.json and *.safetensors")
     generation = directory / "generation_config.json"
     settings = keys.read_json(generation) if generation.is_file() else {}
-    return from_dict(keys.read_json(path), _ids(settings.get("eos_token_id")), settings.get("pad_token_id"))
+    with explained(directory):
+        stop_ids = keys.token_ids(settings.get("eos_token_id"), f"{generation}: eos_token_id")
+        return from_dict(keys.read_json(path), stop_ids, settings.get("pad_token_id"))
 
 
 def to_dict(config: Config, dtype: str) -> dict[str, Any]:
     """The `config.json` that transformers, vLLM and `from_dict` read back to the same model."""
     text = dataclasses.asdict(config.text)
-    rope = {key: text.pop(key) for key in ("rope_theta", "partial_rotary_factor")} | _ROPE
+    rope = {key: text.pop(key) for key in ("rope_theta", "partial_rotary_factor")} | layers.ROPE
     rope["mrope_section"] = list(text.pop("mrope_section"))
     text |= keys.FIXED["text_config"] | {
         "model_type": keys.MODEL_TYPES["text_config"][0],
         "rope_parameters": rope,
-        "layer_types": _layer_types(config.text.num_hidden_layers, config.text.full_attention_interval),
+        "layer_types": layers.layer_types_of(config.text.num_hidden_layers, config.text.full_attention_interval),
         "mamba_ssm_dtype": "float32",
         "eos_token_id": list(config.stop_token_ids) or None,
         "pad_token_id": config.pad_token_id,

@@ -6,15 +6,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import math
+import reprlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-_MAX_LAYERS = 1024  # a damaged or hostile file shall not make us build tables of 10^9 layers
+from zppo_jax.processor import ProcessorConfig, json_files
+
+_MAX_SIZE = 2**24
+_RANGES = {
+    "num_hidden_layers": (1, 1024),
+    "depth": (1, 1024),
+    "linear_conv_kernel_dim": (1, 64),
+    "patch_size": (1, 256),
+    "temporal_patch_size": (1, 8),
+    "spatial_merge_size": (1, 16),
+    "rms_norm_eps": (1e-12, 0.1),
+    "rope_theta": (1.0, 1e12),
+    "partial_rotary_factor": (1e-3, 1.0),
+}
+"""Least and most of each number of a file, 1 to 2^24 where nothing stands here. What lies outside is damage or an
+attack: we shall build no tables of 10^9 layers, and an angle or a norm computed with it would be NaN."""
 
 
 class UnsupportedConfigError(ValueError):
@@ -73,7 +87,7 @@ def check_model_type(section: Mapping[str, Any], name: str) -> None:
     if found not in MODEL_TYPES[name]:
         text_only = "; this is the language model alone" if found == "qwen3_5_text" else ""
         raise UnsupportedConfigError(
-            f"{_at(name, 'model_type')}={found!r} is not a dense Qwen3.5 vision-language model "
+            f"{_at(name, 'model_type')}={reprlib.repr(found)} is not a dense Qwen3.5 vision-language model "
             f"({' or '.join(MODEL_TYPES[name])}){text_only}"
         )
 
@@ -82,19 +96,55 @@ def check_fixed(section: Mapping[str, Any], name: str) -> None:
     """Refuses a value that is not the one of every published checkpoint."""
     for key, value in FIXED[name].items():
         if section.get(key, value) != value:
-            raise UnsupportedConfigError(f"{_at(name, key)}={section[key]!r} is not supported (only {value!r})")
+            raise UnsupportedConfigError(
+                f"{_at(name, key)}={reprlib.repr(section[key])} is not supported (only {value!r})"
+            )
 
 
 def check_numbers(config: Any, where: str) -> None:
-    """Refuses sizes that are no positive whole numbers, and factors that are no positive numbers."""
+    """Refuses sizes that are not positive whole numbers, factors that are not numbers, and what is out of range."""
     for field in dataclasses.fields(config):
         value, kind = getattr(config, field.name), str(field.type)
-        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        real = whole or (isinstance(value, float) and math.isfinite(value) and value > 0)
-        if (kind == "int" and not whole) or (kind == "float" and not real):
-            raise UnsupportedConfigError(f"{where}.{field.name}={value!r} is no positive {kind}")
-        if field.name in ("num_hidden_layers", "depth") and value > _MAX_LAYERS:
-            raise UnsupportedConfigError(f"{where}.{field.name}={value} layers are more than {_MAX_LAYERS}")
+        if kind not in ("int", "float"):
+            continue
+        low, high = _RANGES.get(field.name, (1, _MAX_SIZE))
+        right = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
+        if not right or not value > 0:
+            raise UnsupportedConfigError(f"{where}.{field.name}={reprlib.repr(value)} is not a positive {kind}")
+        if not low <= value <= high:
+            shown = reprlib.repr(value)
+            raise UnsupportedConfigError(f"{where}.{field.name}={shown} is not between {low:g} and {high:g}")
+
+
+def section(content: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    """The object at a key, empty when there is none. Raises UnsupportedConfigError when there is something else."""
+    value = content.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        raise UnsupportedConfigError(f"{_at(where, key)}={reprlib.repr(value)} is not an object")
+    return value or {}
+
+
+def token_ids(value: Any, where: str) -> tuple[int, ...]:
+    """Token ids, of which files hold none, one, or a list."""
+    try:
+        return json_files.token_ids(value, where)
+    except ValueError as error:
+        raise UnsupportedConfigError(str(error)) from error
+
+
+def check_processor(vision: Any, processor: ProcessorConfig) -> None:
+    """Refuses a preprocessor that makes other patches than a model's vision tower reads."""
+    for ours, theirs in (
+        ("patch_size", "patch_size"),
+        ("temporal_patch_size", "temporal_patch_size"),
+        ("spatial_merge_size", "merge_size"),
+    ):
+        there, here = getattr(vision, ours), getattr(processor, theirs)
+        if there != here:
+            raise UnsupportedConfigError(
+                f"vision_config.{ours}={there} in config.json, but {theirs}={here} in preprocessor_config.json: they "
+                "are of different checkpoints"
+            )
 
 
 def unknown(section: Mapping[str, Any], name: str, read: Collection[str]) -> list[str]:
@@ -113,12 +163,9 @@ def report(unknown_keys: tuple[str, ...]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UnsupportedConfigError, naming the file, when it holds something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UnsupportedConfigError(f"{path} is not JSON ({error}): download it again") from error
-    if not isinstance(content, dict):
-        raise UnsupportedConfigError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
+        return json_files.read_object(path)
+    except ValueError as error:
+        raise UnsupportedConfigError(str(error)) from error
 
 
 def _at(section: str, key: str) -> str:

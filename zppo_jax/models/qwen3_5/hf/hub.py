@@ -8,6 +8,9 @@ from pathlib import Path
 FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
 """What is downloaded: weights, configurations, tokenizer and chat template; no pickle and no code."""
 
+NOT_THE_MODEL = ("*/*", "consolidated*", "adapter_model*")
+"""What is left out of that: folders, and weights beside the model's that `reader` would not look at."""
+
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -24,7 +27,9 @@ def resolve(name: str | Path) -> Path:
     import huggingface_hub  # takes half a second, and most checkpoints are local
 
     try:
-        folder = huggingface_hub.snapshot_download(str(name), allow_patterns=list(FILES), ignore_patterns=["*/*"])
+        folder = huggingface_hub.snapshot_download(
+            str(name), allow_patterns=list(FILES), ignore_patterns=list(NOT_THE_MODEL)
+        )
     except Exception as error:  # the hub, its cache and its HTTP client have kinds of their own
         reason = " ".join(str(error).split())[:150]
         raise FileNotFoundError(

@@ -9,8 +9,10 @@ every header is checked against the file's size before anything is read, and no 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,28 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from zppo_jax.processor import json_files
+
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_SHARDS = "model[-.]*.safetensors"
+"""Which files are the model: those that the index names; without one the single file; without that, all shards.
+
+Whatever lies beside them (an adapter, the weights in another program's layout, an optimiser's state) is not read.
+"""
+
+_MERGE = "which is an adapter and not a model: merge it into its base model (in peft merge_and_unload) and save that"
+_PICKLED = "which is pickled and never loaded: give a directory with safetensors"
+_NO_MODEL = {
+    "adapter_model*": _MERGE,
+    "adapter_config.json": _MERGE,
+    "*.safetensors": f"which is not the name of a model's weights: give a directory with {SINGLE} or {INDEX}",
+    "pytorch_model*": _PICKLED,
+    "*.bin": _PICKLED,
+    "*.pt": _PICKLED,
+    "*.pth": _PICKLED,
+}
+"""What a person may have taken for a model, by file name, and what it is; the first that is there is named."""
 
 DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -39,7 +62,9 @@ DTYPES: dict[str, Any] = {
 }
 """safetensors' names of the element types that this reader knows."""
 
-_MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
+_MAX_HEADER = 100_000_000  # bytes; the safetensors library's limit
+_MAX_VALUES = 500_000  # commas and brackets of a header; a model of 1,024 layers has 200,000
+_MAX_DIMENSIONS = 8
 _AGAIN = "download or write it again"
 
 
@@ -72,7 +97,7 @@ class Tensor:
 
 
 def tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a directory by name, from the shards that its index names, or else from its single file(s).
+    """All tensors of a directory by name, from the shards that its index names, or else from its single file.
 
     Raises FileNotFoundError for what is missing and CheckpointError for what is damaged; only headers are read.
     """
@@ -116,6 +141,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         if size < 8 or length > min(size - 8, _MAX_HEADER):
             raise _damaged(path, f"its header says {length} bytes, the file has {size}")
         raw = file.read(length)
+    if sum(map(raw.count, (b",", b"[", b"{"))) > _MAX_VALUES:  # before they become objects, of which each takes time
+        raise _damaged(path, f"its header of {length} bytes holds more than {_MAX_VALUES} values")
     try:
         content = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
@@ -137,7 +164,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> tuple[Tensor,
     fields = entry if isinstance(entry, Mapping) else {}
     dtype, shape, offsets = fields.get("dtype"), _naturals(fields.get("shape")), _naturals(fields.get("data_offsets"))
     if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
-        raise _damaged(path, f"the entry of {name[:200]} is {str(entry)[:200]}")
+        raise _damaged(path, f"the entry of {name[:200]} is {reprlib.repr(entry)}")
     if dtype not in DTYPES:
         raise CheckpointError(f"{path}: {name} has dtype {dtype[:20]!r}, which is not supported ({', '.join(DTYPES)})")
     tensor = Tensor(path, dtype, shape, data_start + offsets[0])
@@ -148,10 +175,10 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> tuple[Tensor,
 
 
 def _naturals(value: Any) -> tuple[int, ...] | None:
-    """A list of natural numbers (of a size that a file's places can have), else None."""
-    if isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value):
-        return tuple(value)
-    return None
+    """A short list of natural numbers (of a size that a file's places can have), else None."""
+    if not isinstance(value, list) or len(value) > _MAX_DIMENSIONS:
+        return None
+    return tuple(value) if all(type(item) is int and 0 <= item < 2**63 for item in value) else None
 
 
 def _check_spans(path: Path, spans: list[tuple[int, int]], data_size: int) -> None:
@@ -179,12 +206,21 @@ def _files(directory: Path, weight_map: Mapping[str, str] | None) -> list[Path]:
         if missing:
             raise FileNotFoundError(f"{directory} lacks {', '.join(missing)}, which {INDEX} names: {_AGAIN}")
         return paths
-    paths = sorted(directory.glob("*.safetensors"))
+    single = directory / SINGLE
+    paths = [single] if single.is_file() else sorted(directory.glob(_SHARDS))
     if not paths:
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
-        only = f" but {pickled[0]}, which is pickled and never loaded" if pickled else ""
-        raise FileNotFoundError(f"no *.safetensors in {directory}{only}: give a Hugging Face directory that has them")
+        raise FileNotFoundError(f"no {SINGLE} in {directory}{_instead(directory)}")
     return paths
+
+
+def _instead(directory: Path) -> str:
+    """What a directory without a model holds, and what to do about it."""
+    names = sorted(path.name for path in directory.iterdir())
+    found = {kind: next((name for name in names if fnmatch.fnmatchcase(name, kind)), None) for kind in _NO_MODEL}
+    for kind, name in found.items():
+        if name is not None:
+            return f" but {name}, {_NO_MODEL[kind]}"
+    return ": give a Hugging Face directory that has it"
 
 
 def _weight_map(index: Path) -> dict[str, str] | None:
@@ -192,15 +228,16 @@ def _weight_map(index: Path) -> dict[str, str] | None:
     if not index.is_file():
         return None
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{index} is damaged ({error!r}): {_AGAIN}") from error
+        weight_map = json_files.read_object(index).get("weight_map")
+    except ValueError as error:
+        raise CheckpointError(f"{index} is damaged ({error}): {_AGAIN}") from error
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} is damaged (its weight_map names no tensor): {_AGAIN}")
     for name in weight_map.values():
         if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
             raise CheckpointError(
-                f"{index}: shard name {name!r} is no safetensors file or leaves the directory; damaged or hostile"
+                f"{index}: shard name {reprlib.repr(name)} is no safetensors file or leaves the directory; damaged or "
+                "hostile"
             )
     return weight_map
 

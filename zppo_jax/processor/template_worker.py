@@ -1,0 +1,69 @@
+"""The child process that renders chat templates: `python -m zppo_jax.processor.template_worker`.
+
+A template is a program of a stranger. transformers' sandbox keeps it from Python and from the system, but not from
+looping for ever or filling the memory; the kernel keeps this process from both. A request is a JSON line, the arguments
+of `render`; the reply is a JSON line, {"rendered"} or {"error"}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+PROCESSOR_SECONDS = 3
+MEMORY_MEGABYTES = 2048
+_LARGEST_GROWTH = 4_000_000
+"""Characters that a template may write beside the messages' own."""
+
+
+def render(chat_template: str, messages: list[dict[str, Any]], given: dict[str, Any]) -> str:
+    """The conversation as transformers renders it. Raises whatever the template raises."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    rendered, _ = render_jinja_template(conversations=[messages], chat_template=chat_template, **given)
+    return rendered[0]
+
+
+def answer(request: bytes) -> dict[str, str]:
+    """The reply to a request, whatever the template does."""
+    try:
+        rendered = render(**json.loads(request))
+        if len(rendered) > 2 * len(request) + _LARGEST_GROWTH:
+            return {"error": f"it writes {len(rendered):,} characters"}
+        rendered.encode()
+    except (Exception, RecursionError) as error:  # templates and what they call raise every kind, MemoryError included
+        return {"error": " ".join(str(error).split())[:500] or type(error).__name__}
+    return {"rendered": rendered}
+
+
+def limit_processor(seconds: float) -> None:
+    """Lets this process use `seconds` more of processor time before SIGXCPU ends it (whole seconds, rounded up)."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    soft = math.ceil(usage.ru_utime + usage.ru_stime + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses it: the time limit still holds there
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MEGABYTES * 2**20, MEMORY_MEGABYTES * 2**20))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Libraries may print: the pipe to the parent is moved out of their reach.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    importlib.import_module("transformers.utils.chat_template_utils")  # outside the limit on a template's time
+    for request in sys.stdin.buffer:
+        limit_processor(PROCESSOR_SECONDS)
+        replies.write(json.dumps(answer(request)).encode() + b"\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()

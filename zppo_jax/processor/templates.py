@@ -1,0 +1,133 @@
+"""Rendering of chat templates in a child process that is ended when a template takes too long or too much memory.
+
+One child serves all threads of this process; it starts with the first template and takes transformers' import with it.
+What a template writes for a short conversation is kept: prompts are rendered with a slot for the user's text, so that
+most of them are the same here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zppo_jax.processor.template_worker import MEMORY_MEGABYTES, PROCESSOR_SECONDS
+
+_KEPT_CHARACTERS = 10_000  # of messages; longer ones are rendered each time
+_CHANGING = ("strftime_now", "random", "lipsum")  # what a template calls whose output is not always the same
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "HF_HOME")
+
+
+class ChatTemplateError(ValueError):
+    """A chat template that refuses the messages, fails, or does not end."""
+
+
+def render(chat_template: str, messages: Sequence[Mapping[str, Any]], **given: Any) -> str:
+    """The messages as the template writes them; `given` are further variables for it. Raises ChatTemplateError."""
+    plain = json.dumps([dict(message) for message in messages], default=_name_of_kind)
+    changing = any(name in chat_template for name in _CHANGING)
+    ask = _asked if changing or len(plain) > _KEPT_CHARACTERS else _remembered
+    return ask(chat_template, plain, json.dumps(given, sort_keys=True))
+
+
+def _name_of_kind(value: Any) -> str:
+    """What stands for a value that is no JSON, as in transformers; templates look at an image's presence only."""
+    return f"<{type(value).__name__}>"
+
+
+def _asked(chat_template: str, messages: str, given: str) -> str:
+    request = f'{{"chat_template": {json.dumps(chat_template)}, "messages": {messages}, "given": {given}}}\n'
+    reply = json.loads(_child.ask(request.encode()))
+    if "error" in reply:
+        raise ChatTemplateError(f"the chat template refuses the messages: {reply['error']}")
+    return reply["rendered"]
+
+
+_remembered = functools.lru_cache(maxsize=512)(_asked)
+
+
+class _Child:
+    """The process, started when it is needed, and again when it has ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: bytes) -> bytes:
+        """The reply to a request, both one line. Raises ChatTemplateError when the template uses up its limits."""
+        with self._lock:
+            for _ in range(2):  # once more on a new one: it may have been ended for no fault of the template
+                reply = self._exchange(request)
+                if reply.endswith(b"\n"):
+                    return reply
+                status = self._end()
+                if status == -signal.SIGXCPU:
+                    raise ChatTemplateError(f"the chat template did not end in {PROCESSOR_SECONDS} s of processor time")
+        raise ChatTemplateError(
+            f"the process that renders the chat template ended with status {status}: it may use {MEMORY_MEGABYTES} "
+            "megabytes, and needs the package transformers"
+        )
+
+    def _exchange(self, request: bytes) -> bytes:
+        """The reply, or a part of one from a process that has ended."""
+        process = self._process = self._process or _start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(request)
+                process.stdin.flush()
+            return process.stdout.readline()
+        except BaseException:  # an interrupt: the next reply would be this one's
+            self._end()
+            raise
+
+    def _end(self) -> int:
+        """Ends the process; the status with which it ended, perhaps before."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.kill()  # does nothing to one that has ended, whose status stays
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+        return process.wait()
+
+    def close(self) -> None:
+        """Ends the process, if there is one."""
+        self._end()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # -P keeps the current folder off the path. A session of its own: Ctrl-C is for the parent.
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "zppo_jax.processor.template_worker"], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
+    )  # fmt: skip
+
+
+_child = _Child()
+_inherited: list[_Child] = []
+
+
+def _forget() -> None:
+    """In a forked process: the child is the parent's, and so may the lock be. Kept, as its end would close pipes."""
+    global _child
+    _inherited.append(_child)
+    _child = _Child()
+
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(lambda: _child.close())
