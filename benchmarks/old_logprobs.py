@@ -19,6 +19,7 @@ import numpy as np
 from tests import tiny_model
 from zppo_jax.compilation import Compiler
 from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.rollout.engine import Draw, Engine, Request
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.shapes import Shapes
@@ -33,8 +34,10 @@ CLIP_LOW, CLIP_HIGH = 0.2, 0.28
 RATES = (1e-6, 1e-4)
 
 
-def cast(params: dict[str, Any], dtype: Any) -> dict[str, Any]:
-    return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, params)
+def cast(model: qwen3_5.Model, dtype: str) -> qwen3_5.Model:
+    """The model as it is loaded in that dtype (what is float32 in every model stays so)."""
+    like = hf.abstract_params(model.config, dtype)
+    return qwen3_5.Model(model.config, jax.tree.map(lambda x, y: x.astype(y.dtype), model.params, like))
 
 
 def learner_of(model: qwen3_5.Model, old_logprobs: str, rate: float, compiler: Compiler) -> Learner:
@@ -72,16 +75,13 @@ def recomputed(learner: Learner, params: dict[str, Any], groups: list[Group]) ->
 
 
 def main() -> None:
-    exact = tiny_model.model()
-    params = cast(exact.params, jnp.bfloat16)
-    compiler = Compiler()
-    model = qwen3_5.Model(exact.config, params)
+    compiler, model = Compiler(), cast(tiny_model.model(), "bfloat16")
+    params = model.params
     groups = [group for group in sampled(model, compiler) if len(set(group.rewards_G.tolist())) > 1]
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     trainer = tokens_of(recomputed(learner_of(model, "trainer", 1e-6, compiler), params, groups))
-    rounded = cast(params, jnp.float32)  # the same weights, computed without rounding
-    same = qwen3_5.Model(exact.config, rounded)
-    precise = tokens_of(recomputed(learner_of(same, "trainer", 1e-6, Compiler()), rounded, groups))
+    exact = cast(model, "float32")  # the same weights, computed without rounding
+    precise = tokens_of(recomputed(learner_of(exact, "trainer", 1e-6, Compiler()), exact.params, groups))
     sampler = tokens_of(groups)
     print(f"{size / 1e6:.2f} million parameters in bfloat16, {len(sampler)} tokens, {len(groups)} groups")
     pairs = {"sampler - trainer": sampler - trainer, "sampler - float32": sampler - precise}

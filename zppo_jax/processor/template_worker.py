@@ -7,15 +7,14 @@ of `render`; the reply is a JSON line, {"rendered"} or {"error"}.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
-import math
 import os
-import resource
 import signal
 import sys
 from typing import Any
+
+from zppo_jax.children import limit_memory, limit_processor
 
 PROCESSOR_SECONDS = 3
 MEMORY_MEGABYTES = 2048
@@ -43,17 +42,8 @@ def answer(request: bytes) -> dict[str, str]:
     return {"rendered": rendered}
 
 
-def limit_processor(seconds: float) -> None:
-    """Lets this process use `seconds` more of processor time before SIGXCPU ends it (whole seconds, rounded up)."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    soft = math.ceil(usage.ru_utime + usage.ru_stime + seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-
-
 def main() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(ValueError, OSError):  # macOS refuses it: the time limit still holds there
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MEGABYTES * 2**20, MEMORY_MEGABYTES * 2**20))
+    limit_memory(MEMORY_MEGABYTES)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries may print: the pipe to the parent is moved out of their reach.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

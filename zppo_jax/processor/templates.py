@@ -17,14 +17,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from zppo_jax import children
 from zppo_jax.processor.template_worker import MEMORY_MEGABYTES, PROCESSOR_SECONDS
 
 _KEPT_CHARACTERS = 10_000  # of messages; longer ones are rendered each time
 _CHANGING = ("strftime_now", "random", "lipsum")  # what a template calls whose output is not always the same
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "HF_HOME")
 
 
 class ChatTemplateError(ValueError):
@@ -109,12 +108,9 @@ class _Child:
 
 def _start() -> subprocess.Popen[bytes]:
     # -P keeps the current folder off the path. A session of its own: Ctrl-C is for the parent.
-    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "zppo_jax.processor.template_worker"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=children.environment(), start_new_session=True,
     )  # fmt: skip
 
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
-import resource
 import signal
 import sys
 from typing import Any, TextIO
 
+from zppo_jax.children import limit_memory, limit_processor
 from zppo_jax.rewards.child import OUT_OF_MEMORY
 
 _DIGITS = 50
@@ -25,22 +24,6 @@ _EXACT = 10.0**-40
 # One side written as a decimal: it is the rounding of the other to six or more digits.
 _ROUNDED = 1e-6
 _MAX_SET = 32
-
-
-def limit_memory(megabytes: int) -> None:
-    """Cap the address space and forbid core files. macOS refuses RLIMIT_AS: the wall clock still holds there."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20, megabytes * 2**20))
-    except (ValueError, OSError):
-        logging.getLogger(__name__).warning("this system does not limit the address space of scoring workers")
-
-
-def limit_processor(seconds: float) -> None:
-    """Let this process use `seconds` more of processor time before SIGXCPU ends it (whole seconds, rounded up)."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    soft = math.ceil(usage.ru_utime + usage.ru_stime + seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def parse(latex: str) -> Any:

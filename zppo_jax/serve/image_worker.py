@@ -17,8 +17,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from zppo_jax.children import limit_memory, limit_processor
 from zppo_jax.processor import load_image
-from zppo_jax.rewards.worker import limit_memory, limit_processor
 
 _NICENESS = 10
 """Of children: a tenth of a core where the model runs on the same ones, so that no image slows the answers down."""
