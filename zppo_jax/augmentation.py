@@ -37,7 +37,7 @@ class Augmented(NamedTuple):
 def augment(job: Job, groups: Sequence[Group], hard: Sequence[Outcome], step: int, timers: PhaseTimers) -> Augmented:
     """The reformulated prompts of a step, from the hard groups of all hosts; `groups` are this host's plain ones."""
     if job.teacher is None or job.augmentation_limit == 0:
-        return Augmented([], [], {})
+        return Augmented([], [], {"zppo/too_long": 0})
     walk = _Walk(job, step, {group.prompt.uid: group for group in groups})
     ranks, limit = select.ranked(hard, job.config.seed, step), job.augmentation_limit
     listed: list[list[select.Listed]] = []
