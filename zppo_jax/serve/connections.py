@@ -103,9 +103,11 @@ def configuration(server: Server, **settings: Any) -> uvicorn.Config:
     """uvicorn's settings for a server; `settings` are further ones."""
     limit = max(16, min(_MOST_CONNECTIONS, _file_limit() - _BACKLOG - _OTHER_FILES))
     kind = type("LimitedConnection", (Connection,), {"limit": limit, "incomplete": {}})
+    # asyncio's loop accepts all connections that wait; uvloop one in each turn, behind everybody's bytes.
     return uvicorn.Config(
-        make_app(server), http=kind, ws="none", backlog=_BACKLOG, limit_concurrency=limit + _OTHER_FILES, **settings
-    )
+        make_app(server), loop="asyncio", http=kind, ws="none", backlog=_BACKLOG,
+        limit_concurrency=limit + _OTHER_FILES, **settings,
+    )  # fmt: skip
 
 
 def _file_limit() -> int:
