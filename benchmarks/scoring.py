@@ -2,11 +2,11 @@ r"""Answers scored a second, by one process and one child on one core.
 
     python -m benchmarks.scoring [--core=0] [--answers=3000]
 
-One JSON line a case. "rule": numbers, letters, words and quantities. "mixture": every third pair is one that strings and
-numbers do not settle (roots, multiples of \pi, polynomials, lists, intervals, equations); half of all answers are
-right, and no pair comes twice. "groups": the mixture, each gold with eight responses that give four answers. "child": what
-only the computer algebra system compares. The rates are per second of processor time of process and child, so that a
-busy machine hardly counts; the peer, an older commit of this repository, runs the same file with its own package.
+One JSON line a case. "rule": numbers, letters, words and quantities. "mixture": every third pair is one that strings
+and numbers do not settle (roots, multiples of \pi, polynomials, lists, intervals, equations); half of all answers are
+right, and no pair comes twice. "groups": the mixture, each gold with eight responses that give four answers. "child":
+what only the computer algebra system compares. The rates are per second of processor time of process and child, so
+that a busy machine counts less; the peer, an older commit of this repository, runs this file with its own package.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import random
 import resource
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 
 Pair = tuple[str, str, bool]
@@ -61,7 +62,7 @@ def _by_child(rng: random.Random, wrong: int) -> tuple[str, str]:
     a, b = rng.randint(2, 400), rng.randint(2, 400)
     return rng.choice(
         [
-            (rf"{a}\ln {b}", rf"\ln {b}\cdot {a + wrong}"),
+            (rf"{a}\ln {b}", rf"{a + wrong}\ln({b})"),
             (rf"\sin x+{a}", rf"{a + wrong}+\sin x"),
             (rf"\sqrt[3]{{{a}}}", rf"{a + wrong}^{{1/3}}"),
         ]
@@ -95,7 +96,7 @@ def processor_seconds() -> float:
 
 
 def seconds_of(pairs: Sequence[Pair]) -> float:
-    """Processor seconds to score the pairs with a new pool, the child's start among them. RuntimeError if any is wrong."""
+    """Processor seconds to score the pairs with a new pool, a child's start included. A wrong verdict is an error."""
     from zppo_jax.rewards import Item, ScoringPool
 
     start = processor_seconds()
@@ -139,6 +140,8 @@ def _in_fork(pairs: Sequence[Pair]) -> float:
     if not (child := os.fork()):
         try:
             os.write(writer, str(seconds_of(pairs)).encode())
+        except Exception as error:
+            print(f"benchmarks.scoring: {error}", file=sys.stderr, flush=True)
         finally:
             os._exit(0)
     os.close(writer)
@@ -146,7 +149,7 @@ def _in_fork(pairs: Sequence[Pair]) -> float:
         text = result.read()
     os.waitpid(child, 0)
     if not text:
-        raise SystemExit("benchmarks.scoring: a case failed; its error stands above")
+        raise SystemExit("benchmarks.scoring: a case failed")
     return float(text)
 
 

@@ -25,7 +25,7 @@ _TOKEN = re.compile(
     r"\s*(?:([0-9]+(?:\.[0-9]+)?|\.[0-9]+)|([a-ce-hj-z]|\\(?:pi|theta|alpha|beta)(?![A-Za-z]))"
     r"|(\\(?:frac|sqrt|cdot|times|infty|leq?|geq?)(?![A-Za-z])|\\[{}]|[-+*/^(){}\[\],<>])|(\S))"
 )
-# Whether it separates thousands or items depends on what stands around it.
+# Outside brackets this comma may separate thousands.
 _THOUSANDS = re.compile(r"[0-9],[0-9]{3}(?![0-9])")
 _NAMES = frozenset("abcfghjklmnopqrstuvwxyzABCDFGHJKLMPRTUVWXYZ")
 _MAX_ITEMS = 32
@@ -117,10 +117,10 @@ def _without_name(latex: str) -> str:
 
 @functools.lru_cache(4096)
 def _form(latex: str) -> Form:
-    if _THOUSANDS.search(latex):
-        raise Unreadable
     tokens = [(match.lastindex or _OTHER, match[match.lastindex or 0]) for match in _TOKEN.finditer(latex.strip())]
     if not tokens or any(kind == _OTHER for kind, _ in tokens):
+        raise Unreadable
+    if tokens[0][1] not in _OPENERS and _THOUSANDS.search(latex):
         raise Unreadable
     decimal = any(kind == _NUMBER and "." in text for kind, text in tokens)
     if any(text in _UP or text in _DOWN for _, text in tokens):
