@@ -200,3 +200,16 @@ def test_another_quantisation_is_refused_by_name(change, named, parts, tmp_path)
     with pytest.raises(UnsupportedConfigError) as caught:
         qwen3_5.load(write(tmp_path, raw, tensors))
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["weight", "scale"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_quantised_weight_that_is_not_a_number_is_refused(what, dtype, parts, tmp_path):
+    raw, tensors = parts
+    name = QUANTISED[0] + ("_scale_inv" if what == "scale" else "")
+    tensors[name] = tensors[name].copy()
+    tensors[name][-1, 0] = np.nan
+    path = write(tmp_path, raw, tensors) / "model.safetensors"
+    with pytest.raises(CheckpointError) as caught:
+        qwen3_5.load(tmp_path, dtype)
+    assert str(caught.value).startswith(f"{path}: {QUANTISED[0]} holds values that are NaN or infinite in {dtype}: ")

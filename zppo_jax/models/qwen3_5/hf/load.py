@@ -20,6 +20,7 @@ import numpy as np
 from zppo_jax.models.qwen3_5 import vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.hf import quantization, reader
+from zppo_jax.models.qwen3_5.hf.finite import all_finite
 from zppo_jax.models.qwen3_5.hf.names import IGNORED, KEPT_FLOAT32, STACKS, Entry, flatten, stack_of, table, unflatten
 from zppo_jax.models.qwen3_5.hf.quantization import FLOAT8, SCALE, Quantization
 from zppo_jax.models.qwen3_5.hf.reader import CheckpointError, Tensor
@@ -81,7 +82,8 @@ def load_params(
 
     Raises:
       FileNotFoundError: a file is missing.
-      CheckpointError: files are damaged, or do not hold exactly this model; then with every mismatch.
+      CheckpointError: files are damaged, or do not hold exactly this model (then with every mismatch), or a value is
+        NaN or infinite.
     """
     directory = Path(directory)
     found = reader.tensors(directory)
@@ -185,7 +187,13 @@ def _array(entry: Entry, source: Source, dtype: str, sharding: Any) -> jax.Array
     value, kind = entry.inward(source.read()), _leaf_dtype(entry.path, dtype)
 
     def piece(index: Any) -> np.ndarray:
-        return np.array(value[index], kind, order="C")  # always a copy: no parameter may lie in a mapped file
+        copy = np.array(value[index], kind, order="C")  # always a copy: no parameter may lie in a mapped file
+        if not all_finite(copy):
+            raise CheckpointError(
+                f"{source.tensor.path}: {entry.name} holds values that are NaN or infinite in {kind.name}: the file is "
+                "damaged, or its training diverged; download it again or take an earlier checkpoint"
+            )
+        return copy
 
     if sharding is None:
         return jax.device_put(piece(...))
