@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "zppo_jax"
 LAYERS = (
     {"types"},
     {"config"},
-    {"prompts", "console", "workdir", "command"},
-    {"metrics", "parallel", "processor"},
+    {"prompts", "console", "digests", "quiet", "stopping", "workdir", "command"},
+    {"rows", "saved", "parallel", "processor"},
+    {"metrics"},
     {"compilation", "ops"},
     {"models"},
     {"data", "rewards", "rollout", "zppo"},
@@ -29,7 +30,20 @@ LAYERS = (
 """A part imports from the sets before its own only; `config` is the schema and `workdir` the directory of a run."""
 
 HOST_ONLY = {
-    *("types", "config", "prompts", "console", "workdir", "command", "metrics", "processor"),
+    *(
+        "types",
+        "config",
+        "prompts",
+        "console",
+        "digests",
+        "stopping",
+        "workdir",
+        "command",
+        "metrics",
+        "rows",
+        "saved",
+        "processor",
+    ),
     *("data", "rewards", "zppo", "report", "main"),
 }
 """Parts that run in worker processes, or before a mistake is answered: no jax at import, and none of the parts with it.
