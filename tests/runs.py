@@ -26,9 +26,10 @@ from configs import tiny as tiny_config
 from zppo_jax import checkpoint, prompts, train
 from zppo_jax.config import Config, from_config_dict
 from zppo_jax.data.digits import DigitsSource
-from zppo_jax.metrics import MetricsWriter, depends_on_clock, read_rows
+from zppo_jax.metrics import MetricsWriter, depends_on_clock
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.rows import read_rows
 from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.examples import Example
 

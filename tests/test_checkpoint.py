@@ -11,7 +11,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from zppo_jax.checkpoint import Checkpoints, best_step, equal, saved_steps
+from zppo_jax.checkpoint import Checkpoints, equal
+from zppo_jax.saved import best_step, saved_steps
 from zppo_jax.workdir import WorkdirError
 
 HOST = {"stream": {"step": 3, "new": {"position": 12}, "replay": None}, "first": {"all": [0.1, 0.30000000000000004]}}
@@ -171,6 +172,6 @@ def test_damaged_metrics_of_any_checkpoint_are_one_line(tmp_path):
         checkpoints.save(step, make_state(step), HOST, accuracy=0.5)
     checkpoints.close()
     (tmp_path / "3" / "metrics" / "metrics").write_text("")
-    with pytest.raises(WorkdirError, match=r"checkpoints \[3\] in .* have a damaged file metrics/metrics") as caught:
+    with pytest.raises(WorkdirError, match=r"/3 is damaged \(metrics/metrics: .* after step 6") as caught:
         Checkpoints(tmp_path, keep=2)
     assert "\n" not in str(caught.value)

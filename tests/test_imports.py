@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "zppo_jax"
 LAYERS = (
     {"types", "heartbeat"},
     {"config"},
-    {"prompts", "console", "workdir", "command", "children"},
-    {"metrics", "parallel", "processor"},
+    {"prompts", "console", "digests", "quiet", "stopping", "workdir", "command", "children"},
+    {"rows", "saved", "parallel", "processor"},
+    {"metrics"},
     {"compilation", "ops"},
     {"models"},
     {"rewards"},
@@ -31,7 +32,8 @@ LAYERS = (
 """A part imports from the sets before its own only; `config` is the schema and `workdir` the directory of a run."""
 
 HOST_ONLY = {
-    *("types", "heartbeat", "config", "prompts", "console", "workdir", "command", "children", "metrics", "processor"),
+    *("types", "heartbeat", "config", "prompts", "console", "digests", "stopping", "workdir", "command", "children"),
+    *("metrics", "rows", "saved", "processor"),
     *("data", "rewards", "zppo", "report", "main"),
 }
 """Parts that run in worker processes, or before a mistake is answered: no jax at import, and none of the parts with it.

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-from zppo_jax.metrics import SCHEMA, MetricsWriter, PhaseTimers, SampleWriter, depends_on_clock, read_rows
+from zppo_jax.metrics import SCHEMA, MetricsWriter, PhaseTimers, SampleWriter, depends_on_clock
+from zppo_jax.rows import read_rows
 from zppo_jax.types import Features, Group, Kind, Prompt, Question, Rollout
 
 PROMISED = {

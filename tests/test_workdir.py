@@ -15,7 +15,8 @@ import pytest
 
 from configs import tiny
 from zppo_jax.config import ConfigError, from_config_dict, to_json
-from zppo_jax.workdir import RunDirectory, StopRequest, WorkdirError, probe
+from zppo_jax.stopping import StopRequest
+from zppo_jax.workdir import RunDirectory, WorkdirError, probe
 
 ROOT = Path(__file__).parent.parent
 HOLD = """
@@ -118,7 +119,7 @@ def test_the_number_of_steps_may_grow_but_not_fall_behind_the_run(tmp_path):
 def test_a_damaged_configuration_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
-    with RunDirectory(tmp_path) as directory, pytest.raises(WorkdirError, match=r"config\.json is no JSON"):
+    with RunDirectory(tmp_path) as directory, pytest.raises(WorkdirError, match=r"config\.json is no configuration"):
         directory.accept(config())
 
 
@@ -142,7 +143,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch
 
 LOOP = """
 import sys, time
-from zppo_jax.workdir import StopRequest
+from zppo_jax.stopping import StopRequest
 try:
     with StopRequest() as stop:
         print("ready", flush=True)

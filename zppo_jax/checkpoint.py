@@ -1,20 +1,18 @@
 """One checkpoint holds everything a run is: parameters, optimiser, step, data position, replay buffer.
 
 Random keys need no place in it: every draw comes from (seed, step, purpose). Arrays are Orbax arrays, the rest JSON;
-nothing is pickled. A checkpoint that was cut short is never chosen, because Orbax renames it into place when complete.
+nothing is pickled. A checkpoint that was cut short is never chosen, because Orbax renames it into place when complete,
+with a digest of every file (saved.py), and what the disk has changed since is refused.
 Writing goes on in the background while the next steps are made: what fails is told at the next `check` or `save`.
 Hosts write one checkpoint together; what one of them cannot write, none has written.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
-import logging as stdlib_logging
 import shutil
-import sys
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,14 +20,43 @@ from typing import Any, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 
+from zppo_jax import digests, saved
 from zppo_jax.parallel import Hosts
+from zppo_jax.quiet import first_line, quiet
+from zppo_jax.saved import continues, saved_steps
 from zppo_jax.update.step import State
 from zppo_jax.workdir import WorkdirError, probe
 
 BARRIER_SECONDS = 300
-"""How long one host that has written waits for another, at most `watchdog.host_seconds`: then both give it up."""
+"""How long one host that has written waits for another, at most `watchdog.host_seconds`."""
+
+
+class _Signed(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint that is read back and gets its digests when all its files are there, and then its name."""
+
+    async def finalize(self) -> None:
+        """Orbax's name for what is still being written lasts until the digests are there."""
+        suffix, final = ocp.path.atomicity.TMP_DIR_SUFFIX, self._final_path
+        if suffix in final.parent.name:  # a part of a checkpoint
+            return await super().finalize()
+        self._final_path = final.with_name(f"{final.name}.complete{suffix}")
+        await super().finalize()
+        await asyncio.to_thread(_read_back, Path(self._final_path))
+        await asyncio.to_thread(digests.write, Path(self._final_path))
+        await asyncio.to_thread(self._final_path.rename, final)
+        self._final_path = final
+
+
+def _read_back(path: Path) -> None:
+    """What could not be restored is a failed save, and not a surprise after the run."""
+    try:
+        _stored_tree(path)
+    except Exception as error:  # as in `restore`
+        raise WorkdirError(
+            f"the checkpoint {path.name.partition('.')[0]} cannot be read back from {path.parent} "
+            f"({first_line(error)}): continue in another --workdir"
+        ) from error
 
 
 class Checkpoints:
@@ -59,19 +86,15 @@ class Checkpoints:
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(self._policies),
             best_fn=lambda metrics: metrics["accuracy"],
             cleanup_tmp_directories=True,
+            temporary_path_class=_Signed,
             async_options=ocp.AsyncOptions(timeout_secs=int(min(BARRIER_SECONDS, self._hosts.timeout_seconds))),
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
-        try:
-            return ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
-        except ValueError as error:  # of JSON: the constructor reads the metrics of all
-            damaged = [step for step, accuracy in _accuracies(self._directory).items() if accuracy is None]
-            if not damaged:
-                raise
-            raise WorkdirError(
-                f"the checkpoints {damaged} in {self._directory} have a damaged file metrics/metrics "
-                f"({_first_line(error)}): delete these checkpoints, then the same command continues from another"
-            ) from error
+        unread = [step for step, accuracy in saved.accuracies(self._directory).items() if accuracy is None]
+        if unread:  # the constructor reads the metrics of all
+            reason = f"{saved.METRICS_FILE}: its content is not what was saved"
+            raise WorkdirError(saved.damaged(self._directory, unread[-1], reason))
+        return ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
 
     @property
     def latest_step(self) -> int | None:
@@ -88,7 +111,7 @@ class Checkpoints:
         self.finish()
         if step == self._saved:
             return
-        parts = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        parts = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host | saved.SIGNED))
         with self._agreed(step):  # orbax's own hosts wait for one another: none begins what another one cannot
             self._require_space(step, state)
             probe(self._directory)  # else orbax's threads wait long for a directory that cannot be made
@@ -116,7 +139,7 @@ class Checkpoints:
         """A failure on any host, as one line on all; after it the manager knows nothing of what it could not write."""
         failure, cause = "", None
         try:
-            with _quiet():
+            with quiet():
                 yield
         except Exception as error:  # tensorstore and orbax have kinds of their own for a full disk
             failure, cause = self._told(step, error), error
@@ -125,7 +148,7 @@ class Checkpoints:
             return
         self._saving = None
         self.close()
-        with contextlib.suppress(Exception), _quiet():  # the directory itself may be gone
+        with contextlib.suppress(Exception), quiet():  # the directory itself may be gone
             self._manager = self._opened()
         host = next(host for host, told in enumerate(failures) if told)
         raise WorkdirError(failure or f"host {host}: {failures[host]}") from cause
@@ -134,37 +157,37 @@ class Checkpoints:
         if isinstance(error, WorkdirError):
             return str(error)
         return (
-            f"the checkpoint of step {step} cannot be written to {self._directory} ({_first_line(error)}): "
-            f"free some space, then the same command {_continues(self.latest_step)}"
+            f"the checkpoint of step {step} cannot be written to {self._directory} ({first_line(error)}): "
+            f"free some space, then the same command {continues(self.latest_step)}"
         )
 
     def reached_preemption(self, step: int) -> bool:
         """Whether this machine is about to be taken away, as all hosts agree at the end of a step."""
         return self._manager.reached_preemption(step)
 
-    def restore(self, state: State) -> tuple[int, State, dict[str, Any]]:
+    def restore(
+        self, state: State, tell: Callable[[str], None] = lambda line: None
+    ) -> tuple[int, State, dict[str, Any]]:
         """The newest checkpoint: (step, state in the shapes and shardings of `state`, host values), whatever mesh and
-        number of processes have saved it.
-
-        Raises WorkdirError when it is damaged. An older one is never taken in silence: that is for a person to decide.
+        number of processes have saved it. `tell` is told when it has no digests. Raises WorkdirError when it is
+        damaged: an older one is never taken in silence, that is for a person to decide.
         """
         self.finish()
-        steps, target = saved_steps(self._directory), jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        step, target = saved_steps(self._directory)[-1], jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        path, share = self._directory / str(step), (self._hosts.index, self._hosts.count)
+        with self._hosts.together(f"checking the checkpoint of step {step}"):  # Orbax's hosts wait for one another
+            saved.require_sound(self._directory, step, share=share, tell=tell)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
-            with _quiet():
-                path = self._directory / str(steps[-1])
-                saved: Any = ocp.PyTreeCheckpointer().metadata(path / "state")
-                _require_same(path, saved.item_metadata.tree["params"], state["params"])  # else it is called damaged
-                restored = self._manager.restore(steps[-1], args=parts)
+            with quiet():
+                _require_same(path, _stored_tree(path)["params"], state["params"])  # else it is called damaged
+                restored = self._manager.restore(step, args=parts)
         except WorkdirError:
             raise
         except Exception as error:  # every layer below has kinds of its own for a damaged file
-            raise WorkdirError(
-                f"the checkpoint {self._directory / str(steps[-1])} is damaged ({_first_line(error)}): delete it, then "
-                f"the same command {_continues(steps[-2] if len(steps) > 1 else None)}"
-            ) from error
-        return steps[-1], restored["state"], restored["host"]
+            raise WorkdirError(saved.damaged(self._directory, step, first_line(error))) from error
+        host = {name: value for name, value in restored["host"].items() if name not in saved.SIGNED}
+        return step, restored["state"], host
 
     def _require_space(self, step: int, state: State) -> None:
         """Refuses before anything is written: on a full disk, tensorstore's threads bury one line under many."""
@@ -172,7 +195,7 @@ class Checkpoints:
         if free < needed:
             raise WorkdirError(
                 f"the checkpoint of step {step} needs {needed / 1e6:.1f} MB, {self._directory} has {free / 1e6:.1f} MB "
-                f"left: free some space, then the same command {_continues(self.latest_step)}"
+                f"left: free some space, then the same command {continues(self.latest_step)}"
             )
 
     def __enter__(self) -> Self:
@@ -185,69 +208,49 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written; a failure of that was told by `finish` or `check`, or is told by nobody."""
-        with contextlib.suppress(Exception), _quiet():
+        with contextlib.suppress(Exception), quiet():
             self._manager.close()
 
 
-def saved_steps(directory: Path) -> list[int]:
-    """The complete checkpoints in a directory; unlike `Checkpoints` it leaves everything there as it is."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
-
-
-def _accuracies(directory: Path) -> dict[int, float | None]:
-    """Held-out accuracy of the checkpoints that were evaluated, by step; None where it cannot be read."""
-    found: dict[int, float | None] = {}
-    for step in saved_steps(directory):
-        file = directory / str(step) / "metrics" / "metrics"
-        if file.exists():
-            found[step] = None
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                found[step] = float(json.loads(file.read_text())["accuracy"])
-    return found
-
-
-def best_step(directory: Path) -> int | None:
-    """The complete checkpoint of the best held-out accuracy, the newest of equals; None where none was evaluated."""
-    found = {step: accuracy for step, accuracy in _accuracies(directory).items() if accuracy is not None}
-    return max(found, key=lambda step: (found[step], step), default=None)
-
-
-def restore_params(directory: Path, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+def restore_params(
+    directory: Path, step: int, abstract: dict[str, Any], tell: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Only the parameters of a checkpoint, as arrays of this machine's first CPU, whatever mesh saved them.
 
-    `abstract` is the tree of their shapes; the dtypes are those of the checkpoint. Raises WorkdirError when it is
-    damaged or holds another model.
+    `abstract` is the tree of their shapes; the dtypes are those of the checkpoint. `tell` is told when it has no
+    digests. Raises WorkdirError when it is damaged or holds another model.
     """
     path = directory.absolute() / str(step)
+    saved.require_sound(directory, step, saved.exporting, tell=tell)
     place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    checkpointer = ocp.PyTreeCheckpointer()
     try:
-        with _quiet():
-            saved: Any = checkpointer.metadata(path / "state")
-            params = saved.item_metadata.tree["params"]
+        with quiet():
+            params = _stored_tree(path)["params"]
             shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params)
             _require_same(path, shapes, abstract)
             item = {"params": shapes}
             restore_args = ocp.checkpoint_utils.construct_restore_args(item)
             parts = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-            return checkpointer.restore(path / "state", args=parts)["params"]
+            return ocp.PyTreeCheckpointer().restore(path / "state", args=parts)["params"]
     except WorkdirError:
         raise
     except Exception as error:  # as in `Checkpoints.restore`
-        raise WorkdirError(
-            f"the checkpoint {path} is damaged ({_first_line(error)}): choose another step, or continue the run"
-        ) from error
+        raise WorkdirError(saved.damaged(directory, step, first_line(error), saved.exporting)) from error
 
 
-def _require_same(path: Path, saved: dict[str, Any], abstract: dict[str, Any]) -> None:
+def _stored_tree(path: Path) -> dict[str, Any]:
+    """Shapes and dtypes of the arrays of a checkpoint; raises an error where Orbax finds none."""
+    found: Any = ocp.PyTreeCheckpointer().metadata(path / "state")
+    return found.item_metadata.tree
+
+
+def _require_same(path: Path, stored: dict[str, Any], abstract: dict[str, Any]) -> None:
     found, expected = (
         {
             jax.tree_util.keystr(key, simple=True, separator="/"): leaf.shape
             for key, leaf in jax.tree.leaves_with_path(tree)
         }
-        for tree in (saved, abstract)
+        for tree in (stored, abstract)
     )
     wrong = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
     if wrong:
@@ -255,41 +258,6 @@ def _require_same(path: Path, saved: dict[str, Any], abstract: dict[str, Any]) -
             f"the checkpoint {path} is of another model: {len(wrong)} parameters differ, first {wrong[0]} of shape "
             f"{found.get(wrong[0])}, expected {expected.get(wrong[0])}"
         )
-
-
-def tell_failures_once() -> None:
-    """For the life of the process: what orbax's threads and coroutines raise where a disk is full is raised here as
-    well, so they, asyncio and the interpreter need not tell it for each array, whenever that is freed."""
-    logging.set_verbosity(logging.FATAL)
-    stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL)
-    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
-    hook = sys.unraisablehook
-
-    def tell(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    sys.unraisablehook = tell
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax logs the traceback of an error that it raises as well; ours is the one line that a person reads."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def _continues(step: int | None) -> str:
-    return "starts anew" if step is None else f"continues after step {step}"
-
-
-def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).splitlines()), "").partition(" [tensorstore_spec=")[0]
-    return f"{type(error).__name__}: {line if len(line) <= 200 else f'{line[:80]} ... {line[-110:]}'}"
 
 
 def equal(first: State, second: State) -> bool:

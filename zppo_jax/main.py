@@ -6,7 +6,6 @@ first, without jax, and every mistake is one line that names the key, the value 
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -178,8 +177,9 @@ def _run(argv: Sequence[str]) -> None:
         print("zppo_jax: stopped at once; the same command continues from the last checkpoint", file=sys.stderr)
         os._exit(130)  # sys.exit would wait for a program that is still compiling, which may take minutes
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            _exit(f"{error.filename or _WORKDIR.value}: {error.strerror}; {_DISK_ERRORS[error.errno]}", 1)
+        fault = command.disk_fault(error, Path(_WORKDIR.value or ""))
+        if fault is not None:
+            _exit(fault, 1)
         if not _is_one_of_several():
             raise
         traceback.print_exc()
@@ -197,17 +197,6 @@ def _train(config: Config, heartbeat: Heartbeat) -> None:
         with heartbeat.during("waiting for the other hosts to start"):
             parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     train.run(config, Path(_WORKDIR.value or ""), heartbeat)
-
-
-_DISK_ERRORS = {
-    errno.ENOSPC: "free some space, then run the same command to continue",
-    errno.EFBIG: "raise the limit on the size of files, then run the same command to continue",
-    errno.EDQUOT: "the quota is used up; free some space, then run the same command to continue",
-    errno.EROFS: "choose a --workdir that can be written",
-    errno.EACCES: "choose a --workdir that can be written",
-    errno.ESTALE: "the file system was mounted anew; the same command continues",
-    errno.EIO: "the disk or the network to it fails; the same command continues",
-}
 
 
 def _parse_or_exit(argv: Sequence[str]) -> list[str]:

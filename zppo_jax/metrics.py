@@ -7,10 +7,7 @@ a run that was killed and continued leaves the same files as one that was not.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from zppo_jax.rows import append, cut, json_line, read_metrics
 from zppo_jax.types import Group
-from zppo_jax.workdir import write_atomically
 
 SCHEMA = (
     "rollout/accuracy",
@@ -84,16 +81,19 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one row; names of `SCHEMA` that are not given, and values that are not finite, become null."""
         row = {"step": int(step), **dict.fromkeys(SCHEMA), **{name: _scalar(value) for name, value in values.items()}}
-        _append(self._file, _json_line(row))
+        append(self._file, json_line(row))
         if self._events is not None:
             with contextlib.suppress(OSError):  # made anew of the rows when the run is continued
                 self._events.write(row)
 
-    def truncate(self, step: int) -> None:
-        """Cuts metrics and events back to rows of at most `step`; -1 empties them, for a run without a checkpoint."""
-        _cut(self._file, step)
+    def truncate(self, step: int) -> int:
+        """Cuts metrics and events back to rows of at most `step`, and returns the last one's; -1 empties them, for a
+        run without a checkpoint. Raises WorkdirError, and cuts nothing, where a line is damaged."""
+        rows = [row for row in read_metrics(self._file) if row["step"] <= step]
+        cut(self._file, step)
         if self._events is not None:
-            self._events.rebuild(read_rows(self._file))
+            self._events.rebuild(rows)
+        return max((row["step"] for row in rows), default=-1)
 
     def close(self) -> None:
         if self._events is not None:
@@ -114,16 +114,17 @@ class SampleWriter:
 
     def write(self, step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> None:
         """Appends one group; `advantages_G` are those that entered the loss."""
-        line = _json_line(sample_row(step, group, advantages_G))
+        line = json_line(sample_row(step, group, advantages_G))
         size = self._file.stat().st_size if self._file.exists() else 0
         if size > 0 and size + len(line) > self._max_bytes:
             self._rotate()
-        _append(self._file, line)
+        append(self._file, line)
 
     def truncate(self, step: int) -> None:
-        """Cuts current and rotated files back to lines of at most `step`, and undoes rotations that came later."""
+        """Cuts current and rotated files back to lines of at most `step`, and undoes rotations that came later. Raises
+        WorkdirError where a line is damaged."""
         for file in self.files():
-            _cut(file, step)
+            cut(file, step)
         remaining = [file for file in self.files() if file.stat().st_size > 0]
         for file in self.files():
             if file not in remaining:
@@ -194,8 +195,8 @@ class _Events:
 
     def rebuild(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.close()
-        if self._directory.exists():
-            shutil.rmtree(self._directory)
+        for file in self._directory.glob("events*"):  # the folder stays: it may be a link to another disk
+            file.unlink()
         for row in rows:
             self._add(row)
         if self._writer is not None:
@@ -218,41 +219,6 @@ class _Events:
         values = {name: value for name, value in row.items() if name != "step" and value is not None}
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
         self._writer.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
-
-
-def read_rows(file: Path | str) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file that this module wrote; a half-written last line is left out, no file is no rows."""
-    return [row for row, _ in _parsed_lines(Path(file))]
-
-
-def _parsed_lines(file: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Rows with their bytes, up to the first line that is not whole: nothing after it can be trusted."""
-    content = file.read_bytes() if file.exists() else b""
-    for line in content.splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            return
-        try:
-            yield json.loads(line), line
-        except ValueError:
-            return
-
-
-def _append(file: Path, line: bytes) -> None:
-    """Adds the whole line, or raises OSError and adds nothing."""
-    size = file.stat().st_size if file.exists() else 0
-    try:
-        with file.open("ab") as opened:
-            opened.write(line)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.truncate(file, size)
-        raise OSError(error.errno, error.strerror, str(file)) from error  # a failed write does not say of what
-
-
-def _cut(file: Path, step: int) -> None:
-    """Keeps the rows of at most `step`, byte for byte."""
-    if file.exists():
-        write_atomically(file, b"".join(line for row, line in _parsed_lines(file) if row["step"] <= step))
 
 
 def _scalar(value: Any) -> float | int | bool | None:
@@ -278,8 +244,3 @@ def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[floa
         "rewards": [float(reward) for reward in group.rewards_G],
         "advantages": [_scalar(advantage) for advantage in advantages_G],
     }
-
-
-def _json_line(row: Mapping[str, Any]) -> bytes:
-    # A lone surrogate has no UTF-8; its backslash escape is what JSON would write anyway.
-    return json.dumps(row, allow_nan=False, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"

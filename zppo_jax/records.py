@@ -28,7 +28,9 @@ from zppo_jax.zppo import Refresh, ReplayBuffer
 class Records:
     """The files of a run directory, cut back to the restored step at the start."""
 
-    def __init__(self, directory: RunDirectory, config: Config, step: int | None, hosts: Hosts) -> None:
+    def __init__(
+        self, directory: RunDirectory, config: Config, step: int | None, hosts: Hosts, tell: Callable[[str], None]
+    ) -> None:
         self.skipped_folder, self._folder = directory.own / "skipped", directory.own
         self._waiting: list[Callable[[], None]] = []
         self._profile_folder, self._traced_step = directory.own / "profile", config.profile.step
@@ -36,9 +38,13 @@ class Records:
         limits = (config.log.samples_max_megabytes, config.log.samples_keep)
         self._samples, kept = SampleWriter(directory.own, *limits), -1 if step is None else step
         if self._metrics is not None:
-            self._metrics.truncate(kept)
+            last = self._metrics.truncate(kept)
+            if last < kept:
+                tell(
+                    f"!! {directory.metrics_file} ends before step {kept}, with which the run continues: rows are lost"
+                )
             for folder in directory.path.glob("hosts/*"):
-                if int(folder.name) >= hosts.count:  # of a run that was continued with fewer
+                if folder.name.isdecimal() and int(folder.name) >= hosts.count:  # of a run continued with fewer
                     SampleWriter(folder, *limits).truncate(kept)
         self._samples.truncate(kept)
 

@@ -20,24 +20,26 @@ from typing import Any
 
 import jax
 
-from zppo_jax import agreement, compilation, parallel, setup
+from zppo_jax import agreement, compilation, parallel, saved, setup
 from zppo_jax.augmentation import augment
-from zppo_jax.checkpoint import Checkpoints, saved_steps, tell_failures_once
-from zppo_jax.config import Config
+from zppo_jax.checkpoint import Checkpoints
+from zppo_jax.config import Config, binding
 from zppo_jax.console import RunConsole
 from zppo_jax.data.pipeline import Item, StepBatch
 from zppo_jax.evaluate import Evaluation, evaluate
 from zppo_jax.heartbeat import Heartbeat
 from zppo_jax.metrics import PhaseTimers
+from zppo_jax.quiet import tell_failures_once
 from zppo_jax.records import Records, buffer_metrics, step_metrics
 from zppo_jax.report import draw_curves
 from zppo_jax.rollout.requests import Draw
 from zppo_jax.setup import Job
+from zppo_jax.stopping import StopRequest, StopRequested
 from zppo_jax.types import Group
 from zppo_jax.update.step import State
 from zppo_jax.warmstart import directories
 from zppo_jax.watchdog import FailedSaves, SkippedUpdates
-from zppo_jax.workdir import RunDirectory, StopRequest, StopRequested
+from zppo_jax.workdir import RunDirectory
 from zppo_jax.zppo import select
 
 
@@ -114,7 +116,8 @@ def run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> No
         with hosts.together("opening the run directory"):
             directory = stack.enter_context(RunDirectory(workdir, hosts.index))
             if hosts.leads:
-                directory.accept(config, restored_step=max(saved_steps(directory.checkpoints), default=0))
+                step, values = saved.newest(directory.checkpoints)
+                directory.accept(config, step, values.get("config"))
         kept = (config.checkpoint.keep, config.checkpoint.keep_best)
         directory.require_shared(hosts.gather(directory.mark, "the marks of the run directory"))
         checkpoints = stack.enter_context(Checkpoints(directory.checkpoints, *kept, hosts))
@@ -138,7 +141,8 @@ def run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> No
         stack.callback(job.close)
         for line in setup.describe_mesh(config, mesh, state["params"], job.learner.config, hosts):
             console.message(line)
-        records = Records(directory, config, checkpoints.latest_step, hosts)
+        with hosts.together("opening the records"):
+            records = Records(directory, config, checkpoints.latest_step, hosts, console.message)
         stack.callback(records.close)
         try:
             _loop(job, state, checkpoints, records, console, stop)
@@ -146,7 +150,10 @@ def run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> No
             console.message("stopped before the first step: there was nothing to save")
             return
         if hosts.leads:
-            draw_curves(directory.path)
+            try:
+                draw_curves(directory.path)
+            except ValueError as error:
+                console.message(f"no curves: {error}")
             console.files(directory.path)
 
 
@@ -159,7 +166,7 @@ def _loop(
 
     def save(accuracy: float | None = None) -> None:
         host = {"stream": job.stream.get_state(), "first": first.to_json(), "last": last.to_json()}
-        checkpoints.save(step, state, host, accuracy)
+        checkpoints.save(step, state, host | {"config": binding(config)}, accuracy)
 
     def ends() -> bool:
         """Asked once a step: whatever ends the loop has saved. What one host is told, all do."""
@@ -212,9 +219,8 @@ def _loop(
             watch.check(step, records.skipped_folder, checkpoints.latest_step)
     saves.attempt(checkpoints.finish)
     if step > 0:
-        save(
-            last.overall.accuracy if evaluated else None
-        )  # what is saved already is left alone; now a failure is an error
+        # What is saved already is left alone. Now a failure is an error.
+        save(last.overall.accuracy if evaluated else None)
         checkpoints.finish()
         records.finish()
     measured = evaluated or step == config.num_steps
@@ -236,7 +242,7 @@ def _begin(
         console.message(f"held-out accuracy before training {100 * first.overall.accuracy:.1f} %")
         return 0, state, first, first
     with console.heartbeat.during("restoring the checkpoint"):
-        step, state, host = checkpoints.restore(state)
+        step, state, host = checkpoints.restore(state, console.message)
     job.stream.set_state(host["stream"])
     console.message(f"continuing after step {step}")
     return step, state, Evaluation.from_json(host["first"]), Evaluation.from_json(host["last"])

@@ -1,27 +1,29 @@
-"""The run directory: one process at a time, one configuration for its whole life, and a safe way to stop.
+"""The run directory: one process at a time, one configuration for its whole life.
 
-with RunDirectory(path) as directory, StopRequest() as stop:
+with RunDirectory(path) as directory:
     directory.accept(config)
     ...
+
+Whatever else lies in it, a start ends with one line that names it, or goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
-import signal
+import re
 import socket
-import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import filelock
 
-from zppo_jax.config import Config, ConfigError, changed_keys, to_json
+from zppo_jax.config import Config, ConfigError, changed_keys, flat, to_json
 
 
 class RunError(RuntimeError):
@@ -38,8 +40,9 @@ class RunDirectory:
     Over several hosts all share the directory: the first one holds it, and each has a place of its `own` for what it
     alone can write.
 
-    Raises `WorkdirError` when another process holds it or it cannot be written. The lock is the kernel's, so that of
-    a killed process is free at once.
+    Raises `WorkdirError` when another process holds it, it cannot be written, or its name is a pattern. The locks are
+    the kernel's, so those of a killed process are free at once. One is on the directory itself, because `.lock` can be
+    deleted; that file says who holds it, and is the only lock where directories have none (NFS).
     """
 
     def __init__(self, path: Path | str, host: int = 0) -> None:
@@ -52,8 +55,10 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.own = self.path if host == 0 else self.path / "hosts" / str(host)
         self._lock_file = self.path / ".lock"
-        self._make()
-        self._lock = self._acquire() if host == 0 else None
+        require_name(self.path, "--workdir")
+        with contextlib.ExitStack() as locks:
+            self._make(locks, leads=host == 0)
+            self._locks = locks.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -63,10 +68,9 @@ class RunDirectory:
 
     def release(self) -> None:
         """Lets another process have the directory."""
-        if self._lock is not None:
-            self._lock.release()
+        self._locks.close()
 
-    def accept(self, config: Config, restored_step: int = 0) -> None:
+    def accept(self, config: Config, restored_step: int = 0, saved: Mapping[str, Any] | None = None) -> None:
         """Writes `config.json` at the first start, and afterwards refuses a configuration that differs from it.
 
         A start that failed before its first row of metrics (a wrong model path, say) binds nobody.
@@ -74,14 +78,15 @@ class RunDirectory:
         Args:
           config: of this start. Its `num_steps` may differ from before, but not be less than `restored_step`.
           restored_step: step of the checkpoint that the run continues from; 0 when there is none.
+          saved: the keys that this checkpoint was saved with; None when it does not say.
 
         Raises:
           ConfigError: naming the keys that changed, with their values.
+          WorkdirError: when nothing says with which configuration the run was begun.
         """
         new = to_json(config)
-        begun = restored_step > 0 or self.metrics_file.exists()
-        if begun and self.config_file.exists():
-            self._refuse_changes(self._read_config(), new)
+        if restored_step > 0 or read_file(self.metrics_file):
+            self._refuse_changes(self._begun_with(saved), new)
         if config.num_steps < restored_step:
             raise ConfigError(
                 f"num_steps = {config.num_steps} is less than the {restored_step} steps that the run in "
@@ -89,32 +94,57 @@ class RunDirectory:
             )
         write_atomically(self.config_file, json.dumps(new, indent=2, allow_nan=False).encode() + b"\n")
 
-    def _make(self) -> None:
+    def _make(self, locks: contextlib.ExitStack, leads: bool) -> None:
         try:
             self.own.mkdir(parents=True, exist_ok=True)
-            probe(self.path)
+            if leads:
+                self._hold(locks)
+            probe(self.own)
+            if leads:
+                self._acquire(locks)
+                sweep(self.checkpoints)
+            sweep(self.own)
         except OSError as error:
             raise WorkdirError(
                 f"--workdir={self.path} cannot be written ({error.strerror}): choose another, or free it"
             ) from error
 
-    def _acquire(self) -> filelock.BaseFileLock:
+    def _hold(self, locks: contextlib.ExitStack) -> None:
+        """Locks the directory itself, where its file system knows how to."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        locks.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._in_use() from None
+        except OSError:
+            pass
+
+    def _acquire(self, locks: contextlib.ExitStack) -> None:
+        if self._lock_file.is_symlink() or (self._lock_file.exists() and not self._lock_file.is_file()):
+            raise WorkdirError(
+                f"{self._lock_file} is no file of this program (a folder, or a link): delete it, then the same command "
+                "goes on"
+            )
         lock = filelock.FileLock(self._lock_file)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise WorkdirError(
-                f"--workdir={self.path} is in use by {self._holder()}: wait for it, stop it, or choose another"
-            ) from None
+            raise self._in_use() from None
+        locks.callback(lock.release)
         self._lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n{uuid.uuid4().hex}\n")
-        return lock
+
+    def _in_use(self) -> WorkdirError:
+        return WorkdirError(
+            f"--workdir={self.path} is in use by {self._holder()}: wait for it, stop it, or choose another"
+        )
 
     @property
     def mark(self) -> str:
         """What tells this directory, held by this run, from any other; "" where nobody holds it."""
         try:
             return self._lock_file.read_text()
-        except OSError:
+        except (OSError, ValueError):
             return ""
 
     def require_shared(self, marks: Sequence[str]) -> None:
@@ -127,17 +157,27 @@ class RunDirectory:
                 )
 
     def _holder(self) -> str:
-        try:
-            return self._lock_file.read_text().partition("\n")[0] or "another process"
-        except OSError:
-            return "another process"
+        return self.mark.partition("\n")[0] or "another process"
+
+    def _begun_with(self, saved: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """What the run was begun with: `config.json`, which anybody can edit or delete, under what is `saved`."""
+        values = flat(self._read_config()) if self.config_file.exists() else {}
+        values |= saved if isinstance(saved, Mapping) else {}
+        if not values:
+            raise WorkdirError(
+                f"--workdir={self.path} holds a run without its config.json: put that back, or choose a new --workdir"
+            )
+        return values
 
     def _read_config(self) -> Mapping[str, Any]:
         try:
-            return json.loads(self.config_file.read_text())
-        except ValueError as error:
+            values = json.loads(read_file(self.config_file).decode())
+            if not isinstance(values, dict):
+                raise ValueError("it holds no keys")
+            return values
+        except (ValueError, RecursionError) as error:
             raise WorkdirError(
-                f"{self.config_file} is no JSON ({error}): restore it, or start in an empty --workdir"
+                f"{self.config_file} is no configuration ({error}): restore it, or start in an empty --workdir"
             ) from error
 
     def _refuse_changes(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -149,6 +189,32 @@ class RunDirectory:
             f"--workdir={self.path} holds a run with another configuration: {pairs}; "
             f"set the old value{'s' * (len(changed) > 1)}, or choose a new --workdir"
         )
+
+
+def require_name(path: Path, flag: str) -> None:
+    """Raises WorkdirError for a run directory whose checkpoints Orbax could not find again: it takes the whole path for
+    a pattern of `glob`. Control characters and what is no UTF-8 have no place in a line of text."""
+    whole = str(path.absolute())
+    odd = "".join(
+        dict.fromkeys(char for char in whole if char in "*?[\\" or char < " " or "\ud800" <= char <= "\udfff")
+    )
+    if odd:
+        raise WorkdirError(
+            f"{flag}={whole!r} has {odd!r} in its name, with which checkpoints cannot be restored: choose another "
+            "name, or rename the directory"
+        )
+
+
+def read_file(file: Path) -> bytes:
+    """The content of a file, nothing where there is none. Raises WorkdirError where it cannot be read."""
+    try:
+        if file.exists() and not file.is_file():
+            raise WorkdirError(
+                f"{file} is no file (a folder, or a device): move it away, then the same command goes on"
+            )
+        return file.read_bytes() if file.exists() else b""
+    except OSError as error:
+        raise WorkdirError(f"{file} cannot be read ({error.strerror}): let this user read it") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -175,63 +241,11 @@ def probe(directory: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-class StopRequested(Exception):
-    """Somebody wants the run to end."""
+_LEFT_BEHIND = re.compile(r"\.probe-[0-9a-f]{32}|\..+\.[0-9a-f]{32}\.tmp")
 
 
-class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a flag that the loop asks between steps; a second one stops at once.
-
-    What takes long is told as well: a report that was `checked` raises StopRequested, where that is `heeded`.
-
-    The handlers are in force inside the `with` block only. Outside the main thread, where Python allows none, the
-    flag is never set.
-    """
-
-    def __init__(self) -> None:
-        self._requested = threading.Event()
-        self._heeded = False
-        self._previous: dict[signal.Signals, Any] = {}
-
-    @property
-    def requested(self) -> bool:
-        """Whether somebody wants the run to save and end."""
-        return self._requested.is_set()
-
-    @contextlib.contextmanager
-    def heeded(self) -> Iterator[None]:
-        """What is done meanwhile may be given up."""
-        self._heeded = True
-        try:
-            yield
-        finally:
-            self._heeded = False
-
-    def checked(self, report: Callable[[str], None]) -> Callable[[str], None]:
-        """The same report, that is called often; raises StopRequested instead where the request is heeded."""
-
-        def checked(line: str) -> None:
-            if self._heeded and self.requested:
-                raise StopRequested
-            report(line)
-
-        return checked
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if self.requested:
-            raise KeyboardInterrupt
-        self._requested.set()
-        # Not print: a signal may arrive while print itself is at work.
-        os.write(2, b"\nstopping and saving; press again to stop at once\n")
+def sweep(directory: Path) -> None:
+    """Deletes what a killed process left of `probe` and `write_atomically`; only whoever holds the directory may."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if _LEFT_BEHIND.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)

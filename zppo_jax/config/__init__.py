@@ -172,6 +172,16 @@ def _flatten(values: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterat
             yield prefix + str(name), value
 
 
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `to_json` by dotted name."""
+    return dict(_flatten(values))
+
+
+def binding(config: Config) -> dict[str, Any]:
+    """The keys that may not change when a run is continued, by dotted name, as in `to_json`."""
+    return {name: value for name, value in _flatten(to_json(config)) if not name.startswith(FREE_KEYS)}
+
+
 def _build(schema: Any, checked: Mapping[str, Any], prefix: str = "") -> Any:
     arguments = {
         name: _build(hint, checked, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else checked[prefix + name]

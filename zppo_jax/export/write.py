@@ -6,8 +6,10 @@ Only the parameters are read, on one CPU device: a checkpoint of any mesh export
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from zppo_jax import checkpoint
+from zppo_jax import checkpoint, saved
 from zppo_jax.config import ConfigError
 from zppo_jax.heartbeat import Heartbeat
 from zppo_jax.models import qwen3_5
@@ -24,7 +26,7 @@ from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.processor import Processor
 from zppo_jax.warmstart import SHIPPED
-from zppo_jax.workdir import WorkdirError, write_atomically
+from zppo_jax.workdir import WorkdirError, read_file, require_name, write_atomically
 
 PROCESSOR_FILES = (
     "tokenizer.json",
@@ -71,8 +73,9 @@ def export(
     config = configs.from_directory(source)
     processor = Processor.from_directory(source)
     shapes = qwen3_5.abstract_params(config)
+    report = functools.partial(print, file=sys.stderr)
     with heartbeat.during(f"reading step {chosen} of {run}, {hf.count(shapes) / 1e6:,.1f} M parameters"):
-        params = checkpoint.restore_params(run / "checkpoints", chosen, shapes)
+        params = checkpoint.restore_params(run / "checkpoints", chosen, shapes, report)
     config = dataclasses.replace(config, stop_token_ids=processor.stop_ids, pad_token_id=processor.pad_id)
     nbytes = 0
     console = rich.console.Console(stderr=True)
@@ -97,14 +100,15 @@ def export(
 
 
 def _choose_step(run: Path, step: str | None) -> int:
+    require_name(run, "--checkpoint")
     if not (run / "config.json").is_file():
         raise ConfigError(f"--checkpoint={run} is no run directory (it has no config.json): give a run's --workdir")
-    steps = checkpoint.saved_steps(run / "checkpoints")
+    steps = saved.saved_steps(run / "checkpoints")
     if not steps:
         raise WorkdirError(f"{run} holds no checkpoint yet: let the run reach its first one (checkpoint.every steps)")
     if step is None:
         return steps[-1]
-    best = checkpoint.best_step(run / "checkpoints")
+    best = saved.best_step(run / "checkpoints")
     if step == "best" and best is not None:
         return best
     if step not in map(str, steps):
@@ -135,9 +139,11 @@ def _origin(run: Path, given: str | None) -> Path:
 def _settings(file: Path) -> dict[str, Any]:
     """What is needed of a run's configuration; the rest may be of another version of this package."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(read_file(file).decode())
         path, rebuild = content["model"]["path"], content["warmstart"]["rebuild"]
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(path, str):
+            raise TypeError(f"model.path = {path!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WorkdirError(f"{file} is damaged ({error!r}): restore it, or name the model with --origin=DIR") from error
     return {"model": {"path": path}, "warmstart": {"rebuild": rebuild}}
 

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from zppo_jax.metrics import read_rows
+from zppo_jax.rows import read_metrics
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -43,7 +43,7 @@ def draw_curves(workdir: Path | str) -> Path:
       ValueError: when there is no row to draw.
     """
     workdir = Path(workdir)
-    rows = read_rows(workdir / "metrics.jsonl")
+    rows = read_metrics(workdir / "metrics.jsonl")
     if not rows:
         raise ValueError(f"{workdir / 'metrics.jsonl'} holds no row: there is nothing to draw before the first step")
     figure = Figure(figsize=(15, 11), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))

@@ -1,0 +1,78 @@
+"""A safe way to stop a run: a signal is a request, which the loop heeds between steps.
+
+with StopRequest() as stop:
+    while not stop.requested:
+        ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class StopRequested(Exception):
+    """Somebody wants the run to end."""
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a flag that the loop asks between steps; a second one stops at once.
+
+    What takes long is told as well: a report that was `checked` raises StopRequested, where that is `heeded`.
+
+    The handlers are in force inside the `with` block only. Outside the main thread, where Python allows none, the
+    flag is never set.
+    """
+
+    def __init__(self) -> None:
+        self._requested = threading.Event()
+        self._heeded = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody wants the run to save and end."""
+        return self._requested.is_set()
+
+    @contextlib.contextmanager
+    def heeded(self) -> Iterator[None]:
+        """What is done meanwhile may be given up."""
+        self._heeded = True
+        try:
+            yield
+        finally:
+            self._heeded = False
+
+    def checked(self, report: Callable[[str], None]) -> Callable[[str], None]:
+        """The same report, that is called often; raises StopRequested instead where the request is heeded."""
+
+        def checked(line: str) -> None:
+            if self._heeded and self.requested:
+                raise StopRequested
+            report(line)
+
+        return checked
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self.requested:
+            raise KeyboardInterrupt
+        self._requested.set()
+        # Not print: a signal may arrive while print itself is at work.
+        os.write(2, b"\nstopping and saving; press again to stop at once\n")
