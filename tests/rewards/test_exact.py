@@ -10,7 +10,9 @@ import sympy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from zppo_jax.rewards import exact, expression, surds, worker
+from benchmarks import scoring
+from zppo_jax.rewards import Verdict, exact, expression, surds, worker
+from zppo_jax.rewards.grade import grade
 
 EQUAL = [
     (r"\sqrt{12}", r"2\sqrt3"),
@@ -197,3 +199,10 @@ def test_hostile_expressions_cost_milliseconds(latex: str) -> None:
     start = time.process_time()
     exact.compare(latex, latex + "+1")
     assert time.process_time() - start < 1.0
+
+
+def test_the_mixture_of_the_benchmark_is_scored_right_and_asks_no_child() -> None:
+    for gold, answer, right in scoring.distinct_pairs(300, [scoring._by_rule, scoring._by_rule, scoring._by_algebra]):
+        verdict = grade(rf"\boxed{{{answer}}}", gold)
+        assert isinstance(verdict, Verdict), f"{answer!r} for {gold!r} goes to the child"
+        assert verdict == (right, "ok", answer)

@@ -46,7 +46,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScoringPool]:
 
 
 def boxed(answer: str) -> Item:
-    return Item(rf"\boxed{{{answer}}}", "x+1")
+    """One that only a child can compare."""
+    return Item(rf"\boxed{{\ln({answer})}}", r"\ln(x+1)")
 
 
 def test_verdicts_come_in_the_order_of_the_items() -> None:
@@ -54,7 +55,7 @@ def test_verdicts_come_in_the_order_of_the_items() -> None:
     with ScoringPool(2) as pool:
         verdicts = pool.score_many([boxed(answer) for answer in answers])
         assert [verdict.correct for verdict in verdicts] == [True, True, False, False, True, False]
-        assert [verdict.answer for verdict in verdicts] == answers
+        assert [verdict.answer for verdict in verdicts] == [rf"\ln({answer})" for answer in answers]
         assert pool.score_many([]) == []
         assert pool.score_many([(r"\boxed{5}", "5", "integer")])[0].correct
 
@@ -74,7 +75,7 @@ def test_processor_time_ends_a_bomb_whatever_the_wall_clock_allows(monkeypatch: 
         killed: list[int] = []
         monkeypatch.setattr(pool_module.Child, "reap", _recording(pool_module.Child.reap, killed))
         for _ in range(2):  # the second time it is remembered: the same answer would use up its limit again
-            assert pool.score(*boxed("(x+y+z+1)^{400}")[:2]) == (False, "timeout", "(x+y+z+1)^{400}")
+            assert pool.score(BOMB, "x+1") == (False, "timeout", "(x+y+z+1)^{400}")
         assert killed[0] == -signal.SIGXCPU
         assert pool.counters == counters(timeouts=1, restarts=1)
 
@@ -134,6 +135,7 @@ def test_without_a_child_everything_is_undecided_after_one_more_try() -> None:
 def test_equal_pairs_are_compared_once_and_failures_are_not_remembered(
     fake: ScoringPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    gold = r"\ln(x+1)"
     asked: list[tuple[str, str]] = []
     ask = pool_module.Child.ask
     monkeypatch.setattr(
@@ -143,7 +145,7 @@ def test_equal_pairs_are_compared_once_and_failures_are_not_remembered(
         verdicts = fake.score_many([boxed("x+q")] * 5 + [boxed("x+d")])
         assert [verdict.correct for verdict in verdicts] == [True] * 5 + [False]
     # The pair whose child died is asked twice each time: once more on a fresh child.
-    assert asked == [("x+1", "x+q"), *[("x+1", "x+d")] * 4]
+    assert asked == [(gold, r"\ln(x+q)"), *[(gold, r"\ln(x+d)")] * 4]
 
 
 def test_a_child_is_replaced_after_max_tasks(fake: ScoringPool) -> None:
@@ -154,7 +156,7 @@ def test_a_child_is_replaced_after_max_tasks(fake: ScoringPool) -> None:
 
 def test_many_threads_may_score_at_once() -> None:
     with ScoringPool(2) as pool, ThreadPoolExecutor(8) as threads:
-        futures = [threads.submit(pool.score, rf"\boxed{{{k}+x}}", f"x+{k % 5}") for k in range(40)]
+        futures = [threads.submit(pool.score, rf"\boxed{{\ln({k}+x)}}", rf"\ln(x+{k % 5})") for k in range(40)]
         assert [future.result().correct for future in futures] == [k < 5 for k in range(40)]
         assert pool.counters == counters()
 
@@ -191,7 +193,7 @@ SCRIPT = r"""
 import os, sys, threading
 print("main ran")
 from zppo_jax.rewards import score
-assert score(r"\boxed{1+x}", "x+1").correct
+assert score(r"\boxed{\ln(1+x)}", r"\ln(x+1)").correct
 assert "jax" not in sys.modules
 from zppo_jax.rewards.score import default_pool
 (worker,) = default_pool()._alive
@@ -202,9 +204,9 @@ limits = open(f"/proc/{worker._process.pid}/limits").read() if os.path.exists("/
 assert not limits or str(1024 * 2**20) in limits
 forked = os.fork()
 if forked == 0:
-    os._exit(0 if score(r"\boxed{2+x}", "x+2").correct else 1)
+    os._exit(0 if score(r"\boxed{\ln(2+x)}", r"\ln(x+2)").correct else 1)
 assert os.waitpid(forked, 0)[1] == 0
-assert score(r"\boxed{3+x}", "x+3").correct
+assert score(r"\boxed{\ln(3+x)}", r"\ln(x+3)").correct
 """
 
 
