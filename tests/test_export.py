@@ -50,9 +50,11 @@ def refused(*arguments: object, capsys: Any) -> tuple[int, str]:
     with pytest.raises(SystemExit) as caught:
         command_line.main(["export", *map(str, arguments)])
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("zppo_jax: ") and err.count("\n") == 1, err
+    *beats, line = err.splitlines()  # a busy machine takes long enough for a sign of life
+    assert all(beat.startswith(("starting: ", "reading step ", "writing ")) for beat in beats), err
+    assert out == "" and line.startswith("zppo_jax: "), err
     assert isinstance(caught.value.code, int)
-    return caught.value.code, err
+    return caught.value.code, line
 
 
 @pytest.fixture(scope="module")
