@@ -5,8 +5,9 @@ SIGKILL at a random moment after its first checkpoint, and the command is given 
 parameters, optimiser, data position and replay buffer must be those of the undisturbed run, to the bit, and nothing may
 be left behind. Prints a line a kill and the count; the exit status is 0 when all are equal.
 
-Moments are drawn with --seed over the time that the undisturbed run takes from its first checkpoint to its end. A run
-that ends before its moment was not killed and does not count; the moment after it is drawn from the first half.
+Moments are drawn with --seed over the time that a run takes from its first checkpoint to its end. A run that ends before
+its moment was not killed and does not count; how long it took is the time from which the next moments are drawn. What is
+trained and compiled for all runs stays in --folder, where one is given.
 
 Each run is a process forked from this one, which has imported everything and uses no device: a start takes a second.
 """
@@ -46,7 +47,9 @@ class Runs:
         self.straight = folder / "straight"
         os.chdir(runs.ROOT)
         jax.config.update("jax_platforms", "cpu")
-        self._finished(self.process(runs.train_start, self._start))
+        shutil.rmtree(self.straight, ignore_errors=True)
+        if not (self._start / "config.json").exists():
+            self._finished(self.process(runs.train_start, self._start))
 
     def process(self, action: Callable[..., Any], *arguments: Any) -> ForkProcess:
         """A process that does `action`, begun."""
@@ -76,14 +79,15 @@ class Runs:
         self._finished(process)
         return time.monotonic() - began
 
-    def killed(self, workdir: Path, seconds: float) -> str | None:
-        """Kills a run `seconds` after its first checkpoint; what it left, None when it had ended by then."""
-        process = self.begun(workdir)
+    def killed(self, workdir: Path, seconds: float) -> str | float:
+        """Kills a run `seconds` after its first checkpoint: what it left; how long it took, when it had ended by then."""
+        shutil.rmtree(workdir, ignore_errors=True)
+        process, began = self.begun(workdir), time.monotonic()
         process.join(seconds)
         process.kill()
         process.join()
         if process.exitcode != -signal.SIGKILL:
-            return None
+            return time.monotonic() - began
         names = sorted(path.name for path in (workdir / "checkpoints").iterdir())
         *rows, half = (workdir / "metrics.jsonl").read_bytes().split(b"\n")
         return f"{len(rows) - 1} steps written{' and half a row' if half else ''}; checkpoints {' '.join(names)}"
@@ -108,21 +112,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path)
     flags = parser.parse_args()
-    rng, equal, done, share = random.Random(flags.seed), 0, 0, 1.0
+    rng, equal, done = random.Random(flags.seed), 0, 0
     with tempfile.TemporaryDirectory() as name:
-        everything, workdir = Runs(Path(name)), Path(name) / "run"
+        folder = (flags.folder or Path(name)).absolute()
+        everything, workdir = Runs(folder), folder / "run"
         window = everything.undisturbed()
         print(f"{window:.1f} s from the first checkpoint to the end of {NUM_STEPS} steps", flush=True)
         while done < flags.kills:
-            moment = share * window * rng.random()
+            moment = window * rng.random()
             left = everything.killed(workdir, moment)
-            share = 1.0 if left else 0.5
-            if left:
-                alike = everything.continues_alike(workdir)
-                done, equal = done + 1, equal + alike
-                print(f"{done}: {moment:5.2f} s, {left}: {'equal' if alike else 'NOT EQUAL'}", flush=True)
-            shutil.rmtree(workdir)
+            if isinstance(left, float):
+                window = left
+                continue
+            alike = everything.continues_alike(workdir)
+            done, equal = done + 1, equal + alike
+            print(f"{done}: {moment:5.2f} s, {left}: {'equal' if alike else 'NOT EQUAL'}", flush=True)
     print(f"{equal} of {flags.kills} kills continued to the same bits")
     sys.exit(equal < flags.kills)
 
