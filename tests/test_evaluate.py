@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import cast
@@ -84,9 +85,25 @@ def test_levels_are_sorted_and_add_up_to_all():
         "eval/standard_error": pytest.approx(math.sqrt(0.25 / 4 + 1 / 64) / 1.25),
         "eval/wilson_low": pytest.approx(0.1500, abs=5e-5),
         "eval/wilson_high": pytest.approx(0.8500, abs=5e-5),
+        "eval/undecided": 0,
         "eval/accuracy/x": 1.0,
         "eval/accuracy/y": pytest.approx(1 / 3),
     }
+
+
+def test_undecided_responses_are_counted_and_never_right():
+    """A dead scorer makes no model look worse unseen: the row says how many responses it could not decide."""
+
+    class Unsure(Answers):
+        def answer(self, *arguments, **settings):
+            groups = super().answer(*arguments, **settings)
+            unknown = [dataclasses.replace(one, decided=False) for one in groups[0].rollouts]
+            return [dataclasses.replace(groups[0], rollouts=tuple(unknown)), *groups[1:]]
+
+    items = [item(name, "one") for name in "abcd"]
+    found = evaluate(cast(Actor, Unsure({"a", "b"})), {}, items, Sampling(0.0), seed=0, step=3)
+    assert found.overall == Score(1, 4) and found.undecided == 1 and found.metrics()["eval/undecided"] == 1
+    assert Evaluation.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_json_gives_the_same_back_to_the_bit():

@@ -182,7 +182,11 @@ def step_line(step: int, num_steps: int, metrics: Mapping[str, Any], seconds_lef
     """
     passed_over = [
         f"{words} {_count(metrics.get(name))}"
-        for name, words in (("zppo/too_long", "too long"), ("rollout/undecided", "undecided"))
+        for name, words in (
+            ("zppo/too_long", "too long"),
+            ("rollout/undecided", "undecided"),
+            ("eval/undecided", "held-out undecided"),
+        )
         if metrics.get(name)
     ]
     return "  ".join(

@@ -49,6 +49,7 @@ SCHEMA = (
     "update/skipped",
     "eval/accuracy",
     "eval/standard_error",
+    "eval/undecided",
     "eval/wilson_low",
     "eval/wilson_high",
     "time/data",

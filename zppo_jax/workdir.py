@@ -184,6 +184,11 @@ class RunDirectory:
         changed = changed_keys(old, new)
         if not changed:
             return
+        if missing := [name for name, pair in changed.items() if "absent" in pair]:
+            raise ConfigError(
+                f"--workdir={self.path} holds a run of another version of zppo_jax: the key {missing[0]} is not in "
+                "both configurations. Continue it with that version, or choose a new --workdir"
+            )
         pairs = ", ".join(f"{name} (was {before!r}, now {after!r})" for name, (before, after) in changed.items())
         raise ConfigError(
             f"--workdir={self.path} holds a run with another configuration: {pairs}; "

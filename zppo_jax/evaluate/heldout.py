@@ -14,6 +14,7 @@ from zppo_jax.data.pipeline import Item
 from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw
+from zppo_jax.types import Rollout
 
 _95 = statistics.NormalDist().inv_cdf(0.975)
 
@@ -47,17 +48,18 @@ class Score(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Scores overall and by level."""
+    """Scores overall and by level. `undecided` responses are neither right nor wrong; no score counts them as right."""
 
     overall: Score
     levels: dict[str, Score]
+    undecided: int = 0
 
     def metrics(self) -> dict[str, float]:
-        """The rows of metrics.jsonl: eval/accuracy with its standard error and Wilson's interval of 95 %, and
-        eval/accuracy/<level>."""
+        """The rows of metrics.jsonl: eval/accuracy with its standard error and Wilson's interval of 95 %,
+        eval/accuracy/<level>, and eval/undecided."""
         low, high = self.overall.interval()
         found = {"accuracy": self.overall.accuracy, "standard_error": self.overall.standard_error}
-        found |= {"wilson_low": low, "wilson_high": high}
+        found |= {"wilson_low": low, "wilson_high": high, "undecided": self.undecided}
         found |= {f"accuracy/{level}": score.accuracy for level, score in self.levels.items()}
         return {f"eval/{name}": value for name, value in found.items()}
 
@@ -66,13 +68,14 @@ class Evaluation:
         scores = self.levels | {"all": self.overall}
         return {level: (score.accuracy, *score.interval()) for level, score in scores.items()}
 
-    def to_json(self) -> dict[str, list[int]]:
-        return {level: list(score) for level, score in (self.levels | {"all": self.overall}).items()}
+    def to_json(self) -> dict[str, Any]:
+        levels = {level: list(score) for level, score in self.levels.items()}
+        return {"overall": list(self.overall), "levels": levels, "undecided": self.undecided}
 
     @classmethod
-    def from_json(cls, table: Mapping[str, Sequence[int]]) -> Evaluation:
-        levels = {level: Score(*counts) for level, counts in table.items()}
-        return cls(levels.pop("all"), levels)
+    def from_json(cls, values: Mapping[str, Any]) -> Evaluation:
+        levels = {level: Score(*counts) for level, counts in values["levels"].items()}
+        return cls(Score(*values["overall"]), levels, values["undecided"])
 
 
 def evaluate(
@@ -87,8 +90,14 @@ def evaluate(
 ) -> Evaluation:
     """One response a question (pass@1), drawn as `sampling` says. `items` are this host's share of the questions."""
     groups = actor.answer(params, items, 1, sampling, Draw(seed, step, "evaluate"))
-    own = [[group.prompt.question.level, bool(group.rollouts[0].correct)] for group in groups]
-    found = (hosts or Hosts()).gather_dealt(own, "the evaluation")
-    total, right = Counter(level for level, _ in found), Counter(level for level, correct in found if correct)
+    local = [[group.prompt.question.level, *_verdict(group.rollouts[0])] for group in groups]
+    found = (hosts or Hosts()).gather_dealt(local, "the evaluation")
+    total, right = Counter(level for level, _, _ in found), Counter(level for level, correct, _ in found if correct)
     levels = {level: Score(right[level], total[level]) for level in sorted(total)}
-    return Evaluation(Score(right.total(), total.total()), levels)
+    undecided = sum(not decided for _, _, decided in found)
+    return Evaluation(Score(right.total(), total.total()), levels, undecided)
+
+
+def _verdict(rollout: Rollout) -> tuple[bool, bool]:
+    """Whether the response is right, and whether that is known."""
+    return bool(rollout.correct and rollout.decided), rollout.decided
