@@ -81,7 +81,7 @@ class Runs:
         return time.monotonic() - began
 
     def killed(self, workdir: Path, seconds: float) -> str | float:
-        """Kills a run `seconds` after its first checkpoint: what it left, or the time it took if it had ended by then."""
+        """Kills a run `seconds` after its first checkpoint: what it left, or the time it took if that was less."""
         shutil.rmtree(workdir, ignore_errors=True)
         process, began = self.begun(workdir), time.monotonic()
         process.join(seconds)
