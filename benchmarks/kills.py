@@ -6,8 +6,8 @@ parameters, optimiser, data position and replay buffer must be those of the undi
 be left behind. Prints a line a kill and the count; the exit status is 0 when all are equal.
 
 Moments are drawn with --seed over the time that a run takes from its first checkpoint to its end. A run that ends
-before its moment was not killed and does not count; how long it took is the time from which the next moments are drawn.
-What is trained and compiled for all runs stays in --folder, where one is given.
+before its moment was not killed and does not count; the time that it took is what the next moments are drawn from. What
+is trained and compiled for all runs stays in --folder, where one is given.
 
 Each run is a process forked from this one, which has imported everything and uses no device: a start takes a second.
 """
@@ -45,6 +45,7 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self._start, self._cache, self._log = folder / "start", folder / "xla", folder / "log.txt"
         self.straight = folder / "straight"
+        folder.mkdir(parents=True, exist_ok=True)
         os.chdir(runs.ROOT)
         jax.config.update("jax_platforms", "cpu")
         shutil.rmtree(self.straight, ignore_errors=True)
@@ -80,7 +81,7 @@ class Runs:
         return time.monotonic() - began
 
     def killed(self, workdir: Path, seconds: float) -> str | float:
-        """Kills a run `seconds` after its first checkpoint: what it left, or how long it took where it ended before."""
+        """Kills a run `seconds` after its first checkpoint: what it left, or the time it took if that was less."""
         shutil.rmtree(workdir, ignore_errors=True)
         process, began = self.begun(workdir), time.monotonic()
         process.join(seconds)

@@ -171,7 +171,7 @@ class UpdateConfig:
     old_logprobs: Annotated[
         str,
         Setting(
-            "log-probabilities that the ratio divides by: the sampler's, or the trainer's (one more forward pass)",
+            "whose log-probabilities the ratio divides by; trainer: one more forward pass",
             choices=("sampler", "trainer"),
         ),
     ]
