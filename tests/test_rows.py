@@ -1,4 +1,4 @@
-"""Lines of metrics.jsonl and samples.jsonl that are not as they were written: an error that names them, nothing is cut."""
+"""Damaged lines of metrics.jsonl and samples.jsonl: an error that names the line, and nothing is cut."""
 
 from __future__ import annotations
 
