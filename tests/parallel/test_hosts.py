@@ -105,8 +105,8 @@ def save_and_dump(self, step, state, host, accuracy=None):
     dump(self, f"saved-{step}", state)
     save(self, step, state, host, accuracy)
 
-def restore_and_dump(self, state):
-    step, state, host = restore(self, state)
+def restore_and_dump(self, state, *rest):
+    step, state, host = restore(self, state, *rest)
     dump(self, f"restored-{step}", state)
     return step, state, host
 
