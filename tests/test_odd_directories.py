@@ -157,7 +157,16 @@ def test_what_is_no_file_is_one_line(tmp_path, name, make):
 
 def test_a_section_that_is_none_is_a_change(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_json(config()) | {"rollout": 5}))
-    assert "rollout (was 5, now 'absent')" in refusal(start_on, tmp_path)
+    assert "another version of zppo_jax: the key rollout.group_size is not in both" in refusal(start_on, tmp_path)
+
+
+def test_a_run_of_an_earlier_version_is_refused_by_the_key_that_it_did_not_know(tmp_path):
+    values = to_json(config())
+    del values["update"]["old_logprobs"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    line = refusal(start_on, tmp_path)
+    assert "another version of zppo_jax: the key update.old_logprobs is not in both configurations" in line
+    assert "set the old value" not in line
 
 
 def test_without_config_json_the_checkpoint_says_what_the_run_is(tmp_path):

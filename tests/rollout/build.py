@@ -66,7 +66,6 @@ def small_model(
     """A linear and a full layer in turns, every parameter random: as quick as it gets."""
     raw = tiny.config_dict(
         tie_word_embeddings=False,
-        text__vocab_size=vocab,
         text__hidden_size=hidden,
         text__intermediate_size=2 * hidden,
         text__num_hidden_layers=num_layers,
@@ -76,7 +75,9 @@ def small_model(
         vision__depth=1,
         vision__out_hidden_size=hidden,
     )
-    config = dataclasses.replace(configs.from_dict(raw), stop_token_ids=stop_ids)
+    config = configs.from_dict(raw)
+    text = dataclasses.replace(config.text, vocab_size=vocab)  # no file may have so few: its image tokens are not there
+    config = dataclasses.replace(config, text=text, stop_token_ids=stop_ids)
     return qwen3_5.Model(config, tiny.random_params(config, seed))
 
 

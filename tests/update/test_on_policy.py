@@ -6,6 +6,7 @@ learner that only hand out and take in groups. Nothing is compiled.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.weights import HeldWeights
+from zppo_jax.teacher.local import Summaries
 from zppo_jax.types import Group, Kind, Rollout
 from zppo_jax.update import batch, rows
 from zppo_jax.update.learner import Updated
@@ -77,8 +79,8 @@ class MarkedTeacher:
         self.groups += answers(self._rng, items, TEACHER_MARK, TEACHER_IDS, 0.6)
         return self.groups
 
-    def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> dict[Candidate, str]:
-        return {candidate: candidate.text for candidate in candidates}
+    def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> Summaries:
+        return Summaries({candidate: candidate.text for candidate in candidates}, 0, collections.Counter())
 
 
 class Recorder:

@@ -148,10 +148,6 @@ class Config:
     pad_token_id: int = 0
 
     def __post_init__(self):
-        for name in _TOKENS:
-            token = getattr(self, name)
-            if type(token) is not int or not 0 <= token < self.text.vocab_size:
-                raise UnsupportedConfigError(f"{name}={token!r} is not one of the {self.text.vocab_size} tokens")
         if self.vision.out_hidden_size != self.text.hidden_size:
             raise UnsupportedConfigError(
                 f"vision_config.out_hidden_size={self.vision.out_hidden_size} is not "
@@ -236,8 +232,16 @@ def from_dict(raw: Mapping[str, Any], stop_token_ids: tuple[int, ...] = (), pad_
         pad_token_id=pad_token_id if pad_token_id is not None else min(stop_token_ids, default=0),
         **{name: raw[name] for name in _TOKENS},
     )
+    _check_tokens(config)
     keys.report(_unknown(raw))
     return config
+
+
+def _check_tokens(config: Config) -> None:
+    for name in _TOKENS:
+        token = getattr(config, name)
+        if type(token) is not int or not 0 <= token < config.text.vocab_size:
+            raise UnsupportedConfigError(f"{name}={token!r} is not one of the {config.text.vocab_size} tokens")
 
 
 def from_directory(directory: str | Path) -> Config:
