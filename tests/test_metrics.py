@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import struct
@@ -12,9 +13,13 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-from zppo_jax.metrics import SCHEMA, MetricsWriter, PhaseTimers, SampleWriter, depends_on_clock
+from tests.zppo.builders import group_with
+from zppo_jax.metrics import SCHEMA, MetricsWriter, PhaseTimers, SampleWriter, depends_on_clock, sample_row
+from zppo_jax.records import step_metrics
+from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rows import read_rows
 from zppo_jax.types import Features, Group, Kind, Prompt, Question, Rollout
+from zppo_jax.zppo import select
 
 PROMISED = {
     *("step", "rollout/accuracy", "rollout/hard_fraction", "rollout/tokens_per_second"),
@@ -222,3 +227,18 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path):
     assert file.stat().st_size == size
     writer.write(2, {})
     assert [row["step"] for row in read_rows(file)] == [1, 2]
+
+
+def test_undecided_rollouts_are_no_zeros_in_the_records():
+    """Neither in a line of samples.jsonl nor in the shares of a step, which are those of the decided groups."""
+    right, unknown = (group_with(name, 0) for name in ("hard", "unknown"))
+    rollouts = [dataclasses.replace(one, decided=False, status="error") for one in unknown.rollouts[:2]]
+    unknown = dataclasses.replace(unknown, rollouts=(*rollouts, *unknown.rollouts[2:]))
+    row = sample_row(1, unknown, np.zeros(8))
+    assert row["rewards"] == [None, None, *[0.0] * 6] and row["statuses"][:2] == ["error", "error"]
+    plain = [group.outcome() for group in (right, unknown)]
+    metrics = step_metrics(plain, select.hard(plain), [], Statistics())
+    assert metrics["rollout/hard_fraction"] == metrics["rollout/new_hard_fraction"] == 1.0
+    assert metrics["rollout/accuracy"] == 0.0 and metrics["rollout/undecided"] == metrics["reward/error"] == 2
+    nothing = step_metrics(plain[1:], [], [], Statistics())
+    assert nothing["rollout/hard_fraction"] is None and nothing["rollout/accuracy"] is None

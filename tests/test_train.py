@@ -99,6 +99,11 @@ def test_samples_agree_with_the_metrics(straight):
         plain = [group for group in groups if group["kind"] in ("plain", "replay")]
         assert row["rollout/accuracy"] == pytest.approx(np.mean([group["rewards"] for group in plain]))
         assert row["rollout/hard_fraction"] == np.mean([np.mean(group["rewards"]) < 0.5 for group in plain])
+        new = [np.mean(group["rewards"]) for group in plain if group["kind"] == "plain"]
+        assert row["rollout/new_accuracy"] == pytest.approx(np.mean(new)), "without the replayed ones"
+        assert row["rollout/new_hard_fraction"] == np.mean(np.asarray(new) < 0.5)
+        statuses = sum(value for name, value in row.items() if name.startswith("reward/"))
+        assert statuses == sum(len(group["rewards"]) for group in groups) and row["rollout/undecided"] == 0
         for kind, name in (("replay", "replay/groups"), ("bcq", "zppo/bcq_groups"), ("ncq", "zppo/ncq_groups")):
             assert row[name] == sum(group["kind"] == kind for group in groups)
         assert row["zppo/bcq_groups"] + row["zppo/ncq_groups"] <= 2  # half of four questions

@@ -83,7 +83,7 @@ class _Walk:
         assert self.job.teacher is not None
         asked = [group for group in self._here(outcomes) if group.prompt.uid not in self.answers]
         items = [Item(group.prompt, group.features) for group in asked]
-        answered = self.job.teacher.answer(items, seed=self.job.config.seed, step=self.step)
+        answered = self.job.teacher.answer(items, seed=self.job.config.seed, step=self.step) if items else []
         self.answers |= {group.prompt.uid: group.rollouts for group in answered}
 
     def build(self, block: Sequence[Outcome]) -> list[list[tuple[Prompt, bool]]]:

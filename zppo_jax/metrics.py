@@ -242,6 +242,7 @@ def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[floa
         "prompt": prompt.text,
         "gold": prompt.question.answer,
         "responses": [rollout.text for rollout in group.rollouts],
-        "rewards": [float(reward) for reward in group.rewards_G],
+        "rewards": [float(one.correct) if one.decided else None for one in group.rollouts],
+        "statuses": [one.status for one in group.rollouts],
         "advantages": [_scalar(advantage) for advantage in advantages_G],
     }

@@ -9,7 +9,7 @@ import collections
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -136,8 +136,8 @@ def step_metrics(
     metrics: dict[str, Any] = {
         "rollout/accuracy": _accuracy(plain),
         "rollout/new_accuracy": _accuracy(new),
-        "rollout/hard_fraction": len(hard) / len(plain),
-        "rollout/new_hard_fraction": sum(outcome.uid in hard_uids for outcome in new) / len(new),
+        "rollout/hard_fraction": _share(plain, hard_uids),
+        "rollout/new_hard_fraction": _share(new, hard_uids),
         "rollout/undecided": sum(outcome.num_undecided for outcome in everything),
         **{f"reward/{status}": statuses[status] for status in Status},
         "rollout/tokens": sum(outcome.num_tokens for outcome in everything),
@@ -151,6 +151,12 @@ def step_metrics(
         metrics[f"{prefix}groups"] = len(groups)
         metrics[f"{prefix}accuracy"] = _accuracy(groups)
     return metrics
+
+
+def _share(outcomes: Sequence[Outcome], uids: Collection[str]) -> float | None:
+    """Of the decided groups those with these uids; None without any."""
+    decided = [outcome for outcome in outcomes if outcome.decided]
+    return sum(outcome.uid in uids for outcome in decided) / len(decided) if decided else None
 
 
 def _accuracy(outcomes: Sequence[Outcome]) -> float | None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from zppo_jax.rewards import score
+from zppo_jax.rewards import Status, score
 from zppo_jax.rewards.extract import answer_region, extract_answer, last_box
 
 FOUND = [
@@ -34,6 +34,12 @@ FOUND = [
 @pytest.mark.parametrize(("response", "answer"), FOUND)
 def test_the_last_box_is_the_answer(response: str, answer: str) -> None:
     assert extract_answer(response) == (answer, "ok")
+
+
+def test_a_control_space_at_the_end_of_a_box_goes_whole():
+    r"""Its backslash alone would escape the brace of the box that the answer is written into."""
+    assert extract_answer(r"so \boxed{5\ }") == ("5", Status.OK)
+    assert extract_answer(r"so \boxed{a\\ }") == (r"a\\", Status.OK)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,25 @@ def test_refused_summaries_are_counted_by_author_and_reason(actor):
     check_fallback(made.texts[lost], lost)
 
 
+@pytest.mark.parametrize(
+    ("answer_type", "answer", "found", "reason"),
+    [
+        ("numeric", "1/2", "0.5", None),
+        ("counting", "three", "3", "other_answer"),  # no rule reads the word, in either place
+        ("clicking", "[0.5, 0.3]", "[0.50,0.30]", "other_answer"),
+        ("clicking", "[0.5, 0.3]", "[0.5,0.3]", None),
+        ("anls", "1234", "1244", "other_answer"),  # near enough for a reward, and another answer
+        ("multiple_choice", "B", "(b)", None),
+    ],
+)
+def test_answers_are_compared_either_way_and_never_by_nearness(actor, answer_type, answer, found, reason):
+    compressor = scripted(actor, f"<summary>so \\boxed{{{found}}}</summary>")
+    candidate = Candidate(f"hm \\boxed{{{answer}}}", answer, "student", answer_type)
+    made = teacher(actor, compressor=compressor).compress([candidate], seed=0, step=1)
+    assert made.refused == ({} if reason is None else {("student", reason): 1})
+    assert made.texts[candidate].endswith(f"\\boxed{{{answer}}}")
+
+
 def test_the_compressor_is_asked_greedily_once_for_each_candidate(actor):
     compressor = scripted(actor, "", "", "")
     compressed(teacher(actor, compressor=compressor), [*CANDIDATES, *CANDIDATES])

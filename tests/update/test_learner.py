@@ -322,3 +322,5 @@ def test_a_group_with_an_undecided_rollout_gives_no_gradient():
         assert not with_it[0].any()
         np.testing.assert_array_equal(with_it[1:], without)
     assert batch.advantages(groups(), [], "nonzero", "batch", 1e-6)[0].any(), "it had a gradient before"
+    tokens = [batch.num_tokens([outcome]) for outcome in (undecided, first)]
+    assert tokens == [0, first.num_tokens], "nor is the loss divided by its tokens"

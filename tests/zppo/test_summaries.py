@@ -67,6 +67,10 @@ def test_fallback_summary_ends_with_the_answer(response: str, answer: str | None
         ("<summary>Added, no end.\n\\boxed{7}</summary>", None, "Added, no end."),
         ("<summary>\\boxed{1}: one, \\boxed{\\text{a \\boxed{b}}} two</summary>", None, ": one,  two"),
         ("<summary>Added. \\boxed{7</summary>", None, "Added."),
+        ("<summary>a \\\\boxed{y} line break is no box</summary>", None, "a \\\\boxed{y} line break is no box"),
+        # Nothing may mark a candidate: stray tags go.
+        ("<summary>a</summary> b <think> \\boxed{7}</summary>", "7", "a b  \\boxed{7}"),
+        ("<summary>so \\boxed{5\\ }</summary>", "5", "so \\boxed{5}"),
     ],
 )
 def test_a_summary_that_holds_the_answer_is_taken(output, answer, expected, graded):
@@ -91,6 +95,11 @@ def test_a_summary_that_holds_the_answer_is_taken(output, answer, expected, grad
 )
 def test_a_summary_that_cannot_stand_for_its_response_is_refused_with_the_reason(output, answer, reason, graded):
     assert accept_summary(output, answer, graded) == Checked("", reason)
+
+
+def test_what_the_scorer_cannot_say_is_a_reason_of_its_own():
+    output = "<summary>Add. \\boxed{8}</summary>"
+    assert accept_summary(output, "7", lambda answer, found: None) == Checked("", "undecided")
 
 
 def test_both_authors_are_treated_alike(graded):

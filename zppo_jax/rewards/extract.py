@@ -69,6 +69,19 @@ def boxes(text: str) -> tuple[list[Box], int]:
     return found, last
 
 
+def first_opening(text: str) -> int:
+    r"""Where the first \boxed{ of a text opens, closed or not; -1 where none does."""
+    return next((token.start() for token in _TOKEN.finditer(text) if token.group().startswith(r"\boxed")), -1)
+
+
+def trimmed(content: str) -> str:
+    r"""The answer in a box without outer white space. A `\ ` at its end goes whole: its backslash alone would escape
+    the brace of any box that the answer is written into."""
+    answer = content.strip()
+    backslashes = len(answer) - len(answer.rstrip("\\"))
+    return answer[:-1].rstrip() if backslashes % 2 else answer
+
+
 def last_box(text: str) -> str | None:
     r"""The content of the last box, or None where there is no \boxed{ or the last one is never closed.
 
@@ -94,5 +107,5 @@ def extract_answer(response: str, region: str = "final") -> tuple[str | None, St
     content = _last_content(text, found, last)
     if content is None:
         return None, Status.NO_ANSWER if last < 0 else Status.MALFORMED
-    answer = content.strip()
+    answer = trimmed(content)
     return (answer, Status.OK) if answer else (None, Status.NO_ANSWER)

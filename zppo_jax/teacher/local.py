@@ -9,12 +9,23 @@ from typing import Any, NamedTuple, Protocol
 
 from zppo_jax import prompts
 from zppo_jax.actor import Actor
-from zppo_jax.data.pipeline import Item
+from zppo_jax.data.pipeline import Item as PromptItem
 from zppo_jax.processor import Processor
+from zppo_jax.rewards import Item
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request
 from zppo_jax.types import Group
-from zppo_jax.zppo.summaries import Candidate, Checked, accept_summary, fallback_summary
+from zppo_jax.zppo.summaries import (
+    Candidate,
+    Checked,
+    accept_summary,
+    boxed_answer,
+    fallback_summary,
+    written_alike,
+)
+
+_COMPARED_AS = {"anls": "string", "grounding": "string", "clicking": "string"}
+"""Types whose rule takes what is near: as answers of one response, near is not the same."""
 
 
 class Summaries(NamedTuple):
@@ -29,7 +40,7 @@ class Summaries(NamedTuple):
 class Teacher(Protocol):
     """What the training step asks of a teacher."""
 
-    def answer(self, items: Sequence[Item], *, seed: int, step: int) -> list[Group]:
+    def answer(self, items: Sequence[PromptItem], *, seed: int, step: int) -> list[Group]:
         """Scored teacher rollouts on questions, fresh on every visit."""
         ...
 
@@ -55,7 +66,7 @@ class LocalTeacher:
     max_tokens: int
     compressor: Actor | None = None
 
-    def answer(self, items: Sequence[Item], *, seed: int, step: int) -> list[Group]:
+    def answer(self, items: Sequence[PromptItem], *, seed: int, step: int) -> list[Group]:
         sampling = Sampling(self.temperature, top_p=self.top_p)
         groups = self.actor.answer(self.params, items, self.num_rollouts, sampling, Draw(seed, step, "teacher"))
         self.actor.engine.held.release()  # a copy of the largest model there is
@@ -66,25 +77,39 @@ class LocalTeacher:
         unique = list(dict.fromkeys(candidates))
         if self.compressor is None:
             return Summaries({one: self._fallback(one) for one in unique}, 0, collections.Counter())
-        outputs = self._outputs(unique, seed, step)
+        outputs = dict(zip(unique, self._outputs(unique, seed, step), strict=True))
+        equal = self._compared(outputs)
         texts: dict[Candidate, str] = {}
         refused: collections.Counter[tuple[str, str]] = collections.Counter()
-        for candidate, output in zip(unique, outputs, strict=True):
-            checked = self._checked(candidate, output)
+        for candidate, output in outputs.items():
+            if output is None:
+                checked = Checked("", "too_long")
+            else:
+                known = equal.get(candidate)
+                checked = accept_summary(output, candidate.answer, lambda answer, found, known=known: known)
             texts[candidate] = self._fallback(candidate) if checked.refusal else checked.text
             if checked.refusal:
                 refused[candidate.author, checked.refusal] += 1
         return Summaries(texts, len(unique), refused)
 
-    def _checked(self, candidate: Candidate, output: str | None) -> Checked:
-        if output is None:
-            return Checked("", "too_long")
-
-        def same(answer: str, found: str) -> bool:
-            scorer = self.actor.scorer
-            return scorer.score(rf"\boxed{{{found}}}", answer, candidate.answer_type, "anywhere").correct
-
-        return accept_summary(output, candidate.answer, same)
+    def _compared(self, outputs: Mapping[Candidate, str | None]) -> dict[Candidate, bool | None]:
+        """Whether the answers of response and summary are equal where they are not written alike, either one as the
+        gold: a response's may be none that a rule reads as a gold. None: undecided. All are scored at once."""
+        found = {one: boxed_answer(output) for one, output in outputs.items() if output and one.answer is not None}
+        asked = [
+            (one, one.answer, other)
+            for one, other in found.items()
+            if one.answer is not None and other and not written_alike(one.answer, other)
+        ]
+        verdicts = self.actor.scorer.score_many(
+            Item(rf"\boxed{{{answer}}}", gold, _COMPARED_AS.get(one.answer_type, one.answer_type), "anywhere")
+            for one, first, second in asked
+            for answer, gold in ((second, first), (first, second))
+        )
+        equal: dict[Candidate, bool | None] = {}
+        for (one, _, _), pair in zip(asked, zip(verdicts[::2], verdicts[1::2], strict=True), strict=True):
+            equal[one] = any(v.correct for v in pair) or (False if any(v.decided for v in pair) else None)
+        return equal
 
     def _fallback(self, candidate: Candidate) -> str:
         return fallback_summary(candidate.text, candidate.answer, self._last_tokens)

@@ -45,5 +45,6 @@ def with_gradient(groups: Sequence[int], advantages_PG: np.ndarray) -> list[int]
 
 
 def num_tokens(outcomes: Sequence[Outcome | Group]) -> int:
-    """Sampled tokens: what the loss of these groups is divided by."""
-    return sum(outcome.num_tokens for outcome in outcomes)
+    """Sampled tokens of the decided groups: what the loss is divided by. Of the others nothing is known, not even that
+    their gradient is zero."""
+    return sum(outcome.num_tokens for outcome in outcomes if outcome.decided)

@@ -107,12 +107,11 @@ class Learner:
         if len(places) < len(outcomes):
             twice = next(uid for place, uid in enumerate(o.uid for o in outcomes) if places[uid] != place)
             raise ValueError(f"two groups of the step have the uid {twice!r}: a question may come once, under one id")
-        own: dict[int, Group] = {places[group.prompt.uid]: group for group in groups}
+        own = {places[group.prompt.uid]: group for group in groups}
         epochs = [self._epoch(outcomes, seed, step, epoch) for epoch in range(self.settings.inner_epochs)]
         parts, advantages_PG = epochs[0]
-        looked: dict[str, float] = {}
-        if not batch.with_gradient(parts[0].tolist(), advantages_PG):
-            looked = self.mismatch(state["params"], own, advantages_PG, seed=seed, step=step)
+        has_gradient = batch.with_gradient(parts[0].tolist(), advantages_PG)
+        looked = {} if has_gradient else self.mismatch(state["params"], own, advantages_PG, seed=seed, step=step)
         if self.settings.old_logprobs == "trainer":
             own, seen = self.with_old_logprobs(state["params"], own, advantages_PG)
             looked = seen or looked
@@ -125,7 +124,8 @@ class Learner:
                 walked.append(part.tolist())
         rows_of = jax.device_get(updates)
         metrics = _mean_rows(rows_of) | (looked or _mismatch_of(rows_of))
-        metrics["nonzero_group_fraction"] = float(np.mean(np.any(advantages_PG != 0.0, axis=1)))
+        num_decided = max(sum(outcome.decided for outcome in outcomes), 1)
+        metrics["nonzero_group_fraction"] = float(np.any(advantages_PG != 0.0, axis=1).sum() / num_decided)
         return Updated(state, advantages_PG, metrics, {n: walked[n] for n, row in enumerate(rows_of) if row["skipped"]})
 
     def _epoch(

@@ -12,14 +12,14 @@ import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
-from zppo_jax.rewards.extract import boxes, last_box
+from zppo_jax.rewards.extract import boxes, first_opening, last_box, trimmed
 
 Author = Literal["student", "teacher"]
 AUTHORS: tuple[Author, ...] = get_args(Author)
 
-Refusal = Literal["no_summary", "no_answer", "other_answer", "too_long"]
+Refusal = Literal["no_summary", "no_answer", "other_answer", "too_long", "undecided"]
 """Why a summary cannot stand for its response: there is none; the answer is lost, or another one; the response was too
-long to be compressed."""
+long to be compressed; the scorer could not compare the answers."""
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 
 
@@ -40,31 +40,47 @@ class Checked(NamedTuple):
     refusal: Refusal | None = None
 
 
-def accept_summary(compressor_output: str, answer: str | None, same: Callable[[str, str], bool]) -> Checked:
+def boxed_answer(compressor_output: str) -> str | None:
+    """The answer in the last box of a summary; None where there is none."""
+    found = last_box(_summary_in(compressor_output))
+    return None if found is None else trimmed(found)
+
+
+def accept_summary(compressor_output: str, answer: str | None, same: Callable[[str, str], bool | None]) -> Checked:
     r"""The text of the last closed `<summary>` block, its last box in the response's spelling.
 
-    `same(answer, found)` says whether two answers are equal as the grader sees it; answers that differ in white space
-    alone are. A response without a parsed answer gets a summary without a box.
+    `same(answer, found)` says whether two answers are equal as the grader sees it, None where it cannot say; answers
+    that differ in white space alone are. A response without a parsed answer gets a summary without a box.
     """
-    before, closed, _ = compressor_output.rpartition("</summary>")
-    _, opened, summary = before.rpartition("<summary>")
-    summary = summary.strip() if closed and opened else ""
+    summary = _summary_in(compressor_output)
     if answer is None:
         summary = _without_boxes(summary)
     if not summary:
         return Checked("", "no_summary")
     if answer is None:
         return Checked(summary)
-    found = last_box(summary)
+    found = boxed_answer(compressor_output)
     if found is None:
         return Checked("", "no_answer")
-    if found.split() != answer.split() and not same(answer, found.strip()):
-        return Checked("", "other_answer")
+    if not written_alike(answer, found) and not (equal := same(answer, found)):
+        return Checked("", "undecided" if equal is None else "other_answer")
     box = boxes(summary)[0][-1]
     return Checked(f"{summary[: box.start]}\\boxed{{{answer}}}{summary[box.end :]}")
 
 
-_BOX_OPEN = re.compile(r"\\boxed\s*+\{")
+def written_alike(answer: str, other: str) -> bool:
+    """Whether two answers differ in white space alone."""
+    return "".join(answer.split()) == "".join(other.split())
+
+
+_TAG = re.compile(r"<\s*+/?\s*+(?:think|summary)\s*+>", re.IGNORECASE)
+
+
+def _summary_in(output: str) -> str:
+    """The last closed block, without tags that stand in it: nothing may mark a candidate."""
+    before, closed, _ = output.rpartition("</summary>")
+    _, opened, summary = before.rpartition("<summary>")
+    return _TAG.sub("", summary).strip() if closed and opened else ""
 
 
 def _without_boxes(summary: str) -> str:
@@ -74,8 +90,8 @@ def _without_boxes(summary: str) -> str:
         parts.append(summary[at : box.start])
         at = box.end
     rest = "".join([*parts, summary[at:]])
-    opened = _BOX_OPEN.search(rest)
-    return (rest[: opened.start()] if opened else rest).strip()
+    opening = first_opening(rest)
+    return (rest if opening < 0 else rest[:opening]).strip()
 
 
 _THINK_TAG = re.compile(r"<\s*+/?\s*+think\s*+>", re.IGNORECASE)
