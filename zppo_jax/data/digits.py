@@ -17,7 +17,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -267,8 +267,15 @@ class DigitsSource:
         # The spawn key separates families and splits: the same seed shares no draw between them.
         stream = (get_args(Family).index(self.family), get_args(Split).index(self.split), index)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=stream))
-        question_id = f"digits-{self.family}-{self.split}-{index:06d}"
+        question_id = self._id(index)
         return self._rules(question_id, rng) if self.family == "rules" else self._grid(question_id, rng)
+
+    def ids(self) -> Iterator[str]:
+        """Of all questions, in order."""
+        return map(self._id, range(self.num_questions))
+
+    def _id(self, index: int) -> str:
+        return f"digits-{self.family}-{self.split}-{index:06d}"
 
     def by_id(self, question_id: str) -> Question:
         """The question with this id; raises KeyError for an id that is not of this source."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, cast
 
 import grain
@@ -58,6 +58,10 @@ class QuestionSource(Protocol):
 
     @property
     def answer_types(self) -> frozenset[str]: ...
+
+    def ids(self) -> Iterable[str]:
+        """The ids of all questions in order, without reading the questions."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -168,7 +172,7 @@ class StepStream(grain.DatasetIterator[StepBatch]):
         step = self._step + 1
         new = tuple(_renamed(item, _uid(step, item.prompt.question.id, "plain")) for item in next(self._new))
         ids = [one for part in self._shard.gather([item.prompt.question.id for item in new]) for one in part]
-        _require_different(ids, step)
+        _require_different(ids, f"among the new questions of step {step}")
         replayed = self._replayed(step, ids)
         self._step = step
         return StepBatch(step, new, replayed)
@@ -220,6 +224,7 @@ def open_stream(
     """
     _require_data(len(source), questions_per_step)
     _require_rules(source.answer_types)
+    _require_different(source.ids(), "in the source")
     require_equal_shards(questions_per_step, shard.count)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle()
     whole_steps = len(source) - len(source) % questions_per_step
@@ -253,13 +258,13 @@ def _require_rules(answer_types: Collection[str]) -> None:
         )
 
 
-def _require_different(ids: Sequence[str], step: int) -> None:
+def _require_different(ids: Iterable[str], where: str) -> None:
     """ValueError where an id comes twice: the two groups would share uid, baseline and place in the replay buffer."""
     twice = sorted(question_id for question_id, count in collections.Counter(ids).items() if count > 1)
     if twice:
         raise ValueError(
-            f"{len(twice)} question ids come more than once among the new questions of step {step}, first "
-            f"{twice[0]!r}: the ids of a source must differ, so give each question its own (the row number will do)"
+            f"{len(twice)} question ids come more than once {where}, first {twice[0]!r}: the ids of a source must "
+            "differ, so give each question its own (the row number will do)"
         )
 
 
