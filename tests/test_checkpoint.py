@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(folder, number):
 def test_without_an_older_one_the_command_starts_anew(folder):
     shutil.rmtree(folder / "3")
     (folder / "6" / "host" / "metadata").unlink()
-    with pytest.raises(WorkdirError, match="starts anew"):
+    with pytest.raises(WorkdirError, match="starts from the beginning"):
         Checkpoints(folder, 2).restore(make_state())
 
 

@@ -92,7 +92,7 @@ def test_a_package_of_the_current_folder_is_taken_instead(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "my.py").write_text("from configs import tiny\n" + LIKE_TINY)
-    assert seed_of(other / "my.py", tmp_path) == "77", "a folder of other files is no package"
+    assert seed_of(other / "my.py", tmp_path) == "77", "a folder of other files is not a package"
     (tmp_path / "configs" / "__init__.py").touch()
     assert "division by zero" in seed_of(other / "my.py", tmp_path)
 

@@ -33,7 +33,7 @@ PROMISED = {
 
 def strict(line: str):
     """Parses JSON and refuses NaN and Infinity, which Python would let pass."""
-    return json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    return json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def events(workdir: Path) -> set[tuple[str, int, float]]:

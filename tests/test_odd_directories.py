@@ -94,7 +94,7 @@ def test_a_lock_file_that_is_none_is_one_line(tmp_path, kind):
     else:
         lock.symlink_to(tmp_path / "file")
         (tmp_path / "file").write_text("mine") if kind == "link" else None
-    assert ".lock is no file of this program" in refusal(RunDirectory, tmp_path)
+    assert ".lock is not a file of this program" in refusal(RunDirectory, tmp_path)
     shutil.rmtree(lock) if kind == "folder" else lock.unlink()
     RunDirectory(tmp_path).release()
     assert not (tmp_path / "file").exists() or (tmp_path / "file").read_text() == "mine"
@@ -138,7 +138,7 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("content", [b"[1]", b"null", b"", b"{", b'{"a": "\xff"}', b"[" * 10**5, b'"seed"'])
 def test_an_odd_configuration_is_one_line(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
-    assert "config.json is no configuration (" in refusal(start_on, tmp_path)
+    assert "config.json is not a configuration (" in refusal(start_on, tmp_path)
     assert (tmp_path / "config.json").read_bytes() == content
 
 
@@ -152,7 +152,7 @@ def test_what_is_no_file_is_one_line(tmp_path, name, make):
         MetricsWriter(tmp_path).truncate(3)
         SampleWriter(tmp_path, 1.0, 1).truncate(3)
 
-    assert f"{name} is no file (a folder, or a device)" in refusal(begin)
+    assert f"{name} is not a file (a folder, or a device)" in refusal(begin)
 
 
 def test_a_section_that_is_none_is_a_change(tmp_path):
@@ -251,7 +251,7 @@ def spoil(run: Path, name: str) -> None:
 
 
 SPOILT = {
-    "checkpoints": "checkpoints is no folder: move it away",
+    "checkpoints": "checkpoints is not a folder: move it away",
     "checkpoints/7": "checkpoints/7 is damaged (empty): delete it, then the same command continues after step 6",
     "curves.png": "curves.png: Is a directory; move it away",
     "metrics.jsonl": "metrics.jsonl, line 1 is damaged (",

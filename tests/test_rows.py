@@ -60,8 +60,8 @@ def test_a_damaged_line_in_the_middle_is_an_error_and_nothing_is_cut(tmp_path, n
 @pytest.mark.parametrize("value", [b'"x"', b"[1]", b"{}", b"1e999", b"1" + b"0" * 400])
 def test_a_metric_that_is_no_number_is_an_error(tmp_path, value):
     (tmp_path / "metrics.jsonl").write_bytes(changed(b'{"step": 1, "a": %s}' % value))
-    assert "line 2 is damaged (a is no number)" in refusal(MetricsWriter(tmp_path).truncate, 3)
-    assert "line 2 is damaged (a is no number)" in refusal(read_metrics, tmp_path / "metrics.jsonl")
+    assert "line 2 is damaged (a is not a number)" in refusal(MetricsWriter(tmp_path).truncate, 3)
+    assert "line 2 is damaged (a is not a number)" in refusal(read_metrics, tmp_path / "metrics.jsonl")
 
 
 def test_only_a_last_line_without_its_end_is_left_out(tmp_path):

@@ -89,7 +89,7 @@ def test_a_flipped_bit_is_not_exported(folder):
 def test_the_checkpoint_to_fall_back_to_is_sound_itself(folder):
     for step in ("3", "6"):
         flip(max(files(folder / step), key=lambda file: file.stat().st_size), np.random.default_rng(1))
-    assert refusal(folder).endswith("delete it, then the same command starts anew")
+    assert refusal(folder).endswith("delete it, then the same command starts from the beginning")
 
 
 @pytest.mark.parametrize("name", ["host/metadata", "state/manifest.ocdbt", "_CHECKPOINT_METADATA", digests.FILE])

@@ -119,7 +119,7 @@ def test_the_number_of_steps_may_grow_but_not_fall_behind_the_run(tmp_path):
 def test_a_damaged_configuration_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
-    with RunDirectory(tmp_path) as directory, pytest.raises(WorkdirError, match=r"config\.json is no configuration"):
+    with RunDirectory(tmp_path) as directory, pytest.raises(WorkdirError, match=r"config\.json is not a configuration"):
         directory.accept(config())
 
 

@@ -166,17 +166,17 @@ class Checkpoints:
         return self._manager.reached_preemption(step)
 
     def restore(
-        self, state: State, tell: Callable[[str], None] = lambda line: None
+        self, state: State, report: Callable[[str], None] = lambda line: None
     ) -> tuple[int, State, dict[str, Any]]:
         """The newest checkpoint: (step, state in the shapes and shardings of `state`, host values), whatever mesh and
-        number of processes have saved it. `tell` is told when it has no digests. Raises WorkdirError when it is
+        number of processes have saved it. `report` is called when it has no digests. Raises WorkdirError when it is
         damaged: an older one is never taken in silence, that is for a person to decide.
         """
         self.finish()
         step, target = saved_steps(self._directory)[-1], jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         path, share = self._directory / str(step), (self._hosts.index, self._hosts.count)
         with self._hosts.together(f"checking the checkpoint of step {step}"):  # Orbax's hosts wait for one another
-            saved.require_sound(self._directory, step, share=share, tell=tell)
+            saved.require_sound(self._directory, step, share=share, report=report)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
             with quiet():
@@ -213,15 +213,15 @@ class Checkpoints:
 
 
 def restore_params(
-    directory: Path, step: int, abstract: dict[str, Any], tell: Callable[[str], None] = lambda line: None
+    directory: Path, step: int, abstract: dict[str, Any], report: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
     """Only the parameters of a checkpoint, as arrays of this machine's first CPU, whatever mesh saved them.
 
-    `abstract` is the tree of their shapes; the dtypes are those of the checkpoint. `tell` is told when it has no
+    `abstract` is the tree of their shapes; the dtypes are those of the checkpoint. `report` is called when it has no
     digests. Raises WorkdirError when it is damaged or holds another model.
     """
     path = directory.absolute() / str(step)
-    saved.require_sound(directory, step, saved.exporting, tell=tell)
+    saved.require_sound(directory, step, saved.exporting, report=report)
     place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     try:
         with quiet():

@@ -161,27 +161,27 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
-_MENDS = {
+_FIXES = {
     errno.ENOSPC: "free some space, then run the same command to continue",
     errno.EFBIG: "raise the limit on the size of files, then run the same command to continue",
     errno.EDQUOT: "the quota is used up; free some space, then run the same command to continue",
     errno.EROFS: "choose a --workdir that can be written",
     errno.EACCES: "choose a --workdir that can be written",
-    errno.ESTALE: "the file system was mounted anew; the same command continues",
+    errno.ESTALE: "the file system was mounted again; the same command continues",
     errno.EIO: "the disk or the network to it fails; the same command continues",
 }
 
 
 def disk_fault(error: BaseException, workdir: Path) -> str | None:
-    """The line about an error of the disk: one that a person can mend anywhere, or any about a file of the run
+    """The line about an error of the disk: one that a person can fix anywhere, or any about a file of the run
     directory, where something lies that no run has put there. None for what is a fault of the program."""
     if not isinstance(error, OSError):
         return None
     named = isinstance(error.filename, str) and Path(error.filename).absolute().is_relative_to(workdir.absolute())
     gone = error.errno == errno.ENOENT
-    own = f"{'it was deleted meanwhile;' if gone else 'move it away, then'} run the same command to continue"
-    mend = _MENDS.get(error.errno or 0, own if named else None)
-    return mend and f"{error.filename or workdir}: {error.strerror}; {mend}"
+    local = f"{'it was deleted meanwhile;' if gone else 'move it away, then'} run the same command to continue"
+    fix = _FIXES.get(error.errno or 0, local if named else None)
+    return fix and f"{error.filename or workdir}: {error.strerror}; {fix}"
 
 
 def leave(message: object, status: int) -> NoReturn:

@@ -125,7 +125,7 @@ class RunConsole:
             self.message(line)
 
     def status(self, line: str) -> None:
-        """Shows how things stand, in the place of what it said before; where there is no terminal, only when it takes
+        """Shows how things stand, in the place of what it said before; without a terminal only when it takes
         long."""
         if not self._live:
             self.heartbeat.detail(line)

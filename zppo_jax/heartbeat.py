@@ -70,7 +70,7 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def during(self, what: str) -> Iterator[Detail]:
-        """`what` is done meanwhile, such as "loading the student"; the innermost phase is the one that is told.
+        """`what` is done meanwhile, such as "loading the student"; the innermost phase is the one that is shown.
 
         Yields a function that is given how far it is.
         """

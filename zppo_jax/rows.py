@@ -31,7 +31,7 @@ def read_metrics(file: Path | str) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         for name, value in row.items():
             if value is not None and not (isinstance(value, int | float) and abs(value) <= sys.float_info.max):
-                raise _damaged(Path(file), number, f"{name} is no number")
+                raise _damaged(Path(file), number, f"{name} is not a number")
     return rows
 
 
@@ -47,12 +47,12 @@ def _parsed_lines(file: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
 def _row(line: bytes) -> dict[str, Any]:
     row = json.loads(line.decode(), parse_constant=_no_number)
     if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
-        raise ValueError("it is no row with a step")
+        raise ValueError("it is not a row with a step")
     return row
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _damaged(file: Path, number: int, reason: str) -> WorkdirError:

@@ -31,10 +31,10 @@ def saved_steps(directory: Path) -> list[int]:
 def newest(directory: Path) -> tuple[int, dict[str, Any]]:
     """(step, host values) of the newest checkpoint; (0, {}) where there is none.
 
-    Raises WorkdirError when that, or any folder there that has the name of a step, is no whole checkpoint.
+    Raises WorkdirError when that, or any folder there that has the name of a step, is not a whole checkpoint.
     """
     if (directory.exists() or directory.is_symlink()) and not directory.is_dir():
-        raise WorkdirError(f"{directory} is no folder: move it away, then the same command goes on")
+        raise WorkdirError(f"{directory} is not a folder: move it away, then the same command goes on")
     steps = saved_steps(directory)
     for step in steps:
         folder = directory / str(step)
@@ -52,7 +52,7 @@ def host_values(directory: Path, step: int) -> dict[str, Any]:
         reason = digests.fault(folder, only=HOST_FILE) if digests.exist(folder) else ""
         values = {} if reason else json.loads((folder / HOST_FILE).read_bytes().decode())
         if not isinstance(values, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         values, reason = {}, f"{HOST_FILE}: {error}"
     if reason:
@@ -72,37 +72,37 @@ def exporting(step: int | None) -> str:
 
 def continues(step: int | None) -> str:
     """What the same command does next, after `step` or from the start."""
-    return "starts anew" if step is None else f"continues after step {step}"
+    return "starts from the beginning" if step is None else f"continues after step {step}"
 
 
 def require_sound(
     directory: Path,
     step: int,
-    mend: Callable[[int | None], str] = continuing,
+    advice: Callable[[int | None], str] = continuing,
     share: tuple[int, int] = (0, 1),
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Reads every file of a checkpoint; raises WorkdirError, which names the first one that is not what was saved.
 
     Args:
       directory: where the checkpoints lie.
       step: of the checkpoint.
-      mend: says what to do, given the newest other checkpoint that is sound.
+      advice: says what to do, given the newest other checkpoint that is sound.
       share: (index, count): of `count` readers that share the work, this one.
-      tell: is told in one line of a checkpoint that has no digests, because an earlier version saved it.
+      report: called with one line about a checkpoint that has no digests, because an earlier version saved it.
     """
     reason = _fault(directory / str(step), share)
     if reason is None:
-        tell(f"the checkpoint of step {step} has no digests (an earlier version saved it): its files are not checked")
+        report(f"the checkpoint of step {step} has no digests (an earlier version saved it): its files are not checked")
     elif reason:
-        raise WorkdirError(damaged(directory, step, reason, mend))
+        raise WorkdirError(damaged(directory, step, reason, advice))
 
 
-def damaged(directory: Path, step: int, reason: str, mend: Callable[[int | None], str] = continuing) -> str:
+def damaged(directory: Path, step: int, reason: str, advice: Callable[[int | None], str] = continuing) -> str:
     """The line about a checkpoint that cannot be used, with the one to use instead."""
     others = (other for other in reversed(saved_steps(directory)) if other != step)
     sound = next((other for other in others if not _fault(directory / str(other))), None)
-    return f"the checkpoint {directory / str(step)} is damaged ({reason}): {mend(sound)}"
+    return f"the checkpoint {directory / str(step)} is damaged ({reason}): {advice(sound)}"
 
 
 def _fault(folder: Path, share: tuple[int, int] = (0, 1)) -> str | None:

@@ -123,8 +123,8 @@ class RunDirectory:
     def _acquire(self, locks: contextlib.ExitStack) -> None:
         if self._lock_file.is_symlink() or (self._lock_file.exists() and not self._lock_file.is_file()):
             raise WorkdirError(
-                f"{self._lock_file} is no file of this program (a folder, or a link): delete it, then the same command "
-                "goes on"
+                f"{self._lock_file} is not a file of this program (a folder, or a link): delete it, then the same "
+                "command goes on"
             )
         lock = filelock.FileLock(self._lock_file)
         try:
@@ -177,7 +177,7 @@ class RunDirectory:
             return values
         except (ValueError, RecursionError) as error:
             raise WorkdirError(
-                f"{self.config_file} is no configuration ({error}): restore it, or start in an empty --workdir"
+                f"{self.config_file} is not a configuration ({error}): restore it, or start in an empty --workdir"
             ) from error
 
     def _refuse_changes(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -215,7 +215,7 @@ def read_file(file: Path) -> bytes:
     try:
         if file.exists() and not file.is_file():
             raise WorkdirError(
-                f"{file} is no file (a folder, or a device): move it away, then the same command goes on"
+                f"{file} is not a file (a folder, or a device): move it away, then the same command goes on"
             )
         return file.read_bytes() if file.exists() else b""
     except OSError as error:

@@ -122,7 +122,7 @@ def undecided(outcome: Outcome) -> Outcome:
 
 
 def test_an_undecided_group_is_neither_hard_nor_does_it_change_the_buffer():
-    """A dead worker is no wrong answer: the question is not admitted, and one in the buffer stays as it is."""
+    """A dead worker is not a wrong answer: the question is not admitted, and one in the buffer stays as it is."""
     buffer = ReplayBuffer(10)
     buffer.refresh({"in": 0.0}, 1)
     outcomes = [undecided(outcome_with("new", 0)), undecided(outcome_with("in", 8)), outcome_with("other", 0)]

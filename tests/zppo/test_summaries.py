@@ -67,7 +67,7 @@ def test_fallback_summary_ends_with_the_answer(response: str, answer: str | None
         ("<summary>Added, no end.\n\\boxed{7}</summary>", None, "Added, no end."),
         ("<summary>\\boxed{1}: one, \\boxed{\\text{a \\boxed{b}}} two</summary>", None, ": one,  two"),
         ("<summary>Added. \\boxed{7</summary>", None, "Added."),
-        ("<summary>a \\\\boxed{y} line break is no box</summary>", None, "a \\\\boxed{y} line break is no box"),
+        ("<summary>a \\\\boxed{y} line break is not a box</summary>", None, "a \\\\boxed{y} line break is not a box"),
         # Nothing may mark a candidate: stray tags go.
         ("<summary>a</summary> b <think> \\boxed{7}</summary>", "7", "a b  \\boxed{7}"),
         ("<summary>so \\boxed{5\\ }</summary>", "5", "so \\boxed{5}"),

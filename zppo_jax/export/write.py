@@ -60,7 +60,7 @@ def export(
       step: of the checkpoint, or "best" for that of the best held-out accuracy; None for the newest.
       dtype: of the weights; None for the checkpoint's own.
       origin: the Hugging Face directory that the run started from; None for the one that its config.json names.
-      heartbeat: is told what is being read and written.
+      heartbeat: shows what is being read and written.
 
     Raises:
       ConfigError: a wrong argument.

@@ -28,7 +28,7 @@ class Piece:
 
 
 class NotFiniteError(ArithmeticError):
-    """A log-probability that is no number: what was sampled with it means nothing."""
+    """A log-probability that is not a number: what was sampled with it means nothing."""
 
 
 class ResponseText:

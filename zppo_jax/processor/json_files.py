@@ -51,7 +51,7 @@ def token_ids(value: Any, where: object) -> tuple[int, ...]:
 def explained(directory: object) -> Iterator[None]:
     """Whatever else the content of a directory's files leads to, as a ValueError that names the directory.
 
-    The last resort of a reader: what a person can mend has its message where it is found.
+    The last resort of a reader: a fault with a known fix has its message where it is found.
     """
     try:
         yield

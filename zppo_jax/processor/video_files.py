@@ -74,7 +74,7 @@ def _read(av: ModuleType, content: Any, config: ProcessorConfig, label: str) -> 
         stream = container.streams.video[0]
         stated, fps = stream.frames, Fraction(stream.average_rate or stream.guessed_rate or 0)
         if stream.codec_context is None:
-            raise ValueError(f"{label}: FFmpeg does not know its codec: encode it anew")
+            raise ValueError(f"{label}: FFmpeg does not know its codec: encode it again")
         _check_num_pixels(stream, label)
         indexed = len(getattr(stream, "index_entries", ())) or stated  # without what an edit list hides
         total = stated if stated > 1 else sum(packet.size > 0 for packet in container.demux(stream))
@@ -87,7 +87,7 @@ def _read(av: ModuleType, content: Any, config: ProcessorConfig, label: str) -> 
     if expected - film.num_packets > 1 or not film.times:
         raise ValueError(
             f"{label}: of {max(expected, total)} frames it holds {film.num_packets}, of which {len(film.times)} can be "
-            "decoded: damaged or cut off, encode it anew"
+            "decoded: damaged or cut off, encode it again"
         )
     if len(film.times) != total:
         indices = sample_indices(len(film.times), float(fps), config).tolist()

@@ -142,7 +142,7 @@ def clearly_differ(first: Value, second: Value, tolerance: float) -> bool:
     """Whether the coefficients of some product of variables differ by more than `tolerance` of their size.
 
     The size is that of the sums of absolute terms, which rounding in floating point is relative to. A coefficient that
-    is too large for a float is no clear difference.
+    is too large for a float is not a clear difference.
     """
     try:
         difference, sizes = _coefficients(add(first, second, -1)), [_coefficients(first), _coefficients(second)]

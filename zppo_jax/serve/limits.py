@@ -33,8 +33,8 @@ class PromptLimits:
     """What the messages of a request may hold, so that they are counted before anything is rendered.
 
     They follow from the longest prompt of `tokens` tokens: more of anything has too many tokens for certain
-    (`characters`, `messages`), or is no prompt that somebody writes (`parts` of messages, `marks`: brackets and commas,
-    `escapes`: backslashes).
+    (`characters`, `messages`), or is not a prompt that anybody writes (`parts` of messages, `marks`: brackets and
+    commas, `escapes`: backslashes).
     """
 
     tokens: int

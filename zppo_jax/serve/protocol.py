@@ -155,7 +155,7 @@ def _same(value: Any, neutral: Any) -> bool:
 
 def _check_model(asked: Any, served: str) -> None:
     if asked is not None and asked != served:
-        shown = repr(shortened(asked)) if isinstance(asked, str) else "that is no string"
+        shown = repr(shortened(asked)) if isinstance(asked, str) else "that is not a string"
         message = f"there is no model {shown}: this server has {served!r} (--served_model_name names it)"
         raise ApiError(message, 404, param="model", code="model_not_found")
 

@@ -84,7 +84,7 @@ def build(
     """Load models and data and start compiling, all on the compiler's mesh. Returns the job and the student's state.
 
     `report` is told how far the rollouts of a step are. Over several hosts, `sampler` compiles for the devices of this
-    one alone, where everything but the update runs. `heartbeat` is told what is being loaded.
+    one alone, where everything but the update runs. `heartbeat` shows what is being loaded.
     """
     hosts, sampler, heartbeat = hosts or Hosts(), sampler or compiler, heartbeat or Heartbeat()
     check_hosts(config, compiler.mesh, hosts)

@@ -18,7 +18,7 @@ def interval_of(text: Mapping[str, Any]) -> int:
     """The full-attention interval, from its own key or from `layer_types`; where both are, they must agree."""
     layer_types, interval = text.get("layer_types"), text.get("full_attention_interval")
     if interval is not None and (type(interval) is not int or interval < 1):
-        raise UnsupportedConfigError(f"text_config.full_attention_interval={interval!r} is no positive int")
+        raise UnsupportedConfigError(f"text_config.full_attention_interval={interval!r} is not a positive int")
     if layer_types is None:
         return interval or 4
     if not isinstance(layer_types, list) or len(layer_types) != text.get("num_hidden_layers"):

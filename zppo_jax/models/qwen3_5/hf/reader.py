@@ -236,8 +236,8 @@ def _weight_map(index: Path) -> dict[str, str] | None:
     for name in weight_map.values():
         if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
             raise CheckpointError(
-                f"{index}: shard name {reprlib.repr(name)} is no safetensors file or leaves the directory; damaged or "
-                "hostile"
+                f"{index}: shard name {reprlib.repr(name)} is no safetensors file or leaves the directory; "
+                "damaged or hostile"
             )
     return weight_map
 
