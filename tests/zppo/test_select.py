@@ -32,21 +32,21 @@ def test_only_plain_and_replayed_groups_count():
         select.plain_accuracies([*groups, outcome_with("a", 1, kind="replay")])
 
 
-@given(num_correct, st.integers(0, 25), st.integers(0, 2**31), st.integers(0, 10**6), st.randoms())
-def test_pre_cap_takes_the_hardest_whatever_the_order(counts, limit, seed, step, random):
+@given(num_correct, st.integers(0, 2**31), st.integers(0, 10**6), st.randoms())
+def test_ranks_begin_with_the_hardest_whatever_the_order(counts, seed, step, random):
     groups = [outcome_with(f"q{index}", count) for index, count in enumerate(counts)]
-    kept = select.pre_cap(groups, limit, seed, step)
+    kept = select.ranked(groups, seed, step)
     accuracies = [group.accuracy for group in kept]
-    assert accuracies == sorted(group.accuracy for group in groups)[:limit]
+    assert accuracies == sorted(group.accuracy for group in groups)
     shuffled = random.sample(groups, len(groups))
-    assert [g.uid for g in select.pre_cap(shuffled, limit, seed, step)] == [g.uid for g in kept]
+    assert [g.uid for g in select.ranked(shuffled, seed, step)] == [g.uid for g in kept]
 
 
-def test_pre_cap_breaks_ties_without_favour():
+def test_ties_are_broken_without_favour():
     """Each of 10 tied questions is kept equally often over steps, and over seeds."""
     groups = [outcome_with(f"q{index}", 0) for index in range(10)]
     for calls in ([(1, step) for step in range(600)], [(seed, 1) for seed in range(600)]):
-        kept = [group.question_id for call in calls for group in select.pre_cap(groups, 3, *call)]
+        kept = [group.question_id for call in calls for group in select.ranked(groups, *call)[:3]]
         counts = [kept.count(f"q{index}") for index in range(10)]
         assert sum((count - 180) ** 2 / 180 for count in counts) < 27.9  # 0.1 % point, 9 degrees of freedom
 
@@ -111,8 +111,6 @@ def test_a_share_of_nothing_is_refused():
 
 
 def test_negative_caps_are_refused():
-    with pytest.raises(ValueError, match="-1"):
-        select.pre_cap([], -1, 0, 0)
     with pytest.raises(ValueError, match="-1"):
         select.post_cap([], -1)
 

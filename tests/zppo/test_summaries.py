@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from zppo_jax.rewards import ScoringPool
 from zppo_jax.zppo import accept_summary, fallback_summary
-from zppo_jax.zppo.summaries import Checked
+from zppo_jax.zppo.summaries import Checked, boxed_answer
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +16,12 @@ def graded():
     """Equality of two answers as a reward sees it."""
     with ScoringPool(1, 10.0) as scorer:
         yield lambda answer, found: scorer.score(rf"\boxed{{{found}}}", answer, "math", "anywhere").correct
+
+
+def accepted(output: str, answer: str | None, graded) -> Checked:
+    """With the grader's word on the two answers, as the teacher asks for it."""
+    found = boxed_answer(output)
+    return accept_summary(output, answer, graded(answer, found) if answer and found else None)
 
 
 def last_12(text: str) -> str:
@@ -74,7 +80,7 @@ def test_fallback_summary_ends_with_the_answer(response: str, answer: str | None
     ],
 )
 def test_a_summary_that_holds_the_answer_is_taken(output, answer, expected, graded):
-    assert accept_summary(output, answer, graded) == Checked(expected)
+    assert accepted(output, answer, graded) == Checked(expected)
 
 
 @pytest.mark.parametrize(
@@ -94,16 +100,16 @@ def test_a_summary_that_holds_the_answer_is_taken(output, answer, expected, grad
     ],
 )
 def test_a_summary_that_cannot_stand_for_its_response_is_refused_with_the_reason(output, answer, reason, graded):
-    assert accept_summary(output, answer, graded) == Checked("", reason)
+    assert accepted(output, answer, graded) == Checked("", reason)
 
 
 def test_what_the_scorer_cannot_say_is_a_reason_of_its_own():
     output = "<summary>Add. \\boxed{8}</summary>"
-    assert accept_summary(output, "7", lambda answer, found: None) == Checked("", "undecided")
+    assert accept_summary(output, "7", None) == Checked("", "undecided")
 
 
 def test_both_authors_are_treated_alike(graded):
     """The form of what is shown does not tell who wrote it: a student's response without a box gets a summary too."""
     output = "<summary>Read the digits, then add.\n\\boxed{12}</summary>"
-    assert accept_summary(output, "12", graded).text == "Read the digits, then add.\n\\boxed{12}"
-    assert accept_summary(output, None, graded).text == "Read the digits, then add."
+    assert accepted(output, "12", graded).text == "Read the digits, then add.\n\\boxed{12}"
+    assert accepted(output, None, graded).text == "Read the digits, then add."

@@ -85,8 +85,7 @@ class LocalTeacher:
             if output is None:
                 checked = Checked("", "too_long")
             else:
-                known = equal.get(candidate)
-                checked = accept_summary(output, candidate.answer, lambda answer, found, known=known: known)
+                checked = accept_summary(output, candidate.answer, equal.get(candidate))
             texts[candidate] = self._fallback(candidate) if checked.refusal else checked.text
             if checked.refusal:
                 refused[candidate.author, checked.refusal] += 1

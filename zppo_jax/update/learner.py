@@ -105,16 +105,16 @@ class Learner:
         outcomes = [group.outcome() for group in groups] if everyone is None else everyone
         places = {outcome.uid: place for place, outcome in enumerate(outcomes)}
         if len(places) < len(outcomes):
-            twice = next(uid for place, uid in enumerate(o.uid for o in outcomes) if places[uid] != place)
+            twice = next(outcome.uid for place, outcome in enumerate(outcomes) if places[outcome.uid] != place)
             raise ValueError(f"two groups of the step have the uid {twice!r}: a question may come once, under one id")
         own = {places[group.prompt.uid]: group for group in groups}
         epochs = [self._epoch(outcomes, seed, step, epoch) for epoch in range(self.settings.inner_epochs)]
         parts, advantages_PG = epochs[0]
-        has_gradient = batch.with_gradient(parts[0].tolist(), advantages_PG)
-        looked = {} if has_gradient else self.mismatch(state["params"], own, advantages_PG, seed=seed, step=step)
+        looked: dict[str, float] = {}
         if self.settings.old_logprobs == "trainer":
-            own, seen = self.with_old_logprobs(state["params"], own, advantages_PG)
-            looked = seen or looked
+            own, looked = self.with_old_logprobs(state["params"], own, advantages_PG)
+        if not looked and not batch.with_gradient(parts[0].tolist(), advantages_PG):
+            looked = self.mismatch(state["params"], own, advantages_PG, seed=seed, step=step)
         updates, walked = [], []
         for parts, theirs_PG in epochs:
             for part in parts:
@@ -205,7 +205,7 @@ class Learner:
         old = [groups[index].rollouts[rollout].logprobs_T for index, rollout in new]
         looked = self._mismatch_between(list(new.values()), old)
         found = {index: rows.with_logprobs(group, index, new) for index, group in groups.items()}
-        return found, looked if any(np.any(row != 0.0) for row in advantages_PG) else {}
+        return found, looked if np.any(advantages_PG) else {}
 
     def _computed(
         self,

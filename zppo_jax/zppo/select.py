@@ -53,7 +53,7 @@ def hard(outcomes: Sequence[Outcome], threshold: float = 0.5) -> list[Outcome]:
 
 
 def ranked(hard_outcomes: Sequence[Outcome], seed: int, step: int) -> list[Outcome]:
-    """The groups, hardest first; new and replayed are ranked together.
+    """The groups, hardest first; new and replayed are ranked together (the order of Algorithm 1's pre-cap).
 
     Ties are broken by a hash of (seed, step, question id): reproducible, and without favour for early positions.
     """
@@ -62,15 +62,6 @@ def ranked(hard_outcomes: Sequence[Outcome], seed: int, step: int) -> list[Outco
         return outcome.accuracy, keys.stable_hash("pre_cap_ties", seed, step, outcome.question_id)
 
     return sorted(hard_outcomes, key=rank)
-
-
-def pre_cap(hard_outcomes: Sequence[Outcome], limit: int, seed: int, step: int) -> list[Outcome]:
-    """The `limit` hardest groups, hardest first (Algorithm 1, pre-cap).
-
-    It is the whole pre-cap only where every hard question admits a prompt, as with NCQ. Where prompts need a correct
-    response of the teacher, the cap is on the hardest that admit one (App. C): see `zppo_jax.augmentation`.
-    """
-    return ranked(hard_outcomes, seed, step)[: _checked(limit)]
 
 
 def post_cap(prompts_per_question: Sequence[Sequence[P]], limit: int) -> list[P]:

@@ -46,11 +46,11 @@ def boxed_answer(compressor_output: str) -> str | None:
     return None if found is None else trimmed(found)
 
 
-def accept_summary(compressor_output: str, answer: str | None, same: Callable[[str, str], bool | None]) -> Checked:
+def accept_summary(compressor_output: str, answer: str | None, equal: bool | None) -> Checked:
     r"""The text of the last closed `<summary>` block, its last box in the response's spelling.
 
-    `same(answer, found)` says whether two answers are equal as the grader sees it, None where it cannot say; answers
-    that differ in white space alone are. A response without a parsed answer gets a summary without a box.
+    `equal`: whether the grader takes `boxed_answer` and the response's `answer` for the same, None where it cannot say.
+    Where they are `written_alike`, nobody need ask it. A response without a parsed answer gets a summary without a box.
     """
     summary = _summary_in(compressor_output)
     if answer is None:
@@ -62,7 +62,7 @@ def accept_summary(compressor_output: str, answer: str | None, same: Callable[[s
     found = boxed_answer(compressor_output)
     if found is None:
         return Checked("", "no_answer")
-    if not written_alike(answer, found) and not (equal := same(answer, found)):
+    if not equal and not written_alike(answer, found):
         return Checked("", "undecided" if equal is None else "other_answer")
     box = boxes(summary)[0][-1]
     return Checked(f"{summary[: box.start]}\\boxed{{{answer}}}{summary[box.end :]}")
@@ -94,17 +94,14 @@ def _without_boxes(summary: str) -> str:
     return (rest if opening < 0 else rest[:opening]).strip()
 
 
-_THINK_TAG = re.compile(r"<\s*+/?\s*+think\s*+>", re.IGNORECASE)
-
-
 def fallback_summary(response_text: str, answer: str | None, truncate: Callable[[str], str]) -> str:
     r"""What stands for a response without a usable compression: its end, with its parsed answer in a box last.
 
     `truncate` keeps the last N tokens of a text (512 in the paper's setting; tokens are the processor's business). The
-    think tags go, their text stays. `\boxed{answer}` is added unless the text already ends with exactly that, so it may
-    come on top of the N tokens; a response without a parsed answer gets none.
+    tags of thinking and of summaries go, their text stays. `\boxed{answer}` is added unless the text already ends with
+    exactly that, so it may come on top of the N tokens; a response without a parsed answer gets none.
     """
-    parts = (part.strip() for part in _THINK_TAG.split(response_text))
+    parts = (part.strip() for part in _TAG.split(response_text))
     text = truncate("\n".join(part for part in parts if part)).strip()
     box = "" if answer is None else rf"\boxed{{{answer}}}"
     if text.endswith(box):
