@@ -1,4 +1,4 @@
-"""What child processes of this package are given of the environment, and the limits that they set themselves.
+"""Child processes of this package: how they are started and ended, what they see, and the limits they set themselves.
 
 Children open files of strangers, render their templates or compare what a model wrote: the kernel bounds their memory
 and processor time, and keys and tokens stay with the parent. A list of what may pass fails safe: a variable that nobody
@@ -7,11 +7,17 @@ thought of does not pass.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 _KEPT = {
     *("PATH", "HOME", "TMPDIR", "TEMP", "TMP", "LANG", "LANGUAGE", "TZ"),
@@ -26,6 +32,51 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIX)}
     paths = [str(Path(__file__).resolve().parents[1]), kept.get("PYTHONPATH", "")]
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+
+
+# ---------------------------------------------------------------- the parent's side
+
+
+def command(module: str, *arguments: object) -> list[str]:
+    """The command line of a child. -P keeps the current folder off the path: a file there must not shadow a module."""
+    return [sys.executable, "-P", "-m", module, *map(str, arguments)]
+
+
+def start(command: Sequence[str], new_session: bool = True) -> subprocess.Popen[bytes]:
+    """A process with pipes for requests and replies, which Ctrl-C in the parent's terminal does not reach.
+
+    Without a new session it has a process group alone: where the system schedules sessions against each other, a low
+    priority inside a session of one process would not count. Raises OSError.
+    """
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(),
+        start_new_session=new_session, process_group=None if new_session else 0,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[bytes], grace_seconds: float = 0.0) -> int:
+    """Kills the process unless it ends by itself within the grace, frees its pipes, returns its exit code."""
+    try:
+        process.wait(timeout=grace_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):  # unsent bytes for a process that is gone
+            if pipe is not None:
+                pipe.close()
+    return process.wait()
+
+
+# ---------------------------------------------------------------- the child's side
+
+
+def replies() -> BinaryIO:
+    """The pipe to the parent, moved out of the reach of libraries that print; Ctrl-C is left to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    sys.stdout = sys.stderr
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return pipe
 
 
 def limit_memory(megabytes: int) -> None:

@@ -260,6 +260,8 @@ def test_work_is_that_of_the_rows_that_a_program_has(tiny_run):
     one, many = (report._tflop(each, run, found, "gradient") for each in (config, eight))
     looked = [report._tflop(each, run, found, "log-probabilities") for each in (config, eight)]
     assert one and many and many == pytest.approx(8 * one) and looked == pytest.approx([one / 3, one / 3])
+    old = [report._tflop(each, run, found, "old log-probabilities") for each in (config, eight)]
+    assert old == pytest.approx([one / 3, many / 3]), "those of update.old_logprobs=trainer are of every row"
 
 
 def test_a_table_of_markdown():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from zppo_jax import children
 from zppo_jax.rewards import Item, ScoringPool
 from zppo_jax.rewards import child as child_module
 from zppo_jax.rewards import pool as pool_module
@@ -89,7 +90,7 @@ def _recording(reap: Callable[..., int], codes: list[int]) -> Callable[..., int]
 
 
 def test_answers_of_other_types_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_module.subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    monkeypatch.setattr(children.subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
     with ScoringPool(2) as pool:
         items = [
             Item(r"\boxed{a}", "b", "string"),

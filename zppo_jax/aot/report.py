@@ -130,7 +130,7 @@ def _tflop(config: Config, run: Shapes, found: Programs, name: str) -> float | N
     if kind in ("gradient", "logprobs"):
         update = config.update
         num_rows = setup.num_rows(config, run.mesh, run.hosts)
-        if kind == "logprobs":  # one for each part of the batch, as in `Learner`
+        if name == "log-probabilities":  # one for each part of the batch, as in `Learner`; the old ones are of all rows
             with parallel.use(run.mesh):
                 num_rows = min(num_rows, parallel.num_shards("batch"))
         sizes = (num_rows, update.row_tokens, update.prompts_per_row)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import signal
 import sys
 from typing import Any
 
-from zppo_jax.children import limit_memory, limit_processor
+from zppo_jax.children import limit_memory, limit_processor, replies
 
 PROCESSOR_SECONDS = 3
 MEMORY_MEGABYTES = 2048
@@ -44,15 +42,12 @@ def answer(request: bytes) -> dict[str, str]:
 
 def main() -> None:
     limit_memory(MEMORY_MEGABYTES)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Libraries may print: the pipe to the parent is moved out of their reach.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    to_parent = replies()
     importlib.import_module("transformers.utils.chat_template_utils")  # outside the limit on a template's time
     for request in sys.stdin.buffer:
         limit_processor(PROCESSOR_SECONDS)
-        replies.write(json.dumps(answer(request)).encode() + b"\n")
-        replies.flush()
+        to_parent.write(json.dumps(answer(request)).encode() + b"\n")
+        to_parent.flush()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from zppo_jax import children
 from zppo_jax.processor.template_worker import MEMORY_MEGABYTES, PROCESSOR_SECONDS
 
 _KEPT_CHARACTERS = 10_000  # of messages; longer ones are rendered each time
+_COMMAND = children.command("zppo_jax.processor.template_worker")
 _CHANGING = ("strftime_now", "random", "lipsum")  # what a template calls whose output is not always the same
 
 
@@ -78,7 +78,7 @@ class _Child:
 
     def _exchange(self, request: bytes) -> bytes:
         """The reply, or a part of one from a process that has ended."""
-        process = self._process = self._process or _start()
+        process = self._process = self._process or children.start(_COMMAND)
         assert process.stdin is not None and process.stdout is not None
         try:
             with contextlib.suppress(BrokenPipeError):
@@ -92,26 +92,11 @@ class _Child:
     def _end(self) -> int:
         """Ends the process; the status with which it ended, perhaps before."""
         process, self._process = self._process, None
-        if process is None:
-            return 0
-        process.kill()  # does nothing to one that has ended, whose status stays
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
-        return process.wait()
+        return children.end(process) if process is not None else 0
 
     def close(self) -> None:
         """Ends the process, if there is one."""
         self._end()
-
-
-def _start() -> subprocess.Popen[bytes]:
-    # -P keeps the current folder off the path. A session of its own: Ctrl-C is for the parent.
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "zppo_jax.processor.template_worker"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=children.environment(), start_new_session=True,
-    )  # fmt: skip
 
 
 _child = _Child()

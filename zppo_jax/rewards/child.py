@@ -6,15 +6,14 @@ module again in each child (which may import jax, or have no `__main__` guard), 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import selectors
 import signal
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+
+from zppo_jax import children
 
 STARTUP_SECONDS = 60.0
 OUT_OF_MEMORY = 12
@@ -44,14 +43,10 @@ class UsedUp(ChildFailed):
 class Child:
     """One child process. Not thread-safe: the pool lends it to one thread at a time."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
+    def __init__(self, command: Sequence[str]):
         """Start it. Raises NotStarted."""
-        # Its own session: Ctrl-C in the terminal is for the parent, which finishes its step.
         try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
-                start_new_session=True,
-            )  # fmt: skip
+            self._process = children.start(command)
         except OSError as error:
             raise NotStarted(str(error)) from error
         self._owner = os.getpid()
@@ -134,14 +129,8 @@ class Child:
             self.reap()
 
     def reap(self, grace_seconds: float = 0.0) -> int:
-        """Kill the child unless it ends by itself within the grace, and free its pipes. Returns its exit code."""
-        try:
-            self._process.wait(timeout=grace_seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            _close_quietly(pipe)
-        return self._process.wait()
+        """Kill the child unless it ends by itself within the grace. Returns its exit code."""
+        return children.end(self._process, grace_seconds)
 
 
 def _batch(pairs: Sequence[Pair]) -> Iterator[bytes]:
@@ -153,8 +142,3 @@ def _batch(pairs: Sequence[Pair]) -> Iterator[bytes]:
         if place and size > _BATCH_BYTES:
             return
         yield line
-
-
-def _close_quietly(pipe: Any) -> None:
-    with contextlib.suppress(OSError):  # unsent bytes for a child that is gone
-        pipe.close()

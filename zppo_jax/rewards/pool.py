@@ -13,7 +13,6 @@ import contextlib
 import math
 import os
 import queue
-import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,11 +52,6 @@ class Item(NamedTuple):
     options: Mapping[str, Any] = {}
 
 
-def _command(timeout_seconds: float, memory_megabytes: int) -> list[str]:
-    # -P keeps the current folder off the path: a file there must not shadow a module of the child.
-    return [sys.executable, "-P", "-m", "zppo_jax.rewards.worker", str(timeout_seconds), str(memory_megabytes)]
-
-
 class ScoringPool:
     """Scores responses, with at most `num_workers` child processes that start when the first one is needed.
 
@@ -82,7 +76,7 @@ class ScoringPool:
         self.max_tasks = max_tasks
         self._counts: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self._num_workers = num_workers
-        self._command = _command(timeout_seconds, memory_megabytes)
+        self._command = children.command("zppo_jax.rewards.worker", timeout_seconds, memory_megabytes)
         self._lock = threading.Lock()
         self._cache: collections.OrderedDict[Pair, Outcome] = collections.OrderedDict()
         self._closed = False
@@ -218,7 +212,7 @@ class ScoringPool:
         with self._lock:
             if self._closed:
                 raise NotStarted("the pool is closed")
-            child = Child(self._command, children.environment())
+            child = Child(self._command)
             self._alive.add(child)
         return child
 

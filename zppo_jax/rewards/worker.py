@@ -9,14 +9,14 @@ Comparison is exact before it is numeric: math-verify's own numeric step rounds 
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
-import signal
 import sys
 from typing import Any, TextIO
 
-from zppo_jax.children import limit_memory, limit_processor
+from zppo_jax.children import limit_memory, limit_processor, replies
 from zppo_jax.rewards.child import OUT_OF_MEMORY
 
 _DIGITS = 50
@@ -191,26 +191,22 @@ def warm_up() -> None:
     compare("x>1", r"(1,\infty)")
 
 
-def serve(requests: TextIO, replies: TextIO, seconds: float) -> None:
+def serve(requests: TextIO, to_parent: TextIO, seconds: float) -> None:
     """Answer requests ([gold, answer] as a JSON line) until the parent closes the pipe."""
-    print(json.dumps("ready"), file=replies, flush=True)
+    print(json.dumps("ready"), file=to_parent, flush=True)
     for line in requests:
         gold, answer = json.loads(line)
         limit_processor(seconds)
-        print(json.dumps(compare(gold, answer)), file=replies, flush=True)
+        print(json.dumps(compare(gold, answer)), file=to_parent, flush=True)
 
 
 def main() -> None:
     seconds, megabytes = float(sys.argv[1]), int(sys.argv[2])
     limit_memory(megabytes)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Libraries may print: the pipe to the parent is moved out of their reach.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    sys.stdout = sys.stderr
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    to_parent = io.TextIOWrapper(replies(), encoding="utf-8")
     try:
         warm_up()
-        serve(sys.stdin, replies, seconds)
+        serve(sys.stdin, to_parent, seconds)
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
 

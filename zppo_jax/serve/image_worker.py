@@ -10,14 +10,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import sys
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from zppo_jax.children import limit_memory, limit_processor
+from zppo_jax.children import limit_memory, limit_processor, replies
 from zppo_jax.processor import load_image
 
 _NICENESS = 10
@@ -36,7 +35,7 @@ def decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
     return load_image(content, name)
 
 
-def answer(request: bytes, requests: BinaryIO, replies: BinaryIO) -> None:
+def answer(request: bytes, requests: BinaryIO, to_parent: BinaryIO) -> None:
     """One request, whose line has been read."""
     head = json.loads(request)
     content = requests.read(head["size"])
@@ -44,24 +43,21 @@ def answer(request: bytes, requests: BinaryIO, replies: BinaryIO) -> None:
         image_HWC = decode(content, head["name"], head["max_pixels"])
     except (ValueError, MemoryError) as error:
         message = str(error) or f"{head['name']}: needs too much memory"
-        replies.write(json.dumps({"error": message}).encode() + b"\n")
+        to_parent.write(json.dumps({"error": message}).encode() + b"\n")
     else:
         height, width, _ = image_HWC.shape
-        replies.write(json.dumps({"height": height, "width": width}).encode() + b"\n")
-        replies.write(image_HWC.tobytes())
-    replies.flush()
+        to_parent.write(json.dumps({"height": height, "width": width}).encode() + b"\n")
+        to_parent.write(image_HWC.tobytes())
+    to_parent.flush()
 
 
 def main() -> None:
     limit_memory(int(sys.argv[1]))
     os.nice(_NICENESS)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Libraries may print: the pipe to the parent is moved out of their reach.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    to_parent = replies()
     for request in sys.stdin.buffer:
         limit_processor(float(sys.argv[2]))
-        answer(request, sys.stdin.buffer, replies)
+        answer(request, sys.stdin.buffer, to_parent)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import json
 import math
 import queue
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -50,14 +47,8 @@ class _Child:
     """One process; lent to one thread at a time."""
 
     def __init__(self, memory_megabytes: int, processor_seconds: float) -> None:
-        # -P keeps the current folder off the path. A process group of its own: Ctrl-C is for the server. No session of
-        # its own: where the system schedules sessions against each other, the child's low priority would not count.
-        limits = (str(memory_megabytes), str(processor_seconds))
-        command = [sys.executable, "-P", "-m", "zppo_jax.serve.image_worker", *limits]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=children.environment(), process_group=0,
-        )  # fmt: skip
+        command = children.command("zppo_jax.serve.image_worker", memory_megabytes, processor_seconds)
+        self._process = children.start(command, new_session=False)
         self._wall_seconds = _WALL_FACTOR * processor_seconds
         self._is_new = True
 
@@ -95,12 +86,7 @@ class _Child:
         return np.frombuffer(pixels, np.uint8).reshape(reply["height"], reply["width"], 3)
 
     def end(self) -> None:
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # unsent bytes for a child that is gone
-                if pipe is not None:
-                    pipe.close()
-        self._process.wait()
+        children.end(self._process)
 
 
 class ImageDecoder:
