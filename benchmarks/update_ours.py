@@ -89,7 +89,7 @@ class Trainer:
 
     def __init__(self, case: Case, checkpoint: str, mesh: Any = None) -> None:
         from zppo_jax import compilation
-        from zppo_jax.actor import Actor
+        from zppo_jax.actors.actor import Actor
         from zppo_jax.models import qwen3_5
         from zppo_jax.processor import Processor
         from zppo_jax.rewards import ScoringPool

@@ -27,7 +27,7 @@ KINDS = ("cpu", "wall")
 def record(config: Any, compiler: Any, directory: Path, num_steps: int) -> tuple[Any, Any, list[list[Any]]]:
     """The first steps of the run: (job, state after them, groups of each step)."""
     from zppo_jax import setup
-    from zppo_jax.metrics import PhaseTimers
+    from zppo_jax.run.timers import PhaseTimers
     from zppo_jax.train import train_step
     from zppo_jax.warmstart import directories
 

@@ -23,13 +23,14 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import tiny as tiny_config
-from zppo_jax import checkpoint, prompts, train
+from zppo_jax import prompts, train
 from zppo_jax.config import Config, from_config_dict
 from zppo_jax.data.digits import DigitsSource
-from zppo_jax.metrics import MetricsWriter, depends_on_clock
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout.generate import banned_mask
-from zppo_jax.rows import read_rows
+from zppo_jax.run import checkpoint
+from zppo_jax.run.metrics import MetricsWriter, depends_on_clock
+from zppo_jax.run.rows import read_rows
 from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.examples import Example
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from configs import common, tiny
-from zppo_jax.config import ConfigError, changed_keys, closest_key, from_config_dict, keys, to_json
+from zppo_jax.config import changed_keys, closest_key, from_config_dict, keys, to_json
+from zppo_jax.errors import ConfigError
 
 KEYS = {key.name: key for key in keys()}
 

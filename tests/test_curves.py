@@ -8,9 +8,9 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
-from zppo_jax.metrics import MetricsWriter
 from zppo_jax.report import draw_curves
 from zppo_jax.report.curves import running_mean, series
+from zppo_jax.run.metrics import MetricsWriter
 
 
 def write_run(workdir, num_steps: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import runs
-from zppo_jax.actor import Actor
+from zppo_jax.actors.actor import Actor
 from zppo_jax.data.pipeline import Item
 from zppo_jax.evaluate import Evaluation, Score, evaluate
 from zppo_jax.rollout.filters import Sampling

@@ -12,7 +12,7 @@ import pytest
 from tests import runs
 from tests.test_setup import Names
 from zppo_jax import compilation, setup
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import evaluate
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Draw, Request

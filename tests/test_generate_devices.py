@@ -11,7 +11,7 @@ import pytest
 from tests import runs
 from zppo_jax.command import Devices
 from zppo_jax.compilation import Compiler
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
 from zppo_jax.generate import devices, model
 from zppo_jax.models.qwen3_5 import sizes
 from zppo_jax.parallel import abstract_mesh

@@ -12,7 +12,8 @@ import pytest
 
 from configs import tiny
 from zppo_jax import command, main
-from zppo_jax.config import ConfigError, from_config_dict, keys
+from zppo_jax.config import from_config_dict, keys
+from zppo_jax.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 TINY = "--config=configs/tiny.py"
@@ -104,7 +105,7 @@ def test_overrides_are_read_in_every_way_that_absl_reads_them():
         "--",
         "--config.g=1",
     ]
-    assert list(main.overrides(argv)) == [("a.b", "1"), ("c", "2"), ("d", None), ("e", "false"), ("f", "")]
+    assert list(main.overrides.overrides(argv)) == [("a.b", "1"), ("c", "2"), ("d", None), ("e", "false"), ("f", "")]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import signal
 import pytest
 
 from tests import runs
-from zppo_jax.checkpoint import Checkpoints
-from zppo_jax.config import ConfigError
-from zppo_jax.console import RunConsole
-from zppo_jax.workdir import RunDirectory, WorkdirError
+from zppo_jax.errors import ConfigError, WorkdirError
+from zppo_jax.run.checkpoint import Checkpoints
+from zppo_jax.run.console import RunConsole
+from zppo_jax.run.directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -138,7 +138,7 @@ def test_a_checkpoint_that_was_cut_short_is_never_chosen(straight, start, tmp_pa
 KILLED_WHILE_SAVING = """
 import os, signal
 from zppo_jax import main
-from zppo_jax.checkpoint import Checkpoints
+from zppo_jax.run.checkpoint import Checkpoints
 
 save = Checkpoints.save
 

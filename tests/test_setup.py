@@ -16,10 +16,10 @@ import pytest
 
 from tests import runs
 from zppo_jax import setup
+from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.compilation import Compiler
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
 from zppo_jax.models.qwen3_5 import hf
-from zppo_jax.teacher import LocalTeacher
 from zppo_jax.update.rows import RowShapes
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests import runs
 from zppo_jax.config import to_json
-from zppo_jax.metrics import SCHEMA
+from zppo_jax.run.metrics import SCHEMA
 from zppo_jax.types import Kind
 from zppo_jax.zppo import METHODS
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from zppo_jax import agreement
 from zppo_jax.data.pipeline import Item
-from zppo_jax.metrics import PhaseTimers
+from zppo_jax.run.timers import PhaseTimers
 from zppo_jax.setup import Job
 from zppo_jax.types import Group, Outcome, Prompt, Rollout
 from zppo_jax.zppo import build_prompts, choose_candidates, select, summaries

@@ -7,20 +7,20 @@ first, without jax, and every mistake is one line that names the key, the value 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections.config_flags import config_flags, tuple_parser
+from ml_collections.config_flags import config_flags
 
 from zppo_jax import command
-from zppo_jax.config import Config, ConfigError, ConfigTree, Key, from_config_dict, keys, type_words, unknown_key
-from zppo_jax.heartbeat import Heartbeat
-from zppo_jax.workdir import RunError
+from zppo_jax.command import overrides
+from zppo_jax.config import Config, ConfigTree, Key, from_config_dict, keys
+from zppo_jax.errors import ConfigError, RunError, one_line
+from zppo_jax.run.heartbeat import Heartbeat
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file, FILE.py or FILE.py:METHOD")
 _WORKDIR = flags.DEFINE_string("workdir", None, "run directory; an existing one is continued")
@@ -62,27 +62,6 @@ Keys{of}:
 """
 
 
-def _texts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    value: Any = tuple_parser.TupleParser().parse(text)
-    if not all(type(item) is int for item in value):
-        raise ValueError(text)
-    return value
-
-
-_PARSERS: dict[Any, Callable[[str], Any]] = {
-    int: flags.IntegerParser().parse,
-    float: flags.FloatParser().parse,
-    bool: flags.BooleanParser().parse,
-    str: flags.ArgumentParser().parse,
-    tuple[int, ...]: _integers,
-    tuple[str, ...]: _texts,
-}
-
-
 def main() -> None:
     """Entry point of `python -m zppo_jax.main`."""
     app.run(_run, flags_parser=_parse_or_exit)
@@ -99,59 +78,18 @@ def parse(argv: Sequence[str], program: str = "zppo_jax.main", example: str = _E
     if not path:
         raise ConfigError(f"--config is missing: name a configuration file, as in `{example}`")
     command.load_config(path)  # config_flags loads it again, and would hide what is wrong with it
-    for name, text in overrides(argv):
-        check_override(name, text)
+    for name, text in overrides.overrides(argv):
+        overrides.check_override(name, text)
     try:
         with command.importable(path):
-            rest = flags.FLAGS(_quoted(argv))
+            rest = flags.FLAGS(overrides.quoted(argv))
     except Exception as error:  # absl and config_flags raise many kinds, and each message is for a person to read
-        raise ConfigError(f"{command.one_line(error)}; `python -m {program} --help` lists the flags") from error
+        raise ConfigError(f"{one_line(error)}; `python -m {program} --help` lists the flags") from error
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r} is no flag: a key is changed by --config.KEY=VALUE")
     if not flags.FLAGS.workdir or flags.FLAGS.config is None:
         raise ConfigError(f"--workdir is missing: name the directory of the run, as in `{example}`")
     return rest
-
-
-def overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """The (key, value) of every `--config.KEY=VALUE`, `--config.KEY VALUE`, `--config.KEY` and `--noconfig.KEY`."""
-    for position, argument in enumerate(argv):
-        if argument == "--":
-            return
-        match = re.fullmatch(r"--?(no)?config\.([^=]*)(?:=(.*))?", argument, flags=re.DOTALL)
-        if match is None:
-            continue
-        negated, name, value = match.groups()
-        if value is None and not negated and position + 1 < len(argv) and not argv[position + 1].startswith("-"):
-            value = argv[position + 1]
-        yield name, "false" if negated else value
-
-
-def _quoted(argv: Sequence[str]) -> list[str]:
-    """The command line with every tuple of texts as Python writes it, which is how config_flags reads one."""
-    quoted, names = list(argv), {key.name for key in keys() if key.type == tuple[str, ...]}
-    for position, argument in enumerate(argv):
-        if argument == "--":
-            break
-        flag, equals, text = argument.partition("=")
-        if not flag.startswith("-") or flag.lstrip("-").removeprefix("config.") not in names:
-            continue
-        if equals:
-            quoted[position] = f"{flag}={_texts(text)!r}"
-        elif position + 1 < len(argv):
-            quoted[position + 1] = repr(_texts(argv[position + 1]))
-    return quoted
-
-
-def check_override(name: str, text: str | None) -> None:
-    """Refuses an unknown key, and a value that does not read as the key's type; `text` None stands for no value."""
-    key = {key.name: key for key in keys()}.get(name)
-    if key is None:
-        raise unknown_key(name, "" if text is None else text)
-    if text is None and key.type is not bool:
-        raise ConfigError(f"{name} has no value: give {type_words(key.type)}, as --config.{name}=VALUE")
-    if text is not None and not _reads_as(key.type, text):
-        raise ConfigError(f"{name} = {text!r} has the wrong type: give {type_words(key.type)}")
 
 
 def help_text(path: str | None = None) -> str:
@@ -201,7 +139,7 @@ def _train(config: Config, heartbeat: Heartbeat) -> None:
 
 def _parse_or_exit(argv: Sequence[str]) -> list[str]:
     try:
-        if any(argument in ("--help", "-help", "-h", "--helpfull", "-?") for argument in argv[1:]):
+        if command.asks_for_help(argv):
             print(help_text(command.last_value(argv, "config")), end="")
             sys.exit(0)
         return parse(argv)
@@ -226,14 +164,6 @@ def check_method(config: Config) -> None:
 
     if config.method not in METHODS:
         raise ConfigError(f"method = {config.method!r}: there is no such method; give one of {', '.join(METHODS)}")
-
-
-def _reads_as(kind: Any, text: str) -> bool:
-    try:
-        _PARSERS[kind](text)
-    except (ValueError, TypeError):
-        return False
-    return True
 
 
 def _key_lines(values: ConfigTree | None) -> Iterator[str]:

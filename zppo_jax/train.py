@@ -20,26 +20,27 @@ from typing import Any
 
 import jax
 
-from zppo_jax import agreement, compilation, parallel, saved, setup
+from zppo_jax import agreement, compilation, parallel, setup
 from zppo_jax.augmentation import augment
-from zppo_jax.checkpoint import Checkpoints
 from zppo_jax.config import Config, binding
-from zppo_jax.console import RunConsole
 from zppo_jax.data.pipeline import Item, StepBatch
 from zppo_jax.evaluate import Evaluation, evaluate
-from zppo_jax.heartbeat import Heartbeat
-from zppo_jax.metrics import PhaseTimers
-from zppo_jax.quiet import tell_failures_once
-from zppo_jax.records import Records, buffer_metrics, step_metrics
 from zppo_jax.report import draw_curves
 from zppo_jax.rollout.requests import Draw
+from zppo_jax.run import saved
+from zppo_jax.run.checkpoint import Checkpoints
+from zppo_jax.run.console import RunConsole
+from zppo_jax.run.directory import RunDirectory
+from zppo_jax.run.heartbeat import Heartbeat
+from zppo_jax.run.quiet import tell_failures_once
+from zppo_jax.run.records import Records, buffer_metrics, step_metrics
+from zppo_jax.run.stop import StopRequest, StopRequested
+from zppo_jax.run.timers import PhaseTimers
+from zppo_jax.run.watchdog import FailedSaves, SkippedUpdates
 from zppo_jax.setup import Job
-from zppo_jax.stopping import StopRequest, StopRequested
 from zppo_jax.types import Group
 from zppo_jax.update.step import State
 from zppo_jax.warmstart import directories
-from zppo_jax.watchdog import FailedSaves, SkippedUpdates
-from zppo_jax.workdir import RunDirectory
 from zppo_jax.zppo import select
 
 

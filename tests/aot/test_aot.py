@@ -19,7 +19,8 @@ from tests import runs
 from zppo_jax import parallel, setup
 from zppo_jax.aot import __main__ as command
 from zppo_jax.aot import compiling, memory, programs, report, table, topologies
-from zppo_jax.config import ConfigError, from_config_dict
+from zppo_jax.config import from_config_dict
+from zppo_jax.errors import ConfigError
 
 QUIET: Any = None  # nothing is told in the tests that name it
 TINY = str(runs.ROOT / "configs" / "tiny.py")

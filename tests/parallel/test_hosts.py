@@ -91,7 +91,7 @@ import os, signal, sys
 import jax, numpy as np
 from jax.experimental import multihost_utils
 from zppo_jax import agreement, main
-from zppo_jax.checkpoint import Checkpoints
+from zppo_jax.run.checkpoint import Checkpoints
 
 def dump(self, name, state):
     whole = multihost_utils.process_allgather(state, tiled=True)
@@ -296,8 +296,9 @@ def test_hosts_with_different_configurations_do_not_begin(start, tmp_path):
 SAVING = """
 import pathlib, sys
 import jax, numpy as np
-from zppo_jax import checkpoint, parallel
-from zppo_jax.workdir import WorkdirError
+from zppo_jax.run import checkpoint
+from zppo_jax import parallel
+from zppo_jax.errors import WorkdirError
 
 number, folder = int(sys.argv[2]), pathlib.Path(sys.argv[3])
 parallel.connect(sys.argv[1], 2, number)

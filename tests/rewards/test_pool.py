@@ -15,7 +15,6 @@ import pytest
 
 from zppo_jax import children
 from zppo_jax.rewards import Item, ScoringPool
-from zppo_jax.rewards import child as child_module
 from zppo_jax.rewards import pool as pool_module
 
 BOMB = r"\boxed{(x+y+z+1)^{400}}"

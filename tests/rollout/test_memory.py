@@ -12,7 +12,7 @@ import pytest
 
 from tests import tiny_model
 from tests.tiny_model import SHAPES
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
 from zppo_jax.models.qwen3_5 import sizes, steps
 from zppo_jax.rollout import memory, slots
 from zppo_jax.rollout.shapes import Shapes

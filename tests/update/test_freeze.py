@@ -15,8 +15,8 @@ from flax import traverse_util
 
 from tests import tiny_model
 from tests.tiny_model import FastCompiler, groups
-from zppo_jax.checkpoint import Checkpoints, equal
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
+from zppo_jax.run.checkpoint import Checkpoints, equal
 from zppo_jax.update import batch, freeze, optimizer, rows, step
 from zppo_jax.update.learner import Learner
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests import tiny_model
 from tests.tiny_model import ROWS, SETTINGS, SHAPES, FastCompiler, fresh_state, groups, learner
-from zppo_jax import checkpoint
 from zppo_jax.rollout.engine import Request
+from zppo_jax.run import checkpoint
 from zppo_jax.types import Outcome
 from zppo_jax.update import batch, losses, optimizer, rows
 from zppo_jax.update.learner import Learner

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from tests import tiny_model
 from tests.tiny_model import TEMPLATE
 from zppo_jax import train
+from zppo_jax.actors.local_teacher import Summaries
 from zppo_jax.data.pipeline import Item, PromptProcessing, StepBatch
-from zppo_jax.metrics import PhaseTimers
 from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.weights import HeldWeights
-from zppo_jax.teacher.local import Summaries
+from zppo_jax.run.timers import PhaseTimers
 from zppo_jax.types import Group, Kind, Rollout
 from zppo_jax.update import batch, rows
 from zppo_jax.update.learner import Updated

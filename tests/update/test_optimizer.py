@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from tests.tiny_model import cache_size
-from zppo_jax.checkpoint import Checkpoints, equal
+from zppo_jax.run.checkpoint import Checkpoints, equal
 from zppo_jax.update import optimizer, rounding
 
 RATE = 1e-6

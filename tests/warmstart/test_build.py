@@ -16,7 +16,8 @@ import pytest
 
 from configs import tiny as tiny_config
 from tests import runs
-from zppo_jax.config import ConfigError, from_config_dict
+from zppo_jax.config import from_config_dict
+from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
 from zppo_jax.warmstart import directories, recipe, supervised, tiny

@@ -13,7 +13,8 @@ from typing import Any
 from absl import flags
 
 from zppo_jax import command
-from zppo_jax.config import Config, ConfigError
+from zppo_jax.config import Config
+from zppo_jax.errors import ConfigError
 
 _EXAMPLE = "python -m zppo_jax.aot --config=configs/9b.py --topology=v5p-128"
 
@@ -56,15 +57,14 @@ _OWN = (*_WITH_VALUE, "teacher", "noteacher", "json", "nojson", "search", "nosea
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 an answer, whichever; 2 a mistake on the command line."""
-    argv = sys.argv if argv is None else argv
-    if command.helped(argv, _HELP):
-        return
+    command.run(argv, _HELP, _run)
+
+
+def _run(argv: Sequence[str]) -> None:
+    config = parse(argv)
     try:
-        config = parse(argv)
         _settle_environment()
         _check(config, argv)
-    except ConfigError as error:
-        command.leave(error, 2)
     except KeyboardInterrupt:
         print("zppo_jax: stopped; nothing is kept of what was compiled", file=sys.stderr)
         os._exit(130)  # without waiting for a compilation, which may take minutes
@@ -110,7 +110,7 @@ def _check(config: Config, argv: Sequence[str]) -> None:
     import importlib.util
 
     from zppo_jax.aot import report, table, topologies
-    from zppo_jax.console import RunConsole
+    from zppo_jax.run.console import RunConsole
 
     if sys.stdout is None:
         raise ConfigError("standard output is closed, where the answer would go")

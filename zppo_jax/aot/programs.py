@@ -19,7 +19,8 @@ from jax.experimental import topologies
 from zppo_jax import parallel, setup
 from zppo_jax.aot.compiling import Recorder
 from zppo_jax.aot.topologies import GIB, Topology
-from zppo_jax.config import Config, ConfigError
+from zppo_jax.config import Config
+from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf, sizes, vlm

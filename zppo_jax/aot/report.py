@@ -14,9 +14,10 @@ from zppo_jax.aot import memory, programs
 from zppo_jax.aot.compiling import Compiled, Recorder
 from zppo_jax.aot.programs import Programs, Shapes, gib
 from zppo_jax.aot.topologies import GIB, Topology
-from zppo_jax.config import Config, ConfigError
-from zppo_jax.console import RunConsole
+from zppo_jax.config import Config
+from zppo_jax.errors import ConfigError
 from zppo_jax.models.qwen3_5 import flops
+from zppo_jax.run.console import RunConsole
 from zppo_jax.update import rows
 from zppo_jax.zppo import get_method
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
 
 GIB = 2**30
 

@@ -22,10 +22,10 @@ from ml_collections import ConfigDict
 
 from zppo_jax.config.combinations import COMBINATIONS
 from zppo_jax.config.schema import Config, Setting
+from zppo_jax.errors import ConfigError
 
 __all__ = [
     "Config",
-    "ConfigError",
     "ConfigTree",
     "Key",
     "changed_keys",
@@ -46,10 +46,6 @@ FREE_KEYS = (
 )
 """Beginnings of the keys that may change when a run is continued: for how long, what is written, and the machine. What
 the run computes stays the same but for rounding."""
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message is one line: key, value and mend."""
 
 
 class ConfigTree(ConfigDict):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from zppo_jax.actor import Actor
+from zppo_jax.actors.actor import Actor
 from zppo_jax.data.pipeline import Item
 from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.filters import Sampling

@@ -10,9 +10,8 @@ from pathlib import Path
 from absl import flags, logging
 
 from zppo_jax import command
-from zppo_jax.config import ConfigError
-from zppo_jax.heartbeat import Heartbeat
-from zppo_jax.workdir import WorkdirError
+from zppo_jax.errors import ConfigError, WorkdirError
+from zppo_jax.run.heartbeat import Heartbeat
 
 _EXAMPLE = "python -m zppo_jax.export --checkpoint=runs/tiny --out=exports/tiny"
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -50,19 +49,20 @@ _ORIGIN = flags.DEFINE_string("origin", None, "model that the run started from",
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 written, 2 a mistake on the command line, 1 anything else."""
-    argv = sys.argv if argv is None else argv
-    if command.helped(argv, _HELP):
-        return
+    command.run(argv, _HELP, _run)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parse(argv)
     try:
-        parse(argv)
         with Heartbeat(sys.stderr) as heartbeat:
             print(_export(heartbeat))
-    except ConfigError as error:
-        command.leave(error, 2)
+    except ConfigError:
+        raise
     except (WorkdirError, ValueError, OSError) as error:
-        command.leave(error, 1)
+        command.exit_with(error, 1)
     except KeyboardInterrupt:
-        command.leave("stopped; nothing was left behind", 130)
+        command.exit_with("stopped; nothing was left behind", 130)
 
 
 def parse(argv: Sequence[str]) -> None:

@@ -18,15 +18,16 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from zppo_jax import checkpoint, saved
-from zppo_jax.config import ConfigError
-from zppo_jax.heartbeat import Heartbeat
+from zppo_jax.errors import ConfigError, WorkdirError
+from zppo_jax.files import read_file, write_atomically
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.processor import Processor
+from zppo_jax.run import checkpoint, saved
+from zppo_jax.run.directory import require_name
+from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.warmstart import SHIPPED
-from zppo_jax.workdir import WorkdirError, read_file, require_name, write_atomically
 
 PROCESSOR_FILES = (
     "tokenizer.json",

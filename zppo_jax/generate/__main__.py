@@ -14,8 +14,8 @@ from typing import Any, NoReturn, TextIO
 from absl import flags
 
 from zppo_jax import command
-from zppo_jax.config import ConfigError
-from zppo_jax.heartbeat import Heartbeat
+from zppo_jax.errors import ConfigError
+from zppo_jax.run.heartbeat import Heartbeat
 
 _EXAMPLE = "python -m zppo_jax.generate --model=DIR --prompt='What do you see?' --image=a.png"
 _DTYPES = ("float32", "bfloat16")
@@ -86,17 +86,16 @@ _SAMPLING = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 all printed, 1 the model computes no numbers, 2 a mistake on the command line,
     130 Ctrl-C."""
-    argv = sys.argv if argv is None else argv
-    if command.helped(argv, _HELP):
-        return
+    command.run(argv, _HELP, _run)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parse(argv)
     try:
-        parse(argv)
         # Compilation and progress never stand among responses that go to a file or a pipe.
         target = sys.stdout if sys.stdout.isatty() and not _JSON.value else sys.stderr
         with _ctrl_c(), Heartbeat(target) as heartbeat:
             _generate(target, heartbeat)
-    except ConfigError as error:
-        command.leave(error, 2)
     except KeyboardInterrupt:
         print("zppo_jax: stopped; the responses above are whole", file=sys.stderr)
         _leave(130)
@@ -120,8 +119,8 @@ def _generate(target: TextIO, heartbeat: Heartbeat) -> None:
         messages, images = _conversation()
         # Imports jax, which a mistake on the command line should not wait for.
         from zppo_jax import compilation, parallel
-        from zppo_jax.console import RunConsole
         from zppo_jax.generate import model, sampling
+        from zppo_jax.run.console import RunConsole
 
         compilation.use_cache()
         compilation.keep_memory()
@@ -165,7 +164,7 @@ def _finite(responses: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from responses
     except NotFiniteError as error:
-        command.leave(error, 1)
+        command.exit_with(error, 1)
 
 
 _interrupted = threading.Event()

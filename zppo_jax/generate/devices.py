@@ -9,7 +9,7 @@ import jax
 
 from zppo_jax import parallel
 from zppo_jax.command import Devices
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout import memory
 from zppo_jax.rollout.memory import Wording

@@ -13,7 +13,7 @@ import jax
 from zppo_jax import parallel
 from zppo_jax.command import Devices
 from zppo_jax.compilation import Compiler
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
 from zppo_jax.generate import devices
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs

@@ -21,9 +21,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from zppo_jax.errors import RunError
 from zppo_jax.parallel import mesh as meshes
 from zppo_jax.parallel import rules
-from zppo_jax.workdir import RunError
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from zppo_jax.rows import read_metrics
+from zppo_jax.run.rows import read_metrics
 
 Rows = Sequence[Mapping[str, Any]]
 

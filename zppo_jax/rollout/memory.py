@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from zppo_jax import parallel
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
 from zppo_jax.models.qwen3_5 import steps
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import slots

@@ -14,8 +14,8 @@ from typing import Any
 from absl import flags
 
 from zppo_jax import command
-from zppo_jax.config import ConfigError
-from zppo_jax.heartbeat import Heartbeat
+from zppo_jax.errors import ConfigError
+from zppo_jax.run.heartbeat import Heartbeat
 
 _EXAMPLE = "python -m zppo_jax.serve --model=DIR --port=8000"
 _DTYPES = ("float32", "bfloat16")
@@ -97,15 +97,14 @@ _SECONDS = _count("max_request_seconds", 30)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 ended by Ctrl-C, 2 a mistake on the command line, 130 Ctrl-C before it was ready."""
-    argv = sys.argv if argv is None else argv
-    if command.helped(argv, _HELP):
-        return
+    command.run(argv, _HELP, _run)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parse(argv)
     try:
-        parse(argv)
         with Heartbeat(sys.stdout) as heartbeat:
             _serve(heartbeat)
-    except ConfigError as error:
-        command.leave(error, 2)
     except KeyboardInterrupt:
         print("zppo_jax: stopped", file=sys.stderr, flush=True)
         os._exit(130)  # sys.exit would wait for a program that is still compiling, which may take minutes
@@ -129,8 +128,8 @@ def _serve(heartbeat: Heartbeat) -> None:
         with heartbeat.during("starting: importing jax"):
             # A mistake on the command line should not wait for it.
             from zppo_jax import compilation, parallel
-            from zppo_jax.console import RunConsole
             from zppo_jax.generate import model
+            from zppo_jax.run.console import RunConsole
             from zppo_jax.serve import connections, start
 
             options = _options()

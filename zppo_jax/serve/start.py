@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from zppo_jax.compilation import Compiler
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
 from zppo_jax.generate.model import Loaded, power_of_two
 from zppo_jax.processor import Processor
 from zppo_jax.rollout.filters import Sampling

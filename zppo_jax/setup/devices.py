@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 import zppo_jax
 from zppo_jax import parallel
 from zppo_jax.compilation import Compiler
-from zppo_jax.config import Config, ConfigError, changed_keys, to_json
+from zppo_jax.config import Config, changed_keys, to_json
 from zppo_jax.config.schema import MeshConfig
 from zppo_jax.data.pipeline import require_equal_shards
+from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import vlm
 from zppo_jax.parallel import Hosts

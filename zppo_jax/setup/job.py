@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from zppo_jax import parallel, prompts
-from zppo_jax.actor import Actor
+from zppo_jax.actors.actor import Actor
+from zppo_jax.actors.local_teacher import LocalTeacher, Teacher
 from zppo_jax.compilation import Compiler
-from zppo_jax.config import Config, ConfigError
+from zppo_jax.config import Config
 from zppo_jax.data.digits import DigitsSource, Family
 from zppo_jax.data.pipeline import Item, PromptProcessing, Shard, StepStream, open_stream
-from zppo_jax.heartbeat import Heartbeat
+from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import config_keys, hf, vlm
@@ -24,10 +25,10 @@ from zppo_jax.rewards import ScoringPool
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.setup import engines
 from zppo_jax.setup.devices import check_hosts, decoding_mesh
 from zppo_jax.setup.learning import learner_of
-from zppo_jax.teacher import LocalTeacher, Teacher
 from zppo_jax.update.learner import Learner
 from zppo_jax.update.step import State
 from zppo_jax.zppo import ReplayBuffer, get_method, select

@@ -17,7 +17,7 @@ from typing import Any
 
 from flax import traverse_util
 
-from zppo_jax.config import ConfigError
+from zppo_jax.errors import ConfigError
 
 
 def split(params: dict[str, Any], patterns: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

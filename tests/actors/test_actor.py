@@ -1,0 +1,114 @@
+"""The actor on the tiny model: texts are those of the tokens, verdicts belong to their rollouts."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from tests import tiny_model
+from zppo_jax.actors.actor import Actor
+from zppo_jax.rewards import ScoringPool, score
+from zppo_jax.rollout.engine import Draw, Sample
+from zppo_jax.rollout.filters import Sampling
+
+
+@pytest.fixture(scope="module")
+def actor():
+    with ScoringPool(1, 10.0) as scorer:
+        yield Actor(tiny_model.engine(), tiny_model.processor(), scorer, "final")
+
+
+def answer(actor, items, num_samples=3, **identity):
+    identity = {"seed": 0, "step": 1, "purpose": "student"} | identity
+    return actor.answer(tiny_model.model().params, items, num_samples, Sampling(), Draw(**identity))
+
+
+def spoken(text: str) -> Sample:
+    """A sample that says `text` and stops."""
+    processor = tiny_model.processor()
+    ids = [*processor.encode_text(text), processor.stop_ids[0]]
+    logprobs = np.full(len(ids), -1.0, np.float32)
+    return Sample(np.asarray(ids, np.int32), logprobs, "stop", logprobs)
+
+
+def test_groups_hold_the_engines_samples_in_order(actor):
+    items = tiny_model.items()[:4]
+    groups = answer(actor, items)
+    for group, of, expected in zip(groups, items, tiny_model.groups(), strict=False):
+        assert group.prompt is of.prompt and group.features is of.features
+        for rollout, sample in zip(group.rollouts, expected.rollouts, strict=True):
+            np.testing.assert_array_equal(rollout.token_ids_T, sample.token_ids_T)
+            np.testing.assert_allclose(rollout.logprobs_T, sample.logprobs_T, atol=1e-5)
+            assert rollout.finish_reason == sample.finish_reason
+            assert rollout.text == "<think>\n" + tiny_model.processor().decode(rollout.token_ids_T)
+
+
+def test_the_identity_reaches_the_engine(actor):
+    items = tiny_model.items()[:1]
+    texts = [answer(actor, items, **identity)[0].rollouts[0].text for identity in ({}, {"seed": 9}, {"step": 9})]
+    texts.append(answer(actor, items, purpose="teacher")[0].rollouts[0].text)
+    assert len(set(texts)) == 4
+
+
+class Script:
+    """An engine that says what it is told to: samples by uid."""
+
+    def __init__(self, lines):
+        self.lines = lines
+
+    def stream(self, params, requests):
+        """The last of each group first, one group after the other."""
+        for index, request in enumerate(requests):
+            texts = list(enumerate(self.lines[request.uid]))
+            yield []
+            yield [(index, number, spoken(text)) for number, text in reversed(texts)]
+
+
+def test_each_verdict_belongs_to_its_rollout(actor):
+    """Right, wrong and unparsable answers to two questions, whose rollouts are scored together."""
+    lines = {
+        "1/a/plain": ["so </think> \\boxed{7}", "\\boxed{7} </think> who knows", "so </think> \\boxed{8}"],
+        "1/b/plain": ["</think> \\boxed{9}", "</think> \\boxed{7.0}", "</think> nothing"],
+    }
+    scripted = Actor(Script(lines), actor.processor, actor.scorer, "final")  # type: ignore[arg-type]
+    groups = answer(scripted, tiny_model.items()[:2])
+    assert [[r.correct for r in g.rollouts] for g in groups] == [[True, False, False], [False, True, False]]
+    assert [[r.answer for r in g.rollouts] for g in groups] == [["7", None, "8"], ["9", "7.0", None]]
+    for group in groups:
+        np.testing.assert_array_equal(group.rewards_G, [r.correct for r in group.rollouts])
+        for rollout in group.rollouts:
+            verdict = score(rollout.text, group.prompt.question.answer, "math", "final")
+            assert (rollout.correct, rollout.answer) == (verdict.correct, verdict.answer)
+            assert rollout.status == str(verdict.status)
+
+
+def test_the_region_is_the_actors(actor):
+    lines = {"1/a/plain": ["\\boxed{7} </think> who knows"] * 2}
+    anywhere = Actor(Script(lines), actor.processor, actor.scorer, "anywhere")  # type: ignore[arg-type]
+    assert all(rollout.correct for rollout in answer(anywhere, tiny_model.items()[:1], 2)[0].rollouts)
+
+
+def test_responses_are_scored_while_others_are_sampled(actor):
+    """The engine goes on only when somebody scores what it has given already."""
+    scored = threading.Event()
+
+    class Scorer:
+        def score_many(self, items):
+            scored.set()
+            return actor.scorer.score_many(items)
+
+    class Waiting(Script):
+        def stream(self, params, requests):
+            yield [(0, 1, spoken("</think> \\boxed{7}"))]
+            assert scored.wait(30)
+            yield [(0, 0, spoken("</think> \\boxed{8}"))]
+
+    beside = Actor(Waiting({}), actor.processor, Scorer(), "final")  # type: ignore[arg-type]
+    (group,) = answer(beside, tiny_model.items()[:1], 2)
+    assert [rollout.answer for rollout in group.rollouts] == ["8", "7"]
+
+
+def test_no_items_no_groups(actor):
+    assert answer(actor, []) == []

@@ -1,0 +1,246 @@
+"""What a run writes is strict JSON at once, and is cut back to the restored step as if nothing had come after."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+from tests.zppo.builders import group_with
+from zppo_jax.rollout.statistics import Statistics
+from zppo_jax.run.metrics import SCHEMA, MetricsWriter, depends_on_clock
+from zppo_jax.run.records import step_metrics
+from zppo_jax.run.rows import read_rows
+from zppo_jax.run.samples import SampleWriter, sample_row
+from zppo_jax.run.timers import PhaseTimers
+from zppo_jax.types import Features, Group, Kind, Prompt, Question, Rollout
+from zppo_jax.zppo import select
+
+PROMISED = {
+    *("step", "rollout/accuracy", "rollout/hard_fraction", "rollout/tokens_per_second"),
+    *("replay/size", "replay/graduated", "replay/evicted"),
+    *("zppo/bcq_groups", "zppo/ncq_groups", "zppo/bcq_accuracy", "zppo/ncq_accuracy"),
+    *("update/loss", "update/clip_fraction", "update/mismatch_kl", "update/grad_norm"),
+    *("update/nonzero_group_fraction", "eval/accuracy", "eval/standard_error", "eval/wilson_low", "eval/wilson_high"),
+    *("time/rollout", "time/teacher", "time/update", "time/step"),
+}
+
+
+def strict(line: str):
+    """Parses JSON and refuses NaN and Infinity, which Python would let pass."""
+    return json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def events(workdir: Path) -> set[tuple[str, int, float]]:
+    """The (tag, step, value) of all TensorBoard events: records of length, checksum, bytes, checksum."""
+    found = set()
+    for file in workdir.glob("tensorboard/*"):
+        content = file.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            found |= {(value.tag, event.step, value.simple_value) for value in event.summary.value}
+            content = content[16 + length :]
+    return found
+
+
+def group(text: str = "think</think> \\boxed{3}", kind: Kind = "plain", parent: str | None = None) -> Group:
+    empty = np.zeros((0,), np.int32)
+    features = Features(empty, empty, np.zeros((3, 0), np.int32), 0, np.zeros((0, 1536), np.float32), empty)
+    rollouts = [
+        Rollout(empty, empty.astype(np.float32), "stop", text, correct, "3", "correct") for correct in (True, False)
+    ]
+    question = Question("digits/7", "What?", (), "3", "math")
+    return Group(Prompt("digits/7#plain", kind, question, "What? Answer.", parent), features, tuple(rollouts))
+
+
+def test_every_row_has_the_promised_names_at_once(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer.write(0, {"eval/accuracy": 0.5})
+    row = strict((tmp_path / "metrics.jsonl").read_text())
+    assert row["step"] == 0 and row["eval/accuracy"] == 0.5 and row["update/loss"] is None
+    assert {"step", *SCHEMA} >= PROMISED and {"step", *SCHEMA} == set(row)
+
+
+def test_numbers_of_every_kind_are_written_and_those_that_are_none_are_null(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    values = {
+        "update/loss": np.float32("nan"),
+        "update/grad_norm": np.float64("inf"),
+        "replay/size": np.int64(3),
+        "zppo/bcq_groups": np.asarray(4),
+        "eval/accuracy/read": np.float32(0.25),
+        "time/step": -float("inf"),
+    }
+    writer.write(np.int64(1), values)  # pyright: ignore[reportArgumentType]
+    row = strict((tmp_path / "metrics.jsonl").read_text())
+    assert row["step"] == 1 and type(row["replay/size"]) is int
+    assert (row["replay/size"], row["zppo/bcq_groups"], row["eval/accuracy/read"]) == (3, 4, 0.25)
+    assert row["update/loss"] is None and row["update/grad_norm"] is None and row["time/step"] is None
+
+
+def test_what_is_no_scalar_is_an_error(tmp_path):
+    with pytest.raises(ValueError):
+        MetricsWriter(tmp_path, tensorboard=False).write(1, {"update/loss": np.zeros(2)})
+
+
+@pytest.mark.parametrize("half", [b"", b'{"step": 5, "upda', b'{"step": 3, "update/loss": 1.0}'])
+def test_a_run_cut_back_and_continued_leaves_the_same_rows(tmp_path, half):
+    for name, steps in (("whole", range(7)), ("killed", range(5))):
+        (tmp_path / name).mkdir()
+        writer = MetricsWriter(tmp_path / name)
+        for step in steps:
+            writer.write(step, {"update/loss": step / 7})
+        writer.close()
+        if name == "killed":  # in the middle of a line
+            with (tmp_path / name / "metrics.jsonl").open("ab") as file:
+                file.write(half)
+    writer = MetricsWriter(tmp_path / "killed")
+    writer.truncate(3)
+    assert [row["step"] for row in read_rows(tmp_path / "killed" / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert {step for _, step, _ in events(tmp_path / "killed")} == {0, 1, 2, 3}
+    for step in range(4, 7):
+        writer.write(step, {"update/loss": step / 7})
+    writer.close()
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
+    assert events(whole) == events(killed) and len(events(whole)) == 7
+
+
+def test_truncating_before_the_first_step_empties_everything(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.truncate(-1)  # nothing there yet
+    writer.write(0, {"eval/accuracy": 1})
+    assert events(tmp_path) == {("eval/accuracy", 0, 1.0)}
+    writer.truncate(-1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"" and events(tmp_path) == set()
+
+
+def test_truncation_is_atomic(tmp_path, monkeypatch):
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    for step in range(3):
+        writer.write(step, {})
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk")))
+    with pytest.raises(OSError):
+        writer.truncate(1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_sample_tells_its_lineage(tmp_path):
+    writer = SampleWriter(tmp_path, 1.0, 1)
+    writer.write(4, group(kind="bcq", parent="digits/7#plain"), np.asarray([1.0, -1.0], np.float32))
+    sample = strict((tmp_path / "samples.jsonl").read_text())
+    assert sample["step"] == 4 and sample["question_id"] == "digits/7" and sample["kind"] == "bcq"
+    assert sample["parent"] == "digits/7#plain" and sample["prompt"] == "What? Answer." and sample["gold"] == "3"
+    assert sample["responses"] == ["think</think> \\boxed{3}"] * 2
+    assert sample["rewards"] == [1.0, 0.0] and sample["advantages"] == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("text", ["日本 ✓", "a\nb\r\u2028c\x00", "\ud800 alone"])
+def test_odd_text_comes_back_as_it_was_on_one_line(tmp_path, text):
+    SampleWriter(tmp_path, 1.0, 1).write(1, group(text), [0.0, 0.0])
+    content = (tmp_path / "samples.jsonl").read_bytes()
+    assert content.count(b"\n") == 1
+    assert strict(content.decode())["responses"] == [text, text]
+
+
+def write_steps(writer: SampleWriter, steps: range) -> None:
+    for step in steps:
+        for _ in range(3):
+            writer.write(step, group("x" * 200), [0.5, -0.5])
+
+
+def contents(workdir: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in workdir.iterdir()}
+
+
+def test_samples_are_bounded_in_size_and_number(tmp_path):
+    write_steps(SampleWriter(tmp_path, 0.002, 2), range(20))
+    assert set(contents(tmp_path)) == {"samples.jsonl", "samples.1.jsonl", "samples.2.jsonl"}
+    assert all(0 < len(content) <= 2000 for content in contents(tmp_path).values())
+    newest = [row["step"] for row in read_rows(tmp_path / "samples.jsonl")]
+    oldest = [row["step"] for row in read_rows(tmp_path / "samples.2.jsonl")]
+    assert newest[-1] == 19 and oldest[-1] < newest[0]
+
+
+def test_one_line_larger_than_the_cap_is_still_written(tmp_path):
+    writer = SampleWriter(tmp_path, 1e-6, 0)
+    for step in range(3):
+        writer.write(step, group(), [0.0, 0.0])
+    assert [row["step"] for row in read_rows(tmp_path / "samples.jsonl")] == [2]
+    assert list(contents(tmp_path)) == ["samples.jsonl"]
+
+
+@pytest.mark.parametrize("restored", range(-1, 6))
+def test_samples_are_the_same_after_a_kill_whatever_was_rotated(tmp_path, restored):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for workdir, steps in ((whole, range(9)), (killed, range(6))):
+        workdir.mkdir()
+        write_steps(SampleWriter(workdir, 0.003, 9), steps)
+    assert len(contents(killed)) > 2
+    writer = SampleWriter(killed, 0.003, 9)
+    writer.truncate(restored)
+    assert all(row["step"] <= restored for file in writer.files() for row in read_rows(file))
+    write_steps(writer, range(restored + 1, 9))
+    assert contents(whole) == contents(killed)
+
+
+def test_timers_add_up_and_start_anew():
+    timers = PhaseTimers()
+    for _ in range(2):
+        with timers("rollout"):
+            time.sleep(0.02)
+    with pytest.raises(KeyError), timers("update"):
+        raise KeyError
+    seconds = timers.flush()
+    assert seconds.keys() == {"time/rollout", "time/update", "time/unaccounted", "time/step"}
+    assert 0.04 <= seconds["time/rollout"] <= seconds["time/step"] < 1
+    assert sum(seconds.values()) == pytest.approx(2 * seconds["time/step"])
+    assert timers.flush().keys() == {"time/unaccounted", "time/step"}
+
+
+def test_names_that_depend_on_the_clock():
+    clock = {name for name in SCHEMA if depends_on_clock(name)}
+    assert clock == {"rollout/tokens_per_second"} | {name for name in SCHEMA if name.startswith("time/")}
+    assert depends_on_clock("memory/peak")
+
+
+def test_a_line_is_written_whole_or_not_at_all(tmp_path):
+    """Ten more bytes fit: they do not stay, and the row is written when there is space."""
+    writer, limits = MetricsWriter(tmp_path, tensorboard=False), resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer.write(1, {})
+    file = tmp_path / "metrics.jsonl"
+    size = file.stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*metrics.jsonl"):
+            writer.write(2, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.stat().st_size == size
+    writer.write(2, {})
+    assert [row["step"] for row in read_rows(file)] == [1, 2]
+
+
+def test_undecided_rollouts_are_no_zeros_in_the_records():
+    """Neither in a line of samples.jsonl nor in the shares of a step, which are those of the decided groups."""
+    right, unknown = (group_with(name, 0) for name in ("hard", "unknown"))
+    rollouts = [dataclasses.replace(one, decided=False, status="error") for one in unknown.rollouts[:2]]
+    unknown = dataclasses.replace(unknown, rollouts=(*rollouts, *unknown.rollouts[2:]))
+    row = sample_row(1, unknown, np.zeros(8))
+    assert row["rewards"] == [None, None, *[0.0] * 6] and row["statuses"][:2] == ["error", "error"]
+    plain = [group.outcome() for group in (right, unknown)]
+    metrics = step_metrics(plain, select.hard(plain), [], Statistics())
+    assert metrics["rollout/hard_fraction"] == metrics["rollout/new_hard_fraction"] == 1.0
+    assert metrics["rollout/accuracy"] == 0.0 and metrics["rollout/undecided"] == metrics["reward/error"] == 2
+    nothing = step_metrics(plain[1:], [], [], Statistics())
+    assert nothing["rollout/hard_fraction"] is None and nothing["rollout/accuracy"] is None

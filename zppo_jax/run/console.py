@@ -1,0 +1,229 @@
+"""What the person at the terminal sees: what is compiling, how each step went, what the run achieved, where it lies.
+
+On a terminal the current step and any compilation are live at the bottom of the screen. Anywhere else (a file, a pipe,
+a CI log) the same facts are plain lines without control characters, and a heartbeat says what takes long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+import rich.text
+
+from zppo_jax.run.heartbeat import Heartbeat
+
+Result = tuple[float, float, float]
+"""An accuracy with the lower and the upper end of its interval, all in [0, 1]."""
+
+_FILES = {
+    "config.json": "the configuration",
+    "metrics.jsonl": "a row a step",
+    "curves.png": "the same, drawn",
+    "samples.jsonl": "a line a group: prompt, responses, rewards, advantages, lineage",
+    "tensorboard": "the metrics for `tensorboard --logdir`",
+    "checkpoints": "the same command continues from the latest",
+}
+
+
+class RunConsole:
+    """Reports one run: `with RunConsole(num_steps) as console: ...`.
+
+    Args:
+      num_steps: of the whole run, for the time left.
+      file: where to write; standard output by default.
+      live: whether to draw on a terminal; found out from `file` by default.
+      heartbeat: of the same file, where one beats already.
+    """
+
+    def __init__(
+        self,
+        num_steps: int,
+        file: TextIO | None = None,
+        live: bool | None = None,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
+        self._num_steps = num_steps
+        target = sys.stdout if file is None else file
+        self._live = target.isatty() if live is None else live
+        self.heartbeat = heartbeat or Heartbeat(None if self._live else target)
+        # Not a terminal: no width to fold at, no colours.
+        self._console = rich.console.Console(
+            file=target,
+            force_terminal=self._live or None,
+            width=None if self._live else 160,
+            no_color=not self._live,
+            highlight=False,
+            soft_wrap=not self._live,
+        )
+        self._progress = rich.progress.Progress(
+            rich.progress.SpinnerColumn(),
+            rich.progress.TextColumn("{task.description}", table_column=rich.table.Column(no_wrap=False)),
+            _CompileClock(),
+            console=self._console,
+            disable=not self._live,
+            transient=True,
+        )
+        self._task: rich.progress.TaskID | None = None
+        self._recent: deque[float] = deque(maxlen=20)
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self.heartbeat.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.heartbeat.stop()
+        self._progress.stop()
+
+    def message(self, text: str) -> None:
+        """Prints a line that stays."""
+        self.heartbeat.heard()
+        self._console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def compiling(self, program: str) -> Iterator[None]:
+        """Says that `program` is being compiled, for how long while it lasts, and how long it took."""
+        start = time.monotonic()
+        if self._live:
+            task = self._progress.add_task(f"compiling {program}", compiling=True)
+        else:
+            task = None
+            self.message(f"compiling {program} ...")
+        try:
+            with self.heartbeat.during(f"waiting for {program}"):
+                yield
+        finally:
+            if task is not None:
+                self._progress.remove_task(task)
+        self.message(f"compiled {program} in {time.monotonic() - start:.1f} s")
+
+    def step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Shows how the step went; `metrics` are those of its row in metrics.jsonl."""
+        now = time.monotonic()
+        self._recent.append(now - self._last)
+        self._last = now
+        # The median: a step that compiled or evaluated says nothing about those to come.
+        left = statistics.median(self._recent) * (self._num_steps - step)
+        line = step_line(step, self._num_steps, metrics, left)
+        if self._live:
+            self.status(line)
+        else:
+            self.message(line)
+
+    def status(self, line: str) -> None:
+        """Shows how things stand, in the place of what it said before; without a terminal only when it takes
+        long."""
+        if not self._live:
+            self.heartbeat.detail(line)
+            return
+        if self._task is None:
+            self._task = self._progress.add_task(line)
+        else:
+            self._progress.update(self._task, description=line)
+
+    def start_clock(self) -> None:
+        """Marks the beginning of the first step, so that what went before does not count as a step's time."""
+        self._last = time.monotonic()
+
+    def results(self, before: Mapping[str, Result], after: Mapping[str, Result], when: str) -> None:
+        """The final table: held-out accuracy by level, before training and after it.
+
+        Args:
+          before: by level; the order is kept.
+          after: the same after training.
+          when: the second was measured, such as "after 240 steps".
+        """
+        self._progress.stop()  # nothing is under way any more
+        box = rich.box.SIMPLE if self._live else rich.box.ASCII2
+        table = rich.table.Table(
+            title="held-out accuracy in %, and its interval of 95 %", title_justify="left", box=box
+        )
+        table.add_column("level")
+        for name in ("before", when, "change"):
+            table.add_column(name, justify="right")
+        for level in [*before, *(level for level in after if level not in before)]:
+            table.add_row(rich.text.Text(level), *_result_cells(before.get(level), after.get(level)))
+        self._console.print(table)
+
+    def files(self, workdir: Path | str) -> None:
+        """Lists the files of the run that exist, with what each holds."""
+        self.message(f"files in {workdir}")
+        for name, meaning in _FILES.items():
+            if (Path(workdir) / name).exists():
+                self.message(f"  {name:<14} {meaning}")
+
+
+class _CompileClock(rich.progress.TimeElapsedColumn):
+    """The time since a compilation began; nothing beside the line of a step, which has a clock of its own."""
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        return super().render(task) if task.fields.get("compiling") else rich.text.Text()
+
+
+def step_line(step: int, num_steps: int, metrics: Mapping[str, Any], seconds_left: float) -> str:
+    """The progress line of a step; a value that the step does not have is a dash.
+
+    Accuracy and hard questions are those of the new questions. What a step lost stands at the end, where it lost any:
+    prompts that no bucket holds, and rollouts that the scorer could not decide.
+    """
+    passed_over = [
+        f"{words} {_count(metrics.get(name))}"
+        for name, words in (
+            ("zppo/too_long", "too long"),
+            ("rollout/undecided", "undecided"),
+            ("eval/undecided", "held-out undecided"),
+        )
+        if metrics.get(name)
+    ]
+    return "  ".join(
+        (
+            f"step {step:>{len(str(num_steps))}}/{num_steps}",
+            f"accuracy {_percent(metrics.get('rollout/new_accuracy'))}",
+            f"hard {_percent(metrics.get('rollout/new_hard_fraction'))}",
+            f"buffer {_count(metrics.get('replay/size')):>4}",
+            f"graduated {_count(metrics.get('replay/graduated_total')):>4}",
+            f"{_count(metrics.get('rollout/tokens_per_second')):>6} tokens/s",
+            f"{_duration(seconds_left)} left",
+            *passed_over,
+        )
+    )
+
+
+def _result_cells(before: Result | None, after: Result | None) -> list[str]:
+    change = f"{100 * (after[0] - before[0]):+.1f}" if before and after else "-"
+    return [_result(before), _result(after), change]
+
+
+def _result(result: Result | None) -> str:
+    if result is None:
+        return "-"
+    accuracy, low, high = (f"{100 * value:.1f}" for value in result)
+    return f"{accuracy} ({low} to {high})"
+
+
+def _percent(value: Any) -> str:
+    return "   - " if value is None or not math.isfinite(value) else f"{100 * value:3.0f} %"
+
+
+def _count(value: Any) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

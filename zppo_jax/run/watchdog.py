@@ -1,0 +1,61 @@
+"""What watches over a run: updates that are not finite, and checkpoints that cannot be written.
+
+Both are told at once and do not end a run by themselves; too many in a row do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from zppo_jax.errors import RunError, WorkdirError
+
+
+class NotFiniteError(RunError):
+    """Too many updates in a row had to be skipped."""
+
+
+class SkippedUpdates:
+    """Counts the updates that were skipped in a row, over the ends of steps."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_a_row = 0
+        self._longest = 0
+
+    def count(self, num_updates: int, skipped: Collection[int]) -> None:
+        """The updates of a step, in order; `skipped` are the numbers of those that were."""
+        for number in range(num_updates):
+            self._in_a_row = self._in_a_row + 1 if number in skipped else 0
+            self._longest = max(self._longest, self._in_a_row)
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether there were more than the limit in a row."""
+        return self._longest > self._limit
+
+    def check(self, step: int, where: Path, saved_step: int | None) -> None:
+        """Raises NotFiniteError when there were; `saved_step` is the newest checkpoint's."""
+        if self.alarmed:
+            kept = f"step {step} is saved without them" if saved_step == step else f"step {step} could not be saved"
+            raise NotFiniteError(
+                f"{self._longest} updates in a row, up to step {step}, had a loss or gradient that is not finite, more "
+                f"than watchdog.max_skipped = {self._limit}; what they were to learn from is in {where}, and {kept}: "
+                "look for the sample, or start anew with a lower optimizer.learning_rate"
+            )
+
+
+class FailedSaves:
+    """Counts checkpoints that could not be written: training goes on, and the next one may succeed."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self.total = 0
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Does `action`; what it cannot write is told and counted."""
+        try:
+            action()
+        except WorkdirError as error:
+            self.total += 1
+            self._tell(f"!! {error}. Training goes on; the next checkpoint is tried in its turn")
