@@ -1,8 +1,9 @@
 """Whether two revisions train the same model: python -m benchmarks.same_bits BASE [HEAD]
 
-Runs `configs/tiny.py` at both revisions, eight steps of each method on one device and two steps of ZPPO on two processes,
-and compares what is left: metrics (but those of clock and memory), samples and the parameters in the checkpoint. All must
-be equal to the bit. Names of metrics and fields of samples that only one revision has are listed and not compared.
+Runs `configs/tiny.py` at both revisions, eight steps of each method on one device and two steps of ZPPO on two
+processes, and compares what is left: metrics (but those of clock and memory), samples and the parameters in the
+checkpoint. All must be equal to the bit. Names of metrics and fields of samples that only one revision has are listed
+and not compared.
 
 BASE and HEAD are what git takes for a commit; HEAD is the working tree where it is left out. The runs of a commit are
 kept in --folder and used again, those of a working tree are made again. Exit status 0 when all that both have is equal.
@@ -37,8 +38,9 @@ RENAMED: dict[str, str] = {}
 
 def command(tree: Path, out: Path, method: str, changes: dict[str, Any], extra: list[str]) -> subprocess.Popen[bytes]:
     flags = [f"--config.{name}={value}" for name, value in changes.items()]
+    words = [f"--config=configs/tiny.py:{method}", f"--workdir={out}", *flags, *extra]
     return subprocess.Popen(
-        [sys.executable, "-m", "zppo_jax.main", f"--config=configs/tiny.py:{method}", f"--workdir={out}", *flags, *extra],
+        [sys.executable, "-m", "zppo_jax.main", *words],
         cwd=tree, env=os.environ | {"PYTHONPATH": str(tree), "JAX_PLATFORMS": "cpu"},
         stdout=out.with_suffix(f".{len(extra) and extra[-1][-1]}.log").open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -76,7 +78,7 @@ def checked_out(revision: str) -> Iterator[tuple[Path, str]]:
         yield ROOT, "working-tree"
         return
     commit = git("rev-parse", f"{revision}^{{commit}}")
-    tree = ROOT / ".git" / "same-bits" / commit[:12]
+    tree = (ROOT / git("rev-parse", "--git-common-dir") / "same-bits" / commit[:12]).resolve()
     git("worktree", "prune")
     if not tree.exists():
         git("worktree", "add", "--detach", str(tree), commit)
@@ -103,7 +105,7 @@ def equal(one: Any, other: Any) -> bool:
     return one == other or both_nan
 
 
-def differences(base: list[dict[str, Any]], head: list[dict[str, Any]], what: str) -> Iterator[str]:
+def differences(what: str, base: list[dict[str, Any]], head: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each value that differs, at most ten; and one for the names that only one side has."""
     if len(base) != len(head):
         yield f"DIFFERENT {what}: {len(base)} rows and {len(head)}"
@@ -134,12 +136,12 @@ def parameters(run: Path) -> dict[str, np.ndarray]:
 
 
 def compare(base: Path, head: Path) -> Iterator[str]:
-    yield from differences(rows([base / "metrics.jsonl"]), rows([head / "metrics.jsonl"]), "metrics row")
+    yield from differences("metrics row", *(rows([run / "metrics.jsonl"]) for run in (base, head)))
     samples = [
         sorted(rows([run / "samples.jsonl", *sorted(run.glob("hosts/*/samples.jsonl"))]), key=lambda row: row["uid"])
         for run in (base, head)
     ]
-    yield from differences(*samples, "sample")
+    yield from differences("sample", *samples)
     one, two = parameters(base), parameters(head)
     if one.keys() != two.keys():
         yield f"DIFFERENT parameters: only one side has {sorted(one.keys() ^ two.keys())[:5]}"
