@@ -20,7 +20,8 @@ from tests import tiny_model
 from zppo_jax.compilation import Compiler
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf
-from zppo_jax.rollout.engine import Draw, Engine, Request
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.engine import Engine, Request
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group
@@ -55,7 +56,7 @@ def sampled(model: qwen3_5.Model, compiler: Compiler) -> list[Group]:
     engine = Engine(model.config, SHAPES, 64, 8, tiny_model.banned_V(), compiler, "sampler's ", 16, "bfloat16")
     items = [tiny_model.item(f"q{number}") for number in range(NUM_QUESTIONS)]
     requests = [
-        Request(one.prompt.uid, one.features, GROUP_SIZE, sampling=Sampling(), draw=Draw(0, 1, "student"))
+        Request(one.prompt.uid, one.features, GROUP_SIZE, sampling=Sampling(), draw=RandomStream(0, 1, "student"))
         for one in items
     ]
     right = np.random.default_rng(0).random((NUM_QUESTIONS, GROUP_SIZE)) < 0.5

@@ -97,11 +97,11 @@ def processor_seconds() -> float:
 
 def seconds_of(pairs: Sequence[Pair]) -> float:
     """Processor seconds to score the pairs with a new pool, a child's start included. A wrong verdict is an error."""
-    from zppo_jax.rewards import Item, ScoringPool
+    from zppo_jax.rewards import Answer, ScoringPool
 
     start = processor_seconds()
     with ScoringPool(1, 10.0) as pool:
-        items = [Item(rf"<think>so it is</think> Thus \boxed{{{answer}}}.", gold) for gold, answer, _ in pairs]
+        items = [Answer(rf"<think>so it is</think> Thus \boxed{{{answer}}}.", gold) for gold, answer, _ in pairs]
         verdicts = pool.score_many(items)
     for (gold, answer, right), verdict in zip(pairs, verdicts, strict=True):
         if verdict.correct != right:

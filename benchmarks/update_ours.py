@@ -116,10 +116,10 @@ class Trainer:
         import jax
 
         from zppo_jax.rollout.filters import Sampling
-        from zppo_jax.rollout.requests import Draw
+        from zppo_jax.keys import RandomStream
 
         self.num_steps += 1
-        draw = Draw(0, self.num_steps, "student")
+        draw = RandomStream(0, self.num_steps, "student")
         groups = self.actor.answer(self.state["params"], self.items, self.case.rollouts, Sampling(1.0), draw)
         tokens = sum(len(rollout.token_ids_T) for group in groups for rollout in group.rollouts)
         if tokens != self.case.tokens:

@@ -15,7 +15,7 @@ from zppo_jax.actors.actor import Actor
 from zppo_jax.data.pipeline import Item
 from zppo_jax.evaluate import Evaluation, Score, evaluate
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw
+from zppo_jax.keys import RandomStream
 from zppo_jax.types import Features, Group, Prompt, Question, Rollout
 
 
@@ -52,8 +52,8 @@ class Answers:
     def __init__(self, right: set[str]) -> None:
         self.right = right
 
-    def answer(self, params, items, num_samples, sampling: Sampling, draw: Draw) -> list[Group]:
-        assert num_samples == 1 and params == {} and draw == Draw(seed=0, step=3, purpose="evaluate")
+    def answer(self, params, items, num_samples, sampling: Sampling, draw: RandomStream) -> list[Group]:
+        assert num_samples == 1 and params == {} and draw == RandomStream(seed=0, step=3, purpose="evaluate")
         self.sampling = sampling
         none = np.zeros(0, np.int32)
         return [

@@ -15,7 +15,8 @@ from zppo_jax import compilation, setup
 from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import evaluate
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw, Request
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.requests import Request
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -46,7 +47,7 @@ def build(start, quick_compilation) -> Iterator[Build]:
 
 def answers(job: setup.Job, params: Any) -> list[list[int]]:
     """Tokens of the responses of an evaluation."""
-    groups = job.evaluator.answer(params, job.held_out, 1, job.evaluation, Draw(0, 0, "evaluate"))
+    groups = job.evaluator.answer(params, job.held_out, 1, job.evaluation, RandomStream(0, 0, "evaluate"))
     return [group.rollouts[0].token_ids_T.tolist() for group in groups]
 
 
@@ -77,7 +78,7 @@ def test_penalties_are_those_of_the_engine(build):
     job, _ = build(**PENALTIES)
     engine = dataclasses.replace(plain.student.engine, penalises=True, compiler=job.evaluator.engine.compiler)
     chosen = Sampling(0.0, repetition_penalty=3.0, presence_penalty=-50.0)
-    draw = Draw(0, 0, "evaluate")
+    draw = RandomStream(0, 0, "evaluate")
     direct = engine.sample(params, [Request(one.prompt.uid, one.features, 1, chosen, draw) for one in job.held_out])
     said = answers(job, params)
     assert said == [samples[0].token_ids_T.tolist() for samples in direct]

@@ -25,7 +25,8 @@ from zppo_jax.compilation import Compiler, Kind, Program
 from zppo_jax.data.pipeline import Item
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
-from zppo_jax.rollout.engine import Draw, Engine, Request, Sample
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.engine import Engine, Request, Sample
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
@@ -131,7 +132,7 @@ def sample(
 ) -> list[list[Sample]]:
     """All requests with the same settings and draw."""
     chosen = [
-        dataclasses.replace(one, sampling=Sampling(**settings), draw=Draw(seed, step, purpose)) for one in requests
+        dataclasses.replace(one, sampling=Sampling(**settings), draw=RandomStream(seed, step, purpose)) for one in requests
     ]
     return engine.sample(model().params, chosen)
 

@@ -86,11 +86,6 @@ def get_template(name: str) -> Template:
     return TEMPLATES[name]
 
 
-def prompt_uid(step: int, question_id: str, kind: str) -> str:
-    """The group identity of a prompt: groups of one question but of different kinds never share a baseline (App. C)."""
-    return f"{step}/{question_id}/{kind}"
-
-
 def plain_text(question_text: str, template: Template) -> str:
     """The user turn of a plain or replayed question: the question and the closer (Fig 8)."""
     return BLANK_LINE.join((question_text, template.closer))

@@ -1,264 +1,227 @@
 """Training: Algorithm 1 of arXiv:2606.18216, one step after the other.
 
-`train_step` is the algorithm; `run` is what surrounds it: evaluation, checkpoints, records, stopping. The order of a
-step is a contract: draw questions, step, evaluate, write records, save. A checkpoint is therefore the state after a
-whole step, and a run that continues from it is the run that was never interrupted.
-
-Over several hosts each runs this very program. A group is one host's; the outcomes of all are known to all
-(agreement.py), and every decision is taken from them.
+`train_step` is the algorithm, `Run` what surrounds it: evaluation, checkpoints, records, stopping. Over several hosts
+each runs this very program. A group is one host's; the outcomes of all are known to all, and every decision is taken
+from them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import jax
-
-from zppo_jax import agreement, compilation, parallel, setup
-from zppo_jax.augmentation import augment
+from zppo_jax import evaluate, setup
 from zppo_jax.config import Config, binding
-from zppo_jax.data.pipeline import Item, StepBatch
-from zppo_jax.evaluate import Evaluation, evaluate
-from zppo_jax.report import draw_curves
-from zppo_jax.rollout.requests import Draw
-from zppo_jax.run import saved
-from zppo_jax.run.checkpoint import Checkpoints
-from zppo_jax.run.console import RunConsole
-from zppo_jax.run.directory import RunDirectory
+from zppo_jax.data.pipeline import StepBatch
 from zppo_jax.run.heartbeat import Heartbeat
-from zppo_jax.run.quiet import tell_failures_once
-from zppo_jax.run.records import Records, buffer_metrics, step_metrics
-from zppo_jax.run.stop import StopRequest, StopRequested
+from zppo_jax.run.rows import read_metrics
+from zppo_jax.run.saves import Saves
+from zppo_jax.run.step import Step
+from zppo_jax.run.stop import StopRequested
 from zppo_jax.run.timers import PhaseTimers
-from zppo_jax.run.watchdog import FailedSaves, SkippedUpdates
-from zppo_jax.setup import Job
-from zppo_jax.types import Group
-from zppo_jax.update.step import State
-from zppo_jax.warmstart import directories
+from zppo_jax.run.watchdog import SkippedUpdates
+from zppo_jax.setup import Components
+from zppo_jax.update.programs import State
 from zppo_jax.zppo import select
 
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """What a step leaves: this host's groups, the advantages [G] of each by uid, the row of metrics, and the groups of
-    each update that was skipped, by its number."""
-
-    groups: list[Group]
-    advantages: dict[str, Any]
-    metrics: dict[str, Any]
-    skipped: dict[int, list[Group]]
+Phase = Callable[[str], AbstractContextManager[None]]
+"""Begins a phase of a step, for the clock, a trace and whoever waits."""
 
 
-def train_step(job: Job, state: State, batch: StepBatch, timers: PhaseTimers) -> tuple[State, Step]:
-    """One step of Algorithm 1."""
-    config, hosts, step, seed = job.config, job.hosts, batch.step, job.config.seed
-    job.student.engine.statistics.take()  # what the evaluation did
-
-    def roll_out(items: list[Item], purpose: str) -> list[Group]:
-        params, size = job.sampled_from(state), config.rollout.group_size
-        return job.student.answer(params, items, size, job.sampling, Draw(seed, step, purpose))
-
-    # 1. Plain rollouts on new and replayed questions.
-    with timers("rollout"):
-        groups = roll_out([*batch.new, *batch.replayed], "student")
-    with timers("agreement"):
-        plain = agreement.plain_outcomes(hosts, groups)
-
-    # 2-4. The hard questions, hardest first; the teacher answers them; BCQ and NCQ prompts until the cap is full.
-    hard = select.hard(plain, config.zppo.threshold)
-    added = augment(job, groups, hard, step, timers)
-
-    # 5. Fresh rollouts on them, under uids of their own.
-    with timers("rollout"):
-        reformulated = roll_out(added.items, "reformulated")
-    groups += reformulated
-    with timers("agreement"):
-        augmented = agreement.augmented_outcomes(hosts, reformulated, added.uids)
-        done = agreement.statistics(hosts, job.student.engine.statistics.take())
-
-    # 6. I updates on all groups; the buffer learns from the plain rollouts alone.
-    job.release()
-    with timers("update"):
-        everyone = [*plain, *augmented]
-        state, advantages_PG, updates, skipped = job.learner.update(
-            state, groups, seed=seed, step=step, everyone=everyone
-        )
-    metrics = step_metrics(plain, hard, augmented, done) | {f"update/{name}": value for name, value in updates.items()}
-    metrics |= added.counts
-    if job.buffer is not None:
-        refreshed = job.buffer.refresh(select.plain_accuracies(plain), step, config.zppo.threshold)
-        metrics |= buffer_metrics(job.buffer, refreshed)
-    own = {group.prompt.uid: group for group in groups}
-    advantages = {outcome.uid: row for outcome, row in zip(everyone, advantages_PG, strict=True)}
-    lost = {number: [own[everyone[p].uid] for p in part if everyone[p].uid in own] for number, part in skipped.items()}
-    return state, Step(groups, advantages, metrics, lost)
+def train_step(parts: Components, state: State, batch: StepBatch, phase: Phase) -> tuple[State, Step]:
+    """One step of Algorithm 1 of arXiv:2606.18216, numbered as there; the old state is donated."""
+    step, seed, threshold = batch.step, parts.config.seed, parts.config.zppo.threshold
+    with parts.student.rollouts(state["params"]) as student:
+        # 1. Plain rollouts on new and replayed questions.
+        with phase("rollout"):
+            plain = student.cohort(batch.items, parts.random(step, "student"))
+        # 2. The hard questions, hardest first (the order of the pre-cap).
+        hard = select.ranked(select.hard(plain.outcomes, threshold), parts.random(step, "pre_cap_ties"))
+        # 3-4. The teacher answers; BCQ and NCQ prompts, built one block of questions after the other, fill the cap.
+        listing = parts.helper.listing(plain, hard, parts.limit, seed, step)
+        with phase("teacher"):
+            kept, num_too_long = select.post_cap(listing, parts.limit)
+        # 5. Fresh rollouts on them, under their own uids.
+        with phase("reformulation"):
+            items = parts.process.items_of(listing.prompts_of(kept))
+        with phase("rollout"):
+            helped = student.cohort(items, parts.random(step, "reformulated"), order=[prompt.uid for prompt in kept])
+        sampled = student.counts()
+    # 6. I updates on all groups, each response weighed by the method's credit; the buffer learns from plain ones alone.
+    with phase("update"):
+        learned = parts.learned_from(plain, helped, step)
+        state, update = parts.learner.update(state, learned, parts.credit, seed=seed, step=step)
+    refreshed = None
+    if parts.buffer is not None:
+        refreshed = parts.buffer.refresh(select.plain_accuracies(plain.outcomes), step, threshold)
+    counts = {"zppo/too_long": num_too_long, **listing.counts()}
+    return state, Step(step, plain, hard, helped, counts, sampled, learned, update, refreshed, parts.buffer)
 
 
-# ---------------------------------------------------------------- what surrounds the algorithm
-
-
-def run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> None:
-    """Train from the newest checkpoint in `workdir`, or from the start, to `config.num_steps` or a request to stop.
+def run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> State:
+    """Trains from the newest checkpoint in `workdir`, or from the start, to `config.num_steps` or a request to stop;
+    returns the state after the last step.
 
     `heartbeat` beats already, where the caller has one.
     """
-    compilation.use_cache()
-    with (heartbeat or Heartbeat()).during("finding the devices"):
-        compilation.keep_memory()
-        tell_failures_once()
-        hosts = setup.find_hosts(config)
-    with contextlib.ExitStack() as stack:
-        with hosts.together("opening the run directory"):
-            directory = stack.enter_context(RunDirectory(workdir, hosts.index))
-            if hosts.leads:
-                step, values = saved.newest(directory.checkpoints)
-                directory.accept(config, step, values.get("config"))
-        kept = (config.checkpoint.keep, config.checkpoint.keep_best)
-        directory.require_shared(hosts.gather(directory.mark, "the marks of the run directory"))
-        checkpoints = stack.enter_context(Checkpoints(directory.checkpoints, *kept, hosts))
-        stack.enter_context(hosts.watched())
-        stop = stack.enter_context(StopRequest())
-        elsewhere = None if hosts.leads else stack.enter_context(open(os.devnull, "w"))
-        beat = heartbeat if hosts.leads else Heartbeat()
-        console = stack.enter_context(RunConsole(config.num_steps, elsewhere, heartbeat=beat))
-        with hosts.together("loading the models"), console.heartbeat.during("making the models, data and programs"):
-            student, teacher = directories(config, directory.path, console.message)
-            mesh = setup.make_mesh(config)
-            stack.enter_context(parallel.use(mesh))
-            compiler = stack.enter_context(compilation.compiler(console.compiling, mesh))
-            own, sampler = setup.own_mesh(config, mesh), compiler
-            if own is not mesh:
-                sampler = stack.enter_context(compilation.compiler(console.compiling, own))
-            for each in {compiler, sampler}:
-                console.heartbeat.watch(each.standing)
-            report = stop.checked(console.status) if hosts.count == 1 else console.status
-            job, state = setup.build(config, student, teacher, compiler, report, hosts, sampler, console.heartbeat)
-        stack.callback(job.close)
-        for line in setup.describe_mesh(config, mesh, state["params"], job.learner.config, hosts):
-            console.message(line)
-        with hosts.together("opening the records"):
-            records = Records(directory, config, checkpoints.latest_step, hosts, console.message)
-        stack.callback(records.close)
-        try:
-            _loop(job, state, checkpoints, records, console, stop)
-        except StopRequested:
-            console.message("stopped before the first step: there was nothing to save")
-            return
-        if hosts.leads:
+    with Run.open(config, workdir, heartbeat) as training:
+        for _ in training:
+            pass
+    return training.state
+
+
+@dataclasses.dataclass
+class Run:
+    """A training run that can be stepped: `with Run.open(config, workdir) as run: for step in run: ...`.
+
+    The order of a step is a contract: draw questions, step, evaluate, write records, save. A checkpoint is therefore
+    the state after a whole step, and a run that continues from it is the run that was never interrupted. At the end of
+    the block what was not saved yet is saved, also where the loop was left early.
+
+    Attributes:
+      opened: the parts of the run, and where it is written.
+      state: parameters and optimiser after the last step.
+      step: how many steps have been made.
+      done: whether the last step was made or somebody wants the run to stop.
+    """
+
+    opened: setup.Opened
+    state: State
+    step: int = 0
+    done: bool = False
+    _accuracy: float | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> Iterator[Self]:
+        """Opens a run directory, loads models and data and starts compiling; continues from the newest checkpoint, or
+        evaluates the start.
+
+        Raises ConfigError and RunError, in one line, for what cannot be run.
+        """
+        with setup.opened(config, workdir, heartbeat) as opened:
+            training = cls(opened, opened.state)
+            training._begin()
+            yield training
+            training._finish()
+
+    def __post_init__(self) -> None:
+        opened = self.opened
+        self.parts, self.config, self.console = opened.components, opened.components.config, opened.console
+        self._timers = PhaseTimers(self.console.phase)
+        self._saves = Saves(opened.checkpoints, self.console.message)
+        self._skipped = SkippedUpdates(self.config.watchdog.max_skipped)
+
+    def __iter__(self) -> Iterator[Step]:
+        """Makes the steps that are left."""
+        while not self.done:
+            result = self.advance()
+            if result is not None:
+                yield result
+
+    def advance(self) -> Step | None:
+        """Makes one step; None where it was given up, because somebody wants the run to stop."""
+        opened, before = self.opened, self.parts.stream.get_state()
+        with opened.records.traced(self.step + 1):
+            with self._timers("data"):
+                batch = next(self.parts.stream)
             try:
-                draw_curves(directory.path)
-            except ValueError as error:
-                console.message(f"no curves: {error}")
-            console.files(directory.path)
-
-
-def _loop(
-    job: Job, state: State, checkpoints: Checkpoints, records: Records, console: RunConsole, stop: StopRequest
-) -> None:
-    config = job.config
-    step, state, first, last = _begin(job, state, checkpoints, records, console, stop)
-    saves, watch = FailedSaves(console.message), SkippedUpdates(config.watchdog.max_skipped)
-
-    def save(accuracy: float | None = None) -> None:
-        host = {"stream": job.stream.get_state(), "first": first.to_json(), "last": last.to_json()}
-        checkpoints.save(step, state, host | {"config": binding(config)}, accuracy)
-
-    def ends() -> bool:
-        """Asked once a step: whatever ends the loop has saved. What one host is told, all do."""
-        wanted = stop.requested or (job.hosts.count > 1 and checkpoints.reached_preemption(step))
-        return step >= config.num_steps or any(job.hosts.gather(wanted, "the end of a step"))
-
-    if config.profile.step and not step < config.profile.step <= config.num_steps:
-        console.message(f"no trace: step {config.profile.step} (profile.step) is not made, {step} have been")
-    console.start_clock()
-    evaluated = False
-    timers, done = PhaseTimers(functools.partial(_phase, console.heartbeat)), ends()
-    while not done:
-        before = job.stream.get_state()
-        with records.traced(step + 1):
-            with timers("data"):
-                batch = next(job.stream)
-            try:
-                with stop.heeded():
-                    state, result = train_step(job, state, batch, timers)
+                with opened.stop.interruptible():
+                    self.state, result = train_step(self.parts, self.state, batch, self._timers)
             except StopRequested:  # nothing but rollouts has happened yet, and the same are made again
-                job.stream.set_state(before)
-                break
-            step, metrics = batch.step, result.metrics
-            evaluated = step % config.eval.every == 0 or step == config.num_steps
-            if evaluated:
-                last = _evaluate(job, state, step, timers)
-                metrics |= last.metrics()
-        saves.attempt(checkpoints.check)
-        seconds = timers.flush()
-        metrics |= seconds | {"rollout/tokens_per_second": metrics["rollout/tokens"] / seconds["time/rollout"]}
-        metrics["checkpoint/failed"] = saves.total
-        with timers("records"):
-            records.write(step, metrics, result.groups, result.advantages)
-            console.step(step, metrics)
-            for number, groups in result.skipped.items():
-                file = records.skipped(step, number, groups, result.advantages)
-                console.message(f"!! update {number + 1} of step {step} was not finite and is skipped: {file}")
-            problem = records.flush()
-            if problem:
-                console.message(f"!! {problem}: free some space. Training goes on; what is not written waits")
-            watch.count(job.learner.num_updates, result.skipped)
-        with timers("agreement"):
-            done = ends()
-        with timers("checkpoint"):
-            if step % config.checkpoint.every == 0 or evaluated or done or watch.alarmed:
-                saves.attempt(checkpoints.finish)  # of the one before
-                saves.attempt(functools.partial(save, last.overall.accuracy if evaluated else None))
-        if watch.alarmed:
-            saves.attempt(checkpoints.finish)
-            watch.check(step, records.skipped_folder, checkpoints.latest_step)
-    saves.attempt(checkpoints.finish)
-    if step > 0:
-        # What is saved already is left alone. Now a failure is an error.
-        save(last.overall.accuracy if evaluated else None)
-        checkpoints.finish()
-        records.finish()
-    measured = evaluated or step == config.num_steps
-    if not measured:
-        console.message(f"stopped after {step} steps; the accuracy is that of the last evaluation")
-    console.results(first.table(), last.table(), f"after {step} steps" if measured else "last evaluated")
+                self.parts.stream.set_state(before)
+                self.done = True
+                return None
+            self.step = batch.step
+            evaluated = self._evaluate()
+        self._write(result, evaluated)
+        self._save()
+        return result
 
+    def _begin(self) -> None:
+        """Restores the newest checkpoint; without one evaluates the start."""
+        try:
+            if self.opened.checkpoints.latest_step is None:
+                with self.opened.stop.interruptible():
+                    row = self._evaluate()
+                self.opened.records.write_row(0, row | self._timers.flush())
+                self.console.message(f"held-out accuracy before training {100 * row['eval/accuracy']:.1f} %")
+            else:
+                self._restore()
+        except StopRequested:
+            self.console.message("stopped before the first step: there was nothing to save")
+            self.done = True
+            return
+        traced = self.config.profile.step
+        if traced and not self.step < traced <= self.config.num_steps:
+            self.console.message(f"no trace: step {traced} (profile.step) is not made, {self.step} have been")
+        self.console.start_clock()
+        self._timers.flush()
+        self._accuracy = None
+        self.done = self._ends()
 
-def _begin(
-    job: Job, state: State, checkpoints: Checkpoints, records: Records, console: RunConsole, stop: StopRequest
-) -> tuple[int, State, Evaluation, Evaluation]:
-    """The newest checkpoint, or the start and its evaluation: (step, state, first evaluation, last evaluation)."""
-    if checkpoints.latest_step is None:
-        timers = PhaseTimers(functools.partial(_phase, console.heartbeat))
-        with stop.heeded():
-            first = _evaluate(job, state, 0, timers)
-        records.write(0, first.metrics() | timers.flush())
-        records.finish()
-        console.message(f"held-out accuracy before training {100 * first.overall.accuracy:.1f} %")
-        return 0, state, first, first
-    with console.heartbeat.during("restoring the checkpoint"):
-        step, state, host = checkpoints.restore(state, console.message)
-    job.stream.set_state(host["stream"])
-    console.message(f"continuing after step {step}")
-    return step, state, Evaluation.from_json(host["first"]), Evaluation.from_json(host["last"])
+    def _restore(self) -> None:
+        with self.console.heartbeat.during("restoring the checkpoint"):
+            self.step, self.state, host = self.opened.checkpoints.restore(self.state, self.console.message)
+        self.parts.stream.set_state(host["stream"])
+        self.console.message(f"continuing after step {self.step}")
 
-
-@contextlib.contextmanager
-def _phase(heartbeat: Heartbeat, name: str) -> Iterator[None]:
-    """A phase of a step, for a trace and for whoever waits."""
-    with jax.profiler.TraceAnnotation(name), heartbeat.during(name):
-        yield
-
-
-def _evaluate(job: Job, state: State, step: int, timers: PhaseTimers) -> Evaluation:
-    with timers("eval"):
-        params, seed = job.sampled_from(state), job.config.seed
-        found = evaluate(job.evaluator, params, job.held_out, job.evaluation, seed=seed, step=step, hosts=job.hosts)
-        job.student.engine.vision.release()  # nobody asks about these images again before the next update
+    def _evaluate(self) -> dict[str, Any]:
+        """Walks the evaluators that are due; their values are metrics of the step."""
+        found: dict[str, Any] = {}
+        last = self.step in (0, self.config.num_steps)
+        for evaluator in self.parts.evaluators:
+            if last or self.step % evaluator.every == 0:
+                with self._timers("eval"):
+                    found |= evaluator.run(self.parts.student.sampling_params(self.state["params"]), self.step)
+        self._accuracy = found.get("eval/accuracy")
         return found
+
+    def _write(self, result: Step, evaluated: dict[str, Any]) -> None:
+        self._saves.check()
+        metrics, seconds = result.metrics() | evaluated, self._timers.flush()
+        metrics |= seconds | {"rollout/tokens_per_second": metrics["rollout/tokens"] / seconds["time/rollout"]}
+        metrics |= {"checkpoint/failed": self._saves.failed, "time/agreement": self.parts.hosts.take_waited()}
+        with self._timers("records"):
+            self.opened.records.write_step(result, metrics)
+            self.console.step(self.step, metrics)
+            self._skipped.count(self.parts.learner.schedule.num_updates, result.update.skipped)
+
+    def _save(self) -> None:
+        """Saves where a checkpoint is due. A failure ends nothing; too many updates that were not finite do."""
+        self.done, alarmed = self._ends(), self._skipped.alarmed
+        due = self.step % self.config.checkpoint.every == 0 or self._accuracy is not None
+        with self._timers("checkpoint"):
+            if due or self.done or alarmed:
+                self._saves.save(self.step, self.state, self._host_values(), self._accuracy)
+        if alarmed:
+            self._saves.finish()
+            self._skipped.check(self.step, self.opened.records.skipped_folder, self.opened.checkpoints.latest_step)
+
+    def _host_values(self) -> dict[str, Any]:
+        return {"stream": self.parts.stream.get_state(), "config": binding(self.config)}
+
+    def _ends(self) -> bool:
+        """Asked once a step: whatever ends the loop has saved. What one host is asked to do, all do."""
+        hosts, opened = self.parts.hosts, self.opened
+        wanted = opened.stop.requested or (hosts.count > 1 and opened.checkpoints.reached_preemption(self.step))
+        return self.step >= self.config.num_steps or any(hosts.gather(wanted, "the end of a step"))
+
+    def _finish(self) -> None:
+        """Saves what is not saved yet, where a failure is an error now, and shows the results."""
+        if self.step == 0:
+            return
+        self._saves.last(self.step, self.state, self._host_values(), self._accuracy)
+        self.opened.records.finish()
+        measured = self._accuracy is not None or self.step == self.config.num_steps
+        if not measured:
+            self.console.message(f"stopped after {self.step} steps; the accuracy is that of the last evaluation")
+        if self.parts.hosts.leads:
+            rows = read_metrics(self.opened.directory.metrics_file)
+            tables = [table for row in rows if (table := evaluate.table(row))] or [{}]
+            self.console.results(tables[0], tables[-1], f"after {self.step} steps" if measured else "last evaluated")
+            self.opened.show_files()

@@ -8,12 +8,15 @@ Shape suffixes: T tokens, I patches, C values of one patch, N images and videos,
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-Kind = Literal["plain", "replay", "bcq", "ncq"]
-"""Where a prompt comes from: a new question, a replayed one, or a reformulation of a hard one."""
+PLAIN_KINDS = ("plain", "replay")
+"""Kinds of prompts that ask a question as it is: a new question, and one from the replay buffer. All other kinds are
+names of `zppo.HELPS`: a hard question with help in its prompt."""
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -22,16 +25,30 @@ FinishReason = Literal["stop", "length", "abort"]
 class Question:
     """A question with its gold answer, as a data source yields it.
 
-    `images` are RGB uint8 arrays of shape [height, width, 3]. `level` names the family or difficulty and is
-    only used for reports. `text` holds neither a template nor the closer.
+    `images` are RGB uint8 arrays of shape [height, width, 3], `videos` as the processor takes them; either may be a
+    sequence that decodes an element when it is read. `options` are the scorer's for this question (`choices`,
+    `tolerance`, ...: `rewards.score`). `level` names the family or difficulty and is only used for reports. `text`
+    holds neither a template nor the closer.
     """
 
     id: str
     text: str
-    images: tuple[np.ndarray, ...]
+    images: Sequence[np.ndarray]
     answer: str
     answer_type: str
     level: str = ""
+    videos: Sequence[Any] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A response that a prompt shows: who wrote it, the whole of it, its parsed answer, and the text shown of it."""
+
+    author: str
+    response: str
+    answer: str | None
+    text: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,14 +57,22 @@ class Prompt:
 
     `uid` is the group's identity ("never share a baseline", App. C): plain, BCQ and NCQ prompts of one question
     have three different uids. `text` is the whole user turn, closer included. `parent` is the uid of the plain
-    group that a reformulated prompt came from.
+    group that a reformulated prompt came from, `shown` are the responses that its text shows, in order. `opening` is
+    the beginning of the answer, which the model continues.
     """
 
     uid: str
-    kind: Kind
+    kind: str
     question: Question
     text: str
     parent: str | None = None
+    opening: str = ""
+    shown: tuple[Shown, ...] = ()
+
+
+def prompt_uid(step: int, question_id: str, kind: str) -> str:
+    """The group identity of a prompt: groups of one question but of different kinds never share a baseline (App. C)."""
+    return f"{step}/{question_id}/{kind}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,9 +81,9 @@ class Features:
 
     `token_ids_T` int32, image placeholders already expanded; `token_types_T` int32 (0 text, 1 image, 2 video);
     `positions_3T` int32, the M-RoPE rows (time, height, width); `rope_delta` is what is added to the number of
-    valid tokens to get the next position; `patches_IC` float32 in merge-block order, `grid_thw_N3` int32 in patches,
-    both in the order in which the images and videos stand in the prompt. A video is a run of tokens for each step of
-    time.
+    valid tokens to get the next position; `patches_IC` are grey levels, uint8, in merge-block order
+    (`processor.patches.normalised` makes them what the model reads), `grid_thw_N3` int32 in patches, both in the order
+    in which the images and videos stand in the prompt. A video is a run of tokens for each step of time.
     """
 
     token_ids_T: np.ndarray
@@ -72,6 +97,20 @@ class Features:
     def num_tokens(self) -> int:
         return int(self.token_ids_T.shape[0])
 
+    def followed_by(self, ids: Sequence[int]) -> Features:
+        """The same prompt with these text tokens at its end."""
+        if not len(ids):
+            return self
+        new_T = np.asarray(ids, np.int32)
+        first = self.num_tokens + self.rope_delta
+        positions_3T = np.broadcast_to(np.arange(first, first + len(new_T), dtype=np.int32), (3, len(new_T)))
+        return dataclasses.replace(
+            self,
+            token_ids_T=np.concatenate([self.token_ids_T, new_T]),
+            token_types_T=np.concatenate([self.token_types_T, np.zeros_like(new_T)]),
+            positions_3T=np.concatenate([self.positions_3T, positions_3T], axis=1),
+        )
+
     @property
     def grid_types_N(self) -> np.ndarray:
         """1 (image) or 2 (video) for each row of `grid_thw_N3`, int32."""
@@ -79,6 +118,21 @@ class Features:
         runs = types_T[np.flatnonzero(np.diff(types_T, prepend=0))]
         steps_N = self.grid_thw_N3[:, 0].astype(np.int64)
         return runs[runs > 0][np.cumsum(steps_N) - steps_N]
+
+
+class Response(Protocol):
+    """A scored response, whoever wrote it; the fields are explained in `Rollout`."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def answer(self) -> str | None: ...
+    @property
+    def correct(self) -> bool: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def decided(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,7 +202,7 @@ class Outcome:
     """
 
     uid: str
-    kind: Kind
+    kind: str
     question_id: str
     correct: tuple[bool, ...]
     num_tokens: int
@@ -171,3 +225,27 @@ class Outcome:
     def accuracy(self) -> float:
         """Mean reward of the group (the paper's r-bar), in [0, 1]."""
         return float(self.rewards_G.mean())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cohort:
+    """The groups of one phase of a step: this host's whole, and the outcome of every host's, in one order.
+
+    With one host the outcomes are those of its groups. Every host has the same outcomes and takes the same decisions
+    from them.
+    """
+
+    groups: tuple[Group, ...]
+    outcomes: tuple[Outcome, ...]
+
+    def __add__(self, other: Cohort) -> Cohort:
+        return Cohort(self.groups + other.groups, self.outcomes + other.outcomes)
+
+    @functools.cached_property
+    def by_uid(self) -> dict[str, Group]:
+        """This host's groups."""
+        return {group.prompt.uid: group for group in self.groups}
+
+    def groups_of(self, outcomes: Sequence[Outcome]) -> list[Group]:
+        """This host's groups among those with these outcomes, in their order."""
+        return [self.by_uid[outcome.uid] for outcome in outcomes if outcome.uid in self.by_uid]

@@ -10,7 +10,8 @@ import pytest
 from tests import tiny_model
 from zppo_jax.actors.actor import Actor
 from zppo_jax.rewards import ScoringPool, score
-from zppo_jax.rollout.engine import Draw, Sample
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.engine import Sample
 from zppo_jax.rollout.filters import Sampling
 
 
@@ -22,7 +23,7 @@ def actor():
 
 def answer(actor, items, num_samples=3, **identity):
     identity = {"seed": 0, "step": 1, "purpose": "student"} | identity
-    return actor.answer(tiny_model.model().params, items, num_samples, Sampling(), Draw(**identity))
+    return actor.answer(tiny_model.model().params, items, num_samples, Sampling(), RandomStream(**identity))
 
 
 def spoken(text: str) -> Sample:

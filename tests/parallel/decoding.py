@@ -70,10 +70,11 @@ def on_mesh(mesh: Any, shape: tuple[int, int, int], params: Any, alone: list[Any
 def sampled(engine: Any, params: Any) -> list[Any]:
     """Tokens and log-probabilities of two rollouts of each prompt, one of them with an image."""
     from tests import tiny_model
-    from zppo_jax.rollout.requests import Draw, Request
+    from zppo_jax.keys import RandomStream
+    from zppo_jax.rollout.requests import Request
 
     requests = [
-        Request(one.prompt.uid, one.features, 3, draw=Draw(5, 1, "student"), vision_key=one.prompt.uid)
+        Request(one.prompt.uid, one.features, 3, draw=RandomStream(5, 1, "student"), vision_key=one.prompt.uid)
         for one in tiny_model.items()
     ]
     return [(one.token_ids_T, one.logprobs_T) for group in engine.sample(params, requests) for one in group]

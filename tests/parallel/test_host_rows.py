@@ -20,11 +20,11 @@ def mesh_of(hosts: list[int], tensor: int) -> Mesh:
 
 
 def test_a_hosts_parts_of_the_batch_by_their_place():
-    assert parallel.own_shards(mesh_of([0, 1, 1, 0], 1)) == [0, 3]
-    assert parallel.own_shards(mesh_of([1, 1, 0, 0, 1, 1, 0, 0], 2)) == [1, 3]
+    assert parallel.host_shards(mesh_of([0, 1, 1, 0], 1)) == [0, 3]
+    assert parallel.host_shards(mesh_of([1, 1, 0, 0, 1, 1, 0, 0], 2)) == [1, 3]
     assert parallel.hosts_of(mesh_of([3, 0, 3, 1], 2)) == [0, 1, 3]
     with pytest.raises(ValueError, match=r"tensor axis lie on several hosts: lower mesh\.tensor"):
-        parallel.own_shards(mesh_of([0, 1, 0, 1], 2))
+        parallel.host_shards(mesh_of([0, 1, 0, 1], 2))
 
 
 @pytest.mark.parametrize("parts", [[0, 1], [2, 3], [0, 3], [1, 3]])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from zppo_jax import children
-from zppo_jax.rewards import Item, ScoringPool
+from zppo_jax.rewards import Answer, ScoringPool
 from zppo_jax.rewards import pool as pool_module
 
 BOMB = r"\boxed{(x+y+z+1)^{400}}"
@@ -45,9 +45,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScoringPool]:
         yield pool
 
 
-def boxed(answer: str) -> Item:
+def boxed(answer: str) -> Answer:
     """One that only a child can compare."""
-    return Item(rf"\boxed{{\ln({answer})}}", r"\ln(x+1)")
+    return Answer(rf"\boxed{{\ln({answer})}}", r"\ln(x+1)")
 
 
 def test_verdicts_come_in_the_order_of_the_items() -> None:
@@ -62,7 +62,7 @@ def test_verdicts_come_in_the_order_of_the_items() -> None:
 
 def test_a_bomb_costs_its_own_verdict_only() -> None:
     with ScoringPool(1, timeout_seconds=0.5) as pool:
-        verdicts = pool.score_many([boxed("1+x"), Item(BOMB, "x+1"), boxed("x+1+0x")])
+        verdicts = pool.score_many([boxed("1+x"), Answer(BOMB, "x+1"), boxed("x+1+0x")])
         assert [verdict.status for verdict in verdicts] == ["ok", "timeout", "ok"]
         assert [verdict.correct for verdict in verdicts] == [True, False, True]
         assert [verdict.decided for verdict in verdicts] == [True] * 3
@@ -92,10 +92,10 @@ def test_answers_of_other_types_start_no_process(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(children.subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
     with ScoringPool(2) as pool:
         items = [
-            Item(r"\boxed{a}", "b", "string"),
-            Item(r"\boxed{3/6}", "0.5"),
-            Item(r"\boxed{a cat}", "x^2"),
-            Item("", "5"),
+            Answer(r"\boxed{a}", "b", "string"),
+            Answer(r"\boxed{3/6}", "0.5"),
+            Answer(r"\boxed{a cat}", "x^2"),
+            Answer("", "5"),
         ]
         assert [verdict.correct for verdict in pool.score_many(items)] == [False, True, False, False]
 

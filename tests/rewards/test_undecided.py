@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from zppo_jax.rewards import UNDECIDED, Item, ScoringPool, Status, Verdict, score
+from zppo_jax.rewards import UNDECIDED, Answer, ScoringPool, Status, Verdict, score
 from zppo_jax.rewards import pool as pool_module
 
 # Right, and more than half a second of algebra.
-SLOW = Item(r"\boxed{x(x+y+z+1)^{7}+(x+y+z+1)^{7}(y+z+1)}", "(x+y+z+1)^{8}")
+SLOW = Answer(r"\boxed{x(x+y+z+1)^{7}+(x+y+z+1)^{7}(y+z+1)}", "(x+y+z+1)^{8}")
 
 
 def test_a_verdict_is_decided_unless_machinery_or_gold_is_at_fault() -> None:
@@ -30,7 +30,7 @@ def kill_children(pool: ScoringPool) -> None:
 def test_right_answers_are_right_after_all_idle_children_were_killed() -> None:
     with ScoringPool(2, 10.0) as pool:
         for visit in range(2):
-            items = [Item(rf"\boxed{{\ln({visit}+{number}x)}}", rf"\ln({number}x+{visit})") for number in range(1, 5)]
+            items = [Answer(rf"\boxed{{\ln({visit}+{number}x)}}", rf"\ln({number}x+{visit})") for number in range(1, 5)]
             assert [verdict.correct for verdict in pool.score_many(items)] == [True] * 4
             kill_children(pool)
         assert pool.counters["undecided"] == 0
@@ -80,7 +80,7 @@ def test_an_answer_that_takes_all_memory_is_wrong_on_a_fresh_child_only() -> Non
     with ScoringPool(1, 10.0) as pool:
         pool._command = [pool._command[0], "-c", GREEDY_CHILD, *pool._command[-2:]]
         pairs = [(r"\ln(1+x)", r"\ln(x+1)"), (r"\ln(1+z)", r"\ln(z+1)"), (r"\ln(2+x)", r"\ln(x+2)")]
-        verdicts = pool.score_many(Item(rf"\boxed{{{answer}}}", gold) for answer, gold in pairs)
+        verdicts = pool.score_many(Answer(rf"\boxed{{{answer}}}", gold) for answer, gold in pairs)
         assert [verdict[:2] for verdict in verdicts] == [(True, "ok"), (False, "timeout"), (True, "ok")]
         assert all(verdict.decided for verdict in verdicts)
         # The first child may have been full of what came before: only the second one convicts.

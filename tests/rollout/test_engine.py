@@ -13,7 +13,8 @@ from tests.tiny_model import SHAPES, engine, items, sample
 from zppo_jax.compilation import Compiler
 from zppo_jax.models.qwen3_5 import steps
 from zppo_jax.rollout import slots
-from zppo_jax.rollout.requests import PURPOSES, Draw, Request, Sample
+from zppo_jax.keys import RandomStream, ROLLOUTS
+from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
 from zppo_jax.rollout.statistics import Statistics
 
@@ -102,7 +103,7 @@ def test_identity_decides_the_draw(together):
     asked = requests(0, num_samples=16)
     hot = functools.partial(sample, engine(), temperature=2.0)
     seen = set(long(hot(asked)))
-    changed = [{"seed": 1}, {"step": 2}, *({"purpose": purpose} for purpose in PURPOSES if purpose != "student")]
+    changed = [{"seed": 1}, {"step": 2}, *({"purpose": purpose} for purpose in ROLLOUTS if purpose != "student")]
     for settings in changed:
         other = set(long(hot(asked, **settings)))
         assert not other & seen, settings
@@ -112,12 +113,12 @@ def test_identity_decides_the_draw(together):
 
 
 def test_purposes_are_distinct():
-    assert len(set(PURPOSES.values())) == len(PURPOSES)
+    assert len(set(ROLLOUTS.values())) == len(ROLLOUTS)
 
 
 def test_what_was_done_is_counted(together):
     told: list[str] = []
-    asked = [dataclasses.replace(one, draw=Draw(0, 1, "student")) for one in requests()]
+    asked = [dataclasses.replace(one, draw=RandomStream(0, 1, "student")) for one in requests()]
     counting = dataclasses.replace(engine(), report=told.append, statistics=Statistics())
     counting.sample(tiny_model.model().params, asked)
     done = counting.statistics

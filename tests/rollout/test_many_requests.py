@@ -16,7 +16,8 @@ from tests.rollout import build
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw, Request, Sample
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
 
@@ -42,7 +43,7 @@ def things() -> tuple[Request, ...]:
         features = build.text_features(rng.integers(2, 26, rng.integers(1, 18)))
         stops = ("".join(rng.choice(list("cdefghijklmnopqrstuvwxyz"), 1)),) if rng.random() < 0.3 else ()
         one = Request(
-            f"q{number}", features, int(rng.integers(1, 4)), SAMPLING[number % 4], Draw(number % 3),
+            f"q{number}", features, int(rng.integers(1, 4)), SAMPLING[number % 4], RandomStream(number % 3),
             int(rng.integers(1, 9)), stops,
         )  # fmt: skip
         found.append(one)

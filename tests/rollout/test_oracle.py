@@ -19,7 +19,8 @@ from tests.models.tiny import image
 from tests.rollout import build
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw, Request, Sample
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features
 
@@ -64,7 +65,7 @@ def engine():
 
 
 def answers(*rows: int, sampling: Sampling = GREEDY) -> list[Sample]:
-    requests = [Request(f"row {row}", prompts()[row], 1, sampling, Draw()) for row in rows]
+    requests = [Request(f"row {row}", prompts()[row], 1, sampling, RandomStream()) for row in rows]
     return [one for (one,) in engine().sample(model().params, requests)]
 
 

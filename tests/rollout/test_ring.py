@@ -16,7 +16,8 @@ from zppo_jax.models import qwen3_5
 from zppo_jax.rollout import session
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw, Request, Sample
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
 
@@ -35,7 +36,7 @@ def engine(chunk: int = 5) -> Engine:
 
 def request(number: int, length: int, limit: int = SHAPES.max_new_tokens) -> Request:
     ids = np.random.default_rng(number).integers(0, 50, length)
-    return Request(f"q{number}", build.text_features(ids), 1, Sampling(), Draw(1), limit)
+    return Request(f"q{number}", build.text_features(ids), 1, Sampling(), RandomStream(1), limit)
 
 
 def finish(one: Session) -> dict[int, Sample]:

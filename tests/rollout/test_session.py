@@ -16,7 +16,8 @@ from tests.rollout import build
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw, Request, Sample
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.session import Event, Session
 from zppo_jax.rollout.shapes import Shapes
 
@@ -39,7 +40,7 @@ def engine(chunk: int = 3, stop_ids: tuple[int, ...] = STOP_IDS, num_slots: int 
 def request(number: int, num_samples: int = 1, **settings: Any) -> Request:
     """Prompts of 2 to 13 tokens."""
     ids = np.random.default_rng(number).integers(10, 40, 2 + number % 12)
-    return Request(f"q{number}", build.text_features(ids), num_samples, draw=Draw(7), **settings)
+    return Request(f"q{number}", build.text_features(ids), num_samples, draw=RandomStream(7), **settings)
 
 
 def answers(requests: list[Request], chunk: int = 3, **settings: Any) -> list[list[Sample]]:

@@ -18,7 +18,8 @@ from tests.rollout import build
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import steps, text
 from zppo_jax.rollout import slots
-from zppo_jax.rollout.requests import Draw, Request
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.shapes import Shapes
 
 VOCAB, ROWS, CHUNK = 128, 2, 256
@@ -131,7 +132,7 @@ def test_what_the_trainer_makes_of_it(key, state):
     one = build.engine(model(), "states", SHAPES, 4, 1, 64, key_dtype=key, state_dtype=state)
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(one.empty(model().params, SHAPES.num_keys)["states"])}
     assert dtypes == {key, state}
-    asked = Request("q", build.text_features(np.arange(9)), 4, draw=Draw(1))
+    asked = Request("q", build.text_features(np.arange(9)), 4, draw=RandomStream(1))
     ((*samples,),) = one.sample(model().params, [asked])
     sampled = [sample.token_ids_T for sample in samples]
     expected_GR = np.stack(build.trainers_logprobs(model(), [asked.features], [sampled])[0])

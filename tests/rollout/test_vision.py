@@ -12,7 +12,8 @@ import pytest
 
 from tests import tiny_model
 from zppo_jax.rollout.engine import Engine
-from zppo_jax.rollout.requests import Draw, Request, Sample
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.vision import VisionFeatures
 
@@ -28,7 +29,7 @@ def request(name: str, kind: str = "plain", key: str | None = None, num_images: 
     """The question's image is that of its name, the text of the prompt depends on the kind."""
     asked = tiny_model.question(name, num_images)
     features = tiny_model.processor().features(KINDS[kind] + name, asked.images)
-    return Request(f"1/{name}/{kind}", features, 2, draw=Draw(3), vision_key=key)
+    return Request(f"1/{name}/{kind}", features, 2, draw=RandomStream(3), vision_key=key)
 
 
 def answers(one: Engine, requests: list[Request], params: Any = None) -> list[list[Sample]]:

@@ -24,7 +24,8 @@ from tests import runs
 from tests.serve.conftest import MODEL, QUESTION, STUDENT, Live, data_uri, listening, until
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw, Request
+from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.session import Session
 
 openai = pytest.importorskip("openai")
@@ -64,7 +65,7 @@ def post(port: int, body: bytes, path: str = "/v1/chat/completions", method: str
 def locally(live: Live, features: Any, seed: int, num_samples: int, **settings: Any) -> list[Any]:
     """What a session of its own samples."""
     session = Session(live.engine, live.loaded.params)
-    session.submit(Request("chat", features, num_samples, Sampling(**settings), Draw(seed)))
+    session.submit(Request("chat", features, num_samples, Sampling(**settings), RandomStream(seed)))
     found = {}
     while session.busy:
         found |= {event.index: event.sample for event in session.advance() if event.sample is not None}

@@ -11,38 +11,36 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from zppo_jax.data.pipeline import Item
+from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.keys import RandomStream
 from zppo_jax.processor import Processor
-from zppo_jax.rewards import Item as ScoringItem
-from zppo_jax.rewards import ScoringPool
-from zppo_jax.rewards.verdict import Verdict
+from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw, Request, Sample
+from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.session import Finished
-from zppo_jax.types import Group, Rollout
+from zppo_jax.types import Group, Prompt, Rollout
 
 
 @dataclasses.dataclass(frozen=True)
 class Actor:
-    """What turns prompts into scored groups; `region` says where an answer counts."""
+    """Turns prompts into scored groups."""
 
     engine: Engine
     processor: Processor
-    scorer: ScoringPool
-    region: str
+    scorer: Scorer
 
     def answer(
         self,
         params: dict[str, Any],
-        items: Sequence[Item],
+        items: Sequence[EncodedPrompt],
         num_samples: int,
         sampling: Sampling,
-        draw: Draw,
+        stream: RandomStream,
     ) -> list[Group]:
         """One group of `num_samples` scored rollouts for each prompt, in order."""
         requests = [
-            Request(item.prompt.uid, item.features, num_samples, sampling, draw, vision_key=item.prompt.question.id)
+            Request(item.prompt.uid, item.features, num_samples, sampling, stream, vision_key=item.prompt.question.id)
             for item in items
         ]
         scored: list[Future[dict[tuple[int, int], Rollout]]] = []
@@ -56,23 +54,20 @@ class Actor:
             for index, item in enumerate(items)
         ]
 
-    def _scored(self, items: Sequence[Item], finished: Finished) -> dict[tuple[int, int], Rollout]:
+    def _scored(self, items: Sequence[EncodedPrompt], finished: Finished) -> dict[tuple[int, int], Rollout]:
         """The rollouts of what has finished, by request and number of the sample."""
-        texts = [self.text_of(sample) for _, _, sample in finished]
-        questions = [items[index].prompt.question for index, _, _ in finished]
-        verdicts = self.scorer.score_many(
-            ScoringItem(text, question.answer, question.answer_type, self.region)
-            for text, question in zip(texts, questions, strict=True)
-        )
+        asked = [items[index].prompt for index, _, _ in finished]
+        texts = [self.text_of(sample, prompt) for (_, _, sample), prompt in zip(finished, asked, strict=True)]
+        verdicts = self.scorer.score(texts, [prompt.question for prompt in asked])
         return {
-            (index, number): Rollout(one.token_ids_T, one.logprobs_T, one.finish_reason, text, *_verdict(verdict))
+            (index, number): Rollout(
+                one.token_ids_T, one.logprobs_T, one.finish_reason, text,
+                verdict.correct, verdict.answer, str(verdict.status), verdict.decided,
+            )
             for (index, number, one), text, verdict in zip(finished, texts, verdicts, strict=True)
-        }
+        }  # fmt: skip
 
-    def text_of(self, sample: Sample) -> str:
-        """The whole response: the prefilled part of the generation prompt and the decoded tokens."""
-        return self.processor.response_prefix + self.processor.decode(sample.token_ids_T)
-
-
-def _verdict(verdict: Verdict) -> tuple[bool, str | None, str, bool]:
-    return verdict.correct, verdict.answer, str(verdict.status), verdict.decided
+    def text_of(self, sample: Sample, prompt: Prompt | None = None) -> str:
+        """The whole response: what the generation prompt holds of it, the prompt's opening, the decoded tokens."""
+        opening = prompt.opening if prompt else ""
+        return self.processor.response_prefix + opening + self.processor.decode(sample.token_ids_T)

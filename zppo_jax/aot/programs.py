@@ -28,7 +28,7 @@ from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
-from zppo_jax.update import step
+from zppo_jax.update import programs
 from zppo_jax.warmstart import SHIPPED
 from zppo_jax.zppo import get_method
 
@@ -39,7 +39,7 @@ class Shapes:
     parameters to sample with, and the teacher. With one host both meshes are the same, and the copy is the original."""
 
     mesh: jax.sharding.Mesh
-    own_mesh: jax.sharding.Mesh
+    sampling_mesh: jax.sharding.Mesh
     student: qwen3_5.Config
     state: dict[str, Any]
     sampled: dict[str, Any]
@@ -74,7 +74,7 @@ def make_meshes(config: Config, topology: Topology) -> tuple[jax.sharding.Mesh, 
     """The slice's devices as config.mesh says, and what one host has of them: as a slice by itself, because the
     compiler numbers the devices of a program from 0, and dies of other numbers."""
     mesh = setup.make_mesh(config, _devices(topology))
-    own = setup.own_mesh(config, mesh)
+    own = setup.sampling_mesh(config, mesh)
     if own is mesh:
         return mesh, mesh
     return mesh, parallel.make_mesh(*own.devices.shape, devices=_devices(topology.part(own.size)))
@@ -93,10 +93,10 @@ def shapes(config: Config, mesh: jax.sharding.Mesh, own: jax.sharding.Mesh, with
     """Parameters, optimiser and teacher where the rules put them."""
     student = model_config(config.model.path, "student")
     params = hf.abstract_params(student, config.model.dtype)
-    transform, frozen = setup.transform_of(config), config.optimizer.freeze
-    optimizer = jax.eval_shape(lambda params: step.init_optimizer(params, student, transform, frozen), params)
+    recipe = setup.recipe_of(config, student)
+    optimizer = jax.eval_shape(lambda params: programs.init_optimizer(params, recipe), params)
     state = {"params": params, "optimizer": optimizer}
-    axes = step.state_axes(state, student, transform, frozen)  # runs a little, which no device of the slice can
+    axes = programs.state_axes(state, recipe)  # runs a little, which no device of the slice can
     teacher = model_config(config.teacher.path, "teacher") if with_teacher else None
     with parallel.use(mesh):
         placed = parallel.placed_shapes(state, axes)
@@ -131,7 +131,7 @@ class Programs:
 def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
     """Names every program of the run to the compiler."""
     setup.check_hosts(config, run.mesh, run.hosts)
-    sampler = compiler.on(run.own_mesh)
+    sampler = compiler.on(run.sampling_mesh)
     mesh = setup.decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
     of_prompts, banned_V = setup.shapes_of_prompts(config, run.student), banned_mask(run.student)
     student = setup.engine_of(config, run.student, banned_V, sampler, of_prompts, mesh)
@@ -143,8 +143,8 @@ def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
         return Programs(student, evaluation)
     model, params = run.teacher
     teacher = setup.teacher_engine(config, model, banned_mask(model), student)
-    if get_method(config.method).needs_teacher:
-        teacher.prepare(params, (Sampling(config.teacher.temperature, top_p=config.teacher.top_p),))
+    if get_method(config.method).asks_teacher:
+        teacher.prepare(params, (setup.teacher_sampling(config),))
     if not config.teacher.compress.enabled:
         return Programs(student, evaluation, teacher)
     compressor = setup.compressor_engine(config, teacher)

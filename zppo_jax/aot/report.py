@@ -41,7 +41,7 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
     {"largest_rows_per_microbatch", "tried"}."""
     config, topology = asked.config, asked.topology
     mesh, own = programs.make_meshes(config, topology)
-    needed = asked.teacher and bool(get_method(config.method).reformulations)  # it may be wanted as compressor alone
+    needed = asked.teacher and get_method(config.method).needs_teacher
     run = programs.shapes(config, mesh, own, needed)
     result = {
         "topology": topology.name,
@@ -116,7 +116,7 @@ def _work(asked: Question, run: Shapes, found: Programs, one: Compiled) -> dict[
     if work is None:
         return {}
     kind, trains = asked.topology.generation, memory.kind_of(one.name) in memory.TRAINING
-    seconds = work / (kind.tflops * (run.mesh if trains else run.own_mesh).size)
+    seconds = work / (kind.tflops * (run.mesh if trains else run.sampling_mesh).size)
     if memory.kind_of(one.name) == "decode":
         seconds = max(seconds, asked.config.rollout.chunk * one.argument / (1e9 * kind.gigabytes_per_second))
     return {"tflop": _rounded(work), "seconds_at_40_percent": _rounded(seconds / UTILISATION)}

@@ -21,11 +21,11 @@ from absl import flags
 
 from zppo_jax import prompts as prompts_lib
 from zppo_jax.rewards.grade import JUDGED, require_known
-from zppo_jax.types import Features, Kind, Prompt, Question
+from zppo_jax.types import Features, Prompt, Question, prompt_uid
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Item:
+class EncodedPrompt:
     """A prompt with what the model reads of it."""
 
     prompt: Prompt
@@ -37,8 +37,13 @@ class StepBatch:
     """The questions of training step `step` (the first is 1): new ones, and those replayed from the buffer."""
 
     step: int
-    new: tuple[Item, ...]
-    replayed: tuple[Item, ...]
+    new: tuple[EncodedPrompt, ...]
+    replayed: tuple[EncodedPrompt, ...]
+
+    @property
+    def items(self) -> list[EncodedPrompt]:
+        """All questions of the step, the new ones first."""
+        return [*self.new, *self.replayed]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +92,11 @@ class Replay(Protocol):
 class PromptProcessor(Protocol):
     """What the pipeline needs of `zppo_jax.processor.Processor`."""
 
-    def features(self, text: str, images: Sequence[np.ndarray], /) -> Features: ...
+    def features(self, text: str, images: Sequence[np.ndarray], videos: Sequence[Any], /) -> Features: ...
 
     def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]], /) -> int: ...
+
+    def encode_text(self, text: str, /) -> list[int]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,40 +109,38 @@ class PromptProcessing:
     processor: PromptProcessor
     template: prompts_lib.Template
 
-    def plain_prompt(self, question: Question, uid: str, kind: Kind = "plain") -> Prompt:
+    def plain_prompt(self, question: Question, uid: str, kind: str = "plain") -> Prompt:
         """The prompt that asks a question as it is, closer included."""
         return Prompt(uid, kind, question, prompts_lib.plain_text(question.text, self.template))
 
-    def item(self, prompt: Prompt) -> Item:
+    def item(self, prompt: Prompt) -> EncodedPrompt:
         """Map function of the Grain datasets: tokens, positions and pixels of one prompt.
 
-        Raises ValueError, naming the question, for an image that cannot be shown.
+        Raises ValueError, naming the question, for an image or video that cannot be shown.
         """
+        question = prompt.question
         try:
-            return Item(prompt, self.processor.features(prompt.text, prompt.question.images))
+            features = self.processor.features(prompt.text, question.images, question.videos)
+            return EncodedPrompt(prompt, features.followed_by(self.processor.encode_text(prompt.opening)))
         except ValueError as error:
             raise ValueError(f"question {prompt.question.id}: {error}") from error
 
     def num_tokens(self, prompt: Prompt) -> int:
-        """How many tokens `item` would make of it, without any pixels."""
+        """How many tokens `item` would make of a prompt of images, without any pixels."""
         sizes = [(image.shape[0], image.shape[1]) for image in prompt.question.images]
-        return self.processor.num_tokens(prompt.text, sizes)
+        return self.processor.num_tokens(prompt.text, sizes) + len(self.processor.encode_text(prompt.opening))
 
-    def new_item(self, question: Question) -> Item:
+    def new_item(self, question: Question) -> EncodedPrompt:
         """Map function for new questions; the uid is provisional, since what runs ahead does not know the step."""
         return self.item(self.plain_prompt(question, uid=question.id))
 
-    def items_of(self, prompts: Sequence[Prompt]) -> list[Item]:
+    def items_of(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
         """Processes prompts that exist already, in order."""
         if not prompts:
             return []
         dataset = grain.MapDataset.source(list(prompts)).map(self.item)
         # By index: no iterator, hence nothing to close. Only a filter would make an element None.
-        return [cast(Item, dataset[index]) for index in range(len(dataset))]
-
-    def features_of(self, prompts: Sequence[Prompt]) -> list[Features]:
-        """Features of BCQ and NCQ prompts, made by the same Grain map as those of new questions."""
-        return [item.features for item in self.items_of(prompts)]
+        return [cast(EncodedPrompt, dataset[index]) for index in range(len(dataset))]
 
 
 class StepStream(grain.DatasetIterator[StepBatch]):
@@ -148,7 +153,7 @@ class StepStream(grain.DatasetIterator[StepBatch]):
 
     def __init__(
         self,
-        new: grain.DatasetIterator[tuple[Item, ...]],
+        new: grain.DatasetIterator[tuple[EncodedPrompt, ...]],
         source: QuestionSource,
         process: PromptProcessing,
         *,
@@ -170,19 +175,19 @@ class StepStream(grain.DatasetIterator[StepBatch]):
     def __next__(self) -> StepBatch:
         self._assert_not_closed()
         step = self._step + 1
-        new = tuple(_renamed(item, _uid(step, item.prompt.question.id, "plain")) for item in next(self._new))
+        new = tuple(_renamed(item, prompt_uid(step, item.prompt.question.id, "plain")) for item in next(self._new))
         ids = [one for part in self._shard.gather([item.prompt.question.id for item in new]) for one in part]
         _require_different(ids, f"among the new questions of step {step}")
         replayed = self._replayed(step, ids)
         self._step = step
         return StepBatch(step, new, replayed)
 
-    def _replayed(self, step: int, new: list[str]) -> tuple[Item, ...]:
+    def _replayed(self, step: int, new: list[str]) -> tuple[EncodedPrompt, ...]:
         if self._replay is None or self._num_replayed == 0:
             return ()
         drawn = self._replay.draw(self._num_replayed, seed=self._seed, step=step, exclude=set(new))
         questions = [self._source.by_id(one) for one in drawn[self._shard.index :: self._shard.count]]
-        prompts = [self._process.plain_prompt(q, _uid(step, q.id, "replay"), "replay") for q in questions]
+        prompts = [self._process.plain_prompt(q, prompt_uid(step, q.id, "replay"), "replay") for q in questions]
         return tuple(self._process.items_of(prompts))
 
     def get_state(self) -> dict[str, Any]:
@@ -239,11 +244,7 @@ def open_stream(
     return StepStream(iter(steps), source, process, seed=seed, replay=replay, num_replayed=num_replayed, shard=shard)
 
 
-def _uid(step: int, question_id: str, kind: Kind) -> str:
-    return f"{step}/{question_id}/{kind}"
-
-
-def _renamed(item: Item, uid: str) -> Item:
+def _renamed(item: EncodedPrompt, uid: str) -> EncodedPrompt:
     return dataclasses.replace(item, prompt=dataclasses.replace(item.prompt, uid=uid))
 
 

@@ -1,5 +1,8 @@
-"""Held-out accuracy: one response a question, scored as in training."""
+"""Evaluations of the student, which the training loop walks, and what their numbers mean."""
 
-from zppo_jax.evaluate.heldout import Evaluation, Score, evaluate
+from __future__ import annotations
 
-__all__ = ["Evaluation", "Score", "evaluate"]
+from zppo_jax.evaluate.evaluator import Evaluator
+from zppo_jax.evaluate.heldout import Graded, HeldOut, Score, metrics, table
+
+__all__ = ["Evaluator", "Graded", "HeldOut", "Score", "metrics", "table"]

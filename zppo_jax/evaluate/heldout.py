@@ -6,15 +6,18 @@ import dataclasses
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from zppo_jax.actors.actor import Actor
-from zppo_jax.data.pipeline import Item
+from zppo_jax.data.pipeline import EncodedPrompt, PromptProcessing
+from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw
-from zppo_jax.types import Rollout
+from zppo_jax.types import Question, Rollout
+
+PIECE_BYTES = 2 << 30
+"""Pixels of the questions that are encoded at a time: all questions of a benchmark would not fit the host's memory."""
 
 _95 = statistics.NormalDist().inv_cdf(0.975)
 
@@ -46,58 +49,88 @@ class Score(NamedTuple):
         return low if self.correct else 0.0, high if self.correct < self.total else 1.0
 
 
+class Graded(NamedTuple):
+    """One held-out response: the level of its question, whether it is right, and whether that is known."""
+
+    level: str
+    correct: bool
+    decided: bool
+
+
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Scores overall and by level. `undecided` responses are neither right nor wrong; no score counts them as right."""
+class HeldOut:
+    """One response to each held-out question (pass@1), drawn as `sampling` says.
 
-    overall: Score
-    levels: dict[str, Score]
-    undecided: int = 0
+    `questions` are this host's share of all; they are encoded in pieces, in time to be asked.
+    """
 
-    def metrics(self) -> dict[str, float]:
-        """The rows of metrics.jsonl: eval/accuracy with its standard error and Wilson's interval of 95 %,
-        eval/accuracy/<level>, and eval/undecided."""
-        low, high = self.overall.interval()
-        found = {"accuracy": self.overall.accuracy, "standard_error": self.overall.standard_error}
-        found |= {"wilson_low": low, "wilson_high": high, "undecided": self.undecided}
-        found |= {f"accuracy/{level}": score.accuracy for level, score in self.levels.items()}
-        return {f"eval/{name}": value for name, value in found.items()}
+    actor: Actor
+    process: PromptProcessing
+    questions: Sequence[Question]
+    sampling: Sampling
+    every: int
+    seed: int
+    hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
-    def table(self) -> dict[str, tuple[float, float, float]]:
-        """(accuracy, lower and upper end of its interval of 95 %) of the levels in order, then of all together."""
-        scores = self.levels | {"all": self.overall}
-        return {level: (score.accuracy, *score.interval()) for level, score in scores.items()}
+    def run(self, params: dict[str, Any], step: int) -> Iterator[tuple[str, float]]:
+        """The accuracy with its standard error, Wilson's interval of 95 % and the number of questions, overall and by
+        level, and the number of undecided responses."""
+        yield from metrics(self.graded(params, step)).items()
 
-    def to_json(self) -> dict[str, Any]:
-        levels = {level: list(score) for level, score in self.levels.items()}
-        return {"overall": list(self.overall), "levels": levels, "undecided": self.undecided}
+    def encoded(self) -> Iterator[list[EncodedPrompt]]:
+        """The prompts of all questions, a piece at a time. ValueError for a question that cannot be shown."""
+        for piece in _pieces(self.questions, PIECE_BYTES):
+            yield self.process.items_of([self.process.plain_prompt(one, f"held-out/{one.id}") for one in piece])
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Evaluation:
-        levels = {level: Score(*counts) for level, counts in values["levels"].items()}
-        return cls(Score(*values["overall"]), levels, values["undecided"])
-
-
-def evaluate(
-    actor: Actor,
-    params: dict[str, Any],
-    items: Sequence[Item],
-    sampling: Sampling,
-    *,
-    seed: int,
-    step: int,
-    hosts: Hosts | None = None,
-) -> Evaluation:
-    """One response a question (pass@1), drawn as `sampling` says. `items` are this host's share of the questions."""
-    groups = actor.answer(params, items, 1, sampling, Draw(seed, step, "evaluate"))
-    local = [[group.prompt.question.level, *_verdict(group.rollouts[0])] for group in groups]
-    found = (hosts or Hosts()).gather_dealt(local, "the evaluation")
-    total, right = Counter(level for level, _, _ in found), Counter(level for level, correct, _ in found if correct)
-    levels = {level: Score(right[level], total[level]) for level in sorted(total)}
-    undecided = sum(not decided for _, _, decided in found)
-    return Evaluation(Score(right.total(), total.total()), levels, undecided)
+    def graded(self, params: dict[str, Any], step: int) -> list[Graded]:
+        """The responses of all hosts, in the order of the questions."""
+        stream, local = RandomStream(self.seed, step, "evaluate"), []
+        for items in self.encoded():
+            groups = self.actor.answer(params, items, 1, self.sampling, stream)
+            local += [_graded(group.prompt.question.level, group.rollouts[0]) for group in groups]
+            self.actor.engine.vision.release()  # nobody asks about these images again before the next update
+        return [Graded(*row) for row in self.hosts.gather_dealt(local, "the evaluation")]
 
 
-def _verdict(rollout: Rollout) -> tuple[bool, bool]:
-    """Whether the response is right, and whether that is known."""
-    return bool(rollout.correct and rollout.decided), rollout.decided
+def _graded(level: str, rollout: Rollout) -> Graded:
+    return Graded(level, bool(rollout.correct and rollout.decided), rollout.decided)
+
+
+def _pieces(questions: Iterable[Question], most_bytes: int) -> Iterator[list[Question]]:
+    """The questions in order, cut where their images come to more than so many bytes; each piece has one at least."""
+    piece, size = [], 0
+    for question in questions:
+        added = sum(image.nbytes for image in question.images)
+        if piece and size + added > most_bytes:
+            yield piece
+            piece, size = [], 0
+        piece.append(question)
+        size += added
+    if piece:
+        yield piece
+
+
+def metrics(graded: Sequence[Graded]) -> dict[str, float]:
+    """The values of an evaluation under their names in metrics.jsonl. Undecided responses do not count as right."""
+    total = Counter(one.level for one in graded)
+    right = Counter(one.level for one in graded if one.correct)
+    overall = Score(right.total(), total.total())
+    low, high = overall.interval()
+    found: dict[str, float] = {"accuracy": overall.accuracy, "standard_error": overall.standard_error}
+    found |= {"wilson_low": low, "wilson_high": high, "questions": overall.total}
+    found["undecided"] = sum(not one.decided for one in graded)
+    for level in sorted(total):
+        found |= {f"accuracy/{level}": right[level] / total[level], f"questions/{level}": total[level]}
+    return {f"eval/{name}": value for name, value in found.items()}
+
+
+def table(row: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """(accuracy, lower and upper end of its interval of 95 %) of the levels in a row of metrics, then of all together;
+    nothing where the row has no evaluation, or one of an earlier version without the numbers of questions."""
+    prefix, found = "eval/accuracy/", {}
+    names = {name.removeprefix(prefix): name for name in row if name.startswith(prefix)} | {"all": "eval/accuracy"}
+    for level, name in names.items():
+        accuracy, total = row.get(name), row.get(name.replace("accuracy", "questions", 1))
+        if accuracy is not None and total:
+            found[level] = (accuracy, *Score(round(accuracy * total), int(total)).interval())
+    return found

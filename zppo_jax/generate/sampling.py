@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from zppo_jax.compilation import Compiler
 from zppo_jax.generate import text
 from zppo_jax.generate.model import Loaded, power_of_two
+from zppo_jax.keys import RandomStream
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw, Request, Sample
+from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features, FinishReason
@@ -77,7 +78,7 @@ def responses(
             features=asked.features,
             num_samples=asked.num_samples,
             sampling=asked.sampling,
-            draw=Draw(asked.seed),
+            draw=RandomStream(asked.seed),
             stop_strings=asked.stops,
         )
     )

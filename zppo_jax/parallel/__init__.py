@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zppo_jax.parallel.hosts import HostError, Hosts, OwnCopy, connect, from_hosts, host_mesh, hosts_of, own_shards
+from zppo_jax.parallel.hosts import HostCopy, HostError, Hosts, connect, from_hosts, host_mesh, host_shards, hosts_of
 from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, reshaped, use
 from zppo_jax.parallel.rules import (
     MeshAxes,
@@ -23,10 +23,10 @@ from zppo_jax.parallel.rules import (
 
 __all__ = [
     "AXES",
+    "HostCopy",
     "HostError",
     "Hosts",
     "MeshAxes",
-    "OwnCopy",
     "abstract_mesh",
     "connect",
     "constrain",
@@ -36,12 +36,12 @@ __all__ = [
     "device_bytes",
     "from_hosts",
     "host_mesh",
+    "host_shards",
     "hosts_of",
     "in_use",
     "make_mesh",
     "num_shards",
     "on_parts",
-    "own_shards",
     "partition_spec",
     "place",
     "placed_shapes",

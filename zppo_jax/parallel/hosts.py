@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -59,6 +60,7 @@ class Hosts:
     count: int = 1
     timeout_seconds: float = 1800.0
     _meetings: int = 0
+    _waited: float = 0.0
 
     @classmethod
     def all(cls, timeout_seconds: float) -> Hosts:
@@ -70,7 +72,7 @@ class Hosts:
         """Whether this host writes what is written once."""
         return self.index == 0
 
-    def own(self, values: Sequence[T]) -> Sequence[T]:
+    def share_of(self, values: Sequence[T]) -> Sequence[T]:
         """This host's share of what all have: every `count`-th."""
         return values[self.index :: self.count]
 
@@ -81,6 +83,7 @@ class Hosts:
         """
         if self.count == 1:
             return [value]
+        start = time.perf_counter()
         self._meet(what)
         content = np.frombuffer(json.dumps(value).encode(), np.uint8)
         sizes = multihost_utils.process_allgather(np.int64(len(content)))
@@ -88,10 +91,16 @@ class Hosts:
         padded = np.zeros(room, np.uint8)
         padded[: len(content)] = content
         rows = multihost_utils.process_allgather(padded)
+        self._waited += time.perf_counter() - start
         return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes.tolist(), strict=True)]
 
+    def take_waited(self) -> float:
+        """Seconds that `gather` took since this was last asked, most of them waiting for the slowest host."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
     def gather_dealt(self, own: Sequence[Any], what: str) -> list[Any]:
-        """Together what `own` took apart, in the order from before."""
+        """Inverse of `share_of`: gathers all shares and restores the original order."""
         parts = self.gather(list(own), what)
         longest = max(map(len, parts))
         return [part[place] for place in range(longest) for part in parts if place < len(part)]
@@ -170,16 +179,16 @@ def host_mesh(mesh: Mesh, host: int) -> Mesh:
 
 
 @dataclasses.dataclass
-class OwnCopy:
-    """A host's own copy of the parameters that lie on `mesh`, cut over its own devices, so that it needs no other host
-    to sample with them; the parameters themselves where there is one host."""
+class HostCopy:
+    """A copy of parameters sharded over `mesh`, resharded onto this host's devices, so that it samples without
+    collectives across hosts; the parameters themselves where there is one host."""
 
     mesh: Mesh | None
     axes: Any
     _made: tuple[Any, Any] | None = None
 
-    def of(self, params: Any) -> Any:
-        """The copy of these very parameters. All hosts call it at the same time."""
+    def get(self, params: Any) -> Any:
+        """The copy of these very parameters, made where there is none. All hosts call it at the same time."""
         if self.mesh is None or len(hosts_of(self.mesh)) == 1:
             return params
         if self._made is None or self._made[0] is not params:
@@ -205,7 +214,7 @@ def _own_part(mesh: Mesh, leaf: jax.Array) -> jax.Array:
     return jax.make_array_from_single_device_arrays(leaf.shape, NamedSharding(mesh, leaf.sharding.spec), shards)
 
 
-def own_shards(mesh: Mesh) -> list[int]:
+def host_shards(mesh: Mesh) -> list[int]:
     """Which of the parts of the axis `batch` lie on this host, ascending.
 
     Raises ValueError where a part is shared by hosts: tensor neighbours must be of one host.

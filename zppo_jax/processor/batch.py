@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from zppo_jax.processor.patches import normalised
 from zppo_jax.processor.positions import IMAGE, VIDEO
 from zppo_jax.types import Features
 
@@ -31,7 +32,7 @@ def hf_batch(rows: Sequence[Features], pad_id: int, padding_side: PaddingSide) -
     for kind, (patches_name, grids_name) in names.items():
         parts = [_of_kind(row, kind) for row in rows]
         if any(len(grid_thw_N3) for _, grid_thw_N3 in parts):
-            batch[patches_name] = np.concatenate([patches_IC for patches_IC, _ in parts])
+            batch[patches_name] = normalised(np.concatenate([patches_IC for patches_IC, _ in parts]))
             batch[grids_name] = np.concatenate([grid_thw_N3 for _, grid_thw_N3 in parts]).astype(np.int64)
     return batch
 

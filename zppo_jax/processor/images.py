@@ -72,10 +72,10 @@ def image_grid(height: int, width: int, config: ProcessorConfig, name: str = "im
 def patchify(images: Sequence[np.ndarray], config: ProcessorConfig) -> tuple[np.ndarray, np.ndarray]:
     """Patches of all images and their grids.
 
-    Returns patches [I, colours * frames * patch * patch] float32 in [-1, 1], the patches of a merged block side by
-    side, and grids [N, 3] int32 (time, height, width) in patches. An image is repeated to fill the frames of a patch.
+    Returns patches [I, colours * frames * patch * patch] uint8, the patches of a merged block side by side,
+    and grids [N, 3] int32 (time, height, width) in patches. An image is repeated to fill the frames of a patch.
     """
-    parts = [np.zeros((0, config.patch_width), np.float32)]
+    parts = [np.zeros((0, config.patch_width), np.uint8)]
     grids = []
     for number, image_HWC in enumerate(images):
         check_pixels(image_HWC, f"image {number}")

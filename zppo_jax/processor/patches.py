@@ -54,7 +54,7 @@ def resize_frame(frame_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_patches(frames_FHWC: np.ndarray, config: ProcessorConfig) -> np.ndarray:
-    """Patches [I, C] float32 in [-1, 1] of resized uint8 frames.
+    """Patches [I, C] uint8 of resized uint8 frames; `normalised` makes them what the model reads.
 
     F, H and W are multiples of the temporal patch and of `config.factor`. Order: time, then the merged blocks row by
     row, then the patches of a block; a patch holds colour, frame, row, column.
@@ -64,4 +64,12 @@ def to_patches(frames_FHWC: np.ndarray, config: ProcessorConfig) -> np.ndarray:
     blocks = (height // config.factor, merge, patch, width // config.factor, merge, patch)
     split = frames_FHWC.reshape(frames // temporal, temporal, *blocks, colours)
     ordered = split.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    return _NORMALISED[ordered.reshape(-1, config.patch_width)]
+    return ordered.reshape(-1, config.patch_width)
+
+
+def normalised(patches_IC: np.ndarray) -> np.ndarray:
+    """Patches as float32 in [-1, 1], of grey levels in uint8; those that are float32 already stay as they are.
+
+    They are four times as large, so this comes late: a question waits in uint8.
+    """
+    return _NORMALISED[patches_IC] if patches_IC.dtype == np.uint8 else patches_IC

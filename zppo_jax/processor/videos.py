@@ -77,12 +77,12 @@ def smart_resize_video(
 
 
 def patchify_videos(videos: Sequence[Video], config: ProcessorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Patches [I, C] float32 of all videos and their grids [N, 3] int32 (time, height, width) in patches.
+    """Patches [I, C] uint8 of all videos and their grids [N, 3] int32 (time, height, width) in patches.
 
     `config.temporal_patch_size` frames make one step of time; the last frame is repeated to fill the last step.
     Raises ValueError, naming the video, when it is unfit.
     """
-    parts = [np.zeros((0, config.patch_width), np.float32)]
+    parts = [np.zeros((0, config.patch_width), np.uint8)]
     grids = []
     for number, video in enumerate(videos):
         name = f"video {number}"

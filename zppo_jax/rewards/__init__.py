@@ -2,14 +2,14 @@
 
 from zppo_jax.rewards.extract import extract_answer
 from zppo_jax.rewards.grade import ANSWER_TYPES
-from zppo_jax.rewards.pool import Item, ScoringPool
+from zppo_jax.rewards.pool import Answer, ScoringPool
 from zppo_jax.rewards.score import check_gold, score
 from zppo_jax.rewards.verdict import UNDECIDED, Status, Verdict
 
 __all__ = [
     "ANSWER_TYPES",
     "UNDECIDED",
-    "Item",
+    "Answer",
     "ScoringPool",
     "Status",
     "Verdict",

@@ -28,9 +28,9 @@ from zppo_jax.rewards.verdict import Status, Verdict
 _WALL_FACTOR = 4.0
 _CACHE_SIZE = 65_536
 
-Outcome = tuple[bool, Status]
+Comparison = tuple[bool, Status]
 
-_OUTCOMES: dict[str, Outcome] = {
+_COMPARISONS: dict[str, Comparison] = {
     "equal": (True, Status.OK),
     "different": (False, Status.OK),
     "malformed": (False, Status.MALFORMED),
@@ -38,11 +38,11 @@ _OUTCOMES: dict[str, Outcome] = {
 }
 """What the replies of a child mean."""
 _COUNTERS = ("timeouts", "errors", "restarts", "retries", "undecided")
-_USED_UP: Outcome = (False, Status.TIMEOUT)
-_FAILED: Outcome = (False, Status.ERROR)
+_USED_UP: Comparison = (False, Status.TIMEOUT)
+_FAILED: Comparison = (False, Status.ERROR)
 
 
-class Item(NamedTuple):
+class Answer(NamedTuple):
     """One response to score; the fields are `score`'s arguments."""
 
     response: str
@@ -78,7 +78,7 @@ class ScoringPool:
         self._num_workers = num_workers
         self._command = children.command("zppo_jax.rewards.worker", timeout_seconds, memory_megabytes)
         self._lock = threading.Lock()
-        self._cache: collections.OrderedDict[Pair, Outcome] = collections.OrderedDict()
+        self._cache: collections.OrderedDict[Pair, Comparison] = collections.OrderedDict()
         self._closed = False
         self._owner = os.getpid()
         # A slot holds a child or None (not started, or ended). Last in, first out: light load keeps to one warm child.
@@ -123,9 +123,9 @@ class ScoringPool:
         self, response: str, gold: Gold, answer_type: str = "math", region: str = "final", **options: Any
     ) -> Verdict:
         """One verdict; see `zppo_jax.rewards.score`."""
-        return self.score_many([Item(response, gold, answer_type, region, options)])[0]
+        return self.score_many([Answer(response, gold, answer_type, region, options)])[0]
 
-    def score_many(self, items: Iterable[Item | tuple[Any, ...]]) -> list[Verdict]:
+    def score_many(self, items: Iterable[Answer | tuple[Any, ...]]) -> list[Verdict]:
         """The verdicts of all items, in their order. Equal (gold, answer) pairs are compared once.
 
         Raises:
@@ -139,7 +139,7 @@ class ScoringPool:
         self._count("undecided", sum(not verdict.decided for verdict in verdicts))
         return verdicts
 
-    def _compare_all(self, pairs: list[Pair]) -> dict[Pair, Outcome]:
+    def _compare_all(self, pairs: list[Pair]) -> dict[Pair, Comparison]:
         outcomes = {pair: self._cache[pair] for pair in pairs if pair in self._cache}
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in outcomes]
         size = min(MAX_BATCH, math.ceil(len(missing) / self._num_workers)) or 1
@@ -156,24 +156,24 @@ class ScoringPool:
                 self._threads = ThreadPoolExecutor(self._num_workers, thread_name_prefix="scoring")
             return self._threads
 
-    def compare(self, gold: str, answer: str) -> Outcome:
+    def compare(self, gold: str, answer: str) -> Comparison:
         """Compare two expressions that passed the gates of `expression.refusal`, in a child. Never raises for them."""
         return self._compare_in_child([(gold, answer)])[0]
 
-    def _compare_in_child(self, pairs: list[Pair]) -> list[Outcome]:
+    def _compare_in_child(self, pairs: list[Pair]) -> list[Comparison]:
         """The outcomes of the pairs, in order.
 
         A pair at which a child fails twice is undecided, whatever the second failure was: a response that could bring
         that about without using up a limit would gain nothing by it, but a machine short of memory kills twice too.
         """
-        outcomes: list[Outcome] = []
+        outcomes: list[Comparison] = []
         failures = 0  # of the first pair that has no outcome yet
         while len(outcomes) < len(pairs):
             try:
                 with self._lent_child(fresh=failures > 0) as child:
                     rest = pairs[len(outcomes) :][: self.max_tasks - child.tasks]
                     for reply in child.ask(rest, _WALL_FACTOR * (self.timeout_seconds + 1)):
-                        outcomes.append(self._record(pairs[len(outcomes)], _OUTCOMES[reply]))
+                        outcomes.append(self._record(pairs[len(outcomes)], _COMPARISONS[reply]))
                         failures = 0
             except UsedUp:
                 outcomes.append(self._record(pairs[len(outcomes)], _USED_UP))
@@ -216,7 +216,7 @@ class ScoringPool:
             self._alive.add(child)
         return child
 
-    def _record(self, pair: Pair, outcome: Outcome) -> Outcome:
+    def _record(self, pair: Pair, outcome: Comparison) -> Comparison:
         """Kept for the next time, since it comes from the pair alone. What a child failed at is not."""
         with self._lock:
             self._cache[pair] = outcome
@@ -240,8 +240,8 @@ class ScoringPool:
             self._counts[counter] += number
 
 
-def _item(item: Item | tuple[Any, ...]) -> Item:
-    return item if isinstance(item, Item) else Item(*item)
+def _item(item: Answer | tuple[Any, ...]) -> Answer:
+    return item if isinstance(item, Answer) else Answer(*item)
 
 
 def _stop_all(children: set[Child]) -> None:

@@ -24,11 +24,12 @@ from jax.sharding import Mesh
 
 from zppo_jax import parallel
 from zppo_jax.compilation import Compiler, Kind, Program, shapes_of
+from zppo_jax.keys import RandomStream
 from zppo_jax.models.qwen3_5 import inputs, steps, text
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters, slots
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.requests import Draw, Request, Sample, row_keys
+from zppo_jax.rollout.requests import Request, Sample, row_keys
 from zppo_jax.rollout.session import Finished, stream
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
@@ -242,7 +243,7 @@ class Engine:
     def rows(self, chosen: Sequence[tuple[int, int, Request, int]], bucket: int, batch: Any = None) -> dict[str, Any]:
         """What `fill` is told: (slot, prompt of the batch, its request, number of the sample) of each new rollout."""
         prompt_B, limit_B = np.full(self.num_slots, -1, np.int32), np.zeros(self.num_slots, np.int32)
-        sampling, keys_of = [Sampling()] * self.num_slots, [(Draw(), "", 0)] * self.num_slots
+        sampling, keys_of = [Sampling()] * self.num_slots, [(RandomStream(), "", 0)] * self.num_slots
         for slot, prompt, request, number in chosen:
             prompt_B[slot], limit_B[slot], sampling[slot] = prompt, self.limit(request), request.sampling
             keys_of[slot] = (request.draw, request.uid, number)

@@ -13,11 +13,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from zppo_jax.keys import ROLLOUTS, RandomStream
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.types import Features, FinishReason
-
-PURPOSES = {"student": 1, "teacher": 2, "reformulated": 3, "evaluate": 4, "compress": 5, "request": 6}
-"""What a draw is for: a part of every key, so that no two uses share random numbers."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,15 +30,6 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
-class Draw:
-    """Which random numbers: part of the key of every rollout, with its prompt's uid and its number in the group."""
-
-    seed: int = 0
-    step: int = 0
-    purpose: str = "request"
-
-
-@dataclasses.dataclass(frozen=True)
 class Request:
     """One prompt that wants `num_samples` responses; `uid` seeds them.
 
@@ -52,7 +41,7 @@ class Request:
     features: Features
     num_samples: int
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
-    draw: Draw = dataclasses.field(default_factory=Draw)
+    draw: RandomStream = dataclasses.field(default_factory=RandomStream)
     max_new_tokens: int | None = None
     stop_strings: tuple[str, ...] = ()
     vision_key: str | None = None
@@ -66,9 +55,9 @@ def _row_keys(draw_B3: jax.Array, uid_B: jax.Array, sample_B: jax.Array) -> jax.
     return jax.random.key_data(jax.vmap(one)(draw_B3, uid_B, sample_B))
 
 
-def row_keys(rollouts: Sequence[tuple[Draw, str, int]]) -> jax.Array:
+def row_keys(rollouts: Sequence[tuple[RandomStream, str, int]]) -> jax.Array:
     """The key [B, 2] of each rollout, as numbers: from its draw, its prompt's uid and its number in the group."""
-    draws = [(draw.seed % 2**32, draw.step, PURPOSES[draw.purpose]) for draw, _, _ in rollouts]
+    draws = [(draw.seed % 2**32, draw.step, ROLLOUTS[draw.purpose]) for draw, _, _ in rollouts]
     uids = [int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "little") for _, uid, _ in rollouts]
     samples = [sample for _, _, sample in rollouts]
     return _row_keys(*(np.asarray(values, np.uint32) for values in (draws, uids, samples)))

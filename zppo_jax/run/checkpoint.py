@@ -27,7 +27,7 @@ from zppo_jax.parallel import Hosts
 from zppo_jax.run import digests, saved
 from zppo_jax.run.quiet import first_line, quiet
 from zppo_jax.run.saved import continues, saved_steps
-from zppo_jax.update.step import State
+from zppo_jax.update.programs import State
 
 BARRIER_SECONDS = 300
 """How long one host that has written waits for another, at most `watchdog.host_seconds`."""

@@ -111,6 +111,14 @@ class RunConsole:
                 self._progress.remove_task(task)
         self.message(f"compiled {program} in {time.monotonic() - start:.1f} s")
 
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A phase of a step, for a trace and for whoever waits."""
+        import jax  # the console of a command that computes nothing must not need it
+
+        with jax.profiler.TraceAnnotation(name), self.heartbeat.during(name):
+            yield
+
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Shows how the step went; `metrics` are those of its row in metrics.jsonl."""
         now = time.monotonic()

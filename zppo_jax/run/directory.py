@@ -46,7 +46,7 @@ class RunDirectory:
         self.curves_file = self.path / "curves.png"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
-        self.own = self.path if host == 0 else self.path / "hosts" / str(host)
+        self.host_folder = self.path if host == 0 else self.path / "hosts" / str(host)
         self._lock_file = self.path / ".lock"
         require_name(self.path, "--workdir")
         with contextlib.ExitStack() as locks:
@@ -89,14 +89,14 @@ class RunDirectory:
 
     def _make(self, locks: contextlib.ExitStack, leads: bool) -> None:
         try:
-            self.own.mkdir(parents=True, exist_ok=True)
+            self.host_folder.mkdir(parents=True, exist_ok=True)
             if leads:
                 self._hold(locks)
-            probe(self.own)
+            probe(self.host_folder)
             if leads:
                 self._acquire(locks)
                 sweep(self.checkpoints)
-            sweep(self.own)
+            sweep(self.host_folder)
         except OSError as error:
             raise WorkdirError(
                 f"--workdir={self.path} cannot be written ({error.strerror}): choose another, or free it"

@@ -12,9 +12,11 @@ from typing import Any
 from absl import logging
 
 
-def tell_failures_once() -> None:
-    """For the life of the process: what orbax's threads and coroutines raise where a disk is full is raised here as
-    well, so they, asyncio and the interpreter need not tell it for each array, whenever that is freed."""
+def silence_late_errors() -> None:
+    """Stops orbax's threads, asyncio and the interpreter from printing an error of the disk again for every array.
+
+    Such errors reach us as exceptions. Process-wide, and for good.
+    """
     logging.set_verbosity(logging.FATAL)
     stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL)
     warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)

@@ -1,4 +1,4 @@
-"""A safe way to stop a run: a signal is a request, which the loop heeds between steps.
+"""A safe way to stop a run: a signal is a request, which the loop obeys between steps.
 
 with StopRequest() as stop:
     while not stop.requested:
@@ -23,7 +23,8 @@ class StopRequested(Exception):
 class StopRequest:
     """Turns the first SIGINT or SIGTERM into a flag that the loop asks between steps; a second one stops at once.
 
-    What takes long is told as well: a report that was `checked` raises StopRequested, where that is `heeded`.
+    What takes long can be interrupted: inside `interruptible()`, a report that was made `interrupting` raises
+    StopRequested.
 
     The handlers are in force inside the `with` block only. Outside the main thread, where Python allows none, the
     flag is never set.
@@ -31,7 +32,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._requested = threading.Event()
-        self._heeded = False
+        self._interruptible = False
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
@@ -40,23 +41,23 @@ class StopRequest:
         return self._requested.is_set()
 
     @contextlib.contextmanager
-    def heeded(self) -> Iterator[None]:
-        """What is done meanwhile may be given up."""
-        self._heeded = True
+    def interruptible(self) -> Iterator[None]:
+        """Inside this block a stop request raises StopRequested at the next report."""
+        self._interruptible = True
         try:
             yield
         finally:
-            self._heeded = False
+            self._interruptible = False
 
-    def checked(self, report: Callable[[str], None]) -> Callable[[str], None]:
-        """The same report, that is called often; raises StopRequested instead where the request is heeded."""
+    def interrupting(self, report: Callable[[str], None]) -> Callable[[str], None]:
+        """Wraps `report` so that it raises StopRequested inside `interruptible()`."""
 
-        def checked(line: str) -> None:
-            if self._heeded and self.requested:
+        def interrupting(line: str) -> None:
+            if self._interruptible and self.requested:
                 raise StopRequested
             report(line)
 
-        return checked
+        return interrupting
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -1,14 +1,11 @@
-"""What watches over a run: updates that are not finite, and checkpoints that cannot be written.
-
-Both are told at once and do not end a run by themselves; too many in a row do.
-"""
+"""What watches over a run: updates that are not finite are counted, and too many of them in a row end it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
-from zppo_jax.errors import RunError, WorkdirError
+from zppo_jax.errors import RunError
 
 
 class NotFiniteError(RunError):
@@ -43,19 +40,3 @@ class SkippedUpdates:
                 f"than watchdog.max_skipped = {self._limit}; what they were to learn from is in {where}, and {kept}: "
                 "look for the sample, or start anew with a lower optimizer.learning_rate"
             )
-
-
-class FailedSaves:
-    """Counts checkpoints that could not be written: training goes on, and the next one may succeed."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self.total = 0
-
-    def attempt(self, action: Callable[[], None]) -> None:
-        """Does `action`; what it cannot write is told and counted."""
-        try:
-            action()
-        except WorkdirError as error:
-            self.total += 1
-            self._tell(f"!! {error}. Training goes on; the next checkpoint is tried in its turn")

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from zppo_jax.keys import RandomStream
 from zppo_jax.processor import Processor
 from zppo_jax.rollout import requests
 from zppo_jax.rollout.session import Event
@@ -174,7 +175,7 @@ class _Completion(Response):
             features=self._features,
             num_samples=chat.num_samples,
             sampling=chat.sampling,
-            draw=requests.Draw(secrets.randbits(32) if chat.seed is None else chat.seed),
+            draw=RandomStream(secrets.randbits(32) if chat.seed is None else chat.seed),
             max_new_tokens=chat.max_new_tokens,
             stop_strings=chat.stops,
         )

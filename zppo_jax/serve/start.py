@@ -86,7 +86,7 @@ def _text(processor: Processor, num_tokens: int) -> Features:
     """A prompt of that many tokens."""
     ids = np.full(num_tokens, processor.encode_text("x")[0], np.int32)
     positions_3T = np.broadcast_to(np.arange(num_tokens, dtype=np.int32), (3, num_tokens))
-    patches_IC, grid_N3 = np.zeros((0, processor.config.patch_width), np.float32), np.zeros((0, 3), np.int32)
+    patches_IC, grid_N3 = np.zeros((0, processor.config.patch_width), np.uint8), np.zeros((0, 3), np.int32)
     return Features(ids, np.zeros_like(ids), positions_3T, 0, patches_IC, grid_N3)
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from zppo_jax.setup.devices import check_hosts, decoding_mesh, describe_mesh, find_hosts, make_mesh, num_rows, own_mesh
+from zppo_jax.setup.components import Components, build
+from zppo_jax.setup.devices import (
+    check_hosts,
+    decoding_mesh,
+    describe_mesh,
+    find_hosts,
+    make_mesh,
+    num_rows,
+    sampling_mesh,
+)
 from zppo_jax.setup.engines import (
     compressor_engine,
     engine_of,
@@ -11,13 +20,15 @@ from zppo_jax.setup.engines import (
     prepare_student,
     shapes_of_prompts,
     teacher_engine,
+    teacher_sampling,
     training_sampling,
 )
-from zppo_jax.setup.job import Job, build
-from zppo_jax.setup.learning import learner_of, transform_of
+from zppo_jax.setup.learning import learner_of, recipe_of, schedule_of
+from zppo_jax.setup.opening import Opened, opened
 
 __all__ = [
-    "Job",
+    "Components",
+    "Opened",
     "build",
     "check_hosts",
     "compressor_engine",
@@ -30,10 +41,13 @@ __all__ = [
     "learner_of",
     "make_mesh",
     "num_rows",
-    "own_mesh",
+    "opened",
     "prepare_student",
+    "recipe_of",
+    "sampling_mesh",
+    "schedule_of",
     "shapes_of_prompts",
     "teacher_engine",
+    "teacher_sampling",
     "training_sampling",
-    "transform_of",
 ]

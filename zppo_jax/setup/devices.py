@@ -69,12 +69,12 @@ def check_hosts(config: Config, mesh: Mesh | None, hosts: Hosts) -> None:
         raise ConfigError("warmstart.rebuild = True is for one process: build it once, then name model.path")
     try:
         require_equal_shards(config.rollout.questions_per_step, hosts.count)
-        parallel.own_shards(mesh)
+        parallel.host_shards(mesh)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def own_mesh(config: Config, mesh: Mesh) -> Mesh:
+def sampling_mesh(config: Config, mesh: Mesh) -> Mesh:
     """The devices of this host, on which it samples."""
     try:
         return parallel.host_mesh(mesh, jax.process_index())

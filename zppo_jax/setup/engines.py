@@ -63,6 +63,11 @@ def training_sampling(config: Config) -> Sampling:
     return Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
 
 
+def teacher_sampling(config: Config) -> Sampling:
+    """How the teacher's responses are drawn."""
+    return Sampling(config.teacher.temperature, top_p=config.teacher.top_p)
+
+
 def evaluation_sampling(config: Config) -> Sampling:
     """How the responses of an evaluation are drawn."""
     chosen = config.eval

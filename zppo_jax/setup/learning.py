@@ -1,4 +1,4 @@
-"""The learner of a configuration, and its optimiser."""
+"""The learner of a configuration: its objective, its schedule and its optimiser."""
 
 from __future__ import annotations
 
@@ -17,54 +17,69 @@ from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.setup.devices import num_rows
 from zppo_jax.update import optimizer, rows
-from zppo_jax.update.learner import Learner, Settings
-from zppo_jax.update.step import Objective
+from zppo_jax.update.learner import Learner, Schedule
+from zppo_jax.update.objective import OBJECTIVES
+from zppo_jax.update.programs import Recipe
+from zppo_jax.zppo import get_method
 
 
 def learner_of(
-    config: Config, model: qwen3_5.Config, engine: Engine, compiler: Compiler, hosts: Hosts | None = None
+    config: Config,
+    model: qwen3_5.Config,
+    engine: Engine,
+    compiler: Compiler,
+    hosts: Hosts | None = None,
+    reference: qwen3_5.Model | None = None,
 ) -> Learner:
+    """The learner; `reference` is the model that the method's objective compares with, on the compiler's mesh."""
     update, sizes, hosts = config.update, engine.shapes, hosts or Hosts()
-    settings = Settings(
-        num_minibatches=update.num_minibatches,
-        inner_epochs=update.inner_epochs,
-        normalisation=config.advantage.normalisation,
-        scope=config.advantage.scope,
-        eps=config.advantage.eps,
-        old_logprobs=config.update.old_logprobs,
-    )
-    remat = cast(Remat, config.model.remat)
-    objective = Objective(update.clip_low, update.clip_high, update.dual_clip, config.rollout.temperature, remat)
+    num_microbatch_rows = num_rows(config, compiler.mesh, hosts)
+    chunk = longest_chunk(model.text.linear_key_head_dim)
+    lengths = (update.row_tokens, update.prompts_per_row, sizes.buckets[-1], sizes.max_new_tokens, sizes.patch_slots)
     return Learner(
-        model,
-        rows.shapes(
-            num_rows(config, compiler.mesh, hosts),
-            update.row_tokens,
-            update.prompts_per_row,
-            sizes.buckets[-1],
-            sizes.max_new_tokens,
-            sizes.patch_slots,
-            longest_chunk(model.text.linear_key_head_dim),
-        ),
-        settings,
-        objective,
-        transform_of(config),
-        engine.banned_V,
-        compiler,
-        config.optimizer.freeze,
-        hosts,
+        recipe=recipe_of(config, model, reference.config if reference else None),
+        shapes=rows.shapes(num_microbatch_rows, *lengths, chunk),
+        schedule=schedule_of(config),
+        banned_V=engine.banned_V,
+        compiler=compiler,
+        hosts=hosts,
+        reference=reference.params if reference else None,
     )
+
+
+def recipe_of(config: Config, model: qwen3_5.Config, reference: qwen3_5.Config | None = None) -> Recipe:
+    """What is static about the update."""
+    method = get_method(config.method)
+    objective = OBJECTIVES[method.objective](config)
+    if objective.needs_reference != method.reference:
+        raise ValueError(f"method {method.name}: its objective and its row disagree on whether there is a reference")
+    return Recipe(
+        model=model,
+        objective=objective,
+        transform=transform_of(config),
+        temperature=config.rollout.temperature,
+        frozen_patterns=config.optimizer.freeze,
+        remat=cast(Remat, config.model.remat),
+        reference=reference,
+    )
+
+
+def schedule_of(config: Config) -> Schedule:
+    """Mini-batches and epochs: one update on the whole batch where the method says so, else the configuration's."""
+    if get_method(config.method).whole_batch:
+        return Schedule(1, 1, config.update.old_logprobs)
+    return Schedule(config.update.num_minibatches, config.update.inner_epochs, config.update.old_logprobs)
 
 
 def transform_of(config: Config) -> optax.GradientTransformation:
-    constant = config.optimizer.schedule == "constant"  # then the rate does not know the length of the run
+    constant = config.optimizer.schedule == "constant"  # must not depend on num_steps, which may grow
     num_steps = 0 if constant else config.num_steps
-    return _adamw(config.optimizer, num_steps, config.update.num_minibatches * config.update.inner_epochs)
+    return _adamw(config.optimizer, num_steps, schedule_of(config).num_updates)
 
 
 @functools.cache
 def _adamw(chosen: OptimizerConfig, num_steps: int, updates_per_step: int) -> optax.GradientTransformation:
-    """Cached, because its identity is a part of the compiled update: a second run in a process traces nothing anew."""
+    """Cached: its identity is a part of the compiled update, which a second run in a process need not trace again."""
     counts = (chosen.warmup_steps * updates_per_step, num_steps * updates_per_step)  # optax counts updates
     rate = optimizer.learning_rate(chosen.schedule, chosen.learning_rate, *counts)
     return optimizer.adamw(

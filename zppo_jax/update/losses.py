@@ -5,11 +5,34 @@ Shape suffixes: B rollouts, T response tokens.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+
+class Sum(NamedTuple):
+    """A metric that is a sum over tokens, divided once a mini-batch.
+
+    `over`: "all" tokens of the mini-batch, those of groups without weight too, which are not computed and add nothing;
+    or the "computed" ones alone.
+    """
+
+    name: str
+    over: Literal["all", "computed"] = "all"
+
+
+SUMS = (
+    Sum("loss"),
+    Sum("clip_fraction"),
+    Sum("dual_clip_fraction"),
+    Sum("ratio", "computed"),
+    Sum("kl", "computed"),
+    Sum("log_ratio_abs", "computed"),
+)
+"""What `surrogate_sums` computes."""
 
 
 def surrogate_sums(
@@ -21,8 +44,7 @@ def surrogate_sums(
     clip_high: float,
     dual_clip: float,
 ) -> dict[str, jax.Array]:
-    """Sums over the unmasked tokens: loss, clipped, dual_clipped, ratio, kl, log_ratio_abs and tokens; each is later
-    divided by tokens.
+    """Sums over the unmasked tokens, under the names of SUMS.
 
     L = max(-A r, -A clip(r, 1 - low, 1 + high)); for A < 0 also at most -A * dual_clip, which bounds the loss of a
     token that the policy has come to like far too much.
@@ -47,12 +69,11 @@ def surrogate_sums(
 
     return {
         "loss": total(loss),
-        "clipped": total(clipped > plain),
-        "dual_clipped": total(is_dual),
+        "clip_fraction": total(clipped > plain),
+        "dual_clip_fraction": total(is_dual),
         "ratio": total(ratio),
         "kl": total(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1 would round what fresh rollouts show to nothing
         "log_ratio_abs": total(jnp.abs(log_ratio)),
-        "tokens": total(jnp.ones_like(ratio)),
     }
 
 
@@ -72,33 +93,17 @@ def clipped_surrogate(
     advantages_BT = jnp.broadcast_to(jnp.asarray(advantages_B)[:, None], jnp.shape(mask_BT))
     arrays = [jnp.asarray(array) for array in (logprobs_BT, old_logprobs_BT, advantages_BT, mask_BT)]
     sums = surrogate_sums(*arrays, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
-    return sums["loss"] / jnp.maximum(sums["tokens"], 1.0), means(sums)
+    num_tokens = jnp.sum(jnp.asarray(mask_BT).astype(bool), dtype=jnp.float32)
+    found = means(SUMS, sums, num_tokens, num_tokens) | {"tokens": num_tokens}
+    return found["loss"], found
 
 
-def no_sums() -> dict[str, jax.Array]:
-    """`surrogate_sums` over no token."""
-    names = ("loss", "clipped", "dual_clipped", "ratio", "kl", "log_ratio_abs", "tokens")
-    return {name: jnp.float32(0.0) for name in names}
+def means(
+    declared: Sequence[Sum], sums: Mapping[str, jax.Array], num_tokens: jax.Array, num_computed: jax.Array
+) -> dict[str, jax.Array]:
+    """Token means of sums: over all `num_tokens`, or over the `num_computed` that were computed, as each declares.
 
-
-COMPUTED = ("ratio", "kl", "log_ratio_abs")
-"""Metrics that are means over the computed tokens: without any there is none."""
-
-
-def means(sums: dict[str, jax.Array], num_tokens: jax.Array | None = None) -> dict[str, jax.Array]:
-    """Token means of `surrogate_sums`.
-
-    `num_tokens` counts those as well that were not computed because their advantage is zero: they add nothing to the
-    loss and are never clipped. Those of COMPUTED are means over the computed tokens.
+    A token that was not computed has no weight: it adds nothing to the loss and is never clipped.
     """
-    computed = jnp.maximum(sums["tokens"], 1.0)
-    tokens = computed if num_tokens is None else jnp.maximum(num_tokens, 1.0)
-    return {
-        "loss": sums["loss"] / tokens,
-        "clip_fraction": sums["clipped"] / tokens,
-        "dual_clip_fraction": sums["dual_clipped"] / tokens,
-        "ratio": sums["ratio"] / computed,
-        "kl": sums["kl"] / computed,
-        "log_ratio_abs": sums["log_ratio_abs"] / computed,
-        "tokens": sums["tokens"],
-    }
+    counts = {"all": jnp.maximum(num_tokens, 1.0), "computed": jnp.maximum(num_computed, 1.0)}
+    return {one.name: sums[one.name] / counts[one.over] for one in declared}

@@ -29,18 +29,18 @@ class Microbatches:
     hosts: Hosts
 
     def part(
-        self, groups: rows.Groups, advantages_PG: np.ndarray, placed: Sequence[rows.Row], shapes: RowShapes
+        self, groups: rows.Groups, weights_PG: np.ndarray, placed: Sequence[rows.Row], shapes: RowShapes
     ) -> dict[str, Any]:
         """This host's rows of a micro-batch."""
         local = dataclasses.replace(shapes, num_rows=shapes.num_rows // self.hosts.count)
-        return rows.microbatch(self.config, groups, advantages_PG, placed, local)
+        return rows.microbatch(self.config, groups, weights_PG, placed, local)
 
     def joined(self, part: dict[str, Any]) -> dict[str, Any]:
         """The micro-batch of all hosts' rows, of which this one has `part`."""
         if self.mesh is None or self.hosts.count == 1:
             return part
         num_features = part["grid_IS5"][..., 0].size // self.config.vision.spatial_merge_size**2
-        feature_BT = rows.joined_features(part["feature_BT"], parallel.own_shards(self.mesh), num_features)
+        feature_BT = rows.joined_features(part["feature_BT"], parallel.host_shards(self.mesh), num_features)
         return parallel.from_hosts(self.mesh, part | {"feature_BT": feature_BT}, rows.AXES)
 
     def places(self, shapes: RowShapes) -> np.ndarray:
@@ -48,7 +48,7 @@ class Microbatches:
         numbers = np.arange(shapes.num_rows)
         if self.mesh is None or self.hosts.count == 1:
             return numbers
-        parts = parallel.own_shards(self.mesh)
+        parts = parallel.host_shards(self.mesh)
         return numbers.reshape(len(parts) * self.hosts.count, -1)[parts].reshape(-1)
 
     def abstract(self, shapes: RowShapes) -> dict[str, Any]:

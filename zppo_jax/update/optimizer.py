@@ -17,10 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from zppo_jax.keys import PARAMETER_ROUNDING, STATE_ROUNDING
 from zppo_jax.update import rounding
-
-_STATE, _PARAMETERS = range(2)
-"""Purposes of random bits."""
 
 
 def learning_rate(schedule: str, peak: float, warmup_steps: int, num_updates: int) -> optax.Schedule:
@@ -101,7 +99,7 @@ def _stored_as(dtype: str, transform: optax.GradientTransformation) -> optax.Gra
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Stored]:
         changes, new = transform.update(updates, _cast(state.state, jnp.float32), params)
-        return changes, Stored(state.count + 1, rounding.stochastic_like(new, state.state, _STATE, state.count))
+        return changes, Stored(state.count + 1, rounding.stochastic_like(new, state.state, STATE_ROUNDING, state.count))
 
     return optax.GradientTransformation(init, update)
 
@@ -115,7 +113,7 @@ def _by_lot() -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, jax.Array]:
         wanted = jax.tree.map(jnp.add, _cast(params, jnp.float32), updates)
-        stored = rounding.stochastic_like(wanted, params, _PARAMETERS, state)
+        stored = rounding.stochastic_like(wanted, params, PARAMETER_ROUNDING, state)
         return jax.tree.map(_change, stored, params), state + 1
 
     return optax.GradientTransformation(init, update)

@@ -118,10 +118,10 @@ def _size(part: Part, groups: Groups, shapes: RowShapes) -> int:
 
 
 def microbatch(
-    config: Config, groups: Groups, advantages_PG: np.ndarray, rows: Sequence[Row], shapes: RowShapes
+    config: Config, groups: Groups, weights_PG: np.ndarray, rows: Sequence[Row], shapes: RowShapes
 ) -> dict[str, Any]:
     """Up to `num_rows` rows as the model's inputs, and for each slot: target_BT (the id that it is to predict),
-    old_logprobs_BT, advantages_BT and counted_BT (whether it predicts a sampled token)."""
+    old_logprobs_BT, weights_BT and counted_BT (whether it predicts a sampled token)."""
     parts = [(row, part) for row, members in enumerate(rows) for part in members]
     prompts = inputs.from_features(
         config,
@@ -135,7 +135,7 @@ def microbatch(
         group = groups[part.group]
         writer.trunk(row, prompts, place)
         for rollout in part.rollouts:
-            writer.branch(row, prompts, place, group.rollouts[rollout], advantages_PG[part.group, rollout])
+            writer.branch(row, prompts, place, group.rollouts[rollout], weights_PG[part.group, rollout])
     return writer.arrays | {name: prompts[name] for name in ("patches_ISC", "grid_IS5")}
 
 
@@ -160,7 +160,7 @@ def with_logprobs(group: Group, index: int, logprobs: Mapping[tuple[int, int], n
     return dataclasses.replace(group, rollouts=rollouts)
 
 
-AXES = inputs.AXES | dict.fromkeys(("target_BT", "old_logprobs_BT", "advantages_BT", "counted_BT"), ("batch", None))
+AXES = inputs.AXES | dict.fromkeys(("target_BT", "old_logprobs_BT", "weights_BT", "counted_BT"), ("batch", None))
 """Logical names of the axes of a micro-batch."""
 
 
@@ -190,7 +190,7 @@ class _Writer:
             "context_BCJ": np.full((*chunks, context), -1, np.int32),
             "target_BT": np.zeros(size, np.int32),
             "old_logprobs_BT": np.zeros(size, np.float32),
-            "advantages_BT": np.zeros(size, np.float32),
+            "weights_BT": np.zeros(size, np.float32),
             "counted_BT": np.zeros(size, bool),
         }
         self._shapes, self._context = shapes, context
@@ -210,7 +210,7 @@ class _Writer:
         where = self._lay(row, len(ids_T), BRANCHES)
         self.arrays["tokens_BT"][row, where] = np.concatenate([prompts["last_B"][place : place + 1], ids_T[:-1]])
         self.arrays["positions_3BT"][:, row, where] = prompts["last_position_B"][place] + np.arange(len(ids_T))
-        own = {"target_BT": ids_T, "old_logprobs_BT": rollout.logprobs_T, "advantages_BT": advantage}
+        own = {"target_BT": ids_T, "old_logprobs_BT": rollout.logprobs_T, "weights_BT": advantage}
         for name, value in (own | {"counted_BT": True}).items():
             self.arrays[name][row, where] = value
 

@@ -18,7 +18,7 @@ from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.processor import Processor
 from zppo_jax.types import Group, Prompt, Question, Rollout
 from zppo_jax.update import rows
-from zppo_jax.update.step import target_logprobs_of
+from zppo_jax.update.programs import output_of
 from zppo_jax.warmstart.examples import Example
 
 Batch = dict[str, Any]
@@ -56,7 +56,7 @@ def encode_response(processor: Processor, response: str) -> list[int]:
 def _loss(params, config: Config, batches: tuple[Batch, ...], banned_V: jax.Array) -> jax.Array:
     total, count = jnp.float32(0.0), 0
     for batch in batches:
-        logprobs_BT = target_logprobs_of(params, config, batch, 1.0, banned_V)
+        logprobs_BT = output_of(params, config, batch, 1.0, banned_V).logprobs(batch["target_BT"])
         total += jnp.sum(jnp.where(batch["counted_BT"], logprobs_BT, 0.0))
         count += jnp.sum(batch["counted_BT"])
     return -total / count

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from zppo_jax.zppo import select
+from zppo_jax.zppo.helps import HELPS, Help, Turn
 from zppo_jax.zppo.methods import METHODS, Method, get_method
-from zppo_jax.zppo.reformulate import (
-    REFORMULATIONS,
-    Choice,
-    Reformulation,
-    build_prompts,
-    choose_candidates,
-    reformulate,
-)
+from zppo_jax.zppo.reformulate import Choice, build_prompts, choose_candidates, reformulate
 from zppo_jax.zppo.replay import Refresh, ReplayBuffer
-from zppo_jax.zppo.summaries import Candidate, accept_summary, fallback_summary
+from zppo_jax.zppo.summaries import SUMMARY, Candidate, Digest, accept_summary, fallback_summary
 
 __all__ = [
+    "HELPS",
     "METHODS",
-    "REFORMULATIONS",
+    "SUMMARY",
     "Candidate",
     "Choice",
+    "Digest",
+    "Help",
     "Method",
-    "Reformulation",
     "Refresh",
     "ReplayBuffer",
+    "Turn",
     "accept_summary",
     "build_prompts",
     "choose_candidates",

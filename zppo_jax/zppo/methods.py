@@ -1,54 +1,77 @@
 """The methods of the paper as rows of one table (Sec. 4 and App. D.2 of arXiv:2606.18216), not branches in the loop.
 
-A method says whether it has the replay buffer and which prompts it adds. A new kind of added prompt (hint, prefix)
-joins by a row in `reformulate.REFORMULATIONS` (and a `Kind` in `types`), a new method by a row here; the training loop
-reads the rows and does not change.
+A row says everything in which a method differs from another: the replay buffer, the help that it adds for hard
+questions, whose responses are learned from, what each of them counts for (credit), the loss, and how many updates a
+step makes. The training loop reads the row and does not change.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
-from zppo_jax.zppo.reformulate import REFORMULATIONS, check_reformulations
+from zppo_jax.zppo.helps import HELPS
+from zppo_jax.zppo.reformulate import check_helps
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A row: GRPO with or without the replay buffer, and the reformulations that it adds for hard questions."""
+    """A row of METHODS.
+
+    Attributes:
+      name: as on the command line.
+      uses_replay: whether hard questions come back from the replay buffer.
+      helps: kinds of help for hard questions, names of `HELPS`.
+      learns_from: whose responses the update learns from.
+      credit: what each response counts for; a name of `update.CREDITS`.
+      objective: the loss; a name of `update.OBJECTIVES`.
+      reference: whether the objective compares the student with the teacher, on the devices of the update.
+      whole_batch: one update a step on all groups, where else the configuration says how many mini-batches and epochs.
+    """
 
     name: str
     uses_replay: bool
-    reformulations: tuple[str, ...]
+    helps: tuple[str, ...]
+    learns_from: Literal["student", "teacher"] = "student"
+    credit: str = "group_relative"
+    objective: str = "clipped"
+    reference: bool = False
+    whole_batch: bool = False
 
     def __post_init__(self) -> None:
-        check_reformulations(self.reformulations)
+        check_helps(self.helps)
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher must answer the hard questions itself (it may still be wanted to write of responses)."""
+        return any(HELPS[kind].needs_teacher for kind in self.helps)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the teacher must answer the hard questions itself (it may still be wanted as compressor)."""
-        return any(REFORMULATIONS[name].needs_teacher for name in self.reformulations)
+        """Whether there must be a teacher at all."""
+        return bool(self.helps) or self.learns_from == "teacher"
 
     @property
-    def needs_summaries(self) -> bool:
-        """Whether there are candidates to be compressed at all."""
-        return bool(self.reformulations)
+    def loads_teacher(self) -> bool:
+        """Whether the weights of a teacher are needed, be it as a teacher or as a reference."""
+        return self.needs_teacher or self.reference
 
     @property
     def summary(self) -> str:
         """The row in words, for logs and reports."""
-        parts = ["replay buffer"] * self.uses_replay + [name.upper() for name in self.reformulations]
+        parts = ["replay buffer"] * self.uses_replay + [kind.upper() for kind in self.helps]
         return " + ".join(["GRPO", *parts])
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("grpo", uses_replay=False, reformulations=()),
-        Method("grpo_replay", uses_replay=True, reformulations=()),
-        Method("grpo_both", uses_replay=False, reformulations=("bcq", "ncq")),
-        Method("grpo_replay_bcq", uses_replay=True, reformulations=("bcq",)),
-        Method("grpo_replay_ncq", uses_replay=True, reformulations=("ncq",)),
-        Method("zppo", uses_replay=True, reformulations=("bcq", "ncq")),
+        Method("grpo", uses_replay=False, helps=()),
+        Method("grpo_replay", uses_replay=True, helps=()),
+        Method("grpo_both", uses_replay=False, helps=("bcq", "ncq")),
+        Method("grpo_replay_bcq", uses_replay=True, helps=("bcq",)),
+        Method("grpo_replay_ncq", uses_replay=True, helps=("ncq",)),
+        Method("zppo", uses_replay=True, helps=("bcq", "ncq")),
     )
 }
 

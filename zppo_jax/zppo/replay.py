@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from zppo_jax.zppo import keys
+from zppo_jax.keys import RandomStream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class ReplayBuffer:
             raise ValueError(f"cannot draw {count} questions; use 0 or more")
         excluded = frozenset(exclude)
         eligible = [question_id for question_id in self._entries if question_id not in excluded]
-        order = keys.generator("replay_draw", seed, step).permutation(len(eligible))
+        order = RandomStream(seed, step, "replay_draw").generator().permutation(len(eligible))
         return [eligible[index] for index in order[:count]]
 
     def refresh(self, accuracies: Mapping[str, float], step: int, threshold: float = 0.5) -> Refresh:

@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import fractions
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from zppo_jax.types import Kind, Outcome
-from zppo_jax.zppo import keys
-from zppo_jax.zppo.reformulate import REFORMULATIONS
-
-
-class _Reformulated(Protocol):
-    @property
-    def kind(self) -> Kind: ...
+from zppo_jax.keys import RandomStream
+from zppo_jax.types import PLAIN_KINDS, Outcome
+from zppo_jax.zppo.helps import HELPS
 
 
-P = TypeVar("P", bound=_Reformulated)
-
-
-class Listed(NamedTuple):
-    """A BCQ or NCQ prompt as the hosts that have not built it know it; `fits` where some bucket holds it."""
+class PromptRef(NamedTuple):
+    """A reformulated prompt as the hosts that have not built it know it; `fits` where some bucket holds it."""
 
     uid: str
-    kind: Kind
+    kind: str
     fits: bool = True
 
 
@@ -52,41 +44,32 @@ def hard(outcomes: Sequence[Outcome], threshold: float = 0.5) -> list[Outcome]:
     return [outcome for outcome in _plain(outcomes) if outcome.accuracy < threshold]
 
 
-def ranked(hard_outcomes: Sequence[Outcome], seed: int, step: int) -> list[Outcome]:
+def ranked(hard_outcomes: Sequence[Outcome], stream: RandomStream) -> list[Outcome]:
     """The groups, hardest first; new and replayed are ranked together (the order of Algorithm 1's pre-cap).
 
-    Ties are broken by a hash of (seed, step, question id): reproducible, and without favour for early positions.
+    Ties are broken by a hash of the stream and the question id: reproducible, and without favour for early positions.
     """
-
-    def rank(outcome: Outcome) -> tuple[float, int]:
-        return outcome.accuracy, keys.stable_hash("pre_cap_ties", seed, step, outcome.question_id)
-
-    return sorted(hard_outcomes, key=rank)
+    return sorted(hard_outcomes, key=lambda outcome: (outcome.accuracy, stream.hash(outcome.question_id)))
 
 
-def post_cap(prompts_per_question: Sequence[Sequence[P]], limit: int) -> list[P]:
-    """The first `limit` prompts, question by question in pre-cap order, BCQ before NCQ (Algorithm 1, post-cap).
+def post_cap(prompts_per_question: Iterable[Sequence[PromptRef]], limit: int) -> tuple[list[PromptRef], int]:
+    """The first `limit` prompts that fit, and how many before the last of them were passed over because they do not.
 
-    The first prompt that would exceed the limit is skipped and the walk ends there: with one slot left, a question
-    that has both keeps its BCQ prompt.
+    The order is question by question as given (hardest first), BCQ before NCQ (Algorithm 1, post-cap): with one slot
+    left, a question that has both keeps its BCQ prompt. Only as many questions are taken from `prompts_per_question` as
+    fill the cap.
     """
-    return _walk(prompts_per_question)[: _checked(limit)]
-
-
-def fitting(listed_per_question: Sequence[Sequence[Listed]], limit: int) -> tuple[list[Listed], int]:
-    """The post-cap where some prompts fit no bucket: (the first `limit` that fit, how many were passed over for them).
-
-    The slot of a prompt that does not fit goes to the next one.
-    """
-    kept = post_cap([[prompt for prompt in prompts if prompt.fits] for prompts in listed_per_question], limit)
-    walk = _walk(listed_per_question)
-    reached = walk[: walk.index(kept[-1])] if kept and len(kept) == limit else walk
-    return kept, sum(not prompt.fits for prompt in reached)
-
-
-def _walk(prompts_per_question: Sequence[Sequence[P]]) -> list[P]:
-    order = {row.kind: position for position, row in enumerate(REFORMULATIONS.values())}
-    return [prompt for prompts in prompts_per_question for prompt in sorted(prompts, key=lambda p: order[p.kind])]
+    if limit < 0:
+        raise ValueError(f"a cap of {limit} prompts is negative; use 0 or more")
+    kept: list[PromptRef] = []
+    num_too_long, order = 0, list(HELPS)
+    questions = iter(prompts_per_question)
+    while len(kept) < limit and (prompts := next(questions, None)) is not None:
+        for prompt in sorted(prompts, key=lambda prompt: order.index(prompt.kind)):
+            if len(kept) < limit:
+                kept += [prompt] * prompt.fits
+                num_too_long += not prompt.fits
+    return kept, num_too_long
 
 
 def augmentation_limit(fraction: float, num_new: int) -> int:
@@ -100,18 +83,12 @@ def replay_count(fraction: float, num_new: int) -> int:
 
 
 def _plain(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    return [outcome for outcome in outcomes if outcome.kind in ("plain", "replay") and outcome.decided]
-
-
-def _checked(limit: int) -> int:
-    if limit < 0:
-        raise ValueError(f"a cap of {limit} is no number of prompts; use 0 or more")
-    return limit
+    return [outcome for outcome in outcomes if outcome.kind in PLAIN_KINDS and outcome.decided]
 
 
 def _share(key: str, fraction: float, num_new: int) -> int:
     if not 0 <= fraction < math.inf:
-        raise ValueError(f"{key}={fraction} is no share of the new questions; use 0 or a positive number")
+        raise ValueError(f"{key}={fraction} is not a share of the new questions; use 0 or a positive number")
     if num_new < 1:
         raise ValueError(f"rollout.questions_per_step={num_new} gives {key} nothing to be a share of; use at least 1")
     # The fraction as it is written: in binary 0.29 * 100 is below 29, and its floor would be 28.

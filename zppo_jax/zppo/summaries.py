@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
+from zppo_jax import prompts
 from zppo_jax.rewards.extract import boxes, first_opening, last_box, trimmed
 
 Author = Literal["student", "teacher"]
@@ -107,3 +108,49 @@ def fallback_summary(response_text: str, answer: str | None, truncate: Callable[
     if text.endswith(box):
         return text
     return f"{text}\n{box}" if text else box
+
+
+class TextCodec(Protocol):
+    """What turns plain text into tokens and back; a Processor does."""
+
+    def encode_text(self, text: str, /) -> list[int]: ...
+    def decode(self, ids: list[int], /) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Digest:
+    """A short text that the teacher writes of a response, and that a prompt shows in its place.
+
+    Attributes:
+      name: begins the metrics `<name>/summaries` (texts that were asked for) and `<name>/refused`.
+      ask: the user turn for the teacher.
+      claim: the answer that a written text gives, None where it gives none; the scorer compares it with the response's.
+      accept: the text to be shown, or why it is refused, from (written text, candidate, whether its claim and the
+        response's answer are equal: None where the scorer cannot say).
+      fallback: what is shown where nothing was accepted, from (candidate, codec, most tokens); None: nothing, and then
+        the prompt is not built.
+    """
+
+    name: str
+    ask: Callable[[Candidate], str]
+    claim: Callable[[str], str | None]
+    accept: Callable[[str, Candidate, bool | None], Checked]
+    fallback: Callable[[Candidate, TextCodec, int], str | None]
+
+
+def last_tokens(text: str, codec: TextCodec, count: int) -> str:
+    """The end of a text, at most `count` tokens of it."""
+    ids = codec.encode_text(text)
+    return text if len(ids) <= count else codec.decode(ids[-count:])
+
+
+SUMMARY = Digest(
+    name="compress",
+    ask=lambda candidate: prompts.compress_text(candidate.text),
+    claim=boxed_answer,
+    accept=lambda output, candidate, equal: accept_summary(output, candidate.answer, equal),
+    fallback=lambda candidate, codec, count: fallback_summary(
+        candidate.text, candidate.answer, lambda text: last_tokens(text, codec, count)
+    ),
+)
+"""The compression of a candidate (Fig 16), or the end of the response with its answer."""

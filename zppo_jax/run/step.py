@@ -1,0 +1,123 @@
+"""What one training step leaves, and the row of metrics that says it in numbers."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from zppo_jax.rewards import Status
+from zppo_jax.rollout.statistics import Statistics
+from zppo_jax.types import Cohort, Group, Outcome
+from zppo_jax.update.learner import Updated
+from zppo_jax.zppo import HELPS, Refresh, ReplayBuffer
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The result of one training step.
+
+    Attributes:
+      number: of the step; the first is 1.
+      plain: groups on new and replayed questions.
+      hard: outcomes of those that count as hard.
+      reformulated: groups on prompts with help.
+      helped: metrics of how these prompts were made.
+      sampler: what the samplers of all hosts did.
+      learned: the groups that were learned from.
+      update: what the update gave (without the state).
+      refreshed: what the replay buffer did; None without a buffer.
+      buffer: the replay buffer after the step.
+    """
+
+    number: int
+    plain: Cohort
+    hard: Sequence[Outcome]
+    reformulated: Cohort
+    helped: Mapping[str, int]
+    sampler: Statistics
+    learned: Cohort
+    update: Updated
+    refreshed: Refresh | None
+    buffer: ReplayBuffer | None
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """This host's groups that were learned from."""
+        return self.learned.groups
+
+    @property
+    def advantages(self) -> dict[str, np.ndarray]:
+        """What each response counted for, [G] by the uid of its group; of all hosts."""
+        pairs = zip(self.learned.outcomes, self.update.weights_PG, strict=True)
+        return {outcome.uid: weights_G for outcome, weights_G in pairs}
+
+    @property
+    def skipped(self) -> dict[int, list[Group]]:
+        """This host's groups of each update that was skipped as not finite, by the number of the update."""
+        outcomes = self.learned.outcomes
+        return {
+            number: self.learned.groups_of([outcomes[p] for p in part]) for number, part in self.update.skipped.items()
+        }
+
+    def metrics(self) -> dict[str, Any]:
+        """The row of metrics.jsonl, under the names of run.metrics.
+
+        `rollout/accuracy` and `rollout/hard_fraction` are of all plain groups, replayed questions included, which are
+        harder than new ones: methods with and without a buffer are compared by `rollout/new_accuracy` and
+        `rollout/new_hard_fraction`. Groups with an undecided rollout have no accuracy.
+        """
+        row = _rollouts(self.plain.outcomes, self.hard, self.reformulated.outcomes)
+        row |= {"rollout/occupancy": self.sampler.occupancy, "rollout/longest": self.sampler.longest}
+        row |= {f"update/{name}": value for name, value in self.update.metrics.items()} | dict(self.helped)
+        if self.buffer is not None and self.refreshed is not None:
+            row |= _buffer(self.buffer, self.refreshed)
+        return row
+
+
+def _rollouts(plain: Sequence[Outcome], hard: Sequence[Outcome], helped: Sequence[Outcome]) -> dict[str, Any]:
+    everything = [*plain, *helped]
+    num_rollouts = sum(len(outcome.correct) for outcome in everything)
+    new, hard_uids = [outcome for outcome in plain if outcome.kind == "plain"], {outcome.uid for outcome in hard}
+    statuses = collections.Counter(status for outcome in everything for status in outcome.statuses)
+    metrics: dict[str, Any] = {
+        "rollout/accuracy": _accuracy(plain),
+        "rollout/new_accuracy": _accuracy(new),
+        "rollout/hard_fraction": _share(plain, hard_uids),
+        "rollout/new_hard_fraction": _share(new, hard_uids),
+        "rollout/undecided": sum(outcome.num_undecided for outcome in everything),
+        **{f"reward/{status}": statuses[status] for status in Status},
+        "rollout/tokens": sum(outcome.num_tokens for outcome in everything),
+        "rollout/truncated_fraction": sum(outcome.num_truncated for outcome in everything) / num_rollouts,
+    }
+    for kind in ("replay", *HELPS):
+        groups = [outcome for outcome in everything if outcome.kind == kind]
+        prefix = "replay/" if kind == "replay" else f"zppo/{kind}_"
+        metrics |= {f"{prefix}groups": len(groups), f"{prefix}accuracy": _accuracy(groups)}
+    return metrics
+
+
+def _share(outcomes: Sequence[Outcome], uids: Collection[str]) -> float | None:
+    """The share of the decided groups that have these uids; None without any."""
+    decided = [outcome for outcome in outcomes if outcome.decided]
+    return sum(outcome.uid in uids for outcome in decided) / len(decided) if decided else None
+
+
+def _accuracy(outcomes: Sequence[Outcome]) -> float | None:
+    """Mean over the decided groups; None without any."""
+    accuracies = [outcome.accuracy for outcome in outcomes if outcome.decided]
+    return float(np.mean(accuracies)) if accuracies else None
+
+
+def _buffer(buffer: ReplayBuffer, refreshed: Refresh) -> dict[str, Any]:
+    return {
+        "replay/size": len(buffer),
+        "replay/admitted": len(refreshed.admitted),
+        "replay/graduated": len(refreshed.graduated),
+        "replay/evicted": len(refreshed.evicted),
+        "replay/graduated_total": buffer.graduated_total,
+        "replay/evicted_total": buffer.evicted_total,
+    }

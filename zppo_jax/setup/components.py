@@ -1,0 +1,261 @@
+"""The parts of a run: models, data and programs, as its configuration says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from zppo_jax import parallel, prompts
+from zppo_jax.actors.actor import Actor
+from zppo_jax.actors.cohort import gather_cohort
+from zppo_jax.actors.helper import Helper
+from zppo_jax.actors.local_teacher import LocalTeacher
+from zppo_jax.actors.student import Student
+from zppo_jax.compilation import Compiler
+from zppo_jax.config import Config
+from zppo_jax.data.pipeline import EncodedPrompt, PromptProcessing, Shard, StepStream, open_stream
+from zppo_jax.data.sources import open_source
+from zppo_jax.errors import ConfigError
+from zppo_jax.evaluate import Evaluator, HeldOut
+from zppo_jax.keys import RandomStream
+from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5 import config_keys, hf, vlm
+from zppo_jax.parallel import HostCopy, Hosts
+from zppo_jax.processor import Processor
+from zppo_jax.rewards import ScoringPool
+from zppo_jax.rewards.scorer import Scorer
+from zppo_jax.rollout.engine import Engine
+from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.run.heartbeat import Heartbeat
+from zppo_jax.setup import engines
+from zppo_jax.setup.devices import check_hosts, decoding_mesh
+from zppo_jax.setup.learning import learner_of
+from zppo_jax.types import Cohort, Prompt
+from zppo_jax.update.credit import CREDITS, Credit
+from zppo_jax.update.learner import Learner
+from zppo_jax.update.programs import State
+from zppo_jax.zppo import ReplayBuffer, get_method, select
+from zppo_jax.zppo.methods import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """What a run works with; the student's state and the step are the loop's.
+
+    `limit` is the cap on reformulated prompts a step.
+    """
+
+    config: Config
+    method: Method
+    process: PromptProcessing
+    student: Student
+    evaluators: Sequence[Evaluator]
+    teacher: LocalTeacher | None
+    helper: Helper
+    credit: Credit
+    learner: Learner
+    stream: StepStream
+    buffer: ReplayBuffer | None
+    limit: int
+    hosts: Hosts
+
+    def random(self, step: int, purpose: str) -> RandomStream:
+        """The random stream of a purpose in a step."""
+        return RandomStream(self.config.seed, step, purpose)
+
+    def learned_from(self, plain: Cohort, helped: Cohort, step: int) -> Cohort:
+        """The groups that the update learns from: the student's, or the teacher's on the same plain prompts."""
+        if self.method.learns_from == "student":
+            return plain + helped
+        assert self.teacher is not None
+        items = [EncodedPrompt(group.prompt, group.features) for group in plain.groups]
+        groups = self.teacher.groups(items, self.random(step, "teacher"))
+        return gather_cohort(groups, self.hosts, "the teacher's responses")
+
+    def close(self) -> None:
+        """Ends the workers of the data stream and of the scorer."""
+        self.stream.close()
+        self.student.actor.scorer.close()
+
+
+def build(
+    config: Config,
+    student_directory: Path,
+    teacher_directory: Path,
+    compiler: Compiler,
+    report: Callable[[str], None] | None = None,
+    hosts: Hosts | None = None,
+    sampler: Compiler | None = None,
+    heartbeat: Heartbeat | None = None,
+) -> tuple[Components, State]:
+    """Load models and data and start compiling, all on the compiler's mesh; returns the parts and the student's state.
+
+    `report` is called with how far the rollouts of a step are. Over several hosts, `sampler` compiles for the devices
+    of this one alone, where everything but the update runs. `heartbeat` shows what is being loaded.
+    """
+    hosts, sampler, heartbeat = hosts or Hosts(), sampler or compiler, heartbeat or Heartbeat()
+    check_hosts(config, compiler.mesh, hosts)
+    method = get_method(config.method)
+    model, processor = _checkpoint(config, "model.path", student_directory, compiler, heartbeat)
+    process = PromptProcessing(processor, prompts.get_template(config.prompt.template))
+    student = _student(config, model, processor, sampler, hosts, compiler, report)
+    reference = None
+    if method.reference:
+        reference, _ = _checkpoint(config, "teacher.path", teacher_directory, compiler, heartbeat)
+    learner = learner_of(config, model.config, student.actor.engine, compiler, hosts, reference)
+    state = learner.init(model.params)
+    held_out = _held_out(config, process, student.actor, hosts)
+    shapes = student.actor.engine.shapes
+    buckets = {shapes.bucket_of(item.features, item.prompt.uid) for piece in held_out.encoded() for item in piece}
+    hosts.gather(True, "the loaded student")  # the next copy is collective: it would time out while another host loads
+    engines.prepare_student(
+        config, student.sampling_params(model.params), student.actor.engine, held_out.actor.engine, buckets
+    )
+    student.host_copy.release()
+    learner.prepare(state)
+    teacher = _teacher(config, teacher_directory, student.actor, sampler, heartbeat) if method.needs_teacher else None
+    buffer = ReplayBuffer(config.replay.capacity, config.replay.refresh_position) if method.uses_replay else None
+    components = Components(
+        config=config,
+        method=method,
+        process=process,
+        student=student,
+        evaluators=[held_out],
+        teacher=teacher,
+        helper=_helper(config, method, teacher, process, student.actor, hosts),
+        credit=CREDITS[method.credit](config),
+        learner=learner,
+        stream=_stream(config, process, buffer, hosts),
+        buffer=buffer,
+        limit=select.augmentation_limit(config.zppo.augmentation_fraction, config.rollout.questions_per_step),
+        hosts=hosts,
+    )
+    return components, state
+
+
+def _student(
+    config: Config,
+    model: qwen3_5.Model,
+    processor: Processor,
+    sampler: Compiler,
+    hosts: Hosts,
+    compiler: Compiler,
+    report: Callable[[str], None] | None,
+) -> Student:
+    mesh = decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
+    shapes, banned_V = engines.shapes_of_prompts(config, model.config), banned_mask(model.config, processor)
+    engine = engines.engine_of(config, model.config, banned_V, sampler, shapes, mesh, report=report)
+    pool = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
+    return Student(
+        actor=Actor(engine, processor, Scorer(pool, config.reward.region)),
+        group_size=config.rollout.group_size,
+        sampling=engines.training_sampling(config),
+        hosts=hosts,
+        host_copy=HostCopy(compiler.mesh, vlm.logical_axes(model.config)),
+    )
+
+
+def _helper(
+    config: Config,
+    method: Method,
+    teacher: LocalTeacher | None,
+    process: PromptProcessing,
+    student: Actor,
+    hosts: Hosts,
+) -> Helper:
+    def fits(prompt: Prompt) -> bool:
+        """By its text: the images are those of the plain prompt, which was sampled."""
+        return student.engine.shapes.holds_tokens(process.num_tokens(prompt))
+
+    return Helper(
+        method=method,
+        teacher=teacher,
+        scorer=student.scorer,
+        template=process.template,
+        codec=student.processor,
+        hosts=hosts,
+        fits=fits,
+        teacher_scope=config.teacher.scope,
+        writes=config.teacher.compress.enabled,
+        max_tokens=config.teacher.compress.max_tokens,
+    )
+
+
+def _checkpoint(
+    config: Config, key: str, path: Path, compiler: Compiler, heartbeat: Heartbeat
+) -> tuple[qwen3_5.Model, Processor]:
+    """Model and processor of a Hugging Face directory; ConfigError in one line, naming the key, when it is none."""
+    try:
+        # The compiler's mesh: over several hosts, not the one in use.
+        with parallel.use(compiler.mesh), heartbeat.during(f"loading {key}={path}") as report:
+            model = qwen3_5.load(path, config.model.dtype, compiler.mesh, report)
+        return model, _processor(config, path, config.prompt.enable_thinking)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{key} = {str(path)!r} does not load ({reason[:300]}): name a directory with config.json, "
+            "*.safetensors and tokenizer.json of a Qwen3.5 checkpoint"
+        ) from error
+
+
+def _processor(config: Config, path: Path, enable_thinking: bool) -> Processor:
+    directory = hf.resolve(path)
+    processor = Processor.from_directory(
+        directory,
+        min_pixels=config.prompt.min_pixels,
+        max_pixels=config.prompt.max_pixels,
+        enable_thinking=enable_thinking,
+    )
+    config_keys.check_processor(configs.from_directory(directory).vision, processor.config)
+    return processor
+
+
+def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler, heartbeat: Heartbeat) -> LocalTeacher:
+    model, processor = _checkpoint(config, "teacher.path", directory, compiler, heartbeat)
+    if processor.tokenizer.to_str() != student.processor.tokenizer.to_str():
+        raise ConfigError(
+            f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
+        )
+    engine = engines.teacher_engine(config, model.config, banned_mask(model.config, processor), student.engine)
+    return LocalTeacher(
+        params=model.params,
+        actor=dataclasses.replace(student, engine=engine),
+        num_rollouts=config.teacher.num_rollouts,
+        sampling=engines.teacher_sampling(config),
+        writer=_writer(config, processor, student, engine) if config.teacher.compress.enabled else None,
+    )
+
+
+def _writer(config: Config, teacher: Processor, student: Actor, engine: Engine) -> Actor:
+    """The teacher without thinking: the tokens of a candidate leave no room for it."""
+    processor = teacher.configured(enable_thinking=False)
+    return dataclasses.replace(student, engine=engines.compressor_engine(config, engine), processor=processor)
+
+
+def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | None, hosts: Hosts) -> StepStream:
+    return open_stream(
+        open_source(config.data, "train", config.data.num_questions, config.seed),
+        process,
+        seed=config.seed,
+        questions_per_step=config.rollout.questions_per_step,
+        replay=buffer,
+        num_replayed=select.replay_count(config.replay.fraction, config.rollout.questions_per_step),
+        num_threads=1,
+        worker_count=config.data.worker_count,
+        shard=Shard(hosts.index, hosts.count, lambda ids: hosts.gather(ids, "the new questions")),
+    )
+
+
+def _held_out(config: Config, process: PromptProcessing, student: Actor, hosts: Hosts) -> HeldOut:
+    source = open_source(config.data, "test", config.eval.num_questions, config.seed)
+    return HeldOut(
+        actor=dataclasses.replace(student, engine=engines.evaluation_engine(config, student.engine)),
+        process=process,
+        questions=[source[index] for index in hosts.share_of(range(len(source)))],
+        sampling=engines.evaluation_sampling(config),
+        every=config.eval.every,
+        seed=config.seed,
+        hosts=hosts,
+    )

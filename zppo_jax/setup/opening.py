@@ -1,0 +1,118 @@
+"""A run, opened: its hosts, its directory, its devices and its parts, in the order in which each can fail."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from zppo_jax import compilation, parallel
+from zppo_jax.config import Config
+from zppo_jax.parallel import Hosts
+from zppo_jax.report import draw_curves
+from zppo_jax.run import saved
+from zppo_jax.run.checkpoint import Checkpoints
+from zppo_jax.run.console import RunConsole
+from zppo_jax.run.directory import RunDirectory
+from zppo_jax.run.heartbeat import Heartbeat
+from zppo_jax.run.quiet import silence_late_errors
+from zppo_jax.run.records import Records
+from zppo_jax.run.stop import StopRequest
+from zppo_jax.setup.components import Components, build
+from zppo_jax.setup.devices import describe_mesh, find_hosts, make_mesh, sampling_mesh
+from zppo_jax.update.programs import State
+from zppo_jax.warmstart import directories
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """The parts of a run with the student's initial state, and where it is written and shown."""
+
+    components: Components
+    state: State
+    directory: RunDirectory
+    checkpoints: Checkpoints
+    records: Records
+    console: RunConsole
+    stop: StopRequest
+
+    def show_files(self) -> None:
+        """Draws the curves and lists the files of the run."""
+        try:
+            draw_curves(self.directory.path)
+        except ValueError as error:
+            self.console.message(f"no curves: {error}")
+        self.console.files(self.directory.path)
+
+
+@contextlib.contextmanager
+def opened(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> Iterator[Opened]:
+    """Opens everything that a run needs, and closes it at the end of the block.
+
+    Raises ConfigError and RunError, in one line, on whatever host it fails.
+    """
+    compilation.use_cache()
+    with (heartbeat or Heartbeat()).during("finding the devices"):
+        compilation.keep_memory()
+        silence_late_errors()
+        hosts = find_hosts(config)
+    with contextlib.ExitStack() as stack:
+        directory = _directory(config, workdir, hosts, stack)
+        kept = (config.checkpoint.keep, config.checkpoint.keep_best)
+        checkpoints = stack.enter_context(Checkpoints(directory.checkpoints, *kept, hosts))
+        stack.enter_context(hosts.watched())
+        stop = stack.enter_context(StopRequest())
+        console = _console(config, hosts, heartbeat, stack)
+        with hosts.together("loading the models"), console.heartbeat.during("making the models, data and programs"):
+            components, state = _built(config, directory, hosts, console, stop, stack)
+        stack.callback(components.close)
+        with hosts.together("opening the records"):
+            records = Records(directory, config, checkpoints.latest_step, hosts, console.message)
+        stack.callback(records.close)
+        yield Opened(components, state, directory, checkpoints, records, console, stop)
+
+
+def _directory(config: Config, workdir: Path, hosts: Hosts, stack: contextlib.ExitStack) -> RunDirectory:
+    with hosts.together("opening the run directory"):
+        directory = stack.enter_context(RunDirectory(workdir, hosts.index))
+        if hosts.leads:
+            step, values = saved.newest(directory.checkpoints)
+            directory.accept(config, step, values.get("config"))
+    directory.require_shared(hosts.gather(directory.mark, "the marks of the run directory"))
+    return directory
+
+
+def _console(config: Config, hosts: Hosts, heartbeat: Heartbeat | None, stack: contextlib.ExitStack) -> RunConsole:
+    """The console of the first host; those of the others are silent."""
+    if hosts.leads:
+        return stack.enter_context(RunConsole(config.num_steps, heartbeat=heartbeat))
+    silent = stack.enter_context(open(os.devnull, "w"))  # noqa: SIM115: the stack closes it
+    return stack.enter_context(RunConsole(config.num_steps, silent, heartbeat=Heartbeat()))
+
+
+def _built(
+    config: Config,
+    directory: RunDirectory,
+    hosts: Hosts,
+    console: RunConsole,
+    stop: StopRequest,
+    stack: contextlib.ExitStack,
+) -> tuple[Components, Any]:
+    """The parts, with compilers for the mesh of the update and for that of sampling."""
+    student, teacher = directories(config, directory.path, console.message)
+    mesh = make_mesh(config)
+    stack.enter_context(parallel.use(mesh))
+    compiler = stack.enter_context(compilation.compiler(console.compiling, mesh))
+    local, sampler = sampling_mesh(config, mesh), compiler
+    if local is not mesh:
+        sampler = stack.enter_context(compilation.compiler(console.compiling, local))
+    for each in {compiler, sampler}:
+        console.heartbeat.watch(each.standing)
+    report = stop.interrupting(console.status) if hosts.count == 1 else console.status
+    components, state = build(config, student, teacher, compiler, report, hosts, sampler, console.heartbeat)
+    for line in describe_mesh(config, mesh, state["params"], components.learner.recipe.model, hosts):
+        console.message(line)
+    return components, state
