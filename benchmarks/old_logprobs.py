@@ -18,9 +18,9 @@ import numpy as np
 
 from tests import tiny_model
 from zppo_jax.compilation import Compiler
+from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf
-from zppo_jax.keys import RandomStream
 from zppo_jax.rollout.engine import Engine, Request
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.shapes import Shapes

@@ -115,8 +115,8 @@ class Trainer:
         """Rollouts, rewards, update."""
         import jax
 
-        from zppo_jax.rollout.filters import Sampling
         from zppo_jax.keys import RandomStream
+        from zppo_jax.rollout.filters import Sampling
 
         self.num_steps += 1
         draw = RandomStream(0, self.num_steps, "student")

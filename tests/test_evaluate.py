@@ -14,8 +14,8 @@ from tests import runs
 from zppo_jax.actors.actor import Actor
 from zppo_jax.data.pipeline import Item
 from zppo_jax.evaluate import Evaluation, Score, evaluate
-from zppo_jax.rollout.filters import Sampling
 from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.filters import Sampling
 from zppo_jax.types import Features, Group, Prompt, Question, Rollout
 
 

@@ -14,8 +14,8 @@ from tests.test_setup import Names
 from zppo_jax import compilation, setup
 from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import evaluate
-from zppo_jax.rollout.filters import Sampling
 from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -22,18 +22,20 @@ import optax
 from tests.models.tiny import FAST_COMPILE, random_params
 from zppo_jax import prompts
 from zppo_jax.compilation import Compiler, Kind, Program
-from zppo_jax.data.pipeline import Item
+from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
-from zppo_jax.keys import RandomStream
 from zppo_jax.rollout.engine import Engine, Request, Sample
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.types import Features, Group, Prompt, Question, Rollout
+from zppo_jax.types import Cohort, Features, Group, Prompt, Question, Rollout
 from zppo_jax.update import rows
-from zppo_jax.update.learner import Learner, Settings
-from zppo_jax.update.step import Objective
+from zppo_jax.update.credit import GroupRelative
+from zppo_jax.update.learner import Learner, Schedule
+from zppo_jax.update.objective import Clipped
+from zppo_jax.update.programs import Recipe
 from zppo_jax.warmstart import tiny
 
 TEMPLATE = prompts.get_template("compact")
@@ -105,14 +107,14 @@ def question(name: str, num_images: int = 0, text: str = "") -> Question:
     return Question(name, text or f"{name}?", images, "7", "math")
 
 
-def item(name: str, num_images: int = 0, text: str = "") -> Item:
+def item(name: str, num_images: int = 0, text: str = "") -> EncodedPrompt:
     asked = question(name, num_images, text)
     prompt = Prompt(f"1/{name}/plain", "plain", asked, prompts.plain_text(asked.text, TEMPLATE))
-    return Item(prompt, processor().features(prompt.text, asked.images))
+    return EncodedPrompt(prompt, processor().features(prompt.text, asked.images))
 
 
 @functools.cache
-def items() -> tuple[Item, ...]:
+def items() -> tuple[EncodedPrompt, ...]:
     """Seven prompts of different lengths, with and without an image, in both buckets."""
     return tuple(item(name, num_images) for name, num_images in zip("abcdefg", (0, 1, 0, 1, 1, 0, 1), strict=True))
 
@@ -132,7 +134,8 @@ def sample(
 ) -> list[list[Sample]]:
     """All requests with the same settings and draw."""
     chosen = [
-        dataclasses.replace(one, sampling=Sampling(**settings), draw=RandomStream(seed, step, purpose)) for one in requests
+        dataclasses.replace(one, sampling=Sampling(**settings), draw=RandomStream(seed, step, purpose))
+        for one in requests
     ]
     return engine.sample(model().params, chosen)
 
@@ -140,7 +143,7 @@ def sample(
 # ---------------------------------------------------------------- groups and updates
 
 
-def group(of: Item, samples: Sequence[Sample], correct: Sequence[bool]) -> Group:
+def group(of: EncodedPrompt, samples: Sequence[Sample], correct: Sequence[bool]) -> Group:
     rollouts = tuple(
         Rollout(one.token_ids_T, one.logprobs_T, one.finish_reason, "", right, None, "ok")
         for one, right in zip(samples, correct, strict=True)
@@ -157,6 +160,11 @@ def groups() -> tuple[Group, ...]:
     return tuple(group(*row) for row in zip(items(), answers, rewards, strict=True))
 
 
+def cohort(groups: Sequence[Group]) -> Cohort:
+    """The groups as the cohort of the only host."""
+    return Cohort(tuple(groups), tuple(group.outcome() for group in groups))
+
+
 def keep_gradient(rate: float) -> optax.GradientTransformation:
     """Plain gradient descent whose state is the last gradient: so a test can look at what the update computed."""
 
@@ -166,15 +174,17 @@ def keep_gradient(rate: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
-OBJECTIVE = Objective(clip_low=0.2, clip_high=0.28, dual_clip=10.0, temperature=1.0)
-SETTINGS = Settings(num_minibatches=2, inner_epochs=1, normalisation="nonzero", scope="batch", eps=1e-6)
+OBJECTIVE = Clipped(clip_low=0.2, clip_high=0.28, dual_clip=10.0)
+SCHEDULE = Schedule(num_minibatches=2, inner_epochs=1)
+CREDIT = GroupRelative(normalisation="nonzero", scope="batch", eps=1e-6)
 ROWS = rows.shapes(2, 88, 2, SHAPES.buckets[-1], SHAPES.max_new_tokens, SHAPES.patch_slots)
 """Two groups of 36 or 40 slots fit a row."""
 
 
 @functools.cache
 def learner() -> Learner:
-    return Learner(model().config, ROWS, SETTINGS, OBJECTIVE, keep_gradient(0.003), banned_V(), compiler())
+    recipe = Recipe(model().config, OBJECTIVE, keep_gradient(0.003), temperature=1.0)
+    return Learner(recipe, ROWS, SCHEDULE, banned_V(), compiler())
 
 
 def fresh_state() -> dict[str, Any]:

@@ -17,11 +17,11 @@ import scipy.stats
 from tests.models.tiny import FAST_COMPILE
 from tests.rollout import build
 from zppo_jax.compilation import Compiler
+from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import inputs, vlm
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.keys import RandomStream
 from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.shapes import Shapes
 

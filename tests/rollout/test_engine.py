@@ -11,9 +11,9 @@ import pytest
 from tests import tiny_model
 from tests.tiny_model import SHAPES, engine, items, sample
 from zppo_jax.compilation import Compiler
+from zppo_jax.keys import ROLLOUTS, RandomStream
 from zppo_jax.models.qwen3_5 import steps
 from zppo_jax.rollout import slots
-from zppo_jax.keys import RandomStream, ROLLOUTS
 from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
 from zppo_jax.rollout.statistics import Statistics

@@ -17,9 +17,9 @@ from tests.models import conftest as oracles
 from tests.models import tiny
 from tests.models.tiny import image
 from tests.rollout import build
+from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.keys import RandomStream
 from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features

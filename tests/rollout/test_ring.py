@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from tests.rollout import build
+from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout import session
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.keys import RandomStream
 from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes

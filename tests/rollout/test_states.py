@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from tests.rollout import build
+from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import steps, text
 from zppo_jax.rollout import slots
-from zppo_jax.keys import RandomStream
 from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.shapes import Shapes
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests import tiny_model
-from zppo_jax.rollout.engine import Engine
 from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.vision import VisionFeatures

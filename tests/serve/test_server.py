@@ -23,8 +23,8 @@ import pytest
 from tests import runs
 from tests.serve.conftest import MODEL, QUESTION, STUDENT, Live, data_uri, listening, until
 from zppo_jax.data.digits import DigitsSource
-from zppo_jax.rollout.filters import Sampling
 from zppo_jax.keys import RandomStream
+from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.session import Session
 

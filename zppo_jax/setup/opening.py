@@ -89,7 +89,7 @@ def _console(config: Config, hosts: Hosts, heartbeat: Heartbeat | None, stack: c
     """The console of the first host; those of the others are silent."""
     if hosts.leads:
         return stack.enter_context(RunConsole(config.num_steps, heartbeat=heartbeat))
-    silent = stack.enter_context(open(os.devnull, "w"))  # noqa: SIM115: the stack closes it
+    silent = stack.enter_context(open(os.devnull, "w"))  # noqa: SIM115
     return stack.enter_context(RunConsole(config.num_steps, silent, heartbeat=Heartbeat()))
 
 
