@@ -25,9 +25,10 @@ from zppo_jax.rollout.engine import Engine, Request
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group
-from zppo_jax.update import batch, optimizer, rows
-from zppo_jax.update.learner import Learner, Settings
-from zppo_jax.update.step import Objective
+from zppo_jax.update import optimizer, rows
+from zppo_jax.update.learner import Learner, Schedule
+from zppo_jax.update.objective import Clipped
+from zppo_jax.update.programs import Recipe
 
 NUM_QUESTIONS, GROUP_SIZE, NEW_TOKENS = 64, 8, 64
 SHAPES = Shapes((16,), 16, NEW_TOKENS)
@@ -42,13 +43,12 @@ def cast(model: qwen3_5.Model, dtype: str) -> qwen3_5.Model:
 
 
 def learner_of(model: qwen3_5.Model, old_logprobs: str, rate: float, compiler: Compiler) -> Learner:
-    settings = Settings(4, 1, "nonzero", "batch", 1e-6, old_logprobs)
     adamw = optimizer.adamw(
         optimizer.learning_rate("constant", rate, 0, 1), 0.9, 0.999, 1e-8, 0.1, 1.0, "float32", "master"
     )
     sizes = rows.shapes(4, 0, 1, SHAPES.buckets[-1], NEW_TOKENS, SHAPES.patch_slots)
-    objective = Objective(CLIP_LOW, CLIP_HIGH, 10.0, 1.0)
-    return Learner(model.config, sizes, settings, objective, adamw, tiny_model.banned_V(), compiler)
+    recipe = Recipe(model.config, Clipped(CLIP_LOW, CLIP_HIGH, 10.0), adamw, temperature=1.0)
+    return Learner(recipe, sizes, Schedule(4, 1, old_logprobs), tiny_model.banned_V(), compiler)
 
 
 def sampled(model: qwen3_5.Model, compiler: Compiler) -> list[Group]:
@@ -70,8 +70,8 @@ def tokens_of(groups: list[Group]) -> np.ndarray:
 
 
 def recomputed(learner: Learner, params: dict[str, Any], groups: list[Group]) -> list[Group]:
-    advantages_PG = batch.advantages(groups, [], "nonzero", "batch", 1e-6)
-    found, _ = learner.with_old_logprobs(params, dict(enumerate(groups)), advantages_PG)
+    weights_PG = tiny_model.CREDIT(tiny_model.outcomes(groups), [])
+    found, _ = learner.with_old_logprobs(params, dict(enumerate(groups)), weights_PG)
     return [found[index] for index in range(len(groups))]
 
 
@@ -96,7 +96,7 @@ def main() -> None:
         for choice in ("sampler", "trainer"):
             learner = learner_of(model, choice, rate, compiler)
             state = learner.init(jax.tree.map(jnp.copy, params))
-            metrics = learner.update(state, groups, seed=0, step=1).metrics
+            metrics = tiny_model.update(learner, state, groups, seed=0, step=1).metrics
             shown = {name: metrics[name] for name in ("clip_fraction", "log_ratio_abs", "mismatch_abs", "grad_norm")}
             print(f"rate {rate:g}, {choice}: " + ", ".join(f"{name} {value:.2e}" for name, value in shown.items()))
 

@@ -56,13 +56,13 @@ def make_parts(case: Case, config: Any, model: Any, compiler: Any) -> tuple[Any,
 
 def items(case: Case, config: Any) -> list[Any]:
     """The prompts with their question, whose answer the scorer compares."""
-    from zppo_jax.data.pipeline import Item
+    from zppo_jax.data.pipeline import EncodedPrompt
     from zppo_jax.types import Prompt, Question
 
     result = []
     for number, ids_S in enumerate(case.token_ids(config.text.vocab_size)):
         question = Question(f"question {number}", "", (), ANSWER, "integer")
-        result.append(Item(Prompt(question.id, "plain", question, ""), text_features(config, ids_S)))
+        result.append(EncodedPrompt(Prompt(question.id, "plain", question, ""), text_features(config, ids_S)))
     return result
 
 
@@ -93,22 +93,27 @@ class Trainer:
         from zppo_jax.models import qwen3_5
         from zppo_jax.processor import Processor
         from zppo_jax.rewards import ScoringPool
+        from zppo_jax.rewards.scorer import Scorer
 
         self.case, self.config = case, settings(case)
         self.load = lambda: qwen3_5.load(checkpoint, mesh=mesh)
         model = self.load()
         self.engine, self.learner = make_parts(case, self.config, model, compilation.Compiler(mesh=mesh))
         self.state = self.learner.init(model.params)
-        scorer = ScoringPool(1, self.config.reward.timeout_seconds)
-        self.actor = Actor(self.engine, Processor.from_directory(checkpoint), scorer, self.config.reward.region)
+        scorer = Scorer(ScoringPool(1, self.config.reward.timeout_seconds), self.config.reward.region)
+        self.actor = Actor(self.engine, Processor.from_directory(checkpoint), scorer)
         self.items = items(case, model.config)
         self.groups = recorded_groups(case, model.config)
         self.num_steps = 0
 
     def update(self, groups: Sequence[Any]) -> dict[str, float]:
         """As the trainer calls it."""
-        updated = self.learner.update(self.state, groups, seed=0, step=self.num_steps)
-        self.state = updated.state
+        from zppo_jax.actors.cohort import gather_cohort
+        from zppo_jax.parallel import Hosts
+        from zppo_jax.update.credit import GroupRelative
+
+        cohort, credit = gather_cohort(groups, Hosts(), "the groups"), GroupRelative.of(self.config)
+        self.state, updated = self.learner.update(self.state, cohort, credit, seed=0, step=self.num_steps)
         return updated.metrics
 
     def step(self) -> None:

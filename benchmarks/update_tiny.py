@@ -24,8 +24,8 @@ from benchmarks import worker
 KINDS = ("cpu", "wall")
 
 
-def record(config: Any, compiler: Any, directory: Path, num_steps: int) -> tuple[Any, Any, list[list[Any]]]:
-    """The first steps of the run: (job, state after them, groups of each step)."""
+def record(config: Any, compiler: Any, directory: Path, num_steps: int) -> tuple[Any, Any, list[Any]]:
+    """The first steps of the run: (the run's parts, state after them, cohort of each step)."""
     from zppo_jax import setup
     from zppo_jax.run.timers import PhaseTimers
     from zppo_jax.train import train_step
@@ -35,22 +35,22 @@ def record(config: Any, compiler: Any, directory: Path, num_steps: int) -> tuple
     job, state = setup.build(config, student, teacher, compiler)
     recorded = []
     for _ in range(num_steps):
-        state, groups, *_ = train_step(job, state, next(job.stream), PhaseTimers())
-        recorded.append(groups)
+        state, step = train_step(job, state, next(job.stream), PhaseTimers())
+        recorded.append(step.learned)
     return job, state, recorded
 
 
-def fill(learner: Any, recorded: list[list[Any]]) -> dict[str, float]:
+def fill(learner: Any, credit: Any, recorded: list[Any]) -> dict[str, float]:
     """Rows of a step, and how full they are: what its two mini-batches compute."""
     from zppo_jax.update import batch, rows
 
     num_rows = tokens = 0
-    for groups in recorded:
-        parts = batch.split(len(groups), learner.settings.num_minibatches, 0, 0, 0)
-        settings = learner.settings
-        advantages_PG = batch.advantages(groups, parts, settings.normalisation, settings.scope, settings.eps)
+    for cohort in recorded:
+        groups = cohort.groups
+        parts = batch.split(len(groups), learner.schedule.num_minibatches, 0, 0, 0)
+        weights_PG = credit(cohort.outcomes, parts)
         for part in parts:
-            placed = rows.arrange(groups, batch.with_gradient(part.tolist(), advantages_PG), learner.shapes)
+            placed = rows.arrange(groups, batch.with_gradient(part.tolist(), weights_PG), learner.shapes)
             num_rows += -(-len(placed) // learner.shapes.num_rows) * learner.shapes.num_rows
             for group, rollouts in (one for row in placed for one in row):
                 tokens += groups[group].features.num_tokens - 1
@@ -59,22 +59,24 @@ def fill(learner: Any, recorded: list[list[Any]]) -> dict[str, float]:
     return {"rows": num_rows / len(recorded), "filled": round(share, 3)}
 
 
-def updates(learner: Any, params: Any, recorded: list[list[Any]]) -> None:
+def updates(learner: Any, credit: Any, params: Any, recorded: list[Any]) -> None:
     """Of all recorded steps, from the same parameters."""
     import jax
 
     state = learner.init(jax.tree.map(lambda x: x.copy(), params))
-    for step, groups in enumerate(recorded):
-        state, *_ = learner.update(state, groups, seed=0, step=step)
+    for step, cohort in enumerate(recorded):
+        state, _ = learner.update(state, cohort, credit, seed=0, step=step)
     jax.block_until_ready(state)
 
 
-def measure(learners: Sequence[Any], params: Any, recorded: list[list[Any]], num_rounds: int) -> list[dict[str, float]]:
+def measure(
+    learners: Sequence[Any], credit: Any, params: Any, recorded: list[Any], num_rounds: int
+) -> list[dict[str, float]]:
     """Median seconds of a step's update with each learner, in turns; the first round compiles and does not count."""
     for learner in learners:
-        updates(learner, params, recorded)
+        updates(learner, credit, params, recorded)
     rounds = [
-        [worker.timed(functools.partial(updates, learner, params, recorded))[1] for learner in learners]
+        [worker.timed(functools.partial(updates, learner, credit, params, recorded))[1] for learner in learners]
         for _ in range(num_rounds)
     ]
     return [
@@ -104,13 +106,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         job, state, recorded = record(config, compilation.Compiler(), Path(directory), options.steps)
         job.close()
-    sizes = job.student.engine.shapes
+    sizes = job.student.actor.engine.shapes
     learners = []
     for row_tokens, prompts, num_rows in chosen:
         shapes = rows.shapes(num_rows, row_tokens, prompts, sizes.buckets[-1], sizes.max_new_tokens, sizes.patch_slots)
         learners.append(dataclasses.replace(job.learner, shapes=shapes, compiler=compilation.Compiler()))
-    for learner, seconds in zip(learners, measure(learners, state["params"], recorded, options.rounds), strict=True):
-        print(json.dumps(dataclasses.asdict(learner.shapes) | seconds | fill(learner, recorded)), flush=True)
+    measured = measure(learners, job.credit, state["params"], recorded, options.rounds)
+    for learner, seconds in zip(learners, measured, strict=True):
+        print(
+            json.dumps(dataclasses.asdict(learner.shapes) | seconds | fill(learner, job.credit, recorded)), flush=True
+        )
 
 
 if __name__ == "__main__":

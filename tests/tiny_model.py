@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,9 @@ from zppo_jax.rollout.engine import Engine, Request, Sample
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.types import Cohort, Features, Group, Prompt, Question, Rollout
+from zppo_jax.types import Cohort, Features, Group, Outcome, Prompt, Question, Rollout
 from zppo_jax.update import rows
-from zppo_jax.update.credit import GroupRelative
+from zppo_jax.update.credit import Credit, GroupRelative
 from zppo_jax.update.learner import Learner, Schedule
 from zppo_jax.update.objective import Clipped
 from zppo_jax.update.programs import Recipe
@@ -132,7 +132,7 @@ def sample(
     purpose: str = "student",
     **settings: Any,
 ) -> list[list[Sample]]:
-    """All requests with the same settings and draw."""
+    """All requests with the same settings and random stream."""
     chosen = [
         dataclasses.replace(one, sampling=Sampling(**settings), draw=RandomStream(seed, step, purpose))
         for one in requests
@@ -160,9 +160,13 @@ def groups() -> tuple[Group, ...]:
     return tuple(group(*row) for row in zip(items(), answers, rewards, strict=True))
 
 
+def outcomes(groups: Sequence[Group]) -> tuple[Outcome, ...]:
+    return tuple(group.outcome() for group in groups)
+
+
 def cohort(groups: Sequence[Group]) -> Cohort:
     """The groups as the cohort of the only host."""
-    return Cohort(tuple(groups), tuple(group.outcome() for group in groups))
+    return Cohort(tuple(groups), outcomes(groups))
 
 
 def keep_gradient(rate: float) -> optax.GradientTransformation:
@@ -185,6 +189,23 @@ ROWS = rows.shapes(2, 88, 2, SHAPES.buckets[-1], SHAPES.max_new_tokens, SHAPES.p
 def learner() -> Learner:
     recipe = Recipe(model().config, OBJECTIVE, keep_gradient(0.003), temperature=1.0)
     return Learner(recipe, ROWS, SCHEDULE, banned_V(), compiler())
+
+
+class Result(NamedTuple):
+    """A step of updates: the new state, and what `Updated` holds."""
+
+    state: dict[str, Any]
+    weights_PG: np.ndarray
+    metrics: dict[str, float]
+    skipped: dict[int, list[int]]
+
+
+def update(
+    trainer: Learner, state: dict[str, Any], groups: Sequence[Group], *, seed: int, step: int, credit: Credit = CREDIT
+) -> Result:
+    """All updates of a step on these groups."""
+    state, updated = trainer.update(state, cohort(groups), credit, seed=seed, step=step)
+    return Result(state, *updated)
 
 
 def fresh_state() -> dict[str, Any]:

@@ -71,15 +71,18 @@ def of_state(name: str) -> dict[str, Any]:
 
 def walked(params: Any, gradient: Any, config: Any, transform: Any) -> tuple[Any, dict[str, Any]]:
     """A few updates in place: the state, and where all lay before and after each, and what the program exchanges."""
+    from tests import tiny_model
     from tests.tiny_model import cache_size
-    from zppo_jax.update import freeze, step
+    from zppo_jax.update import freeze, programs
+
+    recipe = programs.Recipe(config, tiny_model.OBJECTIVE, transform, 1.0, FROZEN)
 
     def optimized(state: Any, gradient: Any) -> Any:
-        return step.optimized(state, freeze.split(gradient, FROZEN)[0], config, transform, FROZEN)
+        return programs.optimized(state, freeze.split(gradient, FROZEN)[0], recipe)
 
     # Not FAST_COMPILE, whose fusions multiply and add with one rounding here and two there: bits are compared.
     update = jax.jit(optimized, donate_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
-    state = {"params": params, "optimizer": step.init_optimizer(params, config, transform, FROZEN)}
+    state = {"params": params, "optimizer": programs.init_optimizer(params, recipe)}
     compiled = update.lower(state, gradient).compile()
     memory: Any = compiled.memory_analysis()
     result = {
@@ -155,7 +158,8 @@ def of_learner() -> dict[str, Any]:
     mesh, model = parallel.make_mesh(2, 2, 2), tiny_model.model()
     compiler = tiny_model.FastCompiler(num_threads=1, mesh=mesh)
     transform = adamw("kahan")
-    learner = dataclasses.replace(tiny_model.learner(), transform=transform, compiler=compiler)
+    recipe = dataclasses.replace(tiny_model.learner().recipe, transform=transform)
+    learner = dataclasses.replace(tiny_model.learner(), recipe=recipe, compiler=compiler)
     with parallel.use(mesh):
         state = learner.init(parallel.place(mesh, in_bfloat16(model.params), vlm.logical_axes(model.config)))
         found = [elsewhere(state, transform)]
@@ -163,7 +167,7 @@ def of_learner() -> dict[str, Any]:
         memory = learner._update(state)._future.result().memory_analysis()
         before = bytes_of_a_device(state)
         for number in range(2):
-            state, _, metrics, _ = learner.update(state, groups(), seed=0, step=number)
+            state, _, metrics, _ = tiny_model.update(learner, state, groups(), seed=0, step=number)
             found.append(elsewhere(state, transform))
     moved = np.mean(np.asarray(state["params"]["text"]["embed"]) != start)
     return {

@@ -21,9 +21,9 @@ from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features, Group, Prompt, Question, Rollout
-from zppo_jax.update import rows, step
+from zppo_jax.update import programs, rows
 
-_logprobs = jax.jit(inspect.unwrap(step.logprobs), static_argnums=(1, 3), compiler_options=tiny.FAST_COMPILE)
+_logprobs = jax.jit(inspect.unwrap(programs.logprobs), static_argnums=(1, 3), compiler_options=tiny.FAST_COMPILE)
 
 
 def trainers_logprobs(

@@ -13,7 +13,8 @@ from tests import tiny_model
 from tests.tiny_model import SHAPES
 from zppo_jax.types import Group, Rollout
 from zppo_jax.update import batch, group_advantages, rows
-from zppo_jax.update.learner import Settings
+from zppo_jax.update.credit import GroupRelative
+from zppo_jax.update.learner import Schedule
 
 
 @given(st.integers(1, 300), st.integers(1, 8), st.integers(0, 2**32), st.integers(0, 10_000), st.integers(0, 3))
@@ -70,7 +71,7 @@ def rollouts_in(micro) -> list[tuple]:
             fed, target, old = (micro[name][b][own_T] for name in ("tokens_BT", "target_BT", "old_logprobs_BT"))
             assert (fed[1:] == target[:-1]).all(), "each token is fed before the next is asked for"
             prompt = [*micro["tokens_BT"][b][(segment_T == trunk) & mask_T].tolist(), int(fed[0])]
-            (advantage,) = set(micro["advantages_BT"][b][own_T].tolist())
+            (advantage,) = set(micro["weights_BT"][b][own_T].tolist())
             found.append((tuple(prompt), tuple(target.tolist()), tuple(old.tolist()), advantage))
     return sorted(found)
 
@@ -97,7 +98,7 @@ row_shapes = st.builds(
 @given(random_groups, st.integers(1, 4), row_shapes, st.sampled_from(["batch", "minibatch"]))
 def test_every_rollout_enters_exactly_once_with_its_own_advantage(groups, num_minibatches, shapes, scope):
     parts = batch.split(len(groups), num_minibatches, 0, 1, 0)
-    advantages_PG = batch.advantages(groups, parts, "nonzero", scope, 1e-6)
+    advantages_PG = GroupRelative("nonzero", scope, 1e-6)(tiny_model.outcomes(groups), parts)
     seen: list[tuple] = []
     for part in parts:
         placed = rows.arrange(groups, batch.with_gradient(part.tolist(), advantages_PG), shapes)
@@ -164,9 +165,9 @@ def test_lengths_from_the_longest_prompt_and_response():
 def test_scope_decides_whose_statistics_are_taken(groups, num_minibatches):
     parts = batch.split(len(groups), num_minibatches, 0, 1, 0)
     rewards_PG = np.stack([group.rewards_G for group in groups])
-    whole = batch.advantages(groups, parts, "all", "batch", 1e-6)
+    whole = GroupRelative("all", "batch", 1e-6)(tiny_model.outcomes(groups), parts)
     np.testing.assert_array_equal(whole, group_advantages(rewards_PG, "all", 1e-6))
-    by_part = batch.advantages(groups, parts, "all", "minibatch", 1e-6)
+    by_part = GroupRelative("all", "minibatch", 1e-6)(tiny_model.outcomes(groups), parts)
     for part in parts:
         np.testing.assert_array_equal(by_part[part], group_advantages(rewards_PG[part], "all", 1e-6))
 
@@ -184,12 +185,14 @@ def test_scope_makes_a_difference():
     ]
     parts = [np.asarray([0]), np.asarray([1])]
     alone = group_advantages(np.asarray(rewards)[:1], "all", 0.0)
-    together = batch.advantages(groups, parts, "all", "batch", 0.0)
+    together = GroupRelative("all", "batch", 0.0)(tiny_model.outcomes(groups), parts)
     np.testing.assert_allclose(together[0], alone[0] * 2**0.5, rtol=1e-6)
-    np.testing.assert_allclose(batch.advantages(groups, parts, "all", "minibatch", 1e-6)[0], alone[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        GroupRelative("all", "minibatch", 1e-6)(tiny_model.outcomes(groups), parts)[0], alone[0], rtol=1e-5
+    )
 
 
 def test_settings_are_plain_values():
     """Static arguments of a compiled program must be hashable."""
     assert hash(tiny_model.OBJECTIVE) == hash(dataclasses.replace(tiny_model.OBJECTIVE))
-    assert isinstance(hash(tiny_model.SETTINGS), int) and isinstance(tiny_model.SETTINGS, Settings)
+    assert isinstance(hash(tiny_model.SCHEDULE), int) and isinstance(tiny_model.SCHEDULE, Schedule)

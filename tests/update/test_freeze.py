@@ -17,8 +17,9 @@ from tests import tiny_model
 from tests.tiny_model import FastCompiler, groups
 from zppo_jax.errors import ConfigError
 from zppo_jax.run.checkpoint import Checkpoints, equal
-from zppo_jax.update import batch, freeze, optimizer, rows, step
+from zppo_jax.update import batch, freeze, optimizer, programs, rows
 from zppo_jax.update.learner import Learner
+from zppo_jax.update.programs import Recipe
 
 VISION = ("vision/**",)
 CLIP = 1e-3
@@ -51,10 +52,13 @@ def learner(frozen_patterns: tuple[str, ...]) -> Learner:
     """Frozen, or everything learns from gradients that are zero in the vision tower; compiled by itself."""
     return dataclasses.replace(
         tiny_model.learner(),
-        transform=adamw() if frozen_patterns else optax.chain(without_vision(), adamw()),
+        recipe=recipe(adamw() if frozen_patterns else optax.chain(without_vision(), adamw()), frozen_patterns),
         compiler=FastCompiler(num_threads=1),
-        frozen_patterns=frozen_patterns,
     )
+
+
+def recipe(transform: optax.GradientTransformation, frozen_patterns: tuple[str, ...]) -> Recipe:
+    return dataclasses.replace(tiny_model.learner().recipe, transform=transform, frozen_patterns=frozen_patterns)
 
 
 def fresh_state(frozen_patterns: tuple[str, ...]) -> dict[str, Any]:
@@ -65,10 +69,12 @@ def fresh_state(frozen_patterns: tuple[str, ...]) -> dict[str, Any]:
 def updated(frozen_patterns: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """State and metrics after one update on all groups."""
     chosen, state = learner(frozen_patterns), fresh_state(frozen_patterns)
-    advantages_PG = batch.advantages(groups(), [], "nonzero", "batch", 1e-6)
+    advantages_PG = tiny_model.CREDIT(tiny_model.outcomes(groups()), [])
     placed = rows.arrange(groups(), batch.with_gradient(range(len(groups())), advantages_PG), tiny_model.ROWS)
     sums = chosen.gradient(state["params"], groups(), advantages_PG, placed)
-    return jax.device_get(chosen._update(state)(state, sums, np.float32(batch.num_tokens(groups()))))
+    return jax.device_get(
+        chosen._update(state)(state, sums, np.float32(batch.num_tokens(tiny_model.outcomes(groups()))))
+    )
 
 
 def moments(state: dict[str, Any]) -> Any:
@@ -120,7 +126,7 @@ def test_nor_does_it_in_bfloat16(name, num_kept):
     """Bytes for each trainable parameter: moments, what rounding loses or a copy in float32."""
     transform = adamw(state_dtype="bfloat16", parameter_rounding=name)
     model = tiny_model.model()
-    state = jax.eval_shape(lambda params: step.init_optimizer(params, model.config, transform, VISION), model.params)
+    state = jax.eval_shape(lambda params: programs.init_optimizer(params, recipe(transform, VISION)), model.params)
     arrays = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
     trainable = sum(leaf.size for leaf in jax.tree.leaves(model.params["text"]))
     assert sum(leaf.size * leaf.dtype.itemsize for leaf in arrays) == num_kept * trainable
@@ -202,7 +208,8 @@ def test_the_halves_make_the_whole():
 )
 def test_patterns_that_cannot_be_meant_are_refused(patterns, words):
     with pytest.raises(ConfigError) as caught:
-        dataclasses.replace(tiny_model.learner(), frozen_patterns=patterns).init(tiny_model.model().params)
+        one = recipe(adamw(), patterns)
+        dataclasses.replace(tiny_model.learner(), recipe=one).init(tiny_model.model().params)
     message = str(caught.value)
     assert message.startswith("optimizer.freeze = ") and "\n" not in message
     assert all(word in message for word in words), message

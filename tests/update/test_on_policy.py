@@ -6,11 +6,10 @@ learner that only hand out and take in groups. Nothing is compiled.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,17 +19,24 @@ from hypothesis import strategies as st
 from tests import tiny_model
 from tests.tiny_model import TEMPLATE
 from zppo_jax import train
-from zppo_jax.actors.local_teacher import Summaries
-from zppo_jax.data.pipeline import Item, PromptProcessing, StepBatch
-from zppo_jax.parallel import Hosts
+from zppo_jax.actors.helper import Helper
+from zppo_jax.actors.local_teacher import LocalTeacher
+from zppo_jax.actors.student import Student
+from zppo_jax.config import Config
+from zppo_jax.data.pipeline import EncodedPrompt, PromptProcessing, StepBatch
+from zppo_jax.keys import RandomStream
+from zppo_jax.parallel import HostCopy, Hosts
+from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.statistics import Statistics
+from zppo_jax.rollout.vision import VisionFeatures
 from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.run.timers import PhaseTimers
-from zppo_jax.types import Group, Kind, Rollout
+from zppo_jax.setup import Components
+from zppo_jax.types import Cohort, Group, Rollout
 from zppo_jax.update import batch, rows
-from zppo_jax.update.learner import Updated
-from zppo_jax.zppo import METHODS, Candidate, Method
+from zppo_jax.update.learner import Learner, Updated
+from zppo_jax.zppo import METHODS, Method
 
 SHAPES = Shapes(buckets=(64, 640), patch_slots=16, max_new_tokens=12)
 GROUP_SIZE = 4
@@ -54,73 +60,85 @@ def answers(rng: np.random.Generator, items, mark: str, ids: tuple[int, int], ch
     ]
 
 
-class Student:
+class MarkedStudent:
     """Answers like the actor, from a random generator."""
 
-    engine = SimpleNamespace(shapes=SHAPES, statistics=Statistics(), held=HeldWeights())
+    engine = SimpleNamespace(shapes=SHAPES, statistics=Statistics(), held=HeldWeights(), vision=VisionFeatures())
 
     def __init__(self, rng: np.random.Generator, chance: float):
         self._rng, self._chance = rng, chance
 
-    def answer(self, params: Any, items: Sequence[Item], size: int, sampling: Any, draw: Any) -> list[Group]:
+    def answer(
+        self, params: Any, items: Sequence[EncodedPrompt], size: int, sampling: Any, stream: RandomStream
+    ) -> list[Group]:
         assert size == GROUP_SIZE
         self.engine.held._made = ("program", params, "weights")
         return answers(self._rng, items, STUDENT_MARK, STUDENT_IDS, self._chance)
 
 
 class MarkedTeacher:
-    """Its answers can be told from the student's by text and by token ids; it compresses nothing."""
+    """Its answers can be told from the student's by text and by token ids; it writes nothing."""
 
     def __init__(self, rng: np.random.Generator):
         self._rng = rng
         self.groups: list[Group] = []
 
-    def answer(self, items: Sequence[Item], *, seed: int, step: int) -> list[Group]:
-        self.groups += answers(self._rng, items, TEACHER_MARK, TEACHER_IDS, 0.6)
-        return self.groups
+    def answer(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> dict[str, tuple[Rollout, ...]]:
+        groups = answers(self._rng, items, TEACHER_MARK, TEACHER_IDS, 0.6)
+        self.groups += groups
+        return {group.prompt.uid: group.rollouts for group in groups}
 
-    def compress(self, candidates: Sequence[Candidate], *, seed: int, step: int) -> Summaries:
-        return Summaries({candidate: candidate.text for candidate in candidates}, 0, collections.Counter())
+    def write(self, asks: Sequence[str], stream: RandomStream) -> list[str | None]:
+        return [None] * len(asks)
 
 
 class Recorder:
     """Stands where the learner stands and keeps the groups that an update would be made of."""
 
-    def update(self, state: Any, groups: list[Group], **identity: Any) -> Updated:
-        assert Student.engine.held._made is None, "the update needs the memory that weights of decoding took"
-        self.groups = groups
-        assert [outcome.uid for outcome in identity["everyone"]] == [group.prompt.uid for group in groups]
-        return Updated(state, np.zeros((len(groups), GROUP_SIZE)), {}, {})
+    def update(self, state: Any, cohort: Cohort, credit: Any, **identity: Any) -> tuple[Any, Updated]:
+        assert MarkedStudent.engine.held._made is None, "the update needs the memory that weights of decoding took"
+        self.groups = list(cohort.groups)
+        assert [outcome.uid for outcome in cohort.outcomes] == [group.prompt.uid for group in cohort.groups]
+        return state, Updated(np.zeros((len(self.groups), GROUP_SIZE)), {}, {})
 
 
 def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[Group], list[Group]]:
     """(all groups that the update sees, the teacher's groups) of the real `train_step`."""
     process = PromptProcessing(tiny_model.processor(), TEMPLATE)
     questions = [tiny_model.question(f"q{i}", int(rng.integers(2))) for i in range(6)]
-    kinds: list[Kind] = ["plain", "plain", "plain", "plain", "replay", "replay"]
+    kinds = ["plain", "plain", "plain", "plain", "replay", "replay"]
     prompts = [process.plain_prompt(q, f"{step}/{q.id}/{k}", k) for q, k in zip(questions, kinds, strict=True)]
     items = tuple(process.items_of(prompts))
     teacher, learner = MarkedTeacher(rng), Recorder()
-    config = SimpleNamespace(
-        seed=0,
-        rollout=SimpleNamespace(temperature=1.0, top_k=0, top_p=1.0, group_size=GROUP_SIZE),
-        zppo=SimpleNamespace(threshold=0.5),
-        teacher=SimpleNamespace(scope=str(rng.choice(["capped", "all_hard"]))),
+    scope = str(rng.choice(["capped", "all_hard"]))
+    actor: Any = MarkedStudent(rng, float(rng.choice([0.0, 0.2, 0.5])))
+    nobody: Any = None
+    codec = tiny_model.processor()
+    fits = lambda prompt: SHAPES.holds_tokens(process.num_tokens(prompt))  # noqa: E731
+    parts = Components(
+        config=cast(Config, SimpleNamespace(seed=0, zppo=SimpleNamespace(threshold=0.5))),
+        method=method,
+        process=process,
+        student=Student(actor, GROUP_SIZE, Sampling(), Hosts(), HostCopy(None, None)),
+        evaluators=[],
+        teacher=cast(LocalTeacher, teacher),
+        helper=Helper(method, teacher, nobody, TEMPLATE, codec, Hosts(), fits, scope, writes=False),
+        credit=tiny_model.CREDIT,
+        learner=cast(Learner, learner),
+        stream=nobody,
+        buffer=None,
+        limit=3,
+        hosts=Hosts(),
     )
-    job: Any = SimpleNamespace(
-        config=config, method=method, template=TEMPLATE, process=process, learner=learner, buffer=None, sampling=None,
-        student=Student(rng, float(rng.choice([0.0, 0.2, 0.5]))), teacher=teacher, augmentation_limit=3, hosts=Hosts(),
-        sampled_from=lambda state: state["params"], release=Student.engine.held.release,
-    )  # fmt: skip
     drawn = StepBatch(step, items[:4], items[4:] if method.uses_replay else ())
-    train.train_step(job, {"params": {}}, drawn, PhaseTimers())
+    train.train_step(parts, {"params": {}}, drawn, PhaseTimers())
     return learner.groups, teacher.groups
 
 
 def weighted_rows(micro) -> list[tuple]:
     """(prompt tokens with the last one, response tokens, old log-probabilities) of each branch with a weight."""
     found = []
-    weight_BT = micro["counted_BT"] & (micro["advantages_BT"] != 0.0)
+    weight_BT = micro["counted_BT"] & (micro["weights_BT"] != 0.0)
     for b, segment in {(b, micro["segment_BT"][b, s]) for b, s in np.argwhere(weight_BT)}:
         own_T = (micro["segment_BT"][b] == segment) & weight_BT[b]
         trunk_T = (micro["segment_BT"][b] == micro["trunk_BT"][b][own_T][0]) & micro["mask_BT"][b]
@@ -145,7 +163,7 @@ def pack(groups: list[Group], advantages_PG: np.ndarray, parts: list[np.ndarray]
 def test_every_token_with_weight_was_sampled_by_the_student(name, seed, step):
     groups, taught = run_step(METHODS[name], np.random.default_rng(seed), step)
     parts = batch.split(len(groups), 2, seed, step, 0)
-    advantages_PG = batch.advantages(groups, parts, "nonzero", "batch", 1e-6)
+    advantages_PG = tiny_model.CREDIT(tiny_model.outcomes(groups), parts)
     found = [row for packed in pack(groups, advantages_PG, parts) for row in weighted_rows(packed)]
     sampled = sorted(
         (tuple(g.features.token_ids_T.tolist()), tuple(r.token_ids_T.tolist()), tuple(r.logprobs_T.tolist()))
@@ -165,7 +183,7 @@ def test_every_token_with_weight_was_sampled_by_the_student(name, seed, step):
 def test_teacher_text_is_in_bcq_prompts_alone(name, seed, step):
     groups, taught = run_step(METHODS[name], np.random.default_rng(seed), step)
     kinds = {group.prompt.kind for group in groups}
-    assert kinds <= {"plain", "replay", *METHODS[name].reformulations}
+    assert kinds <= {"plain", "replay", *METHODS[name].helps}
     assert len({group.prompt.uid for group in groups}) == len(groups), "no two groups share a baseline"
     decode = tiny_model.processor().tokenizer.decode
     for group in groups:
@@ -173,7 +191,7 @@ def test_teacher_text_is_in_bcq_prompts_alone(name, seed, step):
         assert (TEACHER_MARK in prompt) == (group.prompt.kind == "bcq")
         assert (STUDENT_MARK in prompt) == (group.prompt.kind in ("bcq", "ncq"))
         assert all(TEACHER_MARK not in r.text for r in group.rollouts)
-    assert bool(taught) <= METHODS[name].needs_teacher
+    assert bool(taught) <= METHODS[name].asks_teacher
 
 
 def test_the_flow_reaches_every_kind():
@@ -193,6 +211,6 @@ def test_a_teachers_rollout_in_a_group_would_be_seen():
     others = tuple(dataclasses.replace(r, correct=False) for r in groups[0].rollouts[1:])
     groups[0] = dataclasses.replace(groups[0], rollouts=(foreign, *others))
     parts = [np.arange(len(groups))]
-    packed = pack(groups, batch.advantages(groups, parts, "nonzero", "batch", 1e-6), parts)
+    packed = pack(groups, tiny_model.CREDIT(tiny_model.outcomes(groups), parts), parts)
     found = [row for micro in packed for row in weighted_rows(micro)]
     assert any(token >= TEACHER_IDS[0] for _, response, _ in found for token in response)

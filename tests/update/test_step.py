@@ -17,6 +17,7 @@ from tests import tiny_model
 from tests.models.tiny import FAST_COMPILE
 from tests.tiny_model import ROWS, SHAPES, learner
 from zppo_jax.models.qwen3_5 import inputs, vlm
+from zppo_jax.processor.patches import normalised
 from zppo_jax.types import Group
 from zppo_jax.update import batch, rows
 from zppo_jax.update.rows import Part, Row
@@ -41,7 +42,7 @@ def groups() -> tuple[Group, ...]:
 
 @functools.cache
 def advantages_PG() -> np.ndarray:
-    return batch.advantages(groups(), [], "nonzero", "batch", 1e-6)
+    return tiny_model.CREDIT(tiny_model.outcomes(groups()), [])
 
 
 def num_tokens() -> int:
@@ -89,7 +90,7 @@ def whole_sequences() -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarra
         old_BT[b, start:end], advantages_BT[b, start:end] = rollout.logprobs_T, advantage
         sampled_BT[b, start:end] = True
     images = {
-        "pixel_values": np.concatenate([g.features.patches_IC for g, *_ in rows]),
+        "pixel_values": normalised(normalised(np.concatenate([g.features.patches_IC for g, *_ in rows]))),
         "image_grid_thw": np.concatenate([g.features.grid_thw_N3 for g, *_ in rows]),
     }
     config = tiny_model.model().config
@@ -187,10 +188,10 @@ def test_what_is_not_counted_contributes_nothing_whatever_it_holds():
     pads, uncounted = ~micro["mask_BT"], ~micro["counted_BT"]
     dirty["tokens_BT"][pads], dirty["positions_3BT"][:, pads] = 5, 99
     dirty["target_BT"][uncounted] = config.image_token_id  # banned: minus infinity
-    dirty["old_logprobs_BT"][uncounted], dirty["advantages_BT"][uncounted] = -np.inf, 1e3
+    dirty["old_logprobs_BT"][uncounted], dirty["weights_BT"][uncounted] = -np.inf, 1e3
     params = tiny_model.model().params
     sums = [
-        learner()._gradient(params)(learner()._zero(params)(params), params, one, tiny_model.banned_V())
+        learner()._gradient(params)(learner()._zero(params)(params), params, None, one, tiny_model.banned_V())
         for one in (micro, dirty)
     ]
     jax.tree.map(np.testing.assert_array_equal, *sums)
@@ -207,7 +208,7 @@ def test_a_group_without_spread_moves_nothing_but_counts_its_tokens():
     alone, metrics = compiled(arranged(2))
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(alone)) and metrics["tokens"] > 0
     assert batch.with_gradient(range(7), advantages_PG()) == [0, 1, 3, 4, 5, 6]
-    assert batch.num_tokens(groups()) == num_tokens()
+    assert batch.num_tokens(tiny_model.outcomes(groups())) == num_tokens()
     assert_close(compiled(arranged())[0], from_learner()[0], 2e-6)
 
 
