@@ -14,6 +14,7 @@ import pytest
 from tests import tiny_model
 from tests.tiny_model import FastCompiler, groups
 from zppo_jax.update import rows
+from zppo_jax.update.credit import CREDITS
 from zppo_jax.update.losses import Sum
 from zppo_jax.update.objective import OBJECTIVES, ModelOutput
 from zppo_jax.zppo import METHODS
@@ -101,7 +102,5 @@ def test_the_sums_are_those_that_are_declared(learner):
 
 
 def test_every_method_names_an_objective_and_a_credit():
-    from zppo_jax.update.credit import CREDITS
-
     assert {method.objective for method in METHODS.values()} <= OBJECTIVES.keys()
     assert {method.credit for method in METHODS.values()} <= CREDITS.keys()
