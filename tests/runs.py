@@ -29,7 +29,8 @@ from zppo_jax.data.digits import DigitsSource
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.run import checkpoint
-from zppo_jax.run.metrics import MetricsWriter, depends_on_clock
+from zppo_jax.run.metrics import depends_on_clock
+from zppo_jax.run.metrics_file import MetricsWriter
 from zppo_jax.run.rows import read_rows
 from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.examples import Example

@@ -10,7 +10,7 @@ from PIL import Image
 
 from zppo_jax.report import draw_curves
 from zppo_jax.report.curves import running_mean, series
-from zppo_jax.run.metrics import MetricsWriter
+from zppo_jax.run.metrics_file import MetricsWriter
 
 
 def write_run(workdir, num_steps: int) -> None:
@@ -59,7 +59,7 @@ def test_the_picture_shows_the_rows(tmp_path, drawn):
     (bars,) = (bars for axis in figure.axes for bars in axis.containers if isinstance(bars, ErrorbarContainer))
     ends = [segment[:, 1].tolist() for segment in bars.lines[2][0].get_segments()]
     assert ends == [pytest.approx([0.0, 0.7]), pytest.approx([56.0, 64.0])], "not centred"
-    steps = lines(figure, "Accuracy in BCQ and NCQ prompts")["BCQ"][:, 0]
+    steps = lines(figure, "Accuracy in prompts with help")["BCQ"][:, 0]
     np.testing.assert_array_equal(steps, [step for step in range(1, 41) if step % 3])
 
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "zppo_jax"
 
 LAYERS = (
-    {"errors", "types"},
+    {"errors", "types", "keys"},
     {"files", "children"},
     {"config"},
     {"prompts", "command"},
@@ -20,11 +20,10 @@ LAYERS = (
     {"models"},
     {"rewards"},
     {"data", "rollout", "zppo"},
-    {"update", "actors", "agreement"},
-    {"run"},
-    {"evaluate", "warmstart", "report"},
+    {"update", "actors"},
+    {"run", "evaluate"},
+    {"warmstart", "report"},
     {"setup"},
-    {"augmentation"},
     {"train"},
     {"main", "export", "generate"},
     {"serve", "aot"},
@@ -32,7 +31,7 @@ LAYERS = (
 """A part of the package imports from the sets before its own only."""
 
 HOST_ONLY = {
-    *("errors", "types", "files", "children", "config", "prompts", "command", "processor"),
+    *("errors", "types", "keys", "files", "children", "config", "prompts", "command", "processor"),
     *("data", "rewards", "zppo", "report", "main", "run"),
 }
 """Parts that run in worker processes, or before a mistake is answered: no jax at import, and none of the parts with it.
@@ -40,7 +39,7 @@ HOST_ONLY = {
 Grain imports jax itself, so `data` cannot be without it in memory; `main` imports `train` when all is checked.
 """
 
-WITH_JAX = {"zppo_jax.run.checkpoint", "zppo_jax.run.records"}
+WITH_JAX = {f"zppo_jax.run.{name}" for name in ("checkpoint", "records", "saves", "step")}
 """Modules of host-only parts that may import jax; no other module of such a part may import them."""
 
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}

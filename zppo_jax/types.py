@@ -190,6 +190,7 @@ class Group:
             host,
             tuple(rollout.status for rollout in self.rollouts),
             sum(not rollout.decided for rollout in self.rollouts),
+            float(sum(np.sum(rollout.logprobs_T, dtype=np.float64) for rollout in self.rollouts)),
         )
 
 
@@ -198,7 +199,8 @@ class Outcome:
     """A group in numbers: what every host knows of every group of a step, and takes the step's decisions from.
 
     `num_tokens` were sampled by all rollouts together, `num_truncated` rollouts were cut at the limit; `host` has the
-    group itself. `statuses` are the scorer's, by rollout; `num_undecided` rollouts are neither right nor wrong.
+    group itself. `statuses` are the scorer's, by rollout; `num_undecided` rollouts are neither right nor wrong;
+    `logprob` is the sum of the sampler's log-probabilities of all tokens, in nats.
     """
 
     uid: str
@@ -210,6 +212,7 @@ class Outcome:
     host: int = 0
     statuses: tuple[str, ...] = ()
     num_undecided: int = 0
+    logprob: float = 0.0
 
     @property
     def decided(self) -> bool:

@@ -15,7 +15,8 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 
 from tests.zppo.builders import group_with
 from zppo_jax.rollout.statistics import Statistics
-from zppo_jax.run.metrics import SCHEMA, MetricsWriter, depends_on_clock
+from zppo_jax.run.metrics import SCHEMA, depends_on_clock
+from zppo_jax.run.metrics_file import MetricsWriter
 from zppo_jax.run.records import step_metrics
 from zppo_jax.run.rows import read_rows
 from zppo_jax.run.samples import SampleWriter, sample_row

@@ -26,7 +26,7 @@ from zppo_jax.errors import ConfigError, WorkdirError
 from zppo_jax.files import sweep
 from zppo_jax.run.checkpoint import Checkpoints
 from zppo_jax.run.directory import RunDirectory, require_name
-from zppo_jax.run.metrics import MetricsWriter
+from zppo_jax.run.metrics_file import MetricsWriter
 from zppo_jax.run.samples import SampleWriter
 
 STATE = {"params": {"x": jnp.ones(3)}}

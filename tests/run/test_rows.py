@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zppo_jax.errors import ConfigError, WorkdirError
-from zppo_jax.run.metrics import MetricsWriter
+from zppo_jax.run.metrics_file import MetricsWriter
 from zppo_jax.run.rows import read_metrics, read_rows
 from zppo_jax.run.samples import SampleWriter
 

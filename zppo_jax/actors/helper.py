@@ -71,6 +71,7 @@ class Listing:
     step: int
     prompts: dict[str, Prompt] = dataclasses.field(default_factory=dict)
     _answers: dict[str, Sequence[Response]] = dataclasses.field(default_factory=dict)
+    _listed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     _asked: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     _refused: collections.Counter[tuple[str, str, str]] = dataclasses.field(default_factory=collections.Counter)
 
@@ -135,8 +136,9 @@ class Listing:
         self.prompts |= {prompt.uid: prompt for prompts in built for prompt in prompts}
         rows = [[[prompt.uid, prompt.kind, self.helper.fits(prompt)] for prompt in prompts] for prompts in built]
         parts = [iter(part) for part in self.helper.hosts.gather(rows, "the reformulated prompts")]
-        for outcome in block:
-            yield [PromptRef(*row) for row in next(parts[outcome.host], ())]
+        refs = [[PromptRef(*row) for row in next(parts[outcome.host], ())] for outcome in block]
+        self._listed.update(ref.kind for prompts in refs for ref in prompts)
+        yield from refs
 
     def _stream(self, purpose: str) -> RandomStream:
         return RandomStream(self.seed, self.step, purpose)
@@ -146,7 +148,8 @@ class Listing:
         return [self.prompts[ref.uid] for ref in refs if ref.uid in self.prompts]
 
     def counts(self) -> dict[str, int]:
-        """Metrics of what the teacher wrote on all hosts, the same names in every step of a run."""
+        """Metrics of the prompts that were built and of what the teacher wrote, on all hosts; the same names in every
+        step of a run."""
         found: dict[str, int] = {}
         for name in (digest.name for digest in self.helper.digests):
             reasons = {
@@ -156,7 +159,8 @@ class Listing:
             }
             found |= {f"{name}/summaries": self._asked[name], f"{name}/refused": sum(reasons.values())} | reasons
         parts = self.helper.hosts.gather(found, "the counts of the reformulation")
-        return {name: sum(part[name] for part in parts) for name in found}
+        listed = {f"zppo/{kind}_listed": self._listed[kind] for kind in HELPS}
+        return listed | {name: sum(part[name] for part in parts) for name in found}
 
 
 def check(digest: Digest, outputs: Mapping[Candidate, str | None], scorer: Scorer) -> dict[Candidate, Checked]:

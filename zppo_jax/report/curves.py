@@ -6,7 +6,8 @@ canvas directly, without pyplot: no display is needed and no global state of a n
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from zppo_jax.run.metrics import METRICS, Metric
 from zppo_jax.run.rows import read_metrics
 
 Rows = Sequence[Mapping[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One metric as a line; `scale` multiplies it, `smooth` also draws the running mean (the raw line fades)."""
-
-    metric: str
-    label: str
-    colour: str
-    scale: float = 1.0
-    smooth: bool = False
+Panel = Callable[[Axes, Rows], None]
 
 
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _GREY = "#2563a8", "#d9751f", "#2e8b57", "#b8383d", "#7a52a3", "#777777"
+_OF_HELP = (_GREEN, _ORANGE, _PURPLE, _RED)
 
 
 def draw_curves(workdir: Path | str) -> Path:
@@ -71,29 +64,38 @@ def running_mean(values_N: np.ndarray, window: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _lines(title: str, unit: str, lines: Sequence[Line], **options: Any) -> Callable[[Axes, Rows], None]:
-    """A panel of lines over the steps."""
+def _lines(
+    axis: Axes,
+    rows: Rows,
+    *,
+    panel: str,
+    title: str,
+    unit: str,
+    colours: Sequence[str],
+    smooth: bool = False,
+    scale: float = 1.0,
+    **options: Any,
+) -> None:
+    """The metrics of a panel as lines over the steps; `smooth` draws the running mean as well, and the values fade;
+    `scale` multiplies them."""
+    metrics = (metric for metric in METRICS if metric.panel == panel)
+    for metric, colour in zip(metrics, itertools.cycle(colours), strict=False):
+        _draw_line(axis, rows, metric, colour, smooth, scale)
+    _finish(axis, title, unit, rows, **options)
 
-    def panel(axis: Axes, rows: Rows) -> None:
-        for line in lines:
-            _draw_line(axis, rows, line)
-        _finish(axis, title, unit, rows, **options)
 
-    return panel
-
-
-def _draw_line(axis: Axes, rows: Rows, line: Line) -> None:
-    steps_N, values_N = series(rows, line.metric)
-    values_N = values_N * line.scale
+def _draw_line(axis: Axes, rows: Rows, metric: Metric, colour: str, smooth: bool, scale: float) -> None:
+    steps_N, values_N = series(rows, metric.name)
+    values_N = values_N * scale
     if not len(steps_N):
         return
     window = max(1, len(steps_N) // 12)
-    smooth = line.smooth and window > 1
+    smooth = smooth and window > 1
     marker = "o" if len(steps_N) < 4 else None
-    axis.plot(steps_N, values_N, color=line.colour, linewidth=0.8 if smooth else 1.6, alpha=0.35 if smooth else 1,
-              marker=marker, markersize=3, label=None if smooth else line.label)  # fmt: skip
+    axis.plot(steps_N, values_N, color=colour, linewidth=0.8 if smooth else 1.6, alpha=0.35 if smooth else 1,
+              marker=marker, markersize=3, label=None if smooth else metric.label)  # fmt: skip
     if smooth:
-        axis.plot(steps_N, running_mean(values_N, window), color=line.colour, linewidth=1.8, label=line.label)
+        axis.plot(steps_N, running_mean(values_N, window), color=colour, linewidth=1.8, label=metric.label)
 
 
 def _evaluation(axis: Axes, rows: Rows) -> None:
@@ -118,7 +120,7 @@ def _evaluation(axis: Axes, rows: Rows) -> None:
 def _times(axis: Axes, rows: Rows) -> None:
     """Where the seconds of a step go: its phases stacked, what none of them covers on top."""
     timed = [row for row in rows if row.get("time/step") is not None]
-    names = [name for name in ("time/rollout", "time/teacher", "time/update") if series(timed, name)[0].size]
+    names = [one.name for one in METRICS if one.panel == "time" and one.label and series(timed, one.name)[0].size]
     if timed:
         steps_N = np.asarray([row["step"] for row in timed])
         parts_KN = np.asarray([[row.get(name) or 0.0 for row in timed] for name in names]).reshape(-1, len(timed))
@@ -160,62 +162,19 @@ def _is_positive(axis: Axes) -> bool:
     return any(np.any(np.asarray(line.get_ydata()) > 0) for line in axis.get_lines())
 
 
-_PANELS: tuple[Callable[[Axes, Rows], None], ...] = (
+def _panel(panel: str, title: str, unit: str, *colours: str, **options: Any) -> functools.partial[None]:
+    return functools.partial(_lines, panel=panel, title=title, unit=unit, colours=colours, **options)
+
+
+_PERCENT: dict[str, Any] = {"smooth": True, "scale": 100, "bottom": 0, "top": 100}
+_PANELS: tuple[Panel, ...] = (
     _evaluation,
-    _lines(
-        "Rollouts",
-        "%",
-        (
-            Line("rollout/new_accuracy", "accuracy, new questions", _BLUE, 100, smooth=True),
-            Line("rollout/new_hard_fraction", "hard, new questions", _RED, 100, smooth=True),
-            Line("update/nonzero_group_fraction", "groups with a gradient", _GREY, 100, smooth=True),
-        ),
-        bottom=0,
-        top=100,
-    ),
-    _lines(
-        "Accuracy in BCQ and NCQ prompts",
-        "%",
-        (
-            Line("zppo/bcq_accuracy", "BCQ", _GREEN, 100, smooth=True),
-            Line("zppo/ncq_accuracy", "NCQ", _ORANGE, 100, smooth=True),
-        ),
-        bottom=0,
-        top=100,
-    ),
-    _lines(
-        "Replay buffer",
-        "questions",
-        (
-            Line("replay/size", "in the buffer", _BLUE),
-            Line("replay/graduated_total", "graduated so far", _GREEN),
-            Line("replay/evicted_total", "evicted so far", _RED),
-        ),
-        bottom=0,
-    ),
-    _lines(
-        "Reformulated prompts of a step",
-        "groups",
-        (
-            Line("zppo/bcq_groups", "BCQ groups", _GREEN),
-            Line("zppo/ncq_groups", "NCQ groups", _ORANGE),
-        ),
-        bottom=0,
-    ),
-    _lines("Loss", "clipped surrogate", (Line("update/loss", "loss", _BLUE, smooth=True),)),
-    _lines(
-        "Gradient and sampler mismatch",
-        "norm, share, or nats (log)",
-        (
-            Line("update/grad_norm", "gradient norm", _BLUE),
-            Line("update/clip_fraction", "clip fraction", _PURPLE),
-            Line("update/mismatch_kl", "mismatch KL", _RED),
-        ),
-        log=True,
-    ),
-    _lines(
-        "Speed", "tokens per second", (Line("rollout/tokens_per_second", "sampled tokens", _BLUE, smooth=True),),
-        bottom=0,
-    ),
+    _panel("rollouts", "Rollouts", "%", _BLUE, _RED, _GREY, **_PERCENT),
+    _panel("in help", "Accuracy in prompts with help", "%", *_OF_HELP, **_PERCENT),
+    _panel("buffer", "Replay buffer", "questions", _BLUE, _GREEN, _RED, bottom=0),
+    _panel("helped", "Prompts with help in a step", "groups", *_OF_HELP, bottom=0),
+    _panel("loss", "Loss", "of a token", _BLUE, smooth=True),
+    _panel("gradient", "Gradient and sampler mismatch", "norm, share, or nats (log)", _PURPLE, _RED, _BLUE, log=True),
+    _panel("speed", "Speed", "tokens per second", _BLUE, smooth=True, bottom=0),
     _times,
-)  # fmt: skip
+)

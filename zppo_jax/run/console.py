@@ -24,6 +24,7 @@ import rich.table
 import rich.text
 
 from zppo_jax.run.heartbeat import Heartbeat
+from zppo_jax.run.metrics import METRICS
 
 Result = tuple[float, float, float]
 """An accuracy with the lower and the upper end of its interval, all in [0, 1]."""
@@ -32,7 +33,7 @@ _FILES = {
     "config.json": "the configuration",
     "metrics.jsonl": "a row a step",
     "curves.png": "the same, drawn",
-    "samples.jsonl": "a line a group: prompt, responses, rewards, advantages, lineage",
+    "samples.jsonl": "a line a group: prompt, what it shows, responses, rewards, advantages, lineage",
     "tensorboard": "the metrics for `tensorboard --logdir`",
     "checkpoints": "the same command continues from the latest",
 }
@@ -183,32 +184,21 @@ class _CompileClock(rich.progress.TimeElapsedColumn):
 
 
 def step_line(step: int, num_steps: int, metrics: Mapping[str, Any], seconds_left: float) -> str:
-    """The progress line of a step; a value that the step does not have is a dash.
+    """The progress line of a step, as METRICS says; a value that the step does not have is a dash.
 
-    Accuracy and hard questions are those of the new questions. What a step lost stands at the end, where it lost any:
-    prompts that no bucket holds, and rollouts that the scorer could not decide.
+    What a step lost stands at the end, where it lost any: prompts that no bucket holds, rollouts that the scorer could
+    not decide.
     """
-    passed_over = [
-        f"{words} {_count(metrics.get(name))}"
-        for name, words in (
-            ("zppo/too_long", "too long"),
-            ("rollout/undecided", "undecided"),
-            ("eval/undecided", "held-out undecided"),
-        )
-        if metrics.get(name)
-    ]
-    return "  ".join(
-        (
-            f"step {step:>{len(str(num_steps))}}/{num_steps}",
-            f"accuracy {_percent(metrics.get('rollout/new_accuracy'))}",
-            f"hard {_percent(metrics.get('rollout/new_hard_fraction'))}",
-            f"buffer {_count(metrics.get('replay/size')):>4}",
-            f"graduated {_count(metrics.get('replay/graduated_total')):>4}",
-            f"{_count(metrics.get('rollout/tokens_per_second')):>6} tokens/s",
-            f"{_duration(seconds_left)} left",
-            *passed_over,
-        )
+    shown = (one.console.format(_value(metrics.get(one.name), one.unit)) for one in METRICS if one.console)
+    warnings = (
+        f"{one.warning} {_count(metrics[one.name])}" for one in METRICS if one.warning and metrics.get(one.name)
     )
+    place = f"step {step:>{len(str(num_steps))}}/{num_steps}"
+    return "  ".join((place, *shown, f"{_duration(seconds_left)} left", *warnings))
+
+
+def _value(value: Any, unit: str) -> str:
+    return _percent(value) if unit == "share" else _count(value)
 
 
 def _result_cells(before: Result | None, after: Result | None) -> list[str]:

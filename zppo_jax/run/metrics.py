@@ -1,65 +1,174 @@
-"""What a run writes down: metrics.jsonl and TensorBoard (a row a step), samples.jsonl (a line a group), phase times.
+"""The metrics of a run as one table: name, meaning, unit, and where people see it.
 
-Each line is written at once and is strict JSON. On resuming, everything after the restored step is cut away, so that
-a run that was killed and continued leaves the same files as one that was not.
+What every row of metrics.jsonl has, the progress line, the panels of curves.png and docs/metrics.md are made from it.
+
+    python -m zppo_jax.run.metrics > docs/metrics.md
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import dataclasses
+import fnmatch
+from collections.abc import Iterator
 
-from zppo_jax.run.rows import append, cut, json_line, read_metrics, scalar
+from zppo_jax.zppo import HELPS
 
-SCHEMA = (
-    "rollout/accuracy",
-    "rollout/new_accuracy",
-    "rollout/hard_fraction",
-    "rollout/new_hard_fraction",
-    "rollout/undecided",
-    "rollout/tokens_per_second",
-    "rollout/occupancy",
-    "rollout/longest",
-    "rollout/truncated_fraction",
-    "replay/size",
-    "replay/graduated",
-    "replay/evicted",
-    "replay/graduated_total",
-    "replay/evicted_total",
-    "zppo/bcq_groups",
-    "zppo/ncq_groups",
-    "zppo/bcq_accuracy",
-    "zppo/ncq_accuracy",
-    "zppo/too_long",
-    "compress/summaries",
-    "compress/refused",
-    "update/loss",
-    "update/clip_fraction",
-    "update/mismatch_kl",
-    "update/grad_norm",
-    "update/nonzero_group_fraction",
-    "update/skipped",
-    "eval/accuracy",
-    "eval/standard_error",
-    "eval/undecided",
-    "eval/wilson_low",
-    "eval/wilson_high",
-    "time/data",
-    "time/rollout",
-    "time/agreement",
-    "time/teacher",
-    "time/reformulation",
-    "time/update",
-    "time/records",
-    "time/checkpoint",
-    "time/unaccounted",
-    "time/step",
-    "checkpoint/failed",
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number of a step.
+
+    Attributes:
+      name: in metrics.jsonl; with a `*` it stands for several that are not in every row.
+      meaning: in one sentence.
+      unit: "share" is in [0, 1], "" a plain number.
+      panel: the panel of curves.png that draws it, and `label` its line there.
+      console: how the progress line shows it, where `{}` is the value.
+      warning: words for the end of the progress line, in a step where it is not zero.
+    """
+
+    name: str
+    meaning: str
+    unit: str = ""
+    panel: str = ""
+    label: str = ""
+    console: str = ""
+    warning: str = ""
+
+    @property
+    def always(self) -> bool:
+        """Whether every row has it, null where the step has no such value."""
+        return "*" not in self.name
+
+
+def _of_help(kind: str) -> Iterator[Metric]:
+    words = kind.upper()
+    yield Metric(f"zppo/{kind}_groups", f"{words} groups that were sampled", "groups", "helped", f"{words} groups")
+    yield Metric(f"zppo/{kind}_listed", f"{words} prompts that were built, before the post-cap", "prompts")
+    yield Metric(f"zppo/{kind}_accuracy", f"mean reward in {words} prompts", "share", "in help", words)
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("rollout/accuracy", "mean reward of plain rollouts, on new and replayed questions together", "share"),
+    Metric(
+        "rollout/new_accuracy",
+        "mean reward on new questions: what compares methods with and without a buffer",
+        "share",
+        "rollouts",
+        "accuracy, new questions",
+        console="accuracy {}",
+    ),
+    Metric("rollout/hard_fraction", "share of plain groups below zppo.threshold", "share"),
+    Metric(
+        "rollout/new_hard_fraction",
+        "the same of new questions",
+        "share",
+        "rollouts",
+        "hard, new questions",
+        console="hard {}",
+    ),
+    Metric(
+        "rollout/entropy", "mean negative log-probability of the sampled tokens: an estimate of the entropy", "nats"
+    ),
+    Metric("rollout/tokens", "tokens sampled by the student", "tokens"),
+    Metric("rollout/truncated_fraction", "share of rollouts that were cut at rollout.max_new_tokens", "share"),
+    Metric("rollout/occupancy", "share of the slots' decoding steps that gave a token", "share"),
+    Metric("rollout/longest", "longest rollout", "tokens"),
+    Metric("reward/*", "rollouts by the scorer's status (rewards/verdict.py)", "rollouts"),
+    Metric("replay/groups", "groups on questions of the replay buffer", "groups"),
+    Metric("replay/accuracy", "mean reward on replayed questions", "share"),
+    Metric("replay/size", "questions in the buffer", "questions", "buffer", "in the buffer", console="buffer {:>4}"),
+    Metric("replay/admitted", "questions that came into the buffer", "questions"),
+    Metric("replay/graduated", "questions that left it because the student solves them", "questions"),
+    Metric("replay/evicted", "questions that left it because it was full", "questions"),
+    Metric(
+        "replay/graduated_total",
+        "graduations since the start",
+        "questions",
+        "buffer",
+        "graduated so far",
+        console="graduated {:>4}",
+    ),
+    Metric("replay/evicted_total", "evictions since the start", "questions", "buffer", "evicted so far"),
+    Metric("replay/inside/*", "questions in the buffer by their accuracy when they came in (Fig 20)", "questions"),
+    Metric("replay/graduated_total/*", "graduations since the start by entry accuracy (Fig 4)", "questions"),
+    Metric("replay/evicted_total/*", "evictions since the start by entry accuracy (Fig 4)", "questions"),
+    Metric("zppo/hard", "hard questions, before the pre-cap", "questions"),
+    *(metric for kind in HELPS for metric in _of_help(kind)),
+    Metric("zppo/too_long", "prompts passed over because no bucket holds them", "prompts", warning="too long"),
+    Metric("rollout/undecided", "rollouts that the scorer could not decide", "rollouts", warning="undecided"),
+    Metric("compress/summaries", "summaries that the teacher was asked for", "summaries"),
+    Metric("compress/refused", "summaries that cannot stand for their response", "summaries"),
+    Metric("compress/refused/*", "the same by author and reason", "summaries"),
+    Metric("update/loss", "mean loss of a token over the updates", "", "loss", "loss"),
+    Metric("update/clip_fraction", "share of tokens whose ratio was clipped", "share", "gradient", "clip fraction"),
+    Metric("update/dual_clip_fraction", "share of tokens at the dual clip", "share"),
+    Metric("update/ratio", "mean probability ratio of the computed tokens", ""),
+    Metric("update/kl", "k3 estimate of KL(old || new) of the computed tokens", "nats"),
+    Metric("update/log_ratio_abs", "mean absolute log ratio of the computed tokens", "nats"),
+    Metric(
+        "update/mismatch_kl",
+        "k3 estimate of KL(sampler || trainer) before the first update",
+        "nats",
+        "gradient",
+        "mismatch KL",
+    ),
+    Metric("update/mismatch_abs", "mean distance of the trainer's log-probabilities from the sampler's", "nats"),
+    Metric("update/grad_norm", "norm of the gradient before it is clipped", "", "gradient", "gradient norm"),
+    Metric("update/tokens", "tokens that were computed in all updates", "tokens"),
+    Metric(
+        "update/nonzero_group_fraction",
+        "share of groups with a gradient",
+        "share",
+        "rollouts",
+        "groups with a gradient",
+    ),
+    Metric("update/positive_fraction", "share of responses with a positive advantage (Fig 25)", "share"),
+    Metric("update/skipped", "updates that were skipped because they were not finite", "updates"),
+    Metric("eval/accuracy", "held-out accuracy, one response a question", "share", "evaluation"),
+    Metric("eval/standard_error", "half of Wilson's interval of one standard deviation", "share"),
+    Metric("eval/wilson_low", "lower end of Wilson's interval of 95 %", "share"),
+    Metric("eval/wilson_high", "upper end of Wilson's interval of 95 %", "share"),
+    Metric("eval/questions", "held-out questions", "questions"),
+    Metric(
+        "eval/undecided",
+        "held-out responses that the scorer could not decide",
+        "responses",
+        warning="held-out undecided",
+    ),
+    Metric("eval/accuracy/*", "held-out accuracy by level", "share", "evaluation"),
+    Metric("eval/questions/*", "held-out questions by level", "questions"),
+    Metric(
+        "rollout/tokens_per_second",
+        "sampled tokens a second of time/rollout",
+        "tokens/s",
+        "speed",
+        "sampled tokens",
+        console="{:>6} tokens/s",
+    ),
+    Metric("time/data", "reading and processing questions", "s"),
+    Metric("time/rollout", "the student's rollouts, with scoring", "s", "time", "rollout"),
+    Metric("time/teacher", "the teacher's responses and texts, building prompts", "s", "time", "teacher"),
+    Metric("time/reformulation", "processing reformulated prompts", "s"),
+    Metric("time/update", "the updates", "s", "time", "update"),
+    Metric("time/eval", "evaluations; in the steps that have one", "s"),
+    Metric("time/records", "writing the records", "s"),
+    Metric("time/checkpoint", "starting to write a checkpoint", "s"),
+    Metric("time/unaccounted", "what no phase covers", "s"),
+    Metric("time/step", "from the end of the step before", "s", "time"),
+    Metric("time/agreement", "waiting for other hosts and hearing from them, a part of the phases above", "s"),
+    Metric("checkpoint/failed", "checkpoints that could not be written since the start", "checkpoints"),
 )
+"""All metrics, in the order of the documentation and of the progress line."""
+
+SCHEMA = tuple(metric.name for metric in METRICS if metric.always)
 """The names that every row of metrics.jsonl has beside `step`; null where the step has no such value."""
+
+
+def described(name: str) -> Metric | None:
+    """The row of METRICS that says what a name in metrics.jsonl means; None where none does."""
+    exact = next((metric for metric in METRICS if metric.name == name), None)
+    return exact or next((metric for metric in METRICS if fnmatch.fnmatchcase(name, metric.name)), None)
 
 
 def depends_on_clock(name: str) -> bool:
@@ -67,73 +176,20 @@ def depends_on_clock(name: str) -> bool:
     return name.startswith(("time/", "memory/")) or "per_second" in name
 
 
-class MetricsWriter:
-    """Writes `metrics.jsonl` and, if wanted, TensorBoard events to the run directory."""
+def document() -> str:
+    """docs/metrics.md."""
+    rows = "\n".join(f"| `{metric.name}` | {metric.meaning} | {metric.unit} |" for metric in METRICS)
+    return f"""\
+# The metrics of a run
 
-    def __init__(self, workdir: Path | str, tensorboard: bool = True) -> None:
-        self._file = Path(workdir) / "metrics.jsonl"
-        self._events = _Events(Path(workdir) / "tensorboard") if tensorboard else None
+A row of metrics.jsonl has `step` and all names below without a `*`, null where the step has no such value; the others
+stand in the rows that have them. TensorBoard has the same names. Written by `python -m zppo_jax.run.metrics`.
 
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one row; names of `SCHEMA` that are not given, and values that are not finite, become null."""
-        row = {"step": int(step), **dict.fromkeys(SCHEMA), **{name: scalar(value) for name, value in values.items()}}
-        append(self._file, json_line(row))
-        if self._events is not None:
-            with contextlib.suppress(OSError):  # made anew of the rows when the run is continued
-                self._events.write(row)
-
-    def truncate(self, step: int) -> int:
-        """Cuts metrics and events back to rows of at most `step`, and returns the last one's; -1 empties them, for a
-        run without a checkpoint. Raises WorkdirError, and cuts nothing, where a line is damaged."""
-        rows = [row for row in read_metrics(self._file) if row["step"] <= step]
-        cut(self._file, step)
-        if self._events is not None:
-            self._events.rebuild(rows)
-        return max((row["step"] for row in rows), default=-1)
-
-    def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
+| name | meaning | unit |
+|---|---|---|
+{rows}
+"""
 
 
-class _Events:
-    """TensorBoard events, rebuilt from the rows on resuming: an event file itself cannot be cut.
-
-    tensorboardX's own SummaryWriter hands events to a thread, and what that has not written is lost with the process;
-    the writer underneath it is used here, so that a row is on disk when `write` returns.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._writer: Any = None
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        self._add(row)
-        self._writer.flush()
-
-    def rebuild(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.close()
-        for file in self._directory.glob("events*"):  # the folder stays: it may be a link to another disk
-            file.unlink()
-        for row in rows:
-            self._add(row)
-        if self._writer is not None:
-            self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def _add(self, row: Mapping[str, Any]) -> None:
-        # Imported here: it takes a second, and not every run writes events.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-
-        if self._writer is None:
-            self._directory.mkdir(exist_ok=True)
-            self._writer = EventsWriter(str(self._directory / "events"))
-        values = {name: value for name, value in row.items() if name != "step" and value is not None}
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-        self._writer.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
+if __name__ == "__main__":
+    print(document(), end="")

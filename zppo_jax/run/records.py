@@ -17,7 +17,7 @@ from zppo_jax.config import Config
 from zppo_jax.errors import WorkdirError
 from zppo_jax.parallel import Hosts
 from zppo_jax.run.directory import RunDirectory
-from zppo_jax.run.metrics import MetricsWriter
+from zppo_jax.run.metrics_file import MetricsWriter
 from zppo_jax.run.samples import SampleWriter, sample_row
 from zppo_jax.run.step import Step
 from zppo_jax.types import Group

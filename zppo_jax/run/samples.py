@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ class SampleWriter:
 
 
 def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> dict[str, Any]:
-    """The line of a group in samples.jsonl."""
+    """The line of a group in samples.jsonl: the prompt with what it shows (who wrote it, whole and as shown) and the
+    question's gold; of each response its text, parsed answer, length in tokens, reward (None: undecided), the scorer's
+    status and the advantage that entered the loss."""
     prompt = group.prompt
     return {
         "step": int(step),
@@ -69,8 +72,13 @@ def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[floa
         "uid": prompt.uid,
         "parent": prompt.parent,
         "prompt": prompt.text,
+        "opening": prompt.opening,
+        "shown": [dataclasses.asdict(one) for one in prompt.shown],
         "gold": prompt.question.answer,
         "responses": [rollout.text for rollout in group.rollouts],
+        "answers": [rollout.answer for rollout in group.rollouts],
+        "finish_reasons": [rollout.finish_reason for rollout in group.rollouts],
+        "lengths": [len(rollout.token_ids_T) for rollout in group.rollouts],
         "rewards": [float(one.correct) if one.decided else None for one in group.rollouts],
         "statuses": [one.status for one in group.rollouts],
         "advantages": [scalar(advantage) for advantage in advantages_G],

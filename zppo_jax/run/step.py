@@ -81,6 +81,7 @@ class Step:
 def _rollouts(plain: Sequence[Outcome], hard: Sequence[Outcome], helped: Sequence[Outcome]) -> dict[str, Any]:
     everything = [*plain, *helped]
     num_rollouts = sum(len(outcome.correct) for outcome in everything)
+    num_tokens = sum(outcome.num_tokens for outcome in everything)
     new, hard_uids = [outcome for outcome in plain if outcome.kind == "plain"], {outcome.uid for outcome in hard}
     statuses = collections.Counter(status for outcome in everything for status in outcome.statuses)
     metrics: dict[str, Any] = {
@@ -88,9 +89,11 @@ def _rollouts(plain: Sequence[Outcome], hard: Sequence[Outcome], helped: Sequenc
         "rollout/new_accuracy": _accuracy(new),
         "rollout/hard_fraction": _share(plain, hard_uids),
         "rollout/new_hard_fraction": _share(new, hard_uids),
+        "zppo/hard": len(hard),
         "rollout/undecided": sum(outcome.num_undecided for outcome in everything),
         **{f"reward/{status}": statuses[status] for status in Status},
-        "rollout/tokens": sum(outcome.num_tokens for outcome in everything),
+        "rollout/tokens": num_tokens,
+        "rollout/entropy": -sum(outcome.logprob for outcome in everything) / max(num_tokens, 1),
         "rollout/truncated_fraction": sum(outcome.num_truncated for outcome in everything) / num_rollouts,
     }
     for kind in ("replay", *HELPS):
@@ -120,4 +123,7 @@ def _buffer(buffer: ReplayBuffer, refreshed: Refresh) -> dict[str, Any]:
         "replay/evicted": len(refreshed.evicted),
         "replay/graduated_total": buffer.graduated_total,
         "replay/evicted_total": buffer.evicted_total,
+        **{f"replay/inside/{one}": count for one, count in buffer.inside_by_accuracy.items()},
+        **{f"replay/graduated_total/{one}": count for one, count in buffer.graduated_by_accuracy.items()},
+        **{f"replay/evicted_total/{one}": count for one, count in buffer.evicted_by_accuracy.items()},
     }
