@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from configs import common, tiny
+from configs import paper, tiny
 from zppo_jax.config import binding, changed_keys, closest_key, from_config_dict, keys, step_size, to_json
 from zppo_jax.errors import ConfigError
 
@@ -34,15 +34,15 @@ def refusal(values: Any) -> str:
     return message
 
 
-@pytest.mark.parametrize("module", [common, tiny])
+@pytest.mark.parametrize("module", [paper, tiny])
 @pytest.mark.parametrize("method", ["zppo", "grpo"])
 def test_shipped_configurations_are_accepted(module, method):
     config = from_config_dict(module.get_config(method))
     assert config.method == method
 
 
-def test_common_holds_the_papers_values():
-    config = from_config_dict(common.get_config())
+def test_the_papers_values():
+    config = from_config_dict(paper.get_config())
     assert (config.rollout.group_size, config.teacher.num_rollouts, config.update.num_minibatches) == (8, 4, 4)
     assert config.rollout.questions_per_step == 384 and config.rollout.max_new_tokens == 12_288
     assert (config.replay.fraction, config.replay.capacity, config.zppo.augmentation_fraction) == (0.25, 10_000, 0.25)
