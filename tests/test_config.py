@@ -1,15 +1,16 @@
-"""Every value is checked at the door: what cannot work is one line that names the key, the value and the mend."""
+"""Every value is checked before anything is compiled; a fault is one line that names the key, the value and the fix."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
 
-from configs import common, tiny
-from zppo_jax.config import changed_keys, closest_key, from_config_dict, keys, to_json
+from configs import paper, tiny
+from zppo_jax.config import binding, changed_keys, closest_key, from_config_dict, keys, step_size, to_json
 from zppo_jax.errors import ConfigError
 
 KEYS = {key.name: key for key in keys()}
@@ -33,15 +34,15 @@ def refusal(values: Any) -> str:
     return message
 
 
-@pytest.mark.parametrize("module", [common, tiny])
+@pytest.mark.parametrize("module", [paper, tiny])
 @pytest.mark.parametrize("method", ["zppo", "grpo"])
 def test_shipped_configurations_are_accepted(module, method):
     config = from_config_dict(module.get_config(method))
     assert config.method == method
 
 
-def test_common_holds_the_papers_values():
-    config = from_config_dict(common.get_config())
+def test_the_papers_values():
+    config = from_config_dict(paper.get_config())
     assert (config.rollout.group_size, config.teacher.num_rollouts, config.update.num_minibatches) == (8, 4, 4)
     assert config.rollout.questions_per_step == 384 and config.rollout.max_new_tokens == 12_288
     assert (config.replay.fraction, config.replay.capacity, config.zppo.augmentation_fraction) == (0.25, 10_000, 0.25)
@@ -138,7 +139,10 @@ def test_every_bound_is_kept(name, value):
         ({"data.num_questions": 31}, ["data.num_questions = 31", "questions_per_step = 32", "32 or more"]),
         ({"replay.capacity": 0}, ["replay.capacity = 0", "at least 1"]),
         ({"rollout.group_size": 1}, ["rollout.group_size = 1", "at least 2"]),
-        ({"replay.fraction": 0.03}, ["replay.fraction = 0.03", "less than one question", "34", "replay.fraction=0"]),
+        (
+            {"replay.fraction": 0.03},
+            ["replay.fraction = 0.03", "less than one question", "to 34", "to 0.03125", "replay.fraction=0"],
+        ),
         ({"zppo.augmentation_fraction": 0.03}, ["zppo.augmentation_fraction = 0.03", "less than one question"]),
         ({"rollout.slots": 7}, ["rollout.slots = 7", "group_size = 8", "8 or more"]),
         ({"prompt.min_pixels": 10_000}, ["prompt.min_pixels = 10000", "prompt.max_pixels = 4096"]),
@@ -146,7 +150,7 @@ def test_every_bound_is_kept(name, value):
         ({"prompt.buckets": (48, 48)}, ["prompt.buckets = (48, 48)", "ascending"]),
         ({"prompt.buckets": ()}, ["prompt.buckets = ()", "ascending"]),
         ({"mesh.data": 0}, ["mesh.data = 0", "1 or more", "-1"]),
-        ({"mesh.tensor": -1}, ["mesh.fsdp and mesh.tensor = -1", "-1 once"]),
+        ({"mesh.tensor": -1}, ["mesh.fsdp and mesh.tensor = -1", "-1 only once"]),
         (
             {"model.dtype": "bfloat16", "optimizer.learning_rate": 1e-6},
             ["optimizer.learning_rate = 1e-06", "rounded away", "kahan, master or stochastic", "model.dtype=float32"],
@@ -173,6 +177,49 @@ def test_a_fraction_of_nothing_is_allowed_when_it_is_zero():
     tree.update_from_flattened_dict({"replay.fraction": 0.0, "zppo.augmentation_fraction": 0.0})
     tree.update_from_flattened_dict({"rollout.questions_per_step": 2, "update.num_minibatches": 1})
     assert from_config_dict(tree).replay.fraction == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 31, 384, 999_983])
+@pytest.mark.parametrize("fraction", [1e-9, 0.03, 0.29, 1 / 3])
+def test_the_advice_for_a_share_of_nothing_helps(fraction, count):
+    fault = step_size.share_fault("replay.fraction", fraction, count)
+    if fault is None:
+        assert step_size.share_of_step("replay.fraction", fraction, count) >= 1
+        return
+    questions, larger = re.findall(r"_step to (\d+) or replay.fraction to ([^ ,]+),", fault)[0]
+    assert step_size.share_of_step("replay.fraction", fraction, int(questions)) == 1
+    assert step_size.share_of_step("replay.fraction", float(larger), count) == 1
+
+
+def test_a_share_is_checked_as_it_is_taken():
+    """In binary a third of three is one; as written, 0.3333333333333333 of three is less."""
+    changes = {"rollout.questions_per_step": 3, "update.num_minibatches": 1, "zppo.augmentation_fraction": 0.5}
+    tree = tiny.get_config()
+    tree.update_from_flattened_dict({**changes, "replay.fraction": 1 / 3})
+    assert "less than one question" in refusal(tree)
+    with pytest.raises(ValueError, match="less than one question"):
+        step_size.share_of_step("replay.fraction", 1 / 3, 3)
+
+
+MAY_CHANGE = {
+    *("num_steps", "model.remat", "reward.num_workers", "rollout.slots", "rollout.cache_gigabytes"),
+    *(f"{mesh}.{axis}" for mesh in ("mesh", "rollout.mesh", "teacher.mesh") for axis in ("data", "fsdp", "tensor")),
+    *("update.row_tokens", "update.prompts_per_row", "update.rows_per_microbatch"),
+    *("checkpoint.every", "checkpoint.keep", "checkpoint.keep_best"),
+    *("log.samples_max_megabytes", "log.samples_keep", "log.tensorboard"),
+    *("profile.step", "watchdog.max_skipped", "watchdog.host_seconds"),
+}
+
+
+def test_which_keys_may_change_when_a_run_is_continued():
+    assert {name for name, key in KEYS.items() if key.setting.may_change} == MAY_CHANGE
+    assert KEYS.keys() - binding(from_config_dict(tiny.get_config())).keys() == MAY_CHANGE
+
+
+def test_a_key_of_another_version_may_change_where_its_whole_section_may():
+    known = to_json(from_config_dict(tiny.get_config()))
+    old = known | {"log": known["log"] | {"colour": "red"}, "reward": known["reward"] | {"colour": "red"}}
+    assert changed_keys(old, known) == {"reward.colour": ("red", "absent")}
 
 
 def test_changed_keys_survive_a_round_through_the_file():

@@ -175,7 +175,7 @@ def test_every_key_can_be_set_from_the_command_line():
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ("raise zppo_jax.config.ConfigError('seed changed')", 2, "seed changed"),
+        ("raise zppo_jax.errors.ConfigError('seed changed')", 2, "seed changed"),
         ("raise main.RunError('host 1 did not come')", 1, "host 1 did not come"),
         ("raise OSError(28, 'No space left on device', 'runs/x/metrics.jsonl')", 1, "runs/x/metrics.jsonl: No space"),
         ("raise KeyboardInterrupt", 130, "the same command continues"),

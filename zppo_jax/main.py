@@ -168,7 +168,7 @@ def check_method(config: Config) -> None:
 
 def _key_lines(values: ConfigTree | None) -> Iterator[str]:
     for key in keys():
-        rule = f" ({key.setting.mend()})" if key.setting.mend() else ""
+        rule = f" ({key.setting.rule()})" if key.setting.rule() else ""
         value = f" = {_value_at(values, key)!r}" if values is not None else ""
         yield f"  {key.name + value:<{48 if values is not None else 34}} {key.setting.doc}{rule}"
 

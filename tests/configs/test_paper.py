@@ -1,4 +1,4 @@
-"""configs/0p8b.py, 2b.py, 4b.py and 9b.py: the paper's values, and the memory that their docstrings promise."""
+"""configs/paper.py: the paper's values; 0p8b.py, 2b.py, 4b.py and 9b.py: the memory that their docstrings promise."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from configs import common
+from configs import paper, tiny
 from zppo_jax import command, parallel, setup
-from zppo_jax.config import Config, changed_keys, from_config_dict, to_json
+from zppo_jax.config import Config, changed_keys, flat, from_config_dict, keys, to_json
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, sizes, steps, text, vlm
 from zppo_jax.update import freeze
@@ -94,10 +94,6 @@ def docstring(size: str) -> str:
     return ast.get_docstring(ast.parse(Path(path_of(size)).read_text())) or ""
 
 
-def flat(values: Any) -> dict[str, Any]:
-    return {name: new for name, (_, new) in changed_keys({}, values, ignore=()).items()}
-
-
 @functools.cache
 def abstract_state(size: str) -> dict[str, Any]:
     """Shapes and dtypes of the student's parameters and optimiser as the configuration has them."""
@@ -120,12 +116,10 @@ def test_every_method_is_a_valid_configuration(size, method):
     assert from_config_dict(command.load_config(f"{path_of(size)}:{method}")).method == method
 
 
-@pytest.mark.parametrize("size", FILES)
-def test_table_8_is_held(size):
-    values = flat(to_json(config_of(size)))
+def test_table_8_is_held():
+    values = flat(to_json(from_config_dict(paper.get_config())))
     assert {name: values[name] for name in TABLE_8} == TABLE_8
     assert {name: values[name] for name in EVALUATION} == EVALUATION
-    assert values["model.path"] == f"Qwen/Qwen3.5-{size}"
     assert values["optimizer.freeze"] == []
     assert (values["prompt.min_pixels"], values["prompt.max_pixels"]) == (262_144, 1_310_720)
     updates = values["num_steps"] * values["update.num_minibatches"] * values["update.inner_epochs"]
@@ -137,29 +131,37 @@ def test_table_8_is_held(size):
     assert values["prompt.buckets"][-1] >= longest
 
 
-def test_common_holds_table_8_but_for_the_models():
-    values = flat(to_json(from_config_dict(common.get_config())))
-    assert {name: values[name] for name in TABLE_8 if name != "teacher.path"} == {
-        name: value for name, value in TABLE_8.items() if name != "teacher.path"
-    }
+def assignments(name: str) -> dict[str, str]:
+    """The lines `config.KEY = VALUE` of a file of configs/; each key comes once."""
+    source = (ROOT / "configs" / f"{name}.py").read_text()
+    lines = re.findall(r"^    config\.([\w.]+) = (.+?)(?:  #.*)?$", source, re.MULTILINE)
+    found = dict(lines)
+    assert len(found) == len(lines)
+    return {key: value for key, value in found.items() if value != "ConfigDict()"}
+
+
+def test_every_key_has_one_home():
+    """What the paper has a value for is a line of paper.py, the value a literal; common.py has the other keys."""
+    papers, commons = assignments("paper"), assignments("common")
+    assert {"prompt.min_pixels", "prompt.max_pixels", *TABLE_8, *EVALUATION} <= papers.keys()
+    assert not papers.keys() & commons.keys()
+    assert papers.keys() | commons.keys() == {key.name for key in keys()}
+    for key, value in (commons | papers).items():
+        assert re.fullmatch(r"[\w\"'./(), *-]+", value), f"{key} = {value}"
 
 
 @pytest.mark.parametrize("size", FILES)
-def test_a_file_says_all_of_it_itself(size):
-    """Every item is a line of the file: `config.KEY = VALUE`, the value a literal."""
-    lines = re.findall(r"^    config\.([\w.]+) = (.+?)(?:  #.*)?$", Path(path_of(size)).read_text(), re.MULTILINE)
-    names = [name for name, _ in lines]
-    assert len(names) == len(set(names))
-    assert {"model.path", "prompt.min_pixels", "prompt.max_pixels", *TABLE_8} <= set(names)
-    for name, value in lines:
-        assert re.fullmatch(r"[\w\"'./(), *-]+", value), f"{name} = {value}"
+def test_a_size_says_its_student_and_what_that_leaves_for_caches(size):
+    changed = changed_keys(to_json(from_config_dict(paper.get_config())), to_json(config_of(size)), ignore=())
+    assert changed.pop("model.path") == ("", f"Qwen/Qwen3.5-{size}")
+    assert changed == ({"rollout.cache_gigabytes": (40.0, 24.0)} if size == "9B" else {})
 
 
-def test_the_four_differ_in_the_student_and_what_it_leaves_for_caches():
-    first = to_json(config_of("0.8B"))
-    for size in FILES:
-        changed = set(changed_keys(first, to_json(config_of(size)), ignore=()))
-        assert changed <= {"model.path", "rollout.cache_gigabytes"}, size
+def test_tiny_sets_only_what_differs():
+    changed = changed_keys(
+        to_json(from_config_dict(paper.get_config())), to_json(from_config_dict(tiny.get_config())), ignore=()
+    )
+    assert changed.keys() == assignments("tiny").keys()
 
 
 # ---------------------------------------------------------------- docstrings
@@ -215,7 +217,7 @@ def test_the_memory_is_what_the_docstring_says(size):
         "student's decoding": decoding(size),
         "teacher's decoding": decoding("27B"),
     }
-    table = docstring(size).partition("Memory in GB")[2].partition("activations")[0]
+    table = docstring(size).partition("Memory in GB")[2].partition("What the paper reports")[0]
     said = {name: float(number) for name, number in re.findall(r"^    ([a-z' ]+?)  +([\d.]+)   ", table, re.M)}
     assert said == {name: round(value, 1) for name, value in expected.items()}
     count = sum(leaf.size for leaf in params)

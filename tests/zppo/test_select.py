@@ -99,14 +99,14 @@ def test_shares_are_floored_as_written():
 
 
 def test_a_share_of_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"zppo.augmentation_fraction=0.25 of rollout.questions_per_step=3.*0.333333"):
+    with pytest.raises(ValueError, match=r"zppo.augmentation_fraction = 0.25 of .*_per_step = 3 .*0.333334"):
         select.augmentation_limit(0.25, 3)
-    with pytest.raises(ValueError, match=r"replay.fraction=0.01"):
+    with pytest.raises(ValueError, match=r"replay.fraction = 0.01"):
         select.replay_count(0.01, 8)
     for fraction in (-0.25, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=r"replay\.fraction"):
             select.replay_count(fraction, 8)
-    with pytest.raises(ValueError, match="questions_per_step=0"):
+    with pytest.raises(ValueError, match="questions_per_step = 0"):
         select.replay_count(0.25, 0)
 
 

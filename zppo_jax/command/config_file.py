@@ -76,4 +76,6 @@ def _nearby_config(file: str) -> str:
     folder = next((folder for folder in folders if any(folder.glob("*.py"))), None)
     if folder is None:
         return f"a file of the repository's configs/; {_MISSING}"
-    return ", ".join(str(path) for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "common"))
+    return ", ".join(
+        str(path) for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "common", "paper")
+    )

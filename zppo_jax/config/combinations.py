@@ -1,23 +1,17 @@
-"""What is in range key by key but cannot work together: a check returns the fault as one line, or None."""
+"""Values that are in range key by key but cannot work together. A check returns the fault as one line, or None."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable
 
+from zppo_jax.config import step_size
 from zppo_jax.config.schema import Config, MeshConfig
 
 
-def _empty_data(config: Config) -> str | None:
-    questions, step = config.data.num_questions, config.rollout.questions_per_step
-    if questions < step:
-        return (
-            f"data.num_questions = {questions} cannot fill one step of rollout.questions_per_step = {step}: "
-            f"raise data.num_questions to {step} or more"
-        )
-    return None
+def _data(config: Config) -> str | None:
+    return step_size.data_fault(config.data.num_questions, config.rollout.questions_per_step)
 
 
 def _minibatches(config: Config) -> str | None:
@@ -35,23 +29,13 @@ def _minibatches(config: Config) -> str | None:
     return None
 
 
-def _fraction(name: str, fraction: float, step: int) -> str | None:
-    """A positive share that floors to nothing would silently switch a part of the method off."""
-    if fraction > 0 and math.floor(fraction * step) == 0:
-        return (
-            f"{name} = {fraction:g} of rollout.questions_per_step = {step} is less than one question: "
-            f"raise rollout.questions_per_step to {math.ceil(1 / fraction)}, or set {name}=0"
-        )
-    return None
-
-
 def _replay_fraction(config: Config) -> str | None:
-    return _fraction("replay.fraction", config.replay.fraction, config.rollout.questions_per_step)
+    return step_size.share_fault("replay.fraction", config.replay.fraction, config.rollout.questions_per_step)
 
 
 def _augmentation_fraction(config: Config) -> str | None:
     fraction = config.zppo.augmentation_fraction
-    return _fraction("zppo.augmentation_fraction", fraction, config.rollout.questions_per_step)
+    return step_size.share_fault("zppo.augmentation_fraction", fraction, config.rollout.questions_per_step)
 
 
 def _rows(config: Config) -> str | None:
@@ -74,7 +58,7 @@ def _pixels(config: Config) -> str | None:
 def _buckets(config: Config) -> str | None:
     buckets = config.prompt.buckets
     if not buckets or buckets[0] < 1 or any(low >= high for low, high in itertools.pairwise(buckets)):
-        return f"prompt.buckets = {buckets} are no lengths: give ascending positive integers, such as 48,192"
+        return f"prompt.buckets = {buckets} are not prompt lengths: give ascending positive integers, such as 48,192"
     return None
 
 
@@ -82,8 +66,8 @@ def _row_tokens(config: Config) -> str | None:
     rows, longest = config.update.row_tokens, config.prompt.buckets[-1] + config.rollout.max_new_tokens
     if 0 < rows < longest:
         return (
-            f"update.row_tokens = {rows} holds no prompt of prompt.buckets with a response of "
-            f"rollout.max_new_tokens, together {longest}: raise it, or set 0 for what they need"
+            f"update.row_tokens = {rows} has no room for the longest prompt of prompt.buckets and a response of "
+            f"rollout.max_new_tokens, together {longest}: raise it to {longest} or more, or set 0 for just that"
         )
     return None
 
@@ -98,15 +82,15 @@ def _mesh_sizes(where: str, mesh: MeshConfig) -> str | None:
     sizes = {f"{where}.{name}": size for name, size in dataclasses.asdict(mesh).items()}
     for name, size in sizes.items():
         if size == 0:
-            return f"{name} = 0 is no number of devices: give 1 or more, or -1 for all devices that are left"
+            return f"{name} = 0 is not a number of devices: give 1 or more, or -1 for all remaining devices"
     rest = [name for name, size in sizes.items() if size == -1]
     if len(rest) > 1:
-        return f"{' and '.join(rest)} = -1 cannot all have the devices that are left: give -1 once"
+        return f"{' and '.join(rest)} = -1 cannot each take all remaining devices: give -1 only once"
     return None
 
 
 def _rounding(config: Config) -> str | None:
-    """The spacing of bfloat16 about a weight of 0.02 is 1e-4, and a change of less than half of it is nothing."""
+    """bfloat16 values near a weight of 0.02 are 1e-4 apart, so rounding to nearest undoes changes of less than half."""
     rate, rounding = config.optimizer.learning_rate, config.optimizer.parameter_rounding
     if config.model.dtype == "bfloat16" and rounding == "nearest" and 0 < rate < 1e-5:
         return (
@@ -132,7 +116,7 @@ def _learning_rate(config: Config) -> str | None:
 
 
 COMBINATIONS: tuple[Callable[[Config], str | None], ...] = (
-    _empty_data,
+    _data,
     _minibatches,
     _replay_fraction,
     _augmentation_fraction,

@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 
 from zppo_jax import prompts as prompts_lib
+from zppo_jax.config import step_size
 from zppo_jax.rewards.grade import JUDGED, require_known
 from zppo_jax.types import Features, Prompt, Question, prompt_uid
 
@@ -270,17 +271,9 @@ def _require_different(ids: Iterable[str], where: str) -> None:
 
 
 def _require_data(num_questions: int, questions_per_step: int) -> None:
-    if num_questions == 0:
-        raise ValueError("data.num_questions=0: the source is empty; set data.num_questions to 1 or more")
-    if questions_per_step < 1:
-        raise ValueError(
-            f"rollout.questions_per_step={questions_per_step}: a step needs questions; set it to 1 or more"
-        )
-    if questions_per_step > num_questions:
-        raise ValueError(
-            f"rollout.questions_per_step={questions_per_step} is larger than data.num_questions={num_questions}; "
-            f"lower it to {num_questions} at most or add questions"
-        )
+    fault = step_size.data_fault(num_questions, questions_per_step)
+    if fault is not None:
+        raise ValueError(fault)
 
 
 def require_equal_shards(questions_per_step: int, num_hosts: int) -> None:

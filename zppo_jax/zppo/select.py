@@ -6,11 +6,10 @@ One combined cap holds for BCQ and NCQ together, and it is counted in prompts, n
 
 from __future__ import annotations
 
-import fractions
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from zppo_jax.config import step_size
 from zppo_jax.keys import RandomStream
 from zppo_jax.types import PLAIN_KINDS, Outcome
 from zppo_jax.zppo.helps import HELPS
@@ -74,28 +73,13 @@ def post_cap(prompts_per_question: Iterable[Sequence[PromptRef]], limit: int) ->
 
 def augmentation_limit(fraction: float, num_new: int) -> int:
     """The cap on BCQ and NCQ prompts a step, floor(rho_aug * |X_new|); 0 switches reformulation off."""
-    return _share("zppo.augmentation_fraction", fraction, num_new)
+    return step_size.share_of_step("zppo.augmentation_fraction", fraction, num_new)
 
 
 def replay_count(fraction: float, num_new: int) -> int:
     """The number of replayed questions a step, floor(rho_replay * |X_new|); 0 switches replay off."""
-    return _share("replay.fraction", fraction, num_new)
+    return step_size.share_of_step("replay.fraction", fraction, num_new)
 
 
 def _plain(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.kind in PLAIN_KINDS and outcome.decided]
-
-
-def _share(key: str, fraction: float, num_new: int) -> int:
-    if not 0 <= fraction < math.inf:
-        raise ValueError(f"{key}={fraction} is not a share of the new questions; use 0 or a positive number")
-    if num_new < 1:
-        raise ValueError(f"rollout.questions_per_step={num_new} gives {key} nothing to be a share of; use at least 1")
-    # The fraction as it is written: in binary 0.29 * 100 is below 29, and its floor would be 28.
-    count = math.floor(fractions.Fraction(str(float(fraction))) * num_new)
-    if fraction > 0 and count == 0:
-        raise ValueError(
-            f"{key}={fraction} of rollout.questions_per_step={num_new} gives no prompt at all; use 0 to switch it off, "
-            f"or at least {1 / num_new:g}"
-        )
-    return count
