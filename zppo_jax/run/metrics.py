@@ -48,6 +48,12 @@ def _of_help(kind: str) -> Iterator[Metric]:
     yield Metric(f"zppo/{kind}_accuracy", f"mean reward in {words} prompts", "share", "in help", words)
 
 
+def _of_digest(name: str) -> Iterator[Metric]:
+    yield Metric(f"{name}/summaries", f"texts that the teacher was asked to write ({name})", "texts")
+    yield Metric(f"{name}/refused", "those that cannot stand for their response", "texts")
+    yield Metric(f"{name}/refused/*", "the same by author and reason", "texts")
+
+
 METRICS: tuple[Metric, ...] = (
     Metric("rollout/accuracy", "mean reward of plain rollouts, on new and replayed questions together", "share"),
     Metric(
@@ -97,9 +103,7 @@ METRICS: tuple[Metric, ...] = (
     *(metric for kind in HELPS for metric in _of_help(kind)),
     Metric("zppo/too_long", "prompts passed over because no bucket holds them", "prompts", warning="too long"),
     Metric("rollout/undecided", "rollouts that the scorer could not decide", "rollouts", warning="undecided"),
-    Metric("compress/summaries", "summaries that the teacher was asked for", "summaries"),
-    Metric("compress/refused", "summaries that cannot stand for their response", "summaries"),
-    Metric("compress/refused/*", "the same by author and reason", "summaries"),
+    *(metric for name in dict.fromkeys(row.digest.name for row in HELPS.values()) for metric in _of_digest(name)),
     Metric("update/loss", "mean loss of a token over the updates", "", "loss", "loss"),
     Metric("update/clip_fraction", "share of tokens whose ratio was clipped", "share", "gradient", "clip fraction"),
     Metric("update/dual_clip_fraction", "share of tokens at the dual clip", "share"),
