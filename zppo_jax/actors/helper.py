@@ -29,8 +29,8 @@ from zppo_jax.zppo.summaries import Candidate, Checked, Digest, TextCodec
 class Helper:
     """What helps with hard questions: the rows of a method, and the teacher that answers and writes for them.
 
-    `teacher_scope` is "all_hard" where the teacher answers all hard questions, whatever the cap. `writes` False: every
-    prompt shows the fallback of its candidates, of at most `max_tokens` tokens. `fits` says whether a prompt of so many
+    `teacher_scope` is "all_hard" where the teacher answers all hard questions, whatever the cap. `writes` False: what
+    has a fallback is not written but shows that, in at most `max_tokens` tokens. `fits` says whether a prompt of so many
     tokens has a bucket, `num_tokens` how many a prompt has.
     """
 
@@ -116,7 +116,7 @@ class Listing:
         """What is shown of each candidate; what the teacher wrote and cannot be shown is counted."""
         helper = self.helper
         checked: Mapping[Candidate, Checked] = {}
-        if helper.writes and candidates:
+        if candidates and (helper.writes or digest.fallback is None):
             assert helper.teacher is not None
             asks = [digest.ask(candidate) for candidate in candidates]
             outputs = dict(zip(candidates, helper.teacher.write(asks, self._stream("write")), strict=True))
@@ -128,8 +128,10 @@ class Listing:
                 self._refused[digest.name, candidate.author, found.refusal] += 1
             if found is not None and not found.refusal:
                 yield (digest, candidate), found.text
-            else:
+            elif digest.fallback is not None:
                 yield (digest, candidate), digest.fallback(candidate, helper.codec, helper.max_tokens)
+            else:
+                yield (digest, candidate), None
 
     def _gathered(self, block: Sequence[Outcome], built: Sequence[Sequence[Prompt]]) -> Iterator[list[PromptRef]]:
         """The prompts of each question of a block, whichever host has built them, in the order of the block."""

@@ -145,7 +145,7 @@ def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
     teacher = setup.teacher_engine(config, model, banned_mask(model), student)
     if get_method(config.method).asks_teacher:
         teacher.prepare(params, (setup.teacher_sampling(config),))
-    if not config.teacher.compress.enabled:
+    if not setup.teacher_writes(config):
         return Programs(student, evaluation, teacher)
     compressor = setup.compressor_engine(config, teacher)
     compressor.prepare(params, (Sampling(temperature=0.0),))

@@ -21,6 +21,7 @@ from zppo_jax.setup.engines import (
     shapes_of_prompts,
     teacher_engine,
     teacher_sampling,
+    teacher_writes,
     training_sampling,
 )
 from zppo_jax.setup.learning import learner_of, recipe_of, schedule_of
@@ -49,5 +50,6 @@ __all__ = [
     "shapes_of_prompts",
     "teacher_engine",
     "teacher_sampling",
+    "teacher_writes",
     "training_sampling",
 ]

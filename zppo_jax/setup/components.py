@@ -224,7 +224,7 @@ def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler
         actor=dataclasses.replace(student, engine=engine),
         num_rollouts=config.teacher.num_rollouts,
         sampling=engines.teacher_sampling(config),
-        writer=_writer(config, processor, student, engine) if config.teacher.compress.enabled else None,
+        writer=_writer(config, processor, student, engine) if engines.teacher_writes(config) else None,
     )
 
 

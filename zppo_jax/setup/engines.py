@@ -22,6 +22,7 @@ from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.rollout.vision import VisionFeatures
 from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.setup.devices import decoding_mesh
+from zppo_jax.zppo import get_method
 
 BUSY_TOKENS = 16_384
 """Of prompts that a device runs at once: more make its products no faster, and only take memory."""
@@ -99,6 +100,11 @@ def prepare_student(
         return
     evaluation.prepare(params, (held_out,), buckets)
     student.prepare(params, (rollouts,))
+
+
+def teacher_writes(config: Config) -> bool:
+    """Whether the teacher is asked to write, be it summaries or what a prompt cannot do without."""
+    return config.teacher.compress.enabled or get_method(config.method).needs_texts
 
 
 def teacher_engine(config: Config, model: qwen3_5.Config, banned_V: np.ndarray, student: Engine) -> Engine:

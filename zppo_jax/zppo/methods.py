@@ -47,6 +47,11 @@ class Method:
         return any(HELPS[kind].needs_teacher for kind in self.helps)
 
     @property
+    def needs_texts(self) -> bool:
+        """Whether the teacher must write: some of its texts have no fallback."""
+        return any(HELPS[kind].digest.fallback is None for kind in self.helps)
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether there must be a teacher at all."""
         return bool(self.helps) or self.learns_from == "teacher"

@@ -127,15 +127,15 @@ class Digest:
       claim: the answer that a written text gives, None where it gives none; the scorer compares it with the response's.
       accept: the text to be shown, or why it is refused, from (written text, candidate, whether its claim and the
         response's answer are equal: None where the scorer cannot say).
-      fallback: what is shown where nothing was accepted, from (candidate, codec, most tokens); None: nothing, and then
-        the prompt is not built.
+      fallback: what is shown where nothing was accepted or nothing is written, from (candidate, codec, most tokens).
+        None: there is nothing to show then, and the prompt is not built.
     """
 
     name: str
     ask: Callable[[Candidate], str]
     claim: Callable[[str], str | None]
     accept: Callable[[str, Candidate, bool | None], Checked]
-    fallback: Callable[[Candidate, TextCodec, int], str | None]
+    fallback: Callable[[Candidate, TextCodec, int], str] | None
 
 
 def last_tokens(text: str, codec: TextCodec, count: int) -> str:
