@@ -30,8 +30,8 @@ class Helper:
     """What helps with hard questions: the rows of a method, and the teacher that answers and writes for them.
 
     `teacher_scope` is "all_hard" where the teacher answers all hard questions, whatever the cap. `writes` False: what
-    has a fallback is not written but shows that, in at most `max_tokens` tokens. `fits` says whether a prompt of so many
-    tokens has a bucket, `num_tokens` how many a prompt has.
+    has a fallback is not written but shows that, in at most `max_tokens` tokens. `fits` says whether some bucket holds
+    a prompt.
     """
 
     method: Method
