@@ -152,6 +152,12 @@ def test_a_circle_is_found():
     assert circles(import_graph(sources, {"zppo_jax"})) == [["zppo_jax.a", "zppo_jax.b", "zppo_jax.c"]]
 
 
+def test_the_readme_names_every_part():
+    words = (PACKAGE.parent / "README.md").read_text().partition("## Where things are")[2]
+    missing = [part for part in LEVEL if f"`{part}/`" not in words and f"`{part}.py`" not in words]
+    assert not missing, f"README's map lacks {missing}"
+
+
 def test_every_part_has_a_layer():
     parts = {part_of(module_name(file)) for file in FILES} - {None}
     assert parts <= LEVEL.keys(), f"give {parts - LEVEL.keys()} a place in LAYERS"
