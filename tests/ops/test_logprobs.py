@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tests.models.tiny import FAST_COMPILE
 from zppo_jax.ops import vocabulary
 from zppo_jax.ops.logprobs import target_logprobs
-from zppo_jax.ops.statistics import statistics
 from zppo_jax.ops.vocabulary import chunk_rows, scaled_logits
 
 
@@ -199,37 +198,3 @@ def test_chunks_are_as_large_as_their_budget(num_positions, num_rows):
     else:
         assert rows % 256 == 128
         assert 0.9 * vocabulary.CHUNK_BYTES < 4 * num_positions * rows < 1.1 * vocabulary.CHUNK_BYTES or rows == 2176
-
-
-@pytest.mark.parametrize("chunk", [None, 1, 7, 16])
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_statistics_equal_the_plain_ones(chunk, temperature):
-    hidden, head, _, banned, _ = draw()
-    head = head.at[19].set(head[2])  # equal scores, in different chunks
-    expected = np.asarray(distribution(hidden, head, temperature, banned))
-    actual = statistics(hidden, head, temperature, banned, top_k=30, chunk=chunk)
-    entropy = -np.sum(np.exp(expected) * np.where(expected > -np.inf, expected, 0.0), axis=-1)
-    np.testing.assert_allclose(actual.entropy_X, entropy, rtol=1e-5)
-    top_logprobs, top_ids = jax.lax.top_k(expected, 30)
-    np.testing.assert_allclose(actual.top_logprobs_XK, top_logprobs, rtol=1e-5)
-    np.testing.assert_array_equal(actual.top_ids_XK, top_ids)
-
-
-def test_statistics_with_fewer_ids_than_asked_for():
-    hidden, head, _, _, _ = draw()
-    found = statistics(hidden, head, 1.0, jnp.arange(40) != 9, top_k=3, chunk=16)
-    np.testing.assert_array_equal(found.top_ids_XK, np.broadcast_to([9, -1, -1], (2, 5, 3)))
-    np.testing.assert_array_equal(found.top_logprobs_XK, np.broadcast_to([0, -np.inf, -np.inf], (2, 5, 3)))
-    np.testing.assert_array_equal(found.entropy_X, 0.0)
-
-
-def test_entropy_beside_logits_of_ten_thousand():
-    head = jnp.asarray([[1e4], [1e4], [-1e4], [9999.0]])
-    found = statistics(jnp.ones((1, 1)), head, 1.0, jnp.zeros(4, bool), chunk=1)
-    p = np.exp([0.0, 0.0, -1.0]) / np.exp([0.0, 0.0, -1.0]).sum()
-    np.testing.assert_allclose(found.entropy_X, [-(p * np.log(p)).sum()], rtol=1e-5)
-
-
-def test_statistics_have_no_gradient():
-    hidden, head, _, banned, _ = draw()
-    assert not np.any(jax.grad(lambda hidden: statistics(hidden, head, 1.0, banned, chunk=16).entropy_X.sum())(hidden))

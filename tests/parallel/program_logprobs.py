@@ -21,7 +21,6 @@ import numpy as np
 from tests.models.tiny import FAST_COMPILE
 from zppo_jax import parallel
 from zppo_jax.ops.logprobs import target_logprobs
-from zppo_jax.ops.statistics import statistics
 
 Arrays = dict[str, jax.Array]
 
@@ -83,16 +82,15 @@ def gradients(arrays: Arrays, chunk: int | None) -> Arrays:
 
 
 def everything(arrays: Arrays, chunk: int | None) -> Arrays:
-    """Values, gradients, statistics, and the gradient of a head that is the embedding, too."""
+    """Values, gradients, and the gradient of a head that is the embedding, too."""
 
     def tied(head: jax.Array) -> jax.Array:
         embedded = jnp.take(parallel.constrain(head, "vocab", None), arrays["target"], axis=0)
         values = target_logprobs(arrays["hidden"] + embedded, head, arrays["target"], 0.7, arrays["banned"], chunk)
         return jnp.sum(arrays["cotangent"] * values)
 
-    found = statistics(arrays["hidden"], arrays["head"], 0.7, arrays["banned"], 4, chunk)
     tied_gradient = parallel.constrain(jax.grad(tied)(arrays["head"]), *AXES["head"])
-    return gradients(arrays, chunk) | {"tied": tied_gradient} | found._asdict()
+    return gradients(arrays, chunk) | {"tied": tied_gradient}
 
 
 _everything = jax.jit(everything, static_argnames="chunk", compiler_options=FAST_COMPILE)
