@@ -260,7 +260,7 @@ def test_help_comes_without_jax():
         ([], "--checkpoint is missing, as in `python -m"),
         (["--checkpoint=x"], "--out is missing"),
         (["--chekpoint=x"], "Did you mean: checkpoint"),
-        (["runs/x"], "'runs/x' is no flag"),
+        (["runs/x"], "'runs/x' is not a flag"),
         (["--checkpoint=/no/such/run", "--out=x"], "/no/such/run: there is no such directory"),
         (["--checkpoint=x", "--out=x", "--step=three"], "--step=three"),
         (["--checkpoint=x", "--out=x", "--dtype=int8"], "float32|bfloat16|float16"),
@@ -273,7 +273,7 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments, words, capsys):
 
 def test_a_directory_that_is_no_run_is_said_so(start, tmp_path, capsys):
     status, message = refused(f"--checkpoint={tmp_path}", f"--out={tmp_path / 'out'}", capsys=capsys)
-    assert status == 2 and "is no run directory" in message
+    assert status == 2 and "is not a run directory" in message
 
 
 def test_a_run_without_a_checkpoint_is_one_line(run, tmp_path, capsys):

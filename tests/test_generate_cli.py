@@ -141,7 +141,7 @@ def test_progress_counts_responses_tokens_and_slots():
             "--cache_gigabytes = 1e-06: a rollout of 64 + 512 tokens keeps 0.000",
         ),
         (("--model=x", "--prompt=a", "--promt=b"), "--help` lists them"),
-        (("--model=x", "b"), "'b' is no flag"),
+        (("--model=x", "b"), "'b' is not a flag"),
     ],
 )
 def test_every_mistake_is_one_line(capsys, arguments, words):

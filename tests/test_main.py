@@ -62,7 +62,7 @@ def argv() -> list[str]:
         (["--config.rollout=3"], ["rollout is a section", "rollout.group_size"]),
         (["--noconfig.rollout.group_size"], ["rollout.group_size = 'false'", "an integer"]),
         (["--wrokdir=x"], ["wrokdir", "Did you mean: workdir"]),
-        (["stray"], ["'stray' is no flag"]),
+        (["stray"], ["'stray' is not a flag"]),
     ],
 )
 def test_mistakes_are_one_line(argv, arguments, words, monkeypatch):

@@ -154,7 +154,7 @@ def use_cache() -> None:
 def keep_memory() -> None:
     """On a CPU under glibc: memory that a program has used stays with the process, for the next call to use.
 
-    XLA asks for the temporaries of each call anew, and glibc gives blocks of that size back to the system after it, so
+    XLA asks for the temporaries again in each call, and glibc gives blocks of that size back to the system after it, so
     every call faults all its pages in: a fifth of a training step. The price is a process that does not shrink. Call it
     before the first array is made. Where GLIBC_TUNABLES is set, the user has decided.
     """
@@ -169,7 +169,7 @@ def keep_memory() -> None:
 _ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1
 _KEEP = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
 _DEFAULT = {_ARENA_MAX: 0, _MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 * 1024}
-"""Of glibc's malloc.h. Kept means: one heap for all threads, no block by mmap, nothing given back."""
+"""Options of glibc's malloc.h. Kept means: one heap for all threads, no block by mmap, nothing given back."""
 
 
 def _set_options(libc: ctypes.CDLL, options: dict[int, int]) -> None:

@@ -1,7 +1,7 @@
 """The command line: `--config` and `--workdir` to a checked configuration, and that to the training loop.
 
 absl and config_flags read the flags, but answer a mistyped key with a traceback. So the overrides are looked at
-first, without jax, and every mistake is one line that names the key, the value and the mend (exit status 2).
+first, without jax, and every mistake is one line that names the key, the value and the fix (exit status 2).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def parse(argv: Sequence[str], program: str = "zppo_jax.main", example: str = _E
     except Exception as error:  # absl and config_flags raise many kinds, and each message is for a person to read
         raise ConfigError(f"{one_line(error)}; `python -m {program} --help` lists the flags") from error
     if len(rest) > 1:
-        raise ConfigError(f"{rest[1]!r} is no flag: a key is changed by --config.KEY=VALUE")
+        raise ConfigError(f"{rest[1]!r} is not a flag: a key is changed by --config.KEY=VALUE")
     if not flags.FLAGS.workdir or flags.FLAGS.config is None:
         raise ConfigError(f"--workdir is missing: name the directory of the run, as in `{example}`")
     return rest
@@ -128,7 +128,7 @@ def _train(config: Config, heartbeat: Heartbeat) -> None:
     with heartbeat.during(f"starting {config.method} in {_WORKDIR.value}: importing jax and the trainer"):
         from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
 
-    logging.set_verbosity(logging.WARNING)  # orbax tells every thread's business at INFO
+    logging.set_verbosity(logging.WARNING)  # at INFO orbax logs what every thread does
     if _is_one_of_several():
         from zppo_jax import parallel
 
@@ -159,7 +159,7 @@ def _is_one_of_several() -> bool:
 
 
 def check_method(config: Config) -> None:
-    """Raises ConfigError when the method is no row of the table."""
+    """Raises ConfigError when the method is not a row of the table."""
     from zppo_jax.zppo.methods import METHODS
 
     if config.method not in METHODS:

@@ -94,7 +94,7 @@ def plain_text(question_text: str, template: Template) -> str:
 def bcq_text(question_text: str, first: str, second: str, template: Template) -> str:
     """The user turn of a binary candidate-included question (Fig 17).
 
-    `first` and `second` are the compressed candidates in the order shown, already shuffled: nothing in the text tells
+    `first` and `second` are the compressed candidates in the order shown, already shuffled: nothing in the text shows
     which of them the teacher wrote. The student must answer the original question, not choose a candidate.
     """
     return _with_block(question_text, template.bcq_intro, (first, second), template)

@@ -46,7 +46,7 @@ def test_names_of_slices(name, libtpu, devices):
     ["v5e-7", "v5p-9", "h100-8", "v5p", "v5p:axb", "", "v5p:2x4", "v5e:2x2x2", "v5e:4x2", "v5e:3x3", "v6e:0x0"],
 )
 def test_what_is_no_slice_is_refused_with_those_that_are(name):
-    with pytest.raises(ConfigError, match=r"is no slice: v5e-1\|4\|8.*v5p-8\|16.*or a grid such as v5p:4x4x4"):
+    with pytest.raises(ConfigError, match=r"is not a slice: v5e-1\|4\|8.*v5p-8\|16.*or a grid such as v5p:4x4x4"):
         topologies.parse(name)
 
 

@@ -25,7 +25,7 @@ def refused(capsys: Any, *arguments: object) -> str:
         (("--model=x", "--port=70000"), "port"),
         (("--model=x", "--api_key="), "--api_key= is empty"),
         (("--model=x", "--num_slots=0"), "num_slots"),
-        (("--model=x", "y"), "'y' is no flag"),
+        (("--model=x", "y"), "'y' is not a flag"),
         (("--model=x", "--prot=1"), "--help` lists them"),
     ],
 )

@@ -120,7 +120,7 @@ def compiled(name: str, lower: Callable[[], Any], mesh: jax.sharding.Mesh | None
 
 
 def bytes_needed(message: str) -> int | None:
-    """Of the compiler's refusal: "... (16.17G) exceeds available HBM (15.75G)", "Used 23.90G of 15.75G hbm"."""
+    """Reads the compiler's refusal: "... (16.17G) exceeds available HBM (15.75G)", "Used 23.90G of 15.75G hbm"."""
     if "RESOURCE_EXHAUSTED" not in message:
         return None
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -67,7 +67,7 @@ def _params(run: Shapes, programs: Programs, engine: Engine) -> dict[str, Any]:
 
 
 def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
-    """Of the one who samples: parameters part by part, instead of as a whole, and what lies between programs."""
+    """What a sampler holds: parameters part by part, instead of as a whole, and what lies between programs."""
     engine = programs.engine_of(name)
     params, is_students = _params(run, programs, engine), programs.is_students(engine)
     resident = engine.resident_bytes(params, bucket_of(engine, name))
@@ -96,7 +96,7 @@ def bucket_of(engine: Engine, name: str) -> int:
 
 
 def _features(config: Config, run: Shapes, programs: Programs, name: str) -> int:
-    """Of all images of a step, as far as they are kept: the student keeps its own until the update, the teacher while
+    """Features of all images of a step, as far as they are kept: the student's until the update, the teacher's while
     it answers."""
     total, engine = 0, programs.engine_of(name)
     for keeps in (programs.student, engine if engine is programs.teacher else None):

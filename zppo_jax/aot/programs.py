@@ -57,8 +57,8 @@ class Shapes:
 
 
 def model_config(path: str, shipped: str) -> qwen3_5.Config:
-    """Of a directory's config.json, of a published size by the end of its hub id, or of what the package ships as
-    "student" or "teacher"."""
+    """The architecture of a directory's config.json, of a published size by the end of its hub id, or of what the
+    package ships as "student" or "teacher"."""
     directory, key = Path(path) if path else SHIPPED / shipped, {"student": "model.path", "teacher": "teacher.path"}
     name = re.sub(r"-FP8$", "", path).rpartition("-")[2]
     try:
@@ -66,7 +66,8 @@ def model_config(path: str, shipped: str) -> qwen3_5.Config:
     except (KeyError, ValueError, OSError) as error:
         reason = f" ({error})" if (directory / "config.json").is_file() else ""
         raise ConfigError(
-            f"{key[shipped]} = {path!r} is no directory with a Qwen3.5 config.json and no published size of it{reason}"
+            f"{key[shipped]} = {path!r} is neither a directory with a Qwen3.5 config.json nor a published size of "
+            f"it{reason}"
         ) from error
 
 

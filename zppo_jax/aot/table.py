@@ -70,7 +70,7 @@ def _tried(search: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _cells(one: dict[str, Any]) -> tuple[str, ...]:
     sizes = [f"{one[name]:.2f}" for name in ("argument_gib", "temp_gib", "peak_gib", "beside_gib", "limit_gib")]
-    if "error" in one:  # there is no program whose parts could be told
+    if "error" in one:  # there is no program whose parts could be listed
         sizes[:2] = ["", ""]
         sizes[2] = sizes[2] if one["peak_gib"] else ""
     moved = ", ".join(f"{kind} {size / 2**30:.2f}" for kind, size in one["collective_bytes"].items())

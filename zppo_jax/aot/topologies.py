@@ -79,7 +79,7 @@ def parse(name: str) -> Topology:
         grid = None if rest else kind.grids.get(chips)
         if grid:
             return Topology(name, f"{sold[1]}:{grid}", chips, kind)
-    raise ConfigError(f"--topology={name} is no slice: {', '.join(_names())}, or a grid such as v5p:4x4x4")
+    raise ConfigError(f"--topology={name} is not a slice: {', '.join(_names())}, or a grid such as v5p:4x4x4")
 
 
 def _names() -> list[str]:

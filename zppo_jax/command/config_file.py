@@ -15,7 +15,7 @@ from zppo_jax.config import ConfigTree
 from zppo_jax.errors import ConfigError, one_line
 
 _ROOT = Path(zppo_jax.__file__).resolve().parent.parent
-"""Of the repository, where the package was not copied out of it: in a clone and where it is installed with `-e`."""
+"""The root of the repository, where the package was not copied out of it: in a clone, or installed with `-e`."""
 
 
 def load_config(path: str) -> ConfigTree:

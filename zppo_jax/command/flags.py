@@ -43,7 +43,7 @@ def read(values: flags.FlagValues, argv: Sequence[str], program: str, example: s
         raise ConfigError(f"{' '.join(str(error).split())}; `python -m {program} --help` lists them") from error
     wanted = " and ".join(f"--{flag.name}" for flag in needed)
     if len(rest) > 1:
-        raise ConfigError(f"{rest[1]!r} is no flag: give {wanted}, as in `{example}`")
+        raise ConfigError(f"{rest[1]!r} is not a flag: give {wanted}, as in `{example}`")
     for flag in needed:
         if not flag.value:
             raise ConfigError(f"--{flag.name} is missing, as in `{example}`")

@@ -2,9 +2,9 @@
 
 Two families. `grid` asks about the digits themselves (reading, sorting, sums) and is hard by perception and arithmetic.
 `rules`, the default, is **constructed**: it names an operation, and some operations have a meaning that the question
-does not tell. A student that reads every digit still never tries the right operation by itself, which is the
+does not say. A student that reads every digit still never tries the right operation by itself, which is the
 exploration bottleneck in which ZPPO can be seen to work within minutes. It is a missing rule and not a missing
-perception on purpose; a result on it shows that the method runs as described and is no evidence about real benchmarks.
+perception on purpose; a result on it shows that the method runs as described and is not evidence about real benchmarks.
 
 The 1,797 images (8x8 pixels, 17 grey levels) are split by their order in the file, which groups them by writer: no
 image is in both splits, and hardly any writer is.
@@ -271,7 +271,7 @@ class DigitsSource:
         return self._rules(question_id, rng) if self.family == "rules" else self._grid(question_id, rng)
 
     def ids(self) -> Iterator[str]:
-        """Of all questions, in order."""
+        """The ids of all questions, in order."""
         return map(self._id, range(self.num_questions))
 
     def _id(self, index: int) -> str:

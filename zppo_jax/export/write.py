@@ -53,7 +53,7 @@ def export(
     origin: str | None = None,
     heartbeat: Heartbeat | None = None,
 ) -> str:
-    """Write the student of a run to `out`; returns the line that tells a person so.
+    """Write the student of a run to `out`; returns the line that reports it.
 
     Args:
       run: the run directory; it may be in use.
@@ -103,7 +103,7 @@ def export(
 def _choose_step(run: Path, step: str | None) -> int:
     require_name(run, "--checkpoint")
     if not (run / "config.json").is_file():
-        raise ConfigError(f"--checkpoint={run} is no run directory (it has no config.json): give a run's --workdir")
+        raise ConfigError(f"--checkpoint={run} is not a run directory (it has no config.json): give a run's --workdir")
     steps = saved.saved_steps(run / "checkpoints")
     if not steps:
         raise WorkdirError(f"{run} holds no checkpoint yet: let the run reach its first one (checkpoint.every steps)")
@@ -150,7 +150,7 @@ def _settings(file: Path) -> dict[str, Any]:
 
 
 def _write_processor(directory: Path, source: Path, processor: Processor) -> None:
-    """The origin's own files; what it lacks is written anew. Both stop ids end a response in any case."""
+    """The origin's own files; what it lacks is written. Both stop ids end a response in any case."""
     processor.save(directory)
     generation = json.loads((directory / "generation_config.json").read_text())
     for name in PROCESSOR_FILES:

@@ -89,7 +89,7 @@ def _small_inverse(strict_LM: jax.Array) -> jax.Array:
 
 
 def _corners(strict_LM: jax.Array, block: int) -> jax.Array:
-    """Of every two neighbours of that size on the diagonal the lower left corner, zero elsewhere."""
+    """Keeps the lower left corner of every two neighbours of that size on the diagonal, zero elsewhere."""
     index = jnp.arange(strict_LM.shape[-1])
     pair, second = index // (2 * block), (index // block) % 2 == 1
     return jnp.where((pair[:, None] == pair) & second[:, None] & ~second, strict_LM, 0.0)
@@ -175,7 +175,7 @@ def _rows(x_CBNLV: jax.Array) -> jax.Array:
 
 @jax.checkpoint
 def _local(q, k, v, g, beta):
-    """What needs no state, for all chunks at once; computed anew backwards, because it is ten times its arguments."""
+    """What needs no state, for all chunks at once; computed again backwards, because it is ten times its arguments."""
     length = q.shape[-2]
     lower = jnp.tril(jnp.ones((length, length), bool))
     decay = jnp.cumsum(g, axis=-1)

@@ -1,6 +1,6 @@
 """Log-probabilities of given tokens from hidden states, without the logits of a large vocabulary (vocabulary.py).
 
-Backward, the scores of a chunk are computed anew, and the gradient of the chunk is written where its rows lie.
+Backward, the scores of a chunk are computed again, and the gradient of the chunk is written where its rows lie.
 
 Shape suffixes: X positions (any leading axes), N positions on one axis, D model, V vocabulary, C a chunk of it. In
 functions named `_local`, N, V and D are what one device holds.

@@ -1,4 +1,4 @@
-"""Reading the head of a large vocabulary chunk by chunk: what logprobs.py and statistics.py share.
+"""Reading the head of a large vocabulary chunk by chunk, without the logits of all positions.
 
 The rows of the head are read chunk by chunk, and the scores of a chunk are folded into running sums (Milakov and
 Gimelshein, arXiv:1805.02867). On a mesh each device does this for its own part of the vocabulary and its own positions,
@@ -27,15 +27,15 @@ from zppo_jax import parallel
 NEGATIVE = float("-inf")
 
 KEPT_BYTES = 2**29
-"""Float32 logits up to this size (on a device) are kept for the backward pass, whole. Computed anew, they are a fourth
+"""Float32 logits up to this size (on a device) are kept for the backward pass, whole. Computed again, they are a fourth
 product beside three: a fifth more time on a CPU (benchmarks/README.md, "Log-probabilities")."""
 
 CHUNK_BYTES = 2**25
 """Larger logits are read in chunks of about this size, of which two are held at a time."""
 
 LEAST_ROWS = 2048
-"""Of a chunk, for many positions: every chunk adds to the float32 gradient of all hidden states, which with fewer rows
-would cost more than the products."""
+"""Size of a chunk for many positions: every chunk adds to the float32 gradient of all hidden states, which with fewer
+rows would cost more than the products."""
 
 _EMPTY = -1e30
 """Stands for the maximum of no scores: finite, because a difference of two infinities is not a number."""
@@ -137,7 +137,7 @@ def first_id(plan: Plan, head_VD: jax.Array) -> jax.Array:
 
 
 def scores(plan: Plan, hidden_ND, rows_CD, banned_V, start: ArrayLike, own_C, kept: list[jax.Array]) -> jax.Array:
-    """Of a chunk's own rows; minus infinity for the others."""
+    """Scores of the rows that a chunk alone has; minus infinity for the others."""
     logits_NC = kept[0] if kept else product("nd,cd->nc", hidden_ND, rows_CD)
     banned_C = lax.dynamic_slice_in_dim(banned_V, start, plan.chunk)
     return scaled_logits(logits_NC, plan.temperature, banned_C | ~own_C)
@@ -147,14 +147,14 @@ product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 class Sums(NamedTuple):
-    """Of scores x so far: their maximum m, and the sum of e^(x - m)."""
+    """Running sums over scores x: their maximum m, and the sum of e^(x - m)."""
 
     max_N: jax.Array
     total_N: jax.Array
 
 
 def no_sums(num_positions: int) -> Sums:
-    """Of no score."""
+    """The sums over no score."""
     return Sums(jnp.full(num_positions, _EMPTY), jnp.zeros(num_positions))
 
 

@@ -1,4 +1,4 @@
-"""The processes of a run: what they tell each other, and what each of them has of the devices.
+"""The processes of a run: what they exchange, and which devices each of them has.
 
 A run over several hosts is one program on each. Rollouts are a host's own: it decodes, scores and reformulates its
 share of a step's questions on its own devices, with a copy of the parameters, and waits for nobody. What all must know

@@ -40,7 +40,7 @@ def partition_spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
     for name, size in zip(axes, shape[len(names) :], strict=True):
         axes_of_one = _mesh_axes(name, size, mesh)
         names.append(axes_of_one if len(axes_of_one) > 1 else next(iter(axes_of_one), None))
-    while names and names[-1] is None:  # as the compiler writes it: else its results would be compiled for anew
+    while names and names[-1] is None:  # as the compiler writes it: else its results would be compiled for again
         names.pop()
     return P(*names)
 

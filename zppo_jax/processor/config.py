@@ -1,4 +1,4 @@
-"""What the processor is told: how images and videos become patches, and whether the model is to think."""
+"""Settings of the processor: how images and videos become patches, and whether the model is to think."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _check_num_pixels(picture: Any, label: str) -> None:
 def _open(av: ModuleType, content: Any) -> Any:
     content.seek(0)
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
-    # A title that is no UTF-8 is no reason to refuse a film. PyAV 19 decodes titles leniently, and only so.
+    # A title that is not UTF-8 does not make a film unusable. PyAV 19 decodes titles leniently, and only so.
     lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     return av.open(content, options=options, **lenient)
 

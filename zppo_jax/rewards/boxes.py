@@ -23,7 +23,7 @@ _POINT_KEYS = ("point_2d", "point")
 
 
 def _reject_constant(name: str) -> NoReturn:
-    raise MalformedAnswer(f"{name} is no coordinate")
+    raise MalformedAnswer(f"{name} is not a coordinate")
 
 
 def _load(source: str) -> Any:

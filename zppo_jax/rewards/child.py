@@ -1,4 +1,4 @@
-"""The parent's side of one scoring child (`worker`): start it, ask it, and tell how it failed.
+"""The parent's side of one scoring child (`worker`): start it, ask it, and report how it failed.
 
 Children are started as plain subprocesses and not with multiprocessing: its spawn method runs the caller's main
 module again in each child (which may import jax, or have no `__main__` guard), and it talks in pickles.

@@ -16,7 +16,7 @@ REGIONS: tuple[Region, ...] = ("final", "anywhere")
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 
-# An escaped character is one token, so that \{ and \} never count as braces and \\boxed is no box. The quantifier
+# An escaped character is one token, so that \{ and \} never count as braces and \\boxed is not a box. The quantifier
 # is possessive: spaces after \boxed are read once, whatever follows them.
 _TOKEN = re.compile(r"\\boxed\s*+\{|\\.|[{}]", re.DOTALL)
 _NOT_A_BOX = -1

@@ -139,12 +139,12 @@ def _unit_after(rest: str) -> tuple[str, Fraction]:
         return "", Fraction(1)
     parts = _UNIT.match(written)
     if not parts:
-        raise MalformedAnswer("what follows the number is no unit")
+        raise MalformedAnswer("what follows the number is not a unit")
     words = [word for word in (parts.group(1), parts.group(3)) if word]
     apart = rest[:1].isspace() or _DEGREE.match(rest)
     for word in words if "\\" not in _DEGREE.sub("", rest) else ():
         if len(word) <= 2 and not (word in _UNITS and (apart or len(word) == 2)) and not _DEGREE.match(rest):
-            raise MalformedAnswer("letters after the number are no known unit")
+            raise MalformedAnswer("letters after the number are not a known unit")
     name, scale = _unit_power(parts.group(1), int(parts.group(2) or 1))
     if not parts.group(3):
         return name, scale
@@ -218,7 +218,7 @@ def quantities_match(gold: Quantity, answer: Quantity, tolerance: float = 0.0) -
 
 
 def numbers_match(gold: str, answer: str, tolerance: float = 0.0) -> bool:
-    """Type "numeric". Raises MalformedAnswer where either is no number."""
+    """Type "numeric". Raises MalformedAnswer where either is not a number."""
     if not 0 <= tolerance < float("inf"):
         raise ValueError(f"tolerance {tolerance!r} is not usable: give a finite number of at least 0")
     return quantities_match(parse_quantity(gold), parse_quantity(answer), tolerance)

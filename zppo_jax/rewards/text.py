@@ -118,7 +118,7 @@ def choices_match(gold: str, answer: str, choices: Sequence[str] = ()) -> bool:
     r"""Whether the answer names the gold choice: b, (B), \text{B}, "B.", "B: its text", or the choice's text.
 
     `choices` are the texts of A, B, ... in order. A gold of several letters ("ACD", "A, C") asks for that very set.
-    Without `choices`, a gold that is no letter is compared as a string.
+    Without `choices`, a gold that is not a letter is compared as a string.
 
     Raises:
       MalformedAnswer: the answer names no choice ("A cat", "A or B"), or the gold is not among `choices`.

@@ -3,7 +3,7 @@
 Random keys need no place in it: every draw comes from (seed, step, purpose). Arrays are Orbax arrays, the rest JSON;
 nothing is pickled. A checkpoint that was cut short is never chosen, because Orbax renames it into place when complete,
 with a digest of every file (saved.py), and what the disk has changed since is refused.
-Writing goes on in the background while the next steps are made: what fails is told at the next `check` or `save`.
+Writing goes on in the background while the next steps are made: what fails is reported at the next `check` or `save`.
 Hosts write one checkpoint together; what one of them cannot write, none has written.
 """
 
@@ -137,13 +137,14 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _agreed(self, step: int) -> Iterator[None]:
-        """A failure on any host, as one line on all; after it the manager knows nothing of what it could not write."""
+        """If the block fails on any host, raises the same one-line WorkdirError on all, and reopens the manager so that
+        it forgets the failed save."""
         failure, cause = "", None
         try:
             with quiet():
                 yield
         except Exception as error:  # tensorstore and orbax have kinds of their own for a full disk
-            failure, cause = self._told(step, error), error
+            failure, cause = self._described(step, error), error
         failures = self._hosts.gather(failure, f"the checkpoint of step {step}")
         if not any(failures):
             return
@@ -151,10 +152,10 @@ class Checkpoints:
         self.close()
         with contextlib.suppress(Exception), quiet():  # the directory itself may be gone
             self._manager = self._opened()
-        host = next(host for host, told in enumerate(failures) if told)
+        host = next(host for host, reason in enumerate(failures) if reason)
         raise WorkdirError(failure or f"host {host}: {failures[host]}") from cause
 
-    def _told(self, step: int, error: Exception) -> str:
+    def _described(self, step: int, error: Exception) -> str:
         if isinstance(error, WorkdirError):
             return str(error)
         return (
@@ -203,12 +204,12 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        """Of several hosts, one that fails does not wait for what all would have to end together."""
+        """A host that fails among several does not wait for what all would have to end together."""
         if error is None or self._hosts.count == 1:
             self.close()
 
     def close(self) -> None:
-        """Waits for what is being written; a failure of that was told by `finish` or `check`, or is told by nobody."""
+        """Waits for what is being written; its failure was reported by `finish` or `check`, or is not."""
         with contextlib.suppress(Exception), quiet():
             self._manager.close()
 

@@ -134,7 +134,7 @@ class RunDirectory:
 
     @property
     def mark(self) -> str:
-        """What tells this directory, held by this run, from any other; "" where nobody holds it."""
+        """The mark of this directory while this run holds it, different from any other's; "" where nobody holds it."""
         try:
             return self._lock_file.read_text()
         except (OSError, ValueError):

@@ -28,7 +28,7 @@ class MetricsWriter:
         row = {"step": int(step), **dict.fromkeys(SCHEMA), **{name: scalar(value) for name, value in values.items()}}
         append(self._file, json_line(row))
         if self._events is not None:
-            with contextlib.suppress(OSError):  # made anew of the rows when the run is continued
+            with contextlib.suppress(OSError):  # made again from the rows when the run is continued
                 self._events.write(row)
 
     def truncate(self, step: int) -> int:

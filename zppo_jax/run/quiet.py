@@ -22,11 +22,11 @@ def silence_late_errors() -> None:
     warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
     hook = sys.unraisablehook
 
-    def tell(unraisable: Any) -> None:
+    def report(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
-    sys.unraisablehook = tell
+    sys.unraisablehook = report
 
 
 @contextlib.contextmanager

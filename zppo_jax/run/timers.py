@@ -13,7 +13,7 @@ class PhaseTimers:
     """Seconds spent in each phase of a step: `with timers("rollout"): ...`, then `flush()` once a step.
 
     A step lasts from one flush to the next, so what follows the row of a step (writing it, the checkpoint) counts for
-    the next one; phases do not overlap. `annotate` is told the name of each phase, for a trace.
+    the next one; phases do not overlap. `annotate` is called with the name of each phase, for a trace.
     """
 
     def __init__(self, annotate: Callable[[str], AbstractContextManager[Any]] = contextlib.nullcontext) -> None:
@@ -32,7 +32,7 @@ class PhaseTimers:
 
     def flush(self) -> dict[str, float]:
         """The seconds since the last flush as metrics, {"time/rollout": 1.2, ...}, with those of the whole step and
-        those that no phase accounts for; the clocks start anew."""
+        those that no phase accounts for; the clocks start again."""
         seconds, self._seconds = self._seconds, {}
         start, self._start = self._start, time.perf_counter()
         whole = self._start - start

@@ -38,5 +38,5 @@ class SkippedUpdates:
             raise NotFiniteError(
                 f"{self._longest} updates in a row, up to step {step}, had a loss or gradient that is not finite, more "
                 f"than watchdog.max_skipped = {self._limit}; what they were to learn from is in {where}, and {kept}: "
-                "look for the sample, or start anew with a lower optimizer.learning_rate"
+                "look for the sample, or start again with a lower optimizer.learning_rate"
             )

@@ -53,7 +53,7 @@ def _require_same_run(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _program() -> dict[str, str]:
-    """What this host runs, in as many words as tell it from another's."""
+    """The versions of what this host runs, to compare with another's."""
     folder = Path(zppo_jax.__file__).parent
     sources = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):

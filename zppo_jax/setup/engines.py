@@ -25,7 +25,7 @@ from zppo_jax.setup.devices import decoding_mesh
 from zppo_jax.zppo import get_method
 
 BUSY_TOKENS = 16_384
-"""Of prompts that a device runs at once: more make its products no faster, and only take memory."""
+"""Most tokens of prompts that a device runs at once: more make its products no faster, and only take memory."""
 
 
 def shapes_of_prompts(config: Config, model: qwen3_5.Config) -> Shapes:

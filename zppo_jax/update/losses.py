@@ -54,7 +54,7 @@ def surrogate_sums(
     logprobs = jnp.where(is_real, logprobs_BT, 0.0)
     old = jnp.where(is_real, old_logprobs_BT, 0.0)
     advantages = jnp.where(is_real, advantages_BT, 0.0)
-    # Beyond e^20 every branch of the loss is flat; without the bound exp overflows, and 0 * inf is no number.
+    # Beyond e^20 every branch of the loss is flat; without the bound exp overflows, and 0 * inf is not a number.
     log_ratio = jnp.minimum(logprobs - old, 20.0)
     ratio = jnp.exp(log_ratio)
     plain = -advantages * ratio

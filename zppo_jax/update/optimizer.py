@@ -4,7 +4,7 @@ The paper trains bfloat16 parameters with an optimiser state in bfloat16 (AnyPre
 float32 here and rounded when it is stored, which loses two things if done plainly:
 
 - the second moment: with b2 = 0.999 its decay is below the rounding, so it could only grow. Moments in bfloat16 are
-  therefore rounded by lot (rounding.py);
+  therefore rounded stochastically (rounding.py);
 - the learning: at a rate of 1e-6 a change is a hundredth of the distance between two bfloat16 numbers about a weight of
   0.02. `adamw` has three ways to keep it.
 """
@@ -47,7 +47,7 @@ def adamw(
     the parameters so that they become numbers of their own dtype. By `parameter_rounding` these are
 
     - nearest: the nearest; smaller changes are lost, and float32 needs no more;
-    - stochastic: by lot one of the two neighbours; right on average over updates and parameters, costs no memory;
+    - stochastic: one of the two neighbours at random; right on average over updates and parameters, costs no memory;
     - kahan: the nearest, and what that loses is kept in the state's dtype and added to the next change;
     - master: the nearest to a copy of the parameters in float32, which is what AdamW moves.
     """
@@ -59,7 +59,7 @@ def adamw(
     )
     return {
         "nearest": _stored_as(state_dtype, moments),
-        "stochastic": optax.chain(_stored_as(state_dtype, moments), _by_lot()),
+        "stochastic": optax.chain(_stored_as(state_dtype, moments), _stochastic()),
         "kahan": _stored_as(state_dtype, optax.chain(moments, _kahan())),
         "master": _with_master(_stored_as(state_dtype, moments)),
     }[parameter_rounding]
@@ -90,7 +90,7 @@ class Stored(NamedTuple):
 
 
 def _stored_as(dtype: str, transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same transformation with its float32 state rounded by lot to `dtype` between updates."""
+    """The same transformation with its float32 state rounded stochastically to `dtype` between updates."""
     if dtype == "float32":
         return transform
 
@@ -104,8 +104,8 @@ def _stored_as(dtype: str, transform: optax.GradientTransformation) -> optax.Gra
     return optax.GradientTransformation(init, update)
 
 
-def _by_lot() -> optax.GradientTransformation:
-    """Makes each change one to a number of the parameter's dtype, up or down by lot; the state counts the updates."""
+def _stochastic() -> optax.GradientTransformation:
+    """Makes each change one to a number of the parameter's dtype, up or down at random; counts the updates."""
 
     def init(params: Any) -> jax.Array:
         del params

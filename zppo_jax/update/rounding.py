@@ -1,6 +1,6 @@
-"""Float32 numbers stored in a narrower dtype: as its nearest number, or by lot as one of two neighbours.
+"""Float32 numbers stored in a narrower dtype: as its nearest number, or at random as one of two neighbours.
 
-To the nearest, every change smaller than half the distance between two numbers is lost, each time anew: bfloat16 keeps
+To the nearest, every change smaller than half the distance between two numbers is lost every time: bfloat16 keeps
 8 bits, so v * 0.999 is v again. By lot, up with the probability that is the part cut off, the mean is the number itself
 and small changes arrive on average (stochastic rounding: Gupta et al., arXiv:1502.02551).
 """
@@ -24,7 +24,7 @@ def nearest(x: jax.Array, dtype: Any) -> jax.Array:
 
 
 def stochastic(x: jax.Array, dtype: Any, seed_2: jax.Array) -> jax.Array:
-    """`x` in float32 as a number of `dtype`, float32 or bfloat16, by lot so that the mean is `x`.
+    """`x` in float32 as a number of `dtype`, float32 or bfloat16, at random so that the mean is `x`.
 
     What bfloat16 holds stays what it is, infinities and NaN too; between its largest number and 2^128, infinity stands
     for 2^128. In integers (16 random bits added below bfloat16's last bit, then cut off), so that XLA cannot take it

@@ -100,7 +100,7 @@ def read_stamp(directory: Path) -> dict[str, Any] | None:
 def directories(config: Config, workdir: Path, message: Callable[[str], None] = print) -> tuple[Path, Path]:
     """The checkpoint directories of student and teacher that a configuration names.
 
-    An empty path means the warm start: the shipped one, or one built anew in the run directory. Raises ConfigError when
+    An empty path means the warm start: the shipped one, or one built in the run directory. Raises ConfigError when
     it is missing. What the method does not need is not asked for.
     """
     paths = {"student": config.model.path, "teacher": config.teacher.path}
@@ -118,7 +118,7 @@ def directories(config: Config, workdir: Path, message: Callable[[str], None] = 
 def _check(target: Path, names: Sequence[str], message: Callable[[str], None]) -> None:
     """Refuses what is not there; says so when it belongs to another recipe.
 
-    That is no error at run time: the fingerprint covers random draws, which another version of NumPy may order anew,
+    That is not an error at run time: the fingerprint covers random draws, which another version of NumPy may reorder,
     and weights of another shape are refused when they are loaded. The tests hold the two together.
     """
     for name in names:

@@ -81,7 +81,7 @@ def train(
     banned_V: np.ndarray,
     on_step: Callable[[int, float], None],
 ) -> dict[str, Any]:
-    """Train for `num_steps` with warm-up and cosine decay; `on_step` is told (step, loss)."""
+    """Train for `num_steps` with warm-up and cosine decay; `on_step` is called with (step, loss)."""
     rate = optax.warmup_cosine_decay_schedule(0.0, peak_rate, min(50, num_steps // 4), num_steps, 0.02 * peak_rate)
     transform = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=0.01))
     state = {"params": params, "optimizer": transform.init(params)}

@@ -112,7 +112,7 @@ class ReplayBuffer:
         """Admits, graduates and evicts after a step (Algorithm 1, last lines).
 
         `accuracies` are mean rewards in [0, 1] by question id, from plain and replayed groups alone: an answer given
-        with candidates in the prompt is no mastery (App. C); `select.plain_accuracies` gives them. Its order is the
+        with candidates in the prompt is not mastery (App. C); `select.plain_accuracies` gives them. Its order is the
         order of admission. Nothing changes when an accuracy is refused.
         """
         _check_accuracies(accuracies)
@@ -184,4 +184,6 @@ def _bin(entry: Entry) -> str:
 def _check_accuracies(accuracies: Mapping[str, float]) -> None:
     for question_id, accuracy in accuracies.items():
         if not 0 <= accuracy <= 1:  # also true for NaN
-            raise ValueError(f"accuracy {accuracy} of question {question_id!r} is no mean of binary rewards in [0, 1]")
+            raise ValueError(
+                f"accuracy {accuracy} of question {question_id!r} is not a mean of binary rewards in [0, 1]"
+            )

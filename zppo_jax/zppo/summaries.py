@@ -1,6 +1,6 @@
 r"""What a prompt shows of a response: the teacher's summary of it where that can stand for it, else the response's end.
 
-Nothing in the form of a candidate may say who wrote it: then the student could tell the right one of a BCQ prompt
+Nothing in the form of a candidate may say who wrote it: then the student could find the right one of a BCQ prompt
 without reading it. So a summary is taken wherever it holds the response's answer, in whatever spelling; the box is
 written in the response's spelling, and a box that the compressor has invented is dropped.
 """
