@@ -156,6 +156,9 @@ def test_with_ncq_it_is_algorithm_1(made, groups, scope):
     per_question = [[f"1/{one}/{kind}" for kind in ("bcq", "ncq") if kind == "ncq" or one in knows] for one in ranks]
     assert added.uids == [uid for uids in per_question[:LIMIT] for uid in uids][:LIMIT]
     assert len(teacher.asked) == (LIMIT if scope == "capped" else NUM_HARD)
+    built = [uid for uids in per_question[:LIMIT] for uid in uids]
+    for kind in ("bcq", "ncq"):
+        assert added.counts[f"zppo/{kind}_listed"] == sum(uid.endswith(kind) for uid in built), "whatever the cap"
 
 
 def test_the_slot_of_a_prompt_that_no_bucket_holds_goes_to_the_next(made, groups):
@@ -210,7 +213,8 @@ def test_the_beginning_of_an_answer_takes_room_in_its_bucket(made, groups, monke
 
 def test_a_method_without_help_asks_nobody(made, groups):
     teacher = Script(set())
-    assert walked(made("grpo_replay"), groups, teacher) == ([], [], {"zppo/too_long": 0}) and not teacher.asked
+    added = walked(made("grpo_replay"), groups, teacher)
+    assert added.uids == added.prompts == teacher.asked == [] and not any(added.counts.values())
 
 
 def test_a_group_with_an_undecided_rollout_is_not_reformulated(made, groups):
