@@ -244,11 +244,6 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
 
 
-def saved_state(workdir: Path, step: int) -> Any:
-    """Parameters and optimiser of a checkpoint, as plain containers."""
-    return ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "state").absolute())
-
-
 def assert_same_end(one: Path, other: Path, step: int) -> None:
     """Two runs ended alike: metrics, samples, parameters, optimiser, data position and replay buffer, to the bit."""
     assert timeless(one) == timeless(other)
@@ -256,4 +251,5 @@ def assert_same_end(one: Path, other: Path, step: int) -> None:
     folders = [run / "checkpoints" / str(step) for run in (one, other)]
     host, other_host = (json.loads((folder / "host" / "metadata").read_text()) for folder in folders)
     assert host == other_host
-    assert checkpoint.equal(saved_state(one, step), saved_state(other, step))
+    state, other_state = (ocp.StandardCheckpointer().restore((folder / "state").absolute()) for folder in folders)
+    assert checkpoint.equal(state, other_state)

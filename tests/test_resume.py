@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,17 @@ from zppo_jax.run import checkpoint
 from zppo_jax.run.checkpoint import Checkpoints
 from zppo_jax.run.console import RunConsole
 from zppo_jax.run.directory import RunDirectory
+from zppo_jax.update.programs import State
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NUM_STEPS = runs.SETTINGS["num_steps"]
+
+
+def saved_state(workdir: Path, like: State) -> State:
+    """Parameters and optimiser of the newest checkpoint."""
+    with Checkpoints(workdir / "checkpoints", 2) as checkpoints:
+        return checkpoints.restore(like)[1]
 
 
 def test_a_killed_run_continues_to_the_same_bits(straight, start, tmp_path):
@@ -71,13 +79,13 @@ def test_the_number_of_steps_may_grow(straight, start, tmp_path):
     runs.run(start, tmp_path, num_steps=3)
     state = train.run(runs.config(start), tmp_path)
     runs.assert_same_end(tmp_path, straight, NUM_STEPS)
-    assert checkpoint.equal(state, runs.saved_state(straight, NUM_STEPS)), "what is returned is what was saved"
+    assert checkpoint.equal(state, saved_state(tmp_path, state)), "what is returned is what was saved"
 
 
 def test_a_finished_run_is_left_as_it_is(straight, start, tmp_path, capsys):
     workdir = shutil.copytree(straight, tmp_path / "run")
     state = train.run(runs.config(start), workdir)
-    assert checkpoint.equal(state, runs.saved_state(straight, NUM_STEPS))
+    assert checkpoint.equal(state, saved_state(workdir, state))
     assert f"continuing after step {NUM_STEPS}" in capsys.readouterr().out
     runs.assert_same_end(workdir, straight, NUM_STEPS)
     assert runs.metrics(workdir) == runs.metrics(straight)

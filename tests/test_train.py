@@ -40,8 +40,9 @@ def test_every_step_has_a_row_with_every_name(straight):
     evaluated = [row["step"] for row in rows if row["eval/accuracy"] is not None]
     assert evaluated == [0, 3, NUM_STEPS]
     assert all(row["eval/standard_error"] is not None for row in rows if row["step"] in evaluated)
-    trained = [name for name in SCHEMA if not name.startswith("eval/") and not name.endswith("cq_accuracy")]
-    before = ("time/records", "time/checkpoint")  # of the step before
+    assert [row["step"] for row in rows if row["time/eval"] is not None] == evaluated
+    trained = [name for name in SCHEMA if not name.startswith(("eval/", "time/eval")) and "cq_accuracy" not in name]
+    before = ("time/records", "time/checkpoint", "replay/accuracy")  # of the step before, or of its hard questions
     assert all(row[name] is not None for row in rows[1:] for name in trained if name not in before)
     assert all(row[name] is not None for row in rows[2:] for name in before)
 
