@@ -25,7 +25,7 @@ from zppo_jax.run.stop import StopRequested
 from zppo_jax.setup.learning import transform_of
 from zppo_jax.update.learner import Schedule
 from zppo_jax.update.rows import RowShapes
-from zppo_jax.zppo import METHODS
+from zppo_jax.zppo import HELPS, METHODS
 
 
 class Names:
@@ -170,6 +170,15 @@ def test_the_compressor_reads_whole_responses_and_does_not_think(build):
     assert compressor.engine.shapes.max_new_tokens == 7
     assert compressor.engine.shapes.buckets[-1] >= runs.SETTINGS["rollout.max_new_tokens"] + 512
     assert compressor.processor.response_prefix == "" and parts.student.actor.processor.response_prefix == "<think>\n"
+
+
+def test_the_teacher_writes_what_a_prompt_cannot_do_without(build, monkeypatch):
+    """Whether or not it is to shorten candidates: a text without a fallback must be written."""
+    assert cast(LocalTeacher, build()[0].teacher).writer is None
+    digest = dataclasses.replace(HELPS["ncq"].digest, fallback=None)
+    monkeypatch.setitem(HELPS, "ncq", dataclasses.replace(HELPS["ncq"], digest=digest))
+    assert cast(LocalTeacher, build()[0].teacher).writer is not None
+    assert cast(LocalTeacher, build("grpo_replay_bcq")[0].teacher).writer is None
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(build, start, tmp_path):

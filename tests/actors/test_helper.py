@@ -184,7 +184,7 @@ def test_refused_summaries_are_counted_by_author_and_reason(made, groups):
 
 def test_a_summary_without_fallback_leaves_out_the_prompts_that_need_it(made, groups, monkeypatch):
     """A kind of help whose text nothing can stand for: without it there is no BCQ prompt."""
-    written = dataclasses.replace(SUMMARY, name="hint", fallback=lambda candidate, codec, count: None)
+    written = dataclasses.replace(SUMMARY, name="hint", fallback=None)
     monkeypatch.setitem(HELPS, "bcq", dataclasses.replace(HELPS["bcq"], digest=written))
     parts = made("zppo", teacher__scope="capped")
     ranks = ranked_ids(parts, groups)
@@ -193,7 +193,12 @@ def test_a_summary_without_fallback_leaves_out_the_prompts_that_need_it(made, gr
     assert silent.counts["hint/refused/teacher/too_long"] == 1 and silent.counts["compress/refused"] == 0
     lost = walked(parts, groups, Script(set(ranks), lambda one: "no tags" if one == "teacher" else whole(one)))
     assert lost.uids == silent.uids and lost.counts["hint/refused/teacher/no_summary"] == 1
-    assert walked(parts, groups, Script(set(ranks))).uids[:2] == [f"1/{ranks[0]}/{kind}" for kind in ("bcq", "ncq")]
+    both = [f"1/{ranks[0]}/{kind}" for kind in ("bcq", "ncq")]
+    assert walked(parts, groups, Script(set(ranks))).uids[:2] == both
+    unwritten = dataclasses.replace(parts, helper=dataclasses.replace(parts.helper, writes=False))
+    added = walked(unwritten, groups, Script(set(ranks)))
+    assert added.uids[:2] == both and added.counts["hint/summaries"] > 0, "it is written where summaries are not"
+    assert added.counts["compress/summaries"] == 0
 
 
 def test_the_beginning_of_an_answer_takes_room_in_its_bucket(made, groups, monkeypatch):

@@ -27,6 +27,7 @@ def test_the_table_is_that_of_the_paper():
     assert all(method.learns_from == "student" and not method.whole_batch for method in METHODS.values())
     assert all((method.credit, method.objective) == ("group_relative", "clipped") for method in METHODS.values())
     assert all(method.loads_teacher == method.needs_teacher for method in METHODS.values()), "and no reference model"
+    assert not any(method.needs_texts for method in METHODS.values()), "summaries have a fallback"
     assert get_method("zppo").summary == "GRPO + replay buffer + BCQ + NCQ"
     assert get_method("grpo").summary == "GRPO"
 
