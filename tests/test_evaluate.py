@@ -1,22 +1,27 @@
-"""Held-out accuracy: its arithmetic, its names in metrics.jsonl, its way through a checkpoint."""
+"""Held-out accuracy: its arithmetic, its names in metrics.jsonl, and the table that is made of a row."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import runs, tiny_model
 from zppo_jax.actors.actor import Actor
-from zppo_jax.data.pipeline import Item
-from zppo_jax.evaluate import Evaluation, Score, evaluate
+from zppo_jax.data.pipeline import PromptProcessing
+from zppo_jax.evaluate import Graded, HeldOut, Score, heldout, metrics, table
 from zppo_jax.keys import RandomStream
+from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.types import Features, Group, Prompt, Question, Rollout
+from zppo_jax.rollout.vision import VisionFeatures
+from zppo_jax.types import Group, Question, Rollout
+
+GREEDY = Sampling(temperature=0.0)
 
 
 def test_intervals_are_wilsons():
@@ -50,11 +55,15 @@ class Answers:
     """An actor that is right where it is told to be, and remembers how it was asked."""
 
     def __init__(self, right: set[str]) -> None:
-        self.right = right
+        self.right, self.asked = right, []
+        self.engine = self
+        self.vision: Any = VisionFeatures()
 
-    def answer(self, params, items, num_samples, sampling: Sampling, draw: RandomStream) -> list[Group]:
-        assert num_samples == 1 and params == {} and draw == RandomStream(seed=0, step=3, purpose="evaluate")
+    def answer(self, params, items, num_samples, sampling: Sampling, stream: RandomStream) -> list[Group]:
+        assert num_samples == 1 and params == {} and stream == RandomStream(seed=0, step=3, purpose="evaluate")
         self.sampling = sampling
+        self.asked.append([item.prompt.uid for item in items])
+        self.vision._held = {item.prompt.uid: ("features", 0) for item in items}
         none = np.zeros(0, np.int32)
         return [
             Group(
@@ -66,29 +75,74 @@ class Answers:
         ]
 
 
-def item(name: str, level: str) -> Item:
-    question = Question(name, "?", (), "1", "math", level)
-    return Item(Prompt(f"held-out/{name}", "plain", question, "?"), cast(Features, None))
+def held_out(answers: Answers, *levels: str, sampling: Sampling = GREEDY, hosts: Hosts | None = None) -> HeldOut:
+    """Questions a, b, c and so on of these levels, each with an image of 3 kB."""
+    image = np.zeros((32, 32, 3), np.uint8)
+    questions = [Question("abcdef"[index], "?", (image,), "1", "math", level) for index, level in enumerate(levels)]
+    process = PromptProcessing(tiny_model.processor(), tiny_model.TEMPLATE)
+    return HeldOut(cast(Actor, answers), process, questions, sampling, every=3, seed=0, hosts=hosts or Hosts())
 
 
 def test_levels_are_sorted_and_add_up_to_all():
-    items = [item("a", "y"), item("b", "x"), item("c", "y"), item("d", "y")]
     answers = Answers({"b", "d"})
-    result = evaluate(cast(Actor, answers), {}, items, Sampling(0.5, top_k=3), seed=0, step=3)
+    row = dict(held_out(answers, "y", "x", "y", "y", sampling=Sampling(0.5, top_k=3)).run({}, 3))
     assert answers.sampling == Sampling(0.5, top_k=3)
-    assert result.overall == (2, 4) and list(result.levels) == ["x", "y"]
-    assert result.levels == {"x": (1, 1), "y": (1, 3)}
-    assert list(result.table()) == ["x", "y", "all"]
-    assert result.table()["x"] == (1.0, pytest.approx(0.2065, abs=5e-5), 1.0), "one right answer proves little"
-    assert result.metrics() == {
+    assert answers.asked == [[f"held-out/{name}" for name in "abcd"]]
+    assert row == {
         "eval/accuracy": 0.5,
         "eval/standard_error": pytest.approx(math.sqrt(0.25 / 4 + 1 / 64) / 1.25),
         "eval/wilson_low": pytest.approx(0.1500, abs=5e-5),
         "eval/wilson_high": pytest.approx(0.8500, abs=5e-5),
+        "eval/questions": 4,
         "eval/undecided": 0,
         "eval/accuracy/x": 1.0,
+        "eval/questions/x": 1,
         "eval/accuracy/y": pytest.approx(1 / 3),
+        "eval/questions/y": 3,
     }
+    assert [name for name in row if "accuracy/" in name] == ["eval/accuracy/x", "eval/accuracy/y"]
+    shown = table(row)
+    assert list(shown) == ["x", "y", "all"]
+    assert shown["x"] == (1.0, pytest.approx(0.2065, abs=5e-5), 1.0), "one right answer proves little"
+    assert shown["y"] == (1 / 3, *Score(1, 3).interval()) and shown["all"] == (0.5, *Score(2, 4).interval())
+
+
+def test_questions_in_pieces_are_those_in_one_piece(monkeypatch):
+    """Pictures of which two fit a piece: the same responses of the same prompts in the same order."""
+    levels = ("y", "x", "y", "y", "x")
+    whole, parts = Answers({"b", "d"}), Answers({"b", "d"})
+    expected = held_out(whole, *levels).graded({}, 3)
+    monkeypatch.setattr(heldout, "PIECE_BYTES", 2 * 32 * 32 * 3)
+    evaluator = held_out(parts, *levels)
+    assert evaluator.graded({}, 3) == expected
+    assert [len(asked) for asked in parts.asked] == [2, 2, 1]
+    assert [uid for asked in parts.asked for uid in asked] == whole.asked[0]
+    assert not parts.vision._held, "the features of a piece are not kept for the next"
+    monkeypatch.setattr(heldout, "PIECE_BYTES", 1)
+    assert [len(piece) for piece in evaluator.encoded()] == [1] * 5, "one at least"
+    assert list(dataclasses.replace(evaluator, questions=[]).encoded()) == []
+
+
+def test_hosts_evaluate_their_shares_of_one_evaluation():
+    """Of five questions the second host has two; all hosts know all responses, in the order of the questions."""
+    levels, right = ("y", "x", "y", "y", "x"), {"b", "d"}
+    alone = held_out(Answers(right), *levels)
+
+    class Second(Hosts):
+        def gather_dealt(self, own, what):
+            assert what == "the evaluation"
+            other = [list(one) for one in dataclasses.replace(alone, questions=alone.questions[::2]).graded({}, 3)]
+            both = itertools.zip_longest(other, json.loads(json.dumps(own)))
+            return [row for pair in both for row in pair if row is not None]
+
+    second = held_out(Answers(right), *levels, hosts=Second(1, 2))
+    assert dataclasses.replace(second, questions=alone.questions[1::2]).graded({}, 3) == alone.graded({}, 3)
+
+
+def test_a_row_without_an_evaluation_or_of_an_earlier_version_has_no_table():
+    assert table({"step": 3, "eval/accuracy": None, "eval/questions": None}) == {}
+    assert table({"eval/accuracy": 0.5, "eval/accuracy/x": 0.5, "eval/wilson_low": 0.1}) == {}
+    assert table({"eval/accuracy": 0.25, "eval/questions": 8}) == {"all": (0.25, *Score(2, 8).interval())}
 
 
 def test_undecided_responses_are_counted_and_never_right():
@@ -100,25 +154,33 @@ def test_undecided_responses_are_counted_and_never_right():
             unknown = [dataclasses.replace(one, decided=False) for one in groups[0].rollouts]
             return [dataclasses.replace(groups[0], rollouts=tuple(unknown)), *groups[1:]]
 
-    items = [item(name, "one") for name in "abcd"]
-    found = evaluate(cast(Actor, Unsure({"a", "b"})), {}, items, Sampling(0.0), seed=0, step=3)
-    assert found.overall == Score(1, 4) and found.undecided == 1 and found.metrics()["eval/undecided"] == 1
-    assert Evaluation.from_json(json.loads(json.dumps(found.to_json()))) == found
+    evaluator = held_out(Unsure({"a", "b"}), *["one"] * 4)
+    assert [(one.correct, one.decided) for one in evaluator.graded({}, 3)] == [
+        *((False, False), (True, True), (False, True), (False, True)),
+    ]
+    row = dict(evaluator.run({}, 3))
+    assert row["eval/accuracy"] == 0.25 and row["eval/questions"] == 4 and row["eval/undecided"] == 1
 
 
-def test_json_gives_the_same_back_to_the_bit():
-    before = Evaluation(Score(2, 9), {"taught/read": Score(2, 7), "hidden/dax": Score(0, 2)})
-    assert Evaluation.from_json(json.loads(json.dumps(before.to_json()))) == before
-    assert list(Evaluation.from_json(before.to_json()).table()) == list(before.table())
+def test_json_gives_the_same_table_back_to_the_bit():
+    """Of a row of metrics.jsonl: a level of seven questions is not two sevenths to the bit, but two of seven."""
+    graded = [Graded("taught/read", number < 2, True) for number in range(7)]
+    row = metrics([*graded, *[Graded("hidden/dax", False, True)] * 2])
+    shown = table(json.loads(json.dumps(row)))
+    assert shown == table(row) and list(shown) == ["hidden/dax", "taught/read", "all"]
+    assert shown["taught/read"] == (2 / 7, *Score(2, 7).interval()) and shown["all"][0] == 2 / 9
 
 
-def test_the_rows_of_a_run_hold_what_its_checkpoint_holds(straight):
-    """A run that continues prints the table of the run that began."""
+def test_the_rows_of_a_run_hold_its_table(straight):
+    """A run that continues prints the table of the run that began: it is read from the rows."""
     rows = runs.metrics(straight)
-    host = json.loads((straight / "checkpoints" / "6" / "host" / "metadata").read_text())
-    for name, row in (("first", rows[0]), ("last", rows[-1])):
-        metrics = Evaluation.from_json(host[name]).metrics()
-        assert {key: row[key] for key in metrics} == metrics
+    evaluated = [row for row in rows if table(row)]
+    assert [row["step"] for row in evaluated] == [0, 3, 6]
+    for row in evaluated:
         score = Score(round(8 * row["eval/accuracy"]), 8)
+        assert row["eval/questions"] == 8 and table(row)["all"] == (score.accuracy, *score.interval())
         assert row["eval/standard_error"] == score.standard_error > 0
         assert (row["eval/wilson_low"], row["eval/wilson_high"]) == score.interval()
+        levels = {name: row[f"eval/questions/{name}"] for name in table(row) if name != "all"}
+        assert sum(levels.values()) == 8 and len(levels) > 1
+        assert sum(round(row[f"eval/accuracy/{name}"] * count) for name, count in levels.items()) == score.correct

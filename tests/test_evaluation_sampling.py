@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -12,8 +12,9 @@ import pytest
 from tests import runs
 from tests.test_setup import Names
 from zppo_jax import compilation, setup
+from zppo_jax.data.pipeline import EncodedPrompt
 from zppo_jax.errors import ConfigError
-from zppo_jax.evaluate import evaluate
+from zppo_jax.evaluate import HeldOut, heldout, metrics
 from zppo_jax.keys import RandomStream
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
@@ -23,32 +24,44 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 PENALTIES: dict[str, Any] = {"eval__presence_penalty": -50.0, "eval__repetition_penalty": 3.0}
 """A model that is sure of what it says never repeats itself: a reward for that moves it, a penalty would not."""
 
-Build = Callable[..., tuple[setup.Job, Any]]
+Build = Callable[..., tuple[HeldOut, Any]]
+
+
+def held_out_of(parts: setup.Components) -> HeldOut:
+    (evaluator,) = parts.evaluators
+    assert isinstance(evaluator, HeldOut)
+    return evaluator
 
 
 @pytest.fixture(scope="module")
 def build(start, quick_compilation) -> Iterator[Build]:
-    """Jobs with the half-taught student, and its parameters; what samples is compiled, the update is not."""
+    """Evaluations of the half-taught student, and its parameters; what samples is compiled, the update is not."""
     with compilation.compiler() as compiler:
-        jobs: list[setup.Job] = []
+        made: list[setup.Components] = []
 
-        def make(**changes: Any) -> tuple[setup.Job, Any]:
-            job, state = setup.build(runs.config(start, "grpo", **changes), start, start, cast(Any, Names()))
-            jobs.append(job)
-            engine = dataclasses.replace(job.evaluator.engine, compiler=compiler)
-            return dataclasses.replace(job, evaluator=dataclasses.replace(job.evaluator, engine=engine)), state[
-                "params"
-            ]
+        def make(**changes: Any) -> tuple[HeldOut, Any]:
+            parts, state = setup.build(runs.config(start, "grpo", **changes), start, start, cast(Any, Names()))
+            made.append(parts)
+            evaluator = held_out_of(parts)
+            engine = dataclasses.replace(evaluator.actor.engine, compiler=compiler)
+            actor = dataclasses.replace(evaluator.actor, engine=engine)
+            return dataclasses.replace(evaluator, actor=actor), state["params"]
 
         yield make
-        for job in jobs:
-            job.close()
+        for parts in made:
+            parts.close()
 
 
-def answers(job: setup.Job, params: Any) -> list[list[int]]:
-    """Tokens of the responses of an evaluation."""
-    groups = job.evaluator.answer(params, job.held_out, 1, job.evaluation, RandomStream(0, 0, "evaluate"))
-    return [group.rollouts[0].token_ids_T.tolist() for group in groups]
+def prompts_of(evaluator: HeldOut) -> list[EncodedPrompt]:
+    return [item for piece in evaluator.encoded() for item in piece]
+
+
+def answers(evaluator: HeldOut, params: Any, pieces: Iterable[list[EncodedPrompt]] = ()) -> list[list[int]]:
+    """Tokens of the responses of an evaluation, all at once or in pieces."""
+    stream, said = RandomStream(0, 0, "evaluate"), []
+    for items in pieces or [prompts_of(evaluator)]:
+        said += evaluator.actor.answer(params, items, 1, evaluator.sampling, stream)
+    return [group.rollouts[0].token_ids_T.tolist() for group in said]
 
 
 def test_every_setting_arrives(start):
@@ -66,21 +79,31 @@ def test_the_likeliest_token_alone_is_greedy(build):
     narrow, _ = build(eval__temperature=1.0, eval__top_k=1)
     wide, _ = build(eval__temperature=1.0)
     assert answers(narrow, params) == answers(greedy, params) != answers(wide, params)
-    results = [
-        evaluate(job.evaluator, params, job.held_out, job.evaluation, seed=0, step=0) for job in (greedy, narrow)
-    ]
+    results = [dict(evaluator.run(params, 0)) for evaluator in (greedy, narrow)]
     assert results[0] == results[1]
+
+
+def test_questions_in_pieces_are_answered_like_those_in_one_piece(build, monkeypatch):
+    """Drawn from the whole distribution: the responses are those of the prompts, whatever is asked beside them."""
+    evaluator, params = build(eval__temperature=1.0)
+    expected, graded = answers(evaluator, params), evaluator.graded(params, 3)
+    monkeypatch.setattr(heldout, "PIECE_BYTES", 3 * 32 * 64 * 3)
+    pieces = list(evaluator.encoded())
+    assert len(pieces) > 2 and sum(map(len, pieces)) == 8
+    assert answers(evaluator, params, pieces) == expected
+    assert evaluator.graded(params, 3) == graded and dict(evaluator.run(params, 3)) == metrics(graded)
 
 
 def test_penalties_are_those_of_the_engine(build):
     """The same as an engine that is asked directly, and not the same as without them."""
     plain, params = build()
-    job, _ = build(**PENALTIES)
-    engine = dataclasses.replace(plain.student.engine, penalises=True, compiler=job.evaluator.engine.compiler)
+    penalised, _ = build(**PENALTIES)
+    engine = dataclasses.replace(plain.actor.engine, penalises=True)
     chosen = Sampling(0.0, repetition_penalty=3.0, presence_penalty=-50.0)
     draw = RandomStream(0, 0, "evaluate")
-    direct = engine.sample(params, [Request(one.prompt.uid, one.features, 1, chosen, draw) for one in job.held_out])
-    said = answers(job, params)
+    asked = prompts_of(penalised)
+    direct = engine.sample(params, [Request(one.prompt.uid, one.features, 1, chosen, draw) for one in asked])
+    said = answers(penalised, params)
     assert said == [samples[0].token_ids_T.tolist() for samples in direct]
     assert said != answers(plain, params)
     assert all(set(tokens) == {tokens[0]} for tokens in said), "what has been said once"
@@ -91,10 +114,10 @@ def test_training_has_the_programs_it_had(start):
     asked, engines = [], []
     for changes in ({}, PENALTIES):
         names = Names()
-        job, _ = setup.build(runs.config(start, "grpo", **changes), start, start, cast(Any, names))
+        parts, _ = setup.build(runs.config(start, "grpo", **changes), start, start, cast(Any, names))
         asked.append(names.asked)
-        engines.append((job.student.engine, job.evaluator.engine))
-        job.close()
+        engines.append((parts.student.actor.engine, held_out_of(parts).actor.engine))
+        parts.close()
     assert engines[0][0] is engines[0][1]
     student, evaluator = engines[1]
     assert not student.penalises and evaluator.penalises

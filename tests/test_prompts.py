@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zppo_jax import prompts
+from zppo_jax.types import prompt_uid
 
 PAPER = prompts.TEMPLATES["paper"]
 COMPACT = prompts.TEMPLATES["compact"]
@@ -145,7 +146,7 @@ def test_braces_and_backslashes_in_texts_survive():
 
 
 def test_uids_keep_groups_apart_and_templates_are_known_by_name():
-    assert prompts.prompt_uid(3, "digits/7", "bcq") == "3/digits/7/bcq"
+    assert prompt_uid(3, "digits/7", "bcq") == "3/digits/7/bcq"
     assert prompts.get_template("paper") is PAPER
     with pytest.raises(ValueError, match=r"prompt.template='papr'.*paper, compact"):
         prompts.get_template("papr")

@@ -7,18 +7,28 @@ import os
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
 from tests import runs
+from zppo_jax import train
 from zppo_jax.errors import ConfigError, WorkdirError
+from zppo_jax.run import checkpoint
 from zppo_jax.run.checkpoint import Checkpoints
 from zppo_jax.run.console import RunConsole
 from zppo_jax.run.directory import RunDirectory
+from zppo_jax.update.programs import State
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NUM_STEPS = runs.SETTINGS["num_steps"]
+
+
+def saved_state(workdir: Path, like: State) -> State:
+    """Parameters and optimiser of the newest checkpoint."""
+    with Checkpoints(workdir / "checkpoints", 2) as checkpoints:
+        return checkpoints.restore(like)[1]
 
 
 def test_a_killed_run_continues_to_the_same_bits(straight, start, tmp_path):
@@ -67,16 +77,44 @@ def test_ctrl_c_twice_stops_at_once_and_a_run_without_checkpoint_starts_anew(str
 def test_the_number_of_steps_may_grow(straight, start, tmp_path):
     """With a constant learning rate, three steps and three more are six."""
     runs.run(start, tmp_path, num_steps=3)
-    runs.run(start, tmp_path)
+    state = train.run(runs.config(start), tmp_path)
     runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+    assert checkpoint.equal(state, saved_state(tmp_path, state)), "what is returned is what was saved"
 
 
 def test_a_finished_run_is_left_as_it_is(straight, start, tmp_path, capsys):
     workdir = shutil.copytree(straight, tmp_path / "run")
-    runs.run(start, workdir)
+    state = train.run(runs.config(start), workdir)
+    assert checkpoint.equal(state, saved_state(workdir, state))
     assert f"continuing after step {NUM_STEPS}" in capsys.readouterr().out
     runs.assert_same_end(workdir, straight, NUM_STEPS)
     assert runs.metrics(workdir) == runs.metrics(straight)
+
+
+def test_a_loop_that_is_left_early_saves_and_continues_to_the_same_bits(straight, start, tmp_path, capsys):
+    """At the end of the block, as after Ctrl-C; the run that continues is stepped by hand."""
+    with train.Run.open(runs.config(start), tmp_path) as run:
+        for step in run:
+            if step.number == 2:
+                break
+        assert (run.step, run.done, runs.saved_steps(tmp_path)) == (2, False, [])
+    assert runs.saved_steps(tmp_path) == [2] and runs.metrics(tmp_path)[-1]["step"] == 2
+    assert "stopped after 2 steps" in capsys.readouterr().out
+    with train.Run.open(runs.config(start), tmp_path) as run:
+        assert (run.step, run.done) == (2, False)
+        assert [step.number for step in run] == [3, 4, 5, 6] and run.done
+    assert f"after {NUM_STEPS} steps" in capsys.readouterr().out
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+def test_an_error_between_two_steps_saves_nothing(straight, start, tmp_path):
+    """Nobody knows what it has spoilt: the run goes on from the last checkpoint, here from the start."""
+    with pytest.raises(ZeroDivisionError), train.Run.open(runs.config(start), tmp_path) as run:
+        assert run.advance() is not None
+        raise ZeroDivisionError
+    assert runs.saved_steps(tmp_path) == [] and runs.metrics(tmp_path)[-1]["step"] == 1
+    runs.run(start, tmp_path)
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)
 
 
 def one_line(result) -> str:

@@ -1,4 +1,4 @@
-"""From a configuration to a job: every value arrives where it belongs, and what cannot be is one line."""
+"""From a configuration to the parts of a run: every value arrives where it belongs, and what cannot be is one line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ from zppo_jax import setup
 from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.compilation import Compiler
 from zppo_jax.errors import ConfigError
+from zppo_jax.evaluate import HeldOut
 from zppo_jax.models.qwen3_5 import hf
+from zppo_jax.run.stop import StopRequested
+from zppo_jax.setup.learning import transform_of
+from zppo_jax.update.learner import Schedule
 from zppo_jax.update.rows import RowShapes
+from zppo_jax.zppo import HELPS, METHODS
 
 
 class Names:
@@ -37,26 +42,41 @@ class Names:
 
 @pytest.fixture
 def build(start):
-    jobs: list[setup.Job] = []
+    made: list[setup.Components] = []
 
     def make(method: str = "zppo", teacher: Path = start, **changes: Any):
         names = Names()
-        job, state = setup.build(runs.config(start, method, **changes), start, teacher, cast(Compiler, names))
-        jobs.append(job)
-        return job, state, names.asked
+        parts, state = setup.build(runs.config(start, method, **changes), start, teacher, cast(Compiler, names))
+        made.append(parts)
+        return parts, state, names.asked
 
     yield make
-    for job in jobs:
-        job.close()
+    for parts in made:
+        parts.close()
 
 
 def test_what_only_sampling_needs_is_given_back(build):
-    job, _, _ = build()
-    engine = job.student.engine
-    engine.held._made, engine.vision._held = ("program", {}, "weights"), {"question": ("features", 0)}
-    job.own_copy._made = ({}, "a copy")
-    job.release()
-    assert engine.held._made is None and not engine.vision._held and job.own_copy._made is None
+    student = build()[0].student
+    engine = student.actor.engine
+
+    def fill() -> None:
+        engine.held._made, engine.vision._held = ("program", {}, "weights"), {"question": ("features", 0)}
+        student.host_copy._made = ({}, "a copy")
+
+    def empty() -> bool:
+        return engine.held._made is None and not engine.vision._held and student.host_copy._made is None
+
+    fill()
+    student.release()
+    assert empty()
+    with student.rollouts({}):
+        fill()
+        assert not empty()
+    assert empty(), "at the end of the rollouts of a step"
+    with pytest.raises(StopRequested), student.rollouts({}):
+        fill()
+        raise StopRequested
+    assert empty(), "and of those that were given up"
 
 
 def test_the_programs_of_a_run_are_known_before_it_begins(build):
@@ -86,67 +106,79 @@ def test_what_is_frozen_and_how_the_optimiser_rounds_come_from_the_configuration
 def test_a_name_of_the_hub_will_do_for_every_part_of_a_checkpoint(build, start, monkeypatch):
     """Model, processor, and the processor of the compressor."""
     monkeypatch.setattr(hf, "resolve", lambda path: start if str(path) == "Owner/Name" else path)
-    job, _, _ = build(teacher=Path("Owner/Name"), teacher__compress__enabled=True)
-    assert isinstance(job.teacher, LocalTeacher) and job.teacher.compressor is not None
+    parts, _, _ = build(teacher=Path("Owner/Name"), teacher__compress__enabled=True)
+    assert isinstance(parts.teacher, LocalTeacher) and parts.teacher.writer is not None
 
 
 def test_sizes_come_from_the_configuration(build):
-    job, state, _ = build()
-    assert job.augmentation_limit == 2  # half of four questions
-    assert job.learner.settings.num_minibatches == 2
-    assert job.stream._num_replayed == 1  # a quarter of four questions
-    assert job.learner.shapes == RowShapes(2, 288, 16, 2, 192, 16), "chunks of 16 hold a response of 10"
-    shapes = job.student.engine.shapes
+    parts, state, _ = build()
+    assert parts.limit == 2  # half of four questions
+    assert parts.learner.schedule.num_minibatches == 2
+    assert parts.stream._num_replayed == 1  # a quarter of four questions
+    assert parts.learner.shapes == RowShapes(2, 288, 16, 2, 192, 16), "chunks of 16 hold a response of 10"
+    shapes = parts.student.actor.engine.shapes
     assert (shapes.buckets, shapes.max_new_tokens) == ((32, 192), 10)
     assert shapes.patch_slots == 16  # four merged tokens of four patches
-    assert job.student.engine.prompts_per_call == 2 and job.student.engine.num_slots == 8
-    assert all(item.prompt.uid.startswith("held-out/") for item in job.held_out)
-    held_out, new = ({item.prompt.question.id for item in items} for items in (job.held_out, next(job.stream).new))
+    assert parts.student.actor.engine.prompts_per_call == 2 and parts.student.actor.engine.num_slots == 8
+    (evaluator,) = parts.evaluators
+    assert isinstance(evaluator, HeldOut) and evaluator.every == 3
+    asked = [item for piece in evaluator.encoded() for item in piece]
+    assert all(item.prompt.uid.startswith("held-out/") for item in asked)
+    held_out, new = ({item.prompt.question.id for item in items} for items in (asked, next(parts.stream).new))
     assert len(held_out) == 8 and len(new) == 4 and not held_out & new
-    assert jax.tree.structure(state["params"]) == jax.tree.structure(job.learner.init(state["params"])["params"])
+    assert jax.tree.structure(state["params"]) == jax.tree.structure(parts.learner.init(state["params"])["params"])
 
 
 def test_long_prompts_are_prefilled_by_fewer_at_once(build):
     """Two groups have room in the slots, and two prompts of 9,000 tokens would make a device no faster."""
-    job = build()[0]
-    engine = job.student.engine
+    parts = build()[0]
+    engine = parts.student.actor.engine
     for longest, prompts in ((8192, 2), (9000, 1), (40_000, 1)):
         shapes = dataclasses.replace(engine.shapes, buckets=(32, longest))
-        made = setup.engine_of(job.config, engine.config, engine.banned_V, engine.compiler, shapes, None)
+        made = setup.engine_of(parts.config, engine.config, engine.banned_V, engine.compiler, shapes, None)
         assert (made.num_slots, made.prompts_per_call) == (8, prompts), longest
 
 
 def test_ids_that_no_prompt_may_hold_are_banned(build):
-    job, _, _ = build()
-    banned, processor = job.student.engine.banned_V, job.student.processor
+    parts, _, _ = build()
+    banned, processor = parts.student.actor.engine.banned_V, parts.student.actor.processor
     assert banned[processor.image_token_id] and banned[processor.video_token_id]
     assert not banned[list(processor.stop_ids)].any() and not banned[processor.encode_text("7")].any()
     assert banned[processor.vocab_size :].all() and len(banned) > processor.vocab_size
-    assert np.array_equal(banned, job.learner.banned_V), "sampler and trainer alike"
+    assert np.array_equal(banned, parts.learner.banned_V), "sampler and trainer alike"
 
 
 def test_methods_without_reformulation_have_no_teacher_and_those_without_replay_no_buffer(build):
     for method, teacher, buffer in (("grpo", False, False), ("grpo_replay", False, True), ("zppo", True, True)):
-        job, _, _ = build(method)
-        assert (job.teacher is not None, job.buffer is not None) == (teacher, buffer)
+        parts, _, _ = build(method)
+        assert (parts.teacher is not None, parts.buffer is not None) == (teacher, buffer)
 
 
 def test_a_teacher_of_the_same_shape_shares_the_programs(build):
     teacher = cast(LocalTeacher, build()[0].teacher)
-    job = build()[0]
-    own, students = cast(LocalTeacher, job.teacher).actor.engine, job.student.engine
+    parts = build()[0]
+    own, students = cast(LocalTeacher, parts.teacher).actor.engine, parts.student.actor.engine
     assert (own.name, own.compiler) == (students.name, students.compiler), "the compiler knows programs by name"
     assert own.vision is not students.vision, "another tower sees other features"
-    assert teacher.compressor is None and teacher.num_rollouts == 4
+    assert teacher.writer is None and teacher.num_rollouts == 4
 
 
 def test_the_compressor_reads_whole_responses_and_does_not_think(build):
-    job, _, _ = build(teacher__compress__enabled=True, teacher__compress__max_tokens=7)
-    compressor = cast(LocalTeacher, job.teacher).compressor
+    parts, _, _ = build(teacher__compress__enabled=True, teacher__compress__max_tokens=7)
+    compressor = cast(LocalTeacher, parts.teacher).writer
     assert compressor is not None
     assert compressor.engine.shapes.max_new_tokens == 7
     assert compressor.engine.shapes.buckets[-1] >= runs.SETTINGS["rollout.max_new_tokens"] + 512
-    assert compressor.processor.response_prefix == "" and job.student.processor.response_prefix == "<think>\n"
+    assert compressor.processor.response_prefix == "" and parts.student.actor.processor.response_prefix == "<think>\n"
+
+
+def test_the_teacher_writes_what_a_prompt_cannot_do_without(build, monkeypatch):
+    """Whether or not it is to shorten candidates: a text without a fallback must be written."""
+    assert cast(LocalTeacher, build()[0].teacher).writer is None
+    digest = dataclasses.replace(HELPS["ncq"].digest, fallback=None)
+    monkeypatch.setitem(HELPS, "ncq", dataclasses.replace(HELPS["ncq"], digest=digest))
+    assert cast(LocalTeacher, build()[0].teacher).writer is not None
+    assert cast(LocalTeacher, build("grpo_replay_bcq")[0].teacher).writer is None
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(build, start, tmp_path):
@@ -171,7 +203,7 @@ def test_a_directory_that_does_not_load_is_one_line(start, tmp_path, missing):
 def test_warm_up_is_counted_in_steps(start):
     """Two steps of two updates each: the fourth update has three quarters of the rate, the fifth the whole."""
     changes = {"optimizer__warmup_steps": 2, "optimizer__weight_decay": 0.0, "optimizer__grad_clip": 1e9}
-    transform = setup.transform_of(runs.config(start, **changes))
+    transform = transform_of(runs.config(start, **changes))
     params = {"x": jnp.zeros(1)}
     state, sizes = transform.init(params), []
     for _ in range(6):
@@ -180,10 +212,25 @@ def test_warm_up_is_counted_in_steps(start):
     assert sizes == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1], rel=1e-4, abs=1e-6)
 
 
+def test_a_method_may_make_one_update_of_the_whole_batch(start, monkeypatch):
+    """Its row says so, whatever the configuration has: the schedule, and with it the warm-up of the learning rate."""
+    config = runs.config(start, optimizer__warmup_steps=2, optimizer__grad_clip=1e9, update__inner_epochs=3)
+    assert setup.schedule_of(config) == Schedule(2, 3, "sampler")
+    before = transform_of(config)
+    monkeypatch.setitem(METHODS, "zppo", dataclasses.replace(METHODS["zppo"], whole_batch=True))
+    assert setup.schedule_of(config) == Schedule(1, 1, "sampler") and transform_of(config) is not before
+
+
+def test_a_reference_that_the_objective_does_not_look_at_is_refused(start, monkeypatch):
+    monkeypatch.setitem(METHODS, "zppo", dataclasses.replace(METHODS["zppo"], reference=True))
+    with pytest.raises(ValueError, match="method zppo: its objective and its row disagree"):
+        setup.build(runs.config(start), start, start, cast(Compiler, Names()))
+
+
 def test_the_same_optimiser_is_the_same_object(start):
-    """Its identity is a part of the compiled update: without this, a second run in a process traces all anew."""
-    first: optax.GradientTransformation = setup.transform_of(runs.config(start, num_steps=3))
-    assert setup.transform_of(runs.config(start)) is first
-    assert setup.transform_of(runs.config(start, optimizer__b2=0.9)) is not first
-    decaying = [setup.transform_of(runs.config(start, optimizer__schedule="linear", num_steps=n)) for n in (3, 6)]
+    """Its identity is a part of the compiled update: else a second run in a process traces everything again."""
+    first: optax.GradientTransformation = transform_of(runs.config(start, num_steps=3))
+    assert transform_of(runs.config(start)) is first
+    assert transform_of(runs.config(start, optimizer__b2=0.9)) is not first
+    decaying = [transform_of(runs.config(start, optimizer__schedule="linear", num_steps=n)) for n in (3, 6)]
     assert decaying[0] is not decaying[1]

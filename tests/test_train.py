@@ -14,7 +14,6 @@ import pytest
 from tests import runs
 from zppo_jax.config import to_json
 from zppo_jax.run.metrics import SCHEMA
-from zppo_jax.types import Kind
 from zppo_jax.zppo import METHODS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -41,8 +40,9 @@ def test_every_step_has_a_row_with_every_name(straight):
     evaluated = [row["step"] for row in rows if row["eval/accuracy"] is not None]
     assert evaluated == [0, 3, NUM_STEPS]
     assert all(row["eval/standard_error"] is not None for row in rows if row["step"] in evaluated)
-    trained = [name for name in SCHEMA if not name.startswith("eval/") and not name.endswith("cq_accuracy")]
-    before = ("time/records", "time/checkpoint")  # of the step before
+    assert [row["step"] for row in rows if row["time/eval"] is not None] == evaluated
+    trained = [name for name in SCHEMA if not name.startswith(("eval/", "time/eval")) and "cq_accuracy" not in name]
+    before = ("time/records", "time/checkpoint", "replay/accuracy")  # of the step before, or of its hard questions
     assert all(row[name] is not None for row in rows[1:] for name in trained if name not in before)
     assert all(row[name] is not None for row in rows[2:] for name in before)
 
@@ -157,7 +157,7 @@ def test_nothing_compiles_after_the_first_steps(straight):
 def by_method(start, tmp_path_factory):
     def train(method: str):
         # A teacher that nobody needs need not exist.
-        changes = {} if METHODS[method].reformulations else {"teacher__path": "no/such/teacher"}
+        changes = {} if METHODS[method].helps else {"teacher__path": "no/such/teacher"}
         workdir = tmp_path_factory.mktemp(method)
         return runs.run(start, workdir, method, num_steps=3, log__tensorboard=False, **changes)
 
@@ -168,14 +168,14 @@ def by_method(start, tmp_path_factory):
 def test_each_method_adds_what_its_row_says(by_method, name):
     method, workdir = METHODS[name], by_method[name]
     rows, samples = runs.metrics(workdir)[1:], runs.samples(workdir)
-    kinds: set[Kind] = {"plain", *method.reformulations}  # pyright: ignore[reportAssignmentType]
+    kinds = {"plain", *method.helps}
     if method.uses_replay:
         kinds.add("replay")
     assert {sample["kind"] for sample in samples} == kinds
     for row in rows:
         assert all((row.get(key) is not None) == method.uses_replay for key in REPLAY_COUNTS)
         for kind in ("bcq", "ncq"):
-            assert kind in method.reformulations or row[f"zppo/{kind}_groups"] == 0
+            assert kind in method.helps or row[f"zppo/{kind}_groups"] == 0
 
 
 def test_all_methods_begin_with_the_same_rollouts(by_method):
@@ -214,7 +214,7 @@ from zppo_jax import prompts
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.pipeline import PromptProcessing, open_stream
 from zppo_jax.processor import Processor
-from zppo_jax.rewards import Item, ScoringPool
+from zppo_jax.rewards import Answer, ScoringPool
 from zppo_jax.types import Group, Rollout
 from zppo_jax.zppo import ReplayBuffer, reformulate, select
 
@@ -227,7 +227,7 @@ stream = open_stream(
 
 def answers(item, texts):
     question = item.prompt.question
-    verdicts = scorer.score_many([Item(text, question.answer, question.answer_type, "final") for text in texts])
+    verdicts = scorer.score_many([Answer(text, question.answer, question.answer_type, "final") for text in texts])
     tokens = np.zeros(1, np.int32), np.zeros(1, np.float32)
     rollouts = zip(texts, verdicts)
     return tuple(Rollout(*tokens, "stop", text, v.correct, v.answer, str(v.status)) for text, v in rollouts)
@@ -235,7 +235,7 @@ def answers(item, texts):
 with ScoringPool(1) as scorer:
     for step in (1, 2):
         batch = next(stream)
-        items = [*batch.new, *batch.replayed]
+        items = batch.items
         kinds |= {{item.prompt.kind for item in items}}
         wrong = [f"<think>\\n</think>\\n\\\\boxed{{{{{{n}}}}}}" for n in range(4)]
         groups = [Group(item.prompt, item.features, answers(item, wrong)) for item in items]

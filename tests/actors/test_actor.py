@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -9,16 +10,18 @@ import pytest
 
 from tests import tiny_model
 from zppo_jax.actors.actor import Actor
+from zppo_jax.data.pipeline import PromptProcessing
 from zppo_jax.keys import RandomStream
 from zppo_jax.rewards import ScoringPool, score
+from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.engine import Sample
 from zppo_jax.rollout.filters import Sampling
 
 
 @pytest.fixture(scope="module")
 def actor():
-    with ScoringPool(1, 10.0) as scorer:
-        yield Actor(tiny_model.engine(), tiny_model.processor(), scorer, "final")
+    with ScoringPool(1, 10.0) as pool:
+        yield Actor(tiny_model.engine(), tiny_model.processor(), Scorer(pool, "final"))
 
 
 def answer(actor, items, num_samples=3, **identity):
@@ -73,7 +76,7 @@ def test_each_verdict_belongs_to_its_rollout(actor):
         "1/a/plain": ["so </think> \\boxed{7}", "\\boxed{7} </think> who knows", "so </think> \\boxed{8}"],
         "1/b/plain": ["</think> \\boxed{9}", "</think> \\boxed{7.0}", "</think> nothing"],
     }
-    scripted = Actor(Script(lines), actor.processor, actor.scorer, "final")  # type: ignore[arg-type]
+    scripted = Actor(Script(lines), actor.processor, actor.scorer)  # type: ignore[arg-type]
     groups = answer(scripted, tiny_model.items()[:2])
     assert [[r.correct for r in g.rollouts] for g in groups] == [[True, False, False], [False, True, False]]
     assert [[r.answer for r in g.rollouts] for g in groups] == [["7", None, "8"], ["9", "7.0", None]]
@@ -85,9 +88,10 @@ def test_each_verdict_belongs_to_its_rollout(actor):
             assert rollout.status == str(verdict.status)
 
 
-def test_the_region_is_the_actors(actor):
+def test_the_region_is_the_scorers(actor):
     lines = {"1/a/plain": ["\\boxed{7} </think> who knows"] * 2}
-    anywhere = Actor(Script(lines), actor.processor, actor.scorer, "anywhere")  # type: ignore[arg-type]
+    scorer = Scorer(actor.scorer.pool, "anywhere")
+    anywhere = Actor(Script(lines), actor.processor, scorer)  # type: ignore[arg-type]
     assert all(rollout.correct for rollout in answer(anywhere, tiny_model.items()[:1], 2)[0].rollouts)
 
 
@@ -95,10 +99,10 @@ def test_responses_are_scored_while_others_are_sampled(actor):
     """The engine goes on only when somebody scores what it has given already."""
     scored = threading.Event()
 
-    class Scorer:
-        def score_many(self, items):
+    class Told:
+        def score(self, texts, questions):
             scored.set()
-            return actor.scorer.score_many(items)
+            return actor.scorer.score(texts, questions)
 
     class Waiting(Script):
         def stream(self, params, requests):
@@ -106,9 +110,45 @@ def test_responses_are_scored_while_others_are_sampled(actor):
             assert scored.wait(30)
             yield [(0, 0, spoken("</think> \\boxed{8}"))]
 
-    beside = Actor(Waiting({}), actor.processor, Scorer(), "final")  # type: ignore[arg-type]
+    beside = Actor(Waiting({}), actor.processor, Told())  # type: ignore[arg-type]
     (group,) = answer(beside, tiny_model.items()[:1], 2)
     assert [rollout.answer for rollout in group.rollouts] == ["8", "7"]
+
+
+def test_the_options_of_a_question_reach_its_scorer(actor):
+    """Two questions of one gold: what is near enough for one is wrong for the other."""
+    lines = {"1/a/plain": ["</think> \\boxed{7.3}"], "1/b/plain": ["</think> \\boxed{7.3}"]}
+    near, exact = tiny_model.items()[:2]
+    question = dataclasses.replace(near.prompt.question, answer_type="numeric", options={"tolerance": 0.5})
+    near = dataclasses.replace(near, prompt=dataclasses.replace(near.prompt, question=question))
+    question = dataclasses.replace(exact.prompt.question, answer_type="numeric")
+    exact = dataclasses.replace(exact, prompt=dataclasses.replace(exact.prompt, question=question))
+    scripted = Actor(Script(lines), actor.processor, actor.scorer)  # type: ignore[arg-type]
+    groups = answer(scripted, [near, exact], 1)
+    assert [group.rollouts[0].correct for group in groups] == [True, False]
+
+
+def test_what_is_scored_begins_with_the_opening(actor):
+    """The model continues it: it is a part of the response, and here it holds the end of thinking and half the box."""
+    lines = {"1/a/plain": ["7}", "8}"]}
+    item = tiny_model.items()[0]
+    item = dataclasses.replace(item, prompt=dataclasses.replace(item.prompt, opening="so </think> \\boxed{"))
+    scripted = Actor(Script(lines), actor.processor, actor.scorer)  # type: ignore[arg-type]
+    (group,) = answer(scripted, [item], 2)
+    assert [rollout.text for rollout in group.rollouts] == [f"<think>\nso </think> \\boxed{{{n}}}" for n in (7, 8)]
+    assert [rollout.correct for rollout in group.rollouts] == [True, False]
+    assert [actor.processor.decode(rollout.token_ids_T) for rollout in group.rollouts] == ["7}", "8}"], "sampled alone"
+
+
+def test_the_engine_continues_the_opening(actor):
+    """Its tokens end the prompt that is sampled from: the model says other things than without it."""
+    (plain, *_), process = tiny_model.items(), PromptProcessing(actor.processor, tiny_model.TEMPLATE)
+    opened = process.item(dataclasses.replace(plain.prompt, opening="ab"))
+    assert opened.features.num_tokens > plain.features.num_tokens
+    said = [answer(actor, [item])[0] for item in (plain, opened, process.item(plain.prompt))]
+    tokens = [[rollout.token_ids_T.tolist() for rollout in group.rollouts] for group in said]
+    assert tokens[0] == tokens[2] != tokens[1]
+    assert all(rollout.text.startswith("<think>\nab") for rollout in said[1].rollouts)
 
 
 def test_no_items_no_groups(actor):

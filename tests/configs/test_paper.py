@@ -15,10 +15,11 @@ import optax
 import pytest
 
 from configs import paper, tiny
-from zppo_jax import command, parallel, setup
+from zppo_jax import command, parallel
 from zppo_jax.config import Config, changed_keys, flat, from_config_dict, keys, to_json
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, sizes, steps, text, vlm
+from zppo_jax.setup.learning import transform_of
 from zppo_jax.update import freeze
 from zppo_jax.zppo.methods import METHODS
 
@@ -100,7 +101,7 @@ def abstract_state(size: str) -> dict[str, Any]:
     config = config_of(size)
     params = hf.abstract_params(sizes.get(size), config.model.dtype)
     trainable, _ = freeze.split(params, config.optimizer.freeze)
-    return {"params": params, "optimizer": jax.eval_shape(setup.transform_of(config).init, trainable)}
+    return {"params": params, "optimizer": jax.eval_shape(transform_of(config).init, trainable)}
 
 
 def gigabytes(tree: Any) -> float:
@@ -234,7 +235,7 @@ def test_the_optimiser_keeps_three_numbers_for_each_parameter(size):
     kept = [leaf for leaf in jax.tree.leaves(state["optimizer"]) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     assert sum(leaf.size for leaf in kept) == 3 * count and {leaf.dtype for leaf in kept} == {jnp.dtype("bfloat16")}
     trainable, _ = freeze.split(state["params"], ("vision/**",))
-    frozen = jax.eval_shape(setup.transform_of(config_of(size)).init, trainable)
+    frozen = jax.eval_shape(transform_of(config_of(size)).init, trainable)
     assert gigabytes(state["optimizer"]) - gigabytes(frozen) == pytest.approx(3 * 2 * vision / 1e9)
 
 
@@ -243,7 +244,7 @@ def test_the_optimiser_keeps_three_numbers_for_each_parameter(size):
 
 def sharded_state(size: str, mesh: Any) -> dict[str, Any]:
     """The abstract state with a sharding on every leaf; a moment lies where its parameter lies."""
-    state, transform = abstract_state(size), setup.transform_of(config_of(size))
+    state, transform = abstract_state(size), transform_of(config_of(size))
     shardings = parallel.shardings(mesh, state["params"], vlm.logical_axes(sizes.get(size)))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     optimizer: Any = optax.tree.map_params(

@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import typing
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ import pytest
 
 from zppo_jax import processor as processor_lib
 from zppo_jax import prompts
+from zppo_jax.config.schema import DataConfig
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.pipeline import PromptProcessing, Shard, open_stream
+from zppo_jax.data.sources import SOURCES, open_source
+from zppo_jax.errors import ConfigError
+from zppo_jax.processor.videos import Video
 from zppo_jax.types import Features, Prompt
 
 SOURCE = DigitsSource("rules", "train", 10)
@@ -28,17 +33,28 @@ TEMPLATE = prompts.TEMPLATES["compact"]
 class ByteProcessor:
     """Tokens are the bytes of the text and patches the rows of the images: enough to see what was processed."""
 
-    def features(self, text, images):
+    def features(self, text, images, videos=()):
         ids = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
-        patches = np.concatenate([image.reshape(image.shape[0], -1) for image in images]).astype(np.float32)
+        assert not videos
+        patches = np.concatenate([image.reshape(image.shape[0], -1) for image in images])
         grid = np.asarray([[1, image.shape[0] // 16, image.shape[1] // 16] for image in images], np.int32)
         return Features(ids, np.zeros_like(ids), np.tile(np.arange(len(ids), dtype=np.int32), (3, 1)), 0, patches, grid)
 
     def num_tokens(self, text, image_sizes=()):
         return len(text.encode())
 
+    def encode_text(self, text):
+        return list(text.encode())
+
 
 PROCESS = PromptProcessing(ByteProcessor(), TEMPLATE)
+
+
+def real_processor() -> processor_lib.Processor:
+    """With a tokenizer of the questions, and a vision token a digit."""
+    tokenizer = processor_lib.build_tokenizer([SOURCE[i].text for i in range(10)], 400)
+    config = processor_lib.ProcessorConfig(min_pixels=32 * 32, max_pixels=9 * 32 * 32)
+    return processor_lib.Processor(tokenizer, processor_lib.default_chat_template(), config)
 
 
 class Fifo:
@@ -284,12 +300,68 @@ def test_a_worker_process_changes_nothing():
 def test_reformulated_prompts_take_the_same_way():
     question = SOURCE[3]
     reformulated = [Prompt(f"1/{question.id}/bcq", "bcq", question, text, "1/x/plain") for text in ("one", "zwei")]
-    features = PROCESS.features_of([PROCESS.plain_prompt(question, uid="u"), *reformulated])
+    given = [PROCESS.plain_prompt(question, uid="u"), *reformulated]
+    items = PROCESS.items_of(given)
+    assert all(item.prompt is prompt for item, prompt in zip(items, given, strict=True))
+    features = [item.features for item in items]
     texts = [bytes(f.token_ids_T.astype(np.uint8)).decode() for f in features]
     assert texts == [prompts.plain_text(question.text, TEMPLATE), "one", "zwei"]
     for f in features:
         np.testing.assert_array_equal(f.patches_IC, question.images[0].reshape(32, -1))
-    assert PROCESS.features_of([]) == []
+    assert PROCESS.items_of([]) == []
+
+
+def test_the_opening_of_an_answer_ends_the_prompt():
+    """Its tokens come after those of the text, and are counted where nobody looks at pixels."""
+    question = SOURCE[3]
+    prompt = Prompt(f"1/{question.id}/prefix", "prefix", question, "one", "1/x/plain", opening="zwei")
+    features = PROCESS.item(prompt).features
+    assert bytes(features.token_ids_T.astype(np.uint8)).decode() == "onezwei"
+    np.testing.assert_array_equal(features.positions_3T, np.tile(np.arange(7), (3, 1)))
+    assert PROCESS.num_tokens(prompt) == features.num_tokens == 7
+    assert PROCESS.num_tokens(dataclasses.replace(prompt, opening="")) == 3
+
+
+def test_an_opening_is_text_after_the_images():
+    """With a real processor: positions go on where those of the prompt end, and nothing of the images changes."""
+    process = PromptProcessing(real_processor(), TEMPLATE)
+    question = dataclasses.replace(SOURCE[3], images=(np.zeros((64, 96, 3), np.uint8),))  # two rows: they share places
+    plain = process.plain_prompt(question, uid="u")
+    prompt = dataclasses.replace(plain, opening="so </think> \\boxed{")
+    before, features = process.item(plain).features, process.item(prompt).features
+    ids = process.processor.encode_text(prompt.opening)
+    assert len(ids) > 2 and features.token_ids_T.tolist() == [*before.token_ids_T.tolist(), *ids]
+    assert features.token_ids_T.dtype == features.token_types_T.dtype == features.positions_3T.dtype == np.int32
+    assert not features.token_types_T[before.num_tokens :].any() and features.rope_delta == before.rope_delta != 0
+    first = before.positions_3T.max() + 1
+    np.testing.assert_array_equal(features.positions_3T[:, before.num_tokens :], [range(first, first + len(ids))] * 3)
+    np.testing.assert_array_equal(features.patches_IC, before.patches_IC)
+    np.testing.assert_array_equal(features.grid_types_N, before.grid_types_N)
+    assert process.num_tokens(prompt) == features.num_tokens
+    assert before.followed_by([]) is before
+
+
+def test_videos_of_a_question_reach_the_processor():
+    """As the source gives them, after the images."""
+    process = PromptProcessing(real_processor(), TEMPLATE)
+    frames = [np.full((32, 64, 3), level, np.uint8) for level in (0, 90, 180, 250)]
+    question = dataclasses.replace(SOURCE[3], videos=(Video(frames, fps=2.0),))
+    features = process.new_item(question).features
+    expected = process.processor.features(prompts.plain_text(question.text, TEMPLATE), question.images, question.videos)
+    for name, value in vars(features).items():
+        np.testing.assert_array_equal(value, getattr(expected, name))
+    assert features.grid_types_N.tolist() == [1, 2]
+
+
+def test_a_source_is_opened_by_its_name():
+    """The names of the configuration are those of the table: a source that is in one of them alone cannot be used."""
+    (setting,) = typing.get_type_hints(DataConfig, include_extras=True)["source"].__metadata__
+    assert setting.choices == tuple(SOURCES)
+    chosen = DataConfig("digits", "grid", 10, 0)
+    opened = open_source(chosen, "test", 7, 3)
+    assert repr(opened) == repr(DigitsSource("grid", "test", 7, 3))
+    with pytest.raises(ConfigError, match=r"data.source = 'parquet': there is no such source; give one of digits"):
+        open_source(dataclasses.replace(chosen, source="parquet"), "test", 7, 3)
 
 
 def test_a_closed_stream_and_impossible_settings_are_refused():
@@ -311,9 +383,7 @@ def test_a_closed_stream_and_impossible_settings_are_refused():
 
 @pytest.mark.parametrize("worker_count", [0, 1])
 def test_the_real_processor_sees_one_vision_token_a_digit(worker_count):
-    tokenizer = processor_lib.build_tokenizer([SOURCE[i].text for i in range(10)], 400)
-    config = processor_lib.ProcessorConfig(min_pixels=32 * 32, max_pixels=9 * 32 * 32)
-    processor = processor_lib.Processor(tokenizer, processor_lib.default_chat_template(), config)
+    processor = real_processor()
     process = PromptProcessing(processor, TEMPLATE)
     stream = open_stream(
         SOURCE, process, seed=0, questions_per_step=4, replay=None, num_replayed=0, worker_count=worker_count
@@ -373,7 +443,7 @@ def test_no_jax_backend_is_initialised():
             batches = _train(stream, replay, 4)
             stream.set_state(stream.get_state())
         assert batches[-1].replayed
-        PROCESS.features_of([item.prompt for item in batches[-1].new])
+        PROCESS.items_of([item.prompt for item in batches[-1].new])
         if "jax" in sys.modules:
             from jax._src import xla_bridge
             assert not xla_bridge.backends_are_initialized()

@@ -90,7 +90,8 @@ WATCHED = """
 import os, signal, sys
 import jax, numpy as np
 from jax.experimental import multihost_utils
-from zppo_jax import agreement, main
+from zppo_jax import main
+from zppo_jax.actors import student
 from zppo_jax.run.checkpoint import Checkpoints
 
 def dump(self, name, state):
@@ -99,7 +100,7 @@ def dump(self, name, state):
     if jax.process_index() == 0:
         np.savez(self._directory.parent / f"{name}.npz", **leaves)
 
-save, restore, plain_outcomes, steps = Checkpoints.save, Checkpoints.restore, agreement.plain_outcomes, []
+save, restore, gather_cohort, steps = Checkpoints.save, Checkpoints.restore, student.gather_cohort, []
 
 def save_and_dump(self, step, state, host, accuracy=None):
     dump(self, f"saved-{step}", state)
@@ -110,13 +111,13 @@ def restore_and_dump(self, state, *rest):
     dump(self, f"restored-{step}", state)
     return step, state, host
 
-def agree(*arguments):
-    steps.append(len(steps))
-    if "--process_id=1" in sys.argv and len(steps) == 2:
+def gather(groups, hosts, what, order=None):
+    steps.extend([len(steps)] * (order is None))  # the plain rollouts of a step
+    if "--process_id=1" in sys.argv and order is None and len(steps) == 2:
         os.kill(os.getpid(), signal.SIGTERM)
-    return plain_outcomes(*arguments)
+    return gather_cohort(groups, hosts, what, order)
 
-Checkpoints.save, Checkpoints.restore, agreement.plain_outcomes = save_and_dump, restore_and_dump, agree
+Checkpoints.save, Checkpoints.restore, student.gather_cohort = save_and_dump, restore_and_dump, gather
 main.main()
 """
 """The command, which writes the whole state down whenever it saves or restores one; the second host is asked to stop in

@@ -7,7 +7,9 @@ import json
 import resource
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +19,13 @@ from tests.zppo.builders import group_with
 from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.run.metrics import SCHEMA, depends_on_clock
 from zppo_jax.run.metrics_file import MetricsWriter
-from zppo_jax.run.records import step_metrics
 from zppo_jax.run.rows import read_rows
 from zppo_jax.run.samples import SampleWriter, sample_row
+from zppo_jax.run.step import Step
 from zppo_jax.run.timers import PhaseTimers
-from zppo_jax.types import Features, Group, Kind, Prompt, Question, Rollout
-from zppo_jax.zppo import select
+from zppo_jax.types import Cohort, Features, Group, Prompt, Question, Rollout
+from zppo_jax.update.learner import Updated
+from zppo_jax.zppo import ReplayBuffer, select
 
 PROMISED = {
     *("step", "rollout/accuracy", "rollout/hard_fraction", "rollout/tokens_per_second"),
@@ -52,9 +55,9 @@ def events(workdir: Path) -> set[tuple[str, int, float]]:
     return found
 
 
-def group(text: str = "think</think> \\boxed{3}", kind: Kind = "plain", parent: str | None = None) -> Group:
+def group(text: str = "think</think> \\boxed{3}", kind: str = "plain", parent: str | None = None) -> Group:
     empty = np.zeros((0,), np.int32)
-    features = Features(empty, empty, np.zeros((3, 0), np.int32), 0, np.zeros((0, 1536), np.float32), empty)
+    features = Features(empty, empty, np.zeros((3, 0), np.int32), 0, np.zeros((0, 1536), np.uint8), empty)
     rollouts = [
         Rollout(empty, empty.astype(np.float32), "stop", text, correct, "3", "correct") for correct in (True, False)
     ]
@@ -232,6 +235,65 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path):
     assert [row["step"] for row in read_rows(file)] == [1, 2]
 
 
+def cohort(groups: Sequence[Group]) -> Cohort:
+    return Cohort(tuple(groups), tuple(group.outcome() for group in groups))
+
+
+def step_of(
+    plain: Sequence[Group], helped: Sequence[Group] = (), skipped: dict[int, list[int]] | None = None, **changes: Any
+) -> Step:
+    """A step with these groups, in which group number p counts for p + 1 in each of its rollouts."""
+    first, second = cohort(plain), cohort(helped)
+    weights_PG = np.stack([np.full(8, place + 1.0) for place in range(len(plain) + len(helped))])
+    updated = Updated(weights_PG, {"loss": 0.5}, skipped or {})
+    hard, counts = select.hard(first.outcomes), {"zppo/too_long": 2}
+    step = Step(3, first, hard, second, counts, Statistics(), first + second, updated, refreshed=None, buffer=None)
+    return dataclasses.replace(step, **changes)
+
+
+def test_a_step_is_a_row_of_metrics():
+    """Of the new questions, of all plain ones, and of each kind of help, with what sampler, helper and update say."""
+    plain = [group_with("a", 2), group_with("b", 8), group_with("c", 6, kind="replay")]
+    first, *others = plain[1].rollouts
+    spoken = np.zeros(2, np.int32), np.asarray([-1.0, -3.0], np.float32)
+    first = dataclasses.replace(first, token_ids_T=spoken[0], logprobs_T=spoken[1], finish_reason="length")
+    plain[1] = dataclasses.replace(plain[1], rollouts=(first, *others))
+    helped = [group_with("a", 4, kind="bcq"), group_with("a", 0, kind="ncq")]
+    sampler = Statistics(tokens=30, slot_steps=40, longest=7)
+    row = step_of(plain, helped, sampler=sampler).metrics()
+    assert row["rollout/accuracy"] == pytest.approx(2 / 3) and row["rollout/new_accuracy"] == 0.625
+    assert row["rollout/hard_fraction"] == 1 / 3 and row["rollout/new_hard_fraction"] == 0.5
+    assert (row["replay/groups"], row["zppo/bcq_groups"], row["zppo/ncq_groups"]) == (1, 1, 1)
+    assert (row["replay/accuracy"], row["zppo/bcq_accuracy"], row["zppo/ncq_accuracy"]) == (0.75, 0.5, 0.0)
+    assert (row["rollout/occupancy"], row["rollout/longest"], row["zppo/hard"]) == (0.75, 7, 1)
+    assert (row["rollout/tokens"], row["rollout/entropy"], row["rollout/truncated_fraction"]) == (2, 2.0, 1 / 40)
+    assert row["update/loss"] == 0.5 and row["zppo/too_long"] == 2 and "replay/size" not in row
+
+
+def test_a_step_says_what_its_buffer_did():
+    buffer = ReplayBuffer(1)
+    refreshed = buffer.refresh({"a": 0.25, "b": 0.125}, 3)
+    row = step_of([group_with("a", 2)], buffer=buffer, refreshed=refreshed).metrics()
+    names = ("size", "admitted", "graduated", "evicted", "graduated_total", "evicted_total")
+    assert [row[f"replay/{name}"] for name in names] == [1, 2, 0, 1, 0, 1]
+    assert row["replay/inside/0.125"] == row["replay/evicted_total/0.25"] == 1
+
+
+def test_a_step_knows_what_each_group_counted_for_and_which_were_skipped():
+    """Of another host's group the outcome alone: it counts, and its tokens are not here."""
+    plain, helped = [group_with("a", 2), group_with("b", 8)], [group_with("a", 4, kind="bcq")]
+    step = step_of(plain, helped, skipped={1: [2, 0]})
+    assert {uid: set(weights) for uid, weights in step.advantages.items()} == {
+        "0/a/plain": {1.0},
+        "0/b/plain": {2.0},
+        "0/a/bcq": {3.0},
+    }
+    assert step.groups == (*plain, *helped) and step.skipped == {1: [helped[0], plain[0]]}
+    elsewhere = Cohort(step.learned.groups[1:], step.learned.outcomes)
+    step = dataclasses.replace(step, learned=elsewhere)
+    assert step.groups == (plain[1], helped[0]) and step.skipped == {1: [helped[0]]} and len(step.advantages) == 3
+
+
 def test_undecided_rollouts_are_no_zeros_in_the_records():
     """Neither in a line of samples.jsonl nor in the shares of a step, which are those of the decided groups."""
     right, unknown = (group_with(name, 0) for name in ("hard", "unknown"))
@@ -239,9 +301,8 @@ def test_undecided_rollouts_are_no_zeros_in_the_records():
     unknown = dataclasses.replace(unknown, rollouts=(*rollouts, *unknown.rollouts[2:]))
     row = sample_row(1, unknown, np.zeros(8))
     assert row["rewards"] == [None, None, *[0.0] * 6] and row["statuses"][:2] == ["error", "error"]
-    plain = [group.outcome() for group in (right, unknown)]
-    metrics = step_metrics(plain, select.hard(plain), [], Statistics())
+    metrics = step_of([right, unknown]).metrics()
     assert metrics["rollout/hard_fraction"] == metrics["rollout/new_hard_fraction"] == 1.0
     assert metrics["rollout/accuracy"] == 0.0 and metrics["rollout/undecided"] == metrics["reward/error"] == 2
-    nothing = step_metrics(plain[1:], [], [], Statistics())
+    nothing = step_of([unknown]).metrics()
     assert nothing["rollout/hard_fraction"] is None and nothing["rollout/accuracy"] is None

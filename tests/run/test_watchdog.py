@@ -8,7 +8,7 @@ import gzip
 import json
 import resource
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -18,7 +18,8 @@ from tests import runs
 from zppo_jax.actors.actor import Actor
 from zppo_jax.errors import WorkdirError
 from zppo_jax.run.console import RunConsole
-from zppo_jax.run.watchdog import FailedSaves, NotFiniteError, SkippedUpdates
+from zppo_jax.run.saves import Saves
+from zppo_jax.run.watchdog import NotFiniteError, SkippedUpdates
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -28,9 +29,9 @@ def poisoned(first_step: int) -> Iterator[None]:
     """From a step on, the sampler's log-probabilities of the student's rollouts are NaN: so is every ratio."""
     answer = Actor.answer
 
-    def answer_badly(self, params, items, num_samples, sampling, draw):
-        groups = answer(self, params, items, num_samples, sampling, draw)
-        if draw.step < first_step or draw.purpose not in ("student", "reformulated"):
+    def answer_badly(self, params, items, num_samples, sampling, stream):
+        groups = answer(self, params, items, num_samples, sampling, stream)
+        if stream.step < first_step or stream.purpose not in ("student", "reformulated"):
             return groups
         return [
             dataclasses.replace(
@@ -162,21 +163,67 @@ def test_a_disk_that_stays_full_ends_the_command_in_one_line(start, tmp_path):
     assert "the checkpoint of step 4 cannot be written" in line and "continues after step 1" in line
 
 
-def test_a_failed_save_is_told_once():
+class Disk:
+    """In place of checkpoints: what was done to it, and which actions fail."""
+
+    def __init__(self) -> None:
+        self.failing: set[str] = set()
+        self.done: list[tuple[Any, ...]] = []
+
+    def _do(self, *action: Any) -> None:
+        self.done.append(action)
+        if action[0] in self.failing:
+            raise WorkdirError("no space")
+
+    def save(self, *arguments: Any) -> None:
+        self._do("save", *arguments)
+
+    def check(self) -> None:
+        self._do("check")
+
+    def finish(self) -> None:
+        self._do("finish")
+
+
+@pytest.mark.parametrize("fails", ["save", "check", "finish"])
+def test_a_failed_save_is_told_once(fails):
     told: list[str] = []
-    saves = FailedSaves(told.append)
+    disk = Disk()
+    saves = Saves(cast(Any, disk), told.append)
 
-    def fail() -> None:
-        raise WorkdirError("no space")
+    def attempt(step: int) -> None:
+        saves.save(step, "state", {"a": 1}, 0.5) if fails == "save" else getattr(saves, fails)()
 
-    saves.attempt(fail)
-    saves.attempt(lambda: None)
-    assert saves.total == 1 and len(told) == 1 and told[0].startswith("!! no space")
+    disk.failing = {fails}
+    attempt(1)
+    disk.failing = set()
+    attempt(2)
+    assert saves.failed == 1 and len(told) == 1 and told[0].startswith("!! no space")
+    assert "Training goes on; the next checkpoint is tried in its turn" in told[0]
+    if fails == "save":
+        one, two = (("save", step, "state", {"a": 1}, 0.5) for step in (1, 2))
+        assert disk.done == [("finish",), one, ("finish",), two], "each waits for the one before"
+
+
+@pytest.mark.parametrize("fails", ["save", "finish"])
+def test_a_failure_of_the_last_save_is_an_error(fails):
+    """A failure of the one before, which is waited for first, still ends nothing."""
+    told: list[str] = []
+    disk = Disk()
+    saves = Saves(cast(Any, disk), told.append)
+    disk.failing = {fails}
+    with pytest.raises(WorkdirError, match="no space"):
+        saves.last(3, "state", {}, None)
+    assert ("save", 3, "state", {}, None) in disk.done
+    assert saves.failed == len(told) == (fails == "finish")
+    disk.failing = set()
+    saves.last(4, "state", {}, None)
+    assert disk.done[-3:] == [("finish",), ("save", 4, "state", {}, None), ("finish",)]
 
 
 def test_a_named_step_is_traced_with_its_phases(start, tmp_path):
     runs.run(start, tmp_path, num_steps=2, profile__step=2)
     (trace,) = (tmp_path / "profile").glob("**/perfetto_trace.json.gz")
     names = {event.get("name") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
-    assert {"rollout", "agreement", "teacher", "reformulation", "update", "data"} <= names
+    assert {"rollout", "teacher", "reformulation", "update", "data", "eval"} <= names
     assert list((tmp_path / "profile").glob("**/*.xplane.pb"))

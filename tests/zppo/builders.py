@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zppo_jax.types import Features, Group, Kind, Outcome, Prompt, Question, Rollout
+from zppo_jax.types import Features, Group, Outcome, Prompt, Question, Rollout
 
 NO_FEATURES = Features(
     token_ids_T=np.zeros(0, np.int32),
     token_types_T=np.zeros(0, np.int32),
     positions_3T=np.zeros((3, 0), np.int32),
     rope_delta=0,
-    patches_IC=np.zeros((0, 1536), np.float32),
+    patches_IC=np.zeros((0, 1536), np.uint8),
     grid_thw_N3=np.zeros((0, 3), np.int32),
 )
 
@@ -23,18 +23,18 @@ def make_rollout(text: str, correct: bool, answer: str | None = None) -> Rollout
     return Rollout(nothing.astype(np.int32), nothing, "stop", text, correct, answer, "")
 
 
-def make_prompt(question_id: str = "q", kind: Kind = "plain", text: str = "How many?", step: int = 0) -> Prompt:
+def make_prompt(question_id: str = "q", kind: str = "plain", text: str = "How many?", step: int = 0) -> Prompt:
     question = Question(id=question_id, text=text, images=(), answer="7", answer_type="math")
     return Prompt(uid=f"{step}/{question_id}/{kind}", kind=kind, question=question, text=text)
 
 
 def make_group(
-    rollouts: Sequence[Rollout], question_id: str = "q", kind: Kind = "plain", text: str = "How many?"
+    rollouts: Sequence[Rollout], question_id: str = "q", kind: str = "plain", text: str = "How many?"
 ) -> Group:
     return Group(make_prompt(question_id, kind, text), NO_FEATURES, tuple(rollouts))
 
 
-def group_with(question_id: str, num_correct: int, size: int = 8, kind: Kind = "plain") -> Group:
+def group_with(question_id: str, num_correct: int, size: int = 8, kind: str = "plain") -> Group:
     """A group of that many correct and wrong rollouts."""
     rollouts = [
         make_rollout(f"student {question_id} {index}", index < num_correct, str(index)) for index in range(size)
@@ -42,6 +42,6 @@ def group_with(question_id: str, num_correct: int, size: int = 8, kind: Kind = "
     return make_group(rollouts, question_id, kind)
 
 
-def outcome_with(question_id: str, num_correct: int, size: int = 8, kind: Kind = "plain") -> Outcome:
+def outcome_with(question_id: str, num_correct: int, size: int = 8, kind: str = "plain") -> Outcome:
     """What every host knows of such a group."""
     return group_with(question_id, num_correct, size, kind).outcome()

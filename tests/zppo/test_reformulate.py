@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 
 from tests.zppo.builders import group_with, make_group, make_rollout
 from zppo_jax import prompts
-from zppo_jax.types import Group, Rollout
+from zppo_jax.types import Group, Rollout, Shown
 from zppo_jax.zppo import (
+    HELPS,
     METHODS,
+    SUMMARY,
     Candidate,
+    Turn,
     build_prompts,
     choose_candidates,
     reformulate,
 )
-from zppo_jax.zppo.reformulate import wrong_answers
+from zppo_jax.zppo.helps import wrong_answers
 
 PAPER = prompts.TEMPLATES["paper"]
 BOTH = ("bcq", "ncq")
@@ -54,10 +57,10 @@ def visits(draw) -> tuple[Group, list[Rollout]]:
 @given(visits(), st.integers(0, 2**31), st.integers(0, 10**6), st.sampled_from(list(METHODS.values())))
 def test_what_each_prompt_shows(visit, seed, step, method):
     group, teacher = visit
-    built = reformulate(group, teacher, as_it_is, PAPER, seed, step, method.reformulations)
+    built = reformulate(group, teacher, as_it_is, PAPER, seed, step, method.helps)
     teacher_right = {rollout.text for rollout in teacher if rollout.correct}
     wrong = [rollout.text for rollout in group.rollouts if not rollout.correct]
-    expected = [kind for kind in BOTH if kind in method.reformulations and (kind == "ncq" or teacher_right)]
+    expected = [kind for kind in BOTH if kind in method.helps and (kind == "ncq" or teacher_right)]
     assert [prompt.kind for prompt in built] == expected
     for prompt in built:
         shown = candidates_in(prompt.text)
@@ -73,17 +76,20 @@ def test_what_each_prompt_shows(visit, seed, step, method):
 
 @given(visits(), st.integers(0, 2**31), st.integers(0, 10**6), st.sampled_from(list(METHODS.values())))
 def test_teacher_text_occurs_in_prompts_alone(visit, seed, step, method):
-    """What comes back holds no rollout and no tokens; the teacher is in the text of BCQ prompts and nowhere else."""
+    """What comes back holds no rollout and no tokens; the teacher is in BCQ prompts and nowhere else."""
     group, teacher = visit
     before = [dataclasses.asdict(rollout) for rollout in group.rollouts]
-    built = reformulate(group, teacher, as_it_is, PAPER, seed, step, method.reformulations)
+    built = reformulate(group, teacher, as_it_is, PAPER, seed, step, method.helps)
     assert str([dataclasses.asdict(rollout) for rollout in group.rollouts]) == str(before)
     for prompt in built:
-        rest = {field.name: getattr(prompt, field.name) for field in dataclasses.fields(prompt) if field.name != "text"}
+        rest = {name: value for name, value in vars(prompt).items() if name not in ("text", "shown")}
         assert "teacher" not in str(rest)
+        assert [one.text for one in prompt.shown] == candidates_in(prompt.text)  # what it says is what it shows
+        assert ("teacher" in str(prompt.shown)) == (prompt.kind == "bcq")
+        assert "student-right" not in str(prompt.shown) and "teacher-wrong" not in str(prompt.shown)
         assert prompt.question is group.prompt.question  # the original gold answer and images
         assert ("teacher-right" in prompt.text) == (prompt.kind == "bcq")
-    choice = choose_candidates(group, teacher, method.reformulations, seed, step)
+    choice = choose_candidates(group, teacher, method.helps, seed, step)
     if "bcq" not in choice.candidates:
         assert "teacher" not in str(choice.needed)  # not even compressed
 
@@ -120,9 +126,10 @@ def test_bcq_sampling_and_order_are_uniform():
 def test_each_needed_text_is_compressed_once():
     students = [make_rollout("same", False, "1"), make_rollout("same", False, "1"), make_rollout("other", False, "2")]
     choice = choose_candidates(make_group(students), [make_rollout("t", True, "7")], BOTH, 0, 0)
-    assert sorted(candidate.text for candidate in choice.needed) == ["other", "same", "t"]
-    summaries = {candidate: f"short {candidate.text}" for candidate in choice.needed}
-    bcq, ncq = build_prompts(choice, summaries.__getitem__, PAPER)
+    assert sorted(candidate.text for _, candidate in choice.needed) == ["other", "same", "t"]
+    assert {digest for digest, _ in choice.needed} == {SUMMARY}
+    summaries = {pair: f"short {pair[1].text}" for pair in choice.needed}
+    bcq, ncq = build_prompts(choice, lambda *pair: summaries[pair], PAPER)
     assert candidates_in(ncq.text) == ["short same", "short same", "short other"]  # every wrong rollout is shown
     assert "short t" in candidates_in(bcq.text)
 
@@ -172,14 +179,45 @@ def test_an_answer_too_long_to_be_graded_counts_as_unparsed():
     long = make_rollout(f"so \\boxed{{{digits}}}", False, digits)
     group = make_group([dataclasses.replace(long, status="too_long"), make_rollout("\\boxed{9}", False, "9")])
     choice = choose_candidates(group, [], BOTH, 0, 0)
-    assert [candidate.answer for candidate in choice.needed] == [None, "9"]
-    (ncq,) = build_prompts(choice, lambda candidate: candidate.answer or "cut", PAPER)
+    assert [candidate.answer for _, candidate in choice.needed] == [None, "9"]
+    (ncq,) = build_prompts(choice, lambda _, candidate: candidate.answer or "cut", PAPER)
     assert digits not in ncq.text and len(ncq.text) < 1000 and r"WRONG: \boxed{9}." in ncq.text
+
+
+def test_a_prompt_without_the_text_of_a_candidate_is_left_out():
+    """The teacher's response has none: no BCQ prompt, and the NCQ prompt as ever."""
+    choice = choose_candidates(make_group([make_rollout("w", False, "1")]), [make_rollout("t", True, "7")], BOTH, 0, 0)
+    (ncq,) = build_prompts(choice, lambda _, one: None if one.author == "teacher" else one.text, PAPER)
+    assert ncq.kind == "ncq" and candidates_in(ncq.text) == ["w"]
+    assert build_prompts(choice, lambda *_: None, PAPER) == []
+
+
+def test_a_prompt_says_what_it_shows_and_who_wrote_it():
+    """Before and after the teacher has shortened it, with the parsed answer, in the order of the prompt."""
+    group = make_group([make_rollout("long w", False, "1"), make_rollout("long v", False, None)])
+    bcq, ncq = reformulate(group, [make_rollout("long t", True, "7")], lambda one: one.text[5:], PAPER, 0, 0)
+    assert ncq.shown == (Shown("student", "long w", "1", "w"), Shown("student", "long v", None, "v"))
+    assert Shown("teacher", "long t", "7", "t") in bcq.shown and len(bcq.shown) == 2
+    assert [one.text for one in bcq.shown] == candidates_in(bcq.text)
+
+
+def test_a_row_may_begin_the_answer(monkeypatch):
+    """Help in the answer instead of the question: what the row builds arrives in the prompt."""
+
+    def build(question_text, candidates, texts, template):
+        return Turn(prompts.plain_text(question_text, template), f"{candidates[0].answer}: {texts[0]}")
+
+    row = dataclasses.replace(HELPS["bcq"], kind="prefix", choose=lambda wrong, right, rng: right[:1], build=build)
+    monkeypatch.setitem(HELPS, "prefix", row)
+    (made,) = reformulate(group_with("q", 0), [make_rollout("t", True, "7")], as_it_is, PAPER, 3, 4, ("prefix",))
+    assert (made.uid, made.kind, made.opening) == ("4/q/prefix", "prefix", "7: t")
+    assert made.text == prompts.plain_text(made.question.text, PAPER)
+    assert all(prompt.opening == "" for prompt in reformulate(group_with("q", 0), [], as_it_is, PAPER, 3, 4, BOTH))
 
 
 def test_candidates_know_author_and_answer_type():
     choice = choose_candidates(make_group([make_rollout("w", False, "1")]), [make_rollout("t", True, "7")], BOTH, 0, 0)
-    assert {(one.text, one.author, one.answer_type) for one in choice.needed} == {
+    assert {(one.text, one.author, one.answer_type) for _, one in choice.needed} == {
         ("w", "student", "math"),
         ("t", "teacher", "math"),
     }

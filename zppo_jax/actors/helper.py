@@ -41,7 +41,7 @@ class Helper:
     codec: TextCodec
     hosts: Hosts
     fits: Callable[[Prompt], bool]
-    teacher_scope: str = "chosen"
+    teacher_scope: str = "capped"
     writes: bool = True
     max_tokens: int = 512
 
