@@ -53,10 +53,11 @@ def build(start):
 def test_what_only_sampling_needs_is_given_back(build):
     job, _, _ = build()
     engine = job.student.engine
-    engine.held._made, engine.vision._held = ("program", {}, "weights"), {"question": ("features", 0)}
+    kept = engine.kept
+    kept.weights._made, kept.features._held = ("program", {}, "weights"), {"question": ("features", 0)}
     job.own_copy._made = ({}, "a copy")
     job.release()
-    assert engine.held._made is None and not engine.vision._held and job.own_copy._made is None
+    assert kept.weights._made is None and not kept.features._held and job.own_copy._made is None
 
 
 def test_the_programs_of_a_run_are_known_before_it_begins(build):
@@ -136,7 +137,7 @@ def test_a_teacher_of_the_same_shape_shares_the_programs(build):
     job = build()[0]
     own, students = cast(LocalTeacher, job.teacher).actor.engine, job.student.engine
     assert (own.name, own.compiler) == (students.name, students.compiler), "the compiler knows programs by name"
-    assert own.vision is not students.vision, "another tower sees other features"
+    assert own.kept is not students.kept, "another tower sees other features"
     assert teacher.compressor is None and teacher.num_rollouts == 4
 
 

@@ -11,8 +11,8 @@ from tests import tiny_model
 from zppo_jax.actors.actor import Actor
 from zppo_jax.keys import RandomStream
 from zppo_jax.rewards import ScoringPool, score
-from zppo_jax.rollout.engine import Sample
 from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Sample
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 from tests import tiny_model
 from tests.actors.test_actor import spoken
 from zppo_jax import prompts
+from zppo_jax.actors import local_teacher
 from zppo_jax.actors.actor import Actor
 from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.rewards import ScoringPool
+from zppo_jax.rollout.kept import Kept
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.warmstart import tiny
 from zppo_jax.zppo import Candidate
 
@@ -68,12 +71,23 @@ class Script:
     """An engine that answers the compression prompts in turn, and remembers what it was asked."""
 
     def __init__(self, *texts: str, longest: int = 10_000):
-        self.texts, self.held = texts, HeldWeights()
+        self.texts, self.kept = texts, Kept()
         self.shapes = Shapes((longest,), 0, 0)
 
     def sample(self, params, requests):
         self.requests = list(requests)
         return [[spoken(text)] for _, text in zip(requests, self.texts, strict=True)]
+
+
+@pytest.fixture(autouse=True)
+def scripts_answer(monkeypatch):
+    """A Script answers by itself, any other engine really samples."""
+
+    def answer(engine, params, requests):
+        chosen = engine.sample if isinstance(engine, Script) else functools.partial(sample, engine)
+        return chosen(params, requests)
+
+    monkeypatch.setattr(local_teacher, "sample", answer)
 
 
 def scripted(actor, *texts: str, **settings) -> Actor:

@@ -20,6 +20,7 @@ from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import steps, text
 from zppo_jax.rollout import slots
 from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.shapes import Shapes
 
 VOCAB, ROWS, CHUNK = 128, 2, 256
@@ -130,10 +131,10 @@ SHAPES = Shapes(buckets=(8,), patch_slots=16, max_new_tokens=CHUNK)
 def test_what_the_trainer_makes_of_it(key, state):
     """256 tokens sampled by an engine with such states, and their log-probabilities in the trainer's float32 pass."""
     one = build.engine(model(), "states", SHAPES, 4, 1, 64, key_dtype=key, state_dtype=state)
-    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(one.empty(model().params, SHAPES.num_keys)["states"])}
+    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(one.make_slots(model().params, SHAPES.num_keys)["states"])}
     assert dtypes == {key, state}
     asked = Request("q", build.text_features(np.arange(9)), 4, draw=RandomStream(1))
-    ((*samples,),) = one.sample(model().params, [asked])
+    ((*samples,),) = sample(one, model().params, [asked])
     sampled = [sample.token_ids_T for sample in samples]
     expected_GR = np.stack(build.trainers_logprobs(model(), [asked.features], [sampled])[0])
     error_GR = np.abs(np.stack([sample.logprobs_T for sample in samples]) - expected_GR)

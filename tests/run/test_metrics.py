@@ -14,7 +14,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from tests.zppo.builders import group_with
-from zppo_jax.rollout.statistics import Statistics
+from zppo_jax.rollout.counters import Counters
 from zppo_jax.run.metrics import SCHEMA, depends_on_clock
 from zppo_jax.run.metrics_file import MetricsWriter
 from zppo_jax.run.records import step_metrics
@@ -240,8 +240,8 @@ def test_undecided_rollouts_are_no_zeros_in_the_records():
     row = sample_row(1, unknown, np.zeros(8))
     assert row["rewards"] == [None, None, *[0.0] * 6] and row["statuses"][:2] == ["error", "error"]
     plain = [group.outcome() for group in (right, unknown)]
-    metrics = step_metrics(plain, select.hard(plain), [], Statistics())
+    metrics = step_metrics(plain, select.hard(plain), [], Counters())
     assert metrics["rollout/hard_fraction"] == metrics["rollout/new_hard_fraction"] == 1.0
     assert metrics["rollout/accuracy"] == 0.0 and metrics["rollout/undecided"] == metrics["reward/error"] == 2
-    nothing = step_metrics(plain[1:], [], [], Statistics())
+    nothing = step_metrics(plain[1:], [], [], Counters())
     assert nothing["rollout/hard_fraction"] is None and nothing["rollout/accuracy"] is None

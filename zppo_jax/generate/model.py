@@ -21,8 +21,8 @@ from zppo_jax.models.qwen3_5 import config_keys, hf, vlm
 from zppo_jax.processor import Processor
 from zppo_jax.processor.chat import thinks_by_default
 from zppo_jax.rollout import memory
+from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
-from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
 
 MAX_PIXELS = 1_048_576

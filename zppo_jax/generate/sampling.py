@@ -86,7 +86,7 @@ def responses(
     while session.busy:
         events = session.advance()
         begin = begin or time.monotonic()  # what is compiled before the first chunk does not count
-        on_progress(session.statistics.line(asked.num_samples, time.monotonic() - begin))
+        on_progress(session.counters.line(asked.num_samples, time.monotonic() - begin))
         for event in events:
             if event.sample is not None:
                 yield _response(loaded, asked, event.index, event.sample)

@@ -9,9 +9,8 @@ import jax
 import numpy as np
 
 from zppo_jax.models.qwen3_5 import Model, inputs, steps
-from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.processor import Processor
 from zppo_jax.rollout import filters, slots
+from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.filters import Sampling
 
 
@@ -28,18 +27,6 @@ class Generation:
     logprobs: np.ndarray
     lengths: np.ndarray
     finish_reasons: np.ndarray
-
-
-def banned_mask(config: Config, processor: Processor | None = None) -> np.ndarray:
-    """Ids that are never sampled, bool [V]: a sampled vision pad would ask for an image that is not there.
-
-    With a processor also its other control tokens of turns and images, and the embedding's rows beyond its tokenizer.
-    """
-    mask_V = np.arange(config.text.vocab_size) >= (processor.vocab_size if processor else config.text.vocab_size)
-    ids = (config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id)
-    ids = (*ids, *processor.banned_ids) if processor else ids
-    mask_V[[token_id for token_id in ids if token_id < len(mask_V)]] = True
-    return mask_V
 
 
 def split_last(batch: inputs.Inputs, deltas_B: np.ndarray) -> tuple[inputs.Inputs, np.ndarray, np.ndarray]:

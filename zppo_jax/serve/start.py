@@ -13,6 +13,7 @@ from zppo_jax.generate.model import Loaded, power_of_two
 from zppo_jax.processor import Processor
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.serve.app import Server
@@ -39,14 +40,6 @@ class Options:
     limits: Limits
 
 
-class OneRing(Shapes):
-    """All prompts are decoded together, whatever their lengths: requests do not wait for those of another size."""
-
-    def ring_of(self, bucket: int) -> int:
-        del bucket
-        return self.num_keys
-
-
 def make_server(loaded: Loaded, options: Options, compiler: Compiler, report: Callable[[str], None]) -> Server:
     """Compiles everything and runs it once, on the mesh in use, then starts the engine's thread. `report` is told what
     a person should know."""
@@ -54,7 +47,7 @@ def make_server(loaded: Loaded, options: Options, compiler: Compiler, report: Ca
     engine = loaded.engine(shapes, options.num_slots, options.prompts_per_call, compiler, True, report)
     engine.prepare(loaded.params)
     for requests in _first_requests(loaded.processor, shapes):
-        engine.sample(loaded.params, requests)
+        sample(engine, loaded.params, requests)
     scheduler = Scheduler(lambda: Session(engine, loaded.params), options.max_queue, loaded.mesh)
     decoder = ImageDecoder(options.max_image_pixels)
     return Server(options.name, loaded.processor, shapes, scheduler, decoder, options.limits, options.api_key)
@@ -65,7 +58,7 @@ def _shapes(processor: Processor, options: Options) -> Shapes:
     smaller = (_SMALLEST_BUCKET << place for place in range(32))
     buckets = (*(bucket for bucket in smaller if bucket < longest), longest)
     patches = options.limits.images * processor.config.max_pixels // processor.config.patch_size**2
-    return OneRing(buckets, power_of_two(patches, 16), options.max_new_tokens)
+    return Shapes(buckets, power_of_two(patches, 16), options.max_new_tokens, one_ring=True)
 
 
 def _first_requests(processor: Processor, shapes: Shapes) -> Iterator[list[Request]]:

@@ -1,4 +1,4 @@
-"""Features of images, kept between prompts that show the same ones: a question, its BCQ and its NCQ prompt.
+"""What a sampler keeps from one call to the next: weights of decoding, features of images, counters.
 
 Shape suffixes: P prompts, I rows of patches, M merged slots, D model.
 """
@@ -13,8 +13,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zppo_jax.compilation import Program
+from zppo_jax.models.qwen3_5.steps import Weights
+from zppo_jax.rollout.counters import Counters
+
 NO_IMAGE = ""
 """The key of a prompt without images: any features will do."""
+
+
+@dataclasses.dataclass
+class DecodingWeights:
+    """Caches the weights of decoding of the parameters that were sampled from last: a copy as large as the language
+    model. Call `release()` before that memory is needed for something else."""
+
+    _made: tuple[Program, dict[str, Any], Weights] | None = None
+
+    def get(self, join: Program, params: dict[str, Any], make: Callable[[], Weights]) -> Weights:
+        """The cached weights where this program made them of these very parameters, else what `make` gives. Two sets
+        never exist at the same time."""
+        if self._made is None or self._made[0] is not join or self._made[1] is not params:
+            self.release()
+            self._made = join, params, make()
+        return self._made[2]
+
+    def release(self) -> None:
+        """Forgets the weights."""
+        self._made = None
 
 
 @jax.jit
@@ -24,8 +48,9 @@ def _stack(rows: tuple[jax.Array, ...], index_P: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass
 class VisionFeatures:
-    """The features that one state of the vision tower gave, up to `budget` bytes on the device (then no more is kept).
+    """Caches the features of images between prompts that show the same ones: a question, its BCQ and its NCQ prompt.
 
+    They are those of one state of the vision tower, and take up to `budget` bytes on the device (then no more is kept).
     `encoded` counts calls of the tower, `reused` those that were saved.
     """
 
@@ -37,11 +62,11 @@ class VisionFeatures:
     _bytes: int = 0
     _blank: jax.Array | None = None
 
-    def of(self, keys: Sequence[str | None], tower: Any, encode: Callable[[], jax.Array]) -> jax.Array:
-        """Features [P, M, D] of the prompts' images: those at hand, if all are, else what `encode` gives.
+    def get(self, keys: Sequence[str | None], tower: Any, encode: Callable[[], jax.Array]) -> jax.Array:
+        """Features [P, M, D] of the prompts' images: the cached ones if all are there, else what `encode` gives.
 
         `keys` name the images of each prompt; None says that nobody will ask for them again. `tower` are the parameters
-        of the vision tower; with others than the last ones, everything is forgotten.
+        of the vision tower; when they are not the last ones, everything is forgotten.
         """
         if all(key == NO_IMAGE for key in keys):
             return self._for_texts(encode)
@@ -71,3 +96,17 @@ class VisionFeatures:
             self.encoded += 1
             self._blank = encode()
         return self._blank
+
+
+@dataclasses.dataclass
+class Kept:
+    """Everything that one sampler keeps between calls. An engine for other parameters needs another one."""
+
+    weights: DecodingWeights = dataclasses.field(default_factory=DecodingWeights)
+    features: VisionFeatures = dataclasses.field(default_factory=VisionFeatures)
+    counters: Counters = dataclasses.field(default_factory=Counters)
+
+    def release(self) -> None:
+        """Gives back the memory of weights and features; the counters stay."""
+        self.weights.release()
+        self.features.release()
