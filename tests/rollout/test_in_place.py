@@ -18,6 +18,7 @@ from zppo_jax.models import qwen3_5
 from zppo_jax.rollout import slots
 from zppo_jax.rollout.engine import Engine, Prefilled
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.rollout.state import Slots
 
 SHAPES = Shapes(buckets=(16,), patch_slots=16, max_new_tokens=496)
 NUM_SLOTS = 32
@@ -45,7 +46,7 @@ def compiled(name: str) -> Any:
     return program._future.result()
 
 
-def held() -> slots.Slots:
+def held() -> Slots:
     return jax.eval_shape(lambda: engine().make_slots(model().params, SHAPES.num_keys))
 
 
@@ -55,7 +56,7 @@ def num_bytes(tree: Any) -> int:
 
 def key_bytes() -> int:
     """Keys and values of all layers."""
-    return num_bytes([group[-1] for group in held()["states"]])
+    return num_bytes([group[-1] for group in held().states])
 
 
 PROGRAMS = ["decode", "decode, truncated", "fill"]
@@ -84,7 +85,7 @@ def test_no_second_cache_is_held(name):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_instruction_copies_the_keys(name):
-    shapes = {leaf.shape for group in held()["states"] for leaf in group[-1]}
+    shapes = {leaf.shape for group in held().states for leaf in group[-1]}
     sizes = {functools.reduce(lambda a, b: a * b, shape) for shape in shapes}
     copies = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", compiled(name).as_text())
     copied = [shape for shape in copies if functools.reduce(lambda a, b: a * b, map(int, shape.split(","))) in sizes]

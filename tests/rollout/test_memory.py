@@ -14,7 +14,7 @@ from tests import tiny_model
 from tests.tiny_model import SHAPES
 from zppo_jax.errors import ConfigError
 from zppo_jax.models.qwen3_5 import sizes, steps
-from zppo_jax.rollout import memory, slots
+from zppo_jax.rollout import memory, state
 from zppo_jax.rollout.shapes import Shapes
 
 DTYPES = ("bfloat16", "float32")
@@ -26,7 +26,7 @@ def config():
 
 def held_bytes(num_rows: int, penalises: bool = False) -> int:
     """What the arrays of slots that really exist take."""
-    held = slots.empty(config(), num_rows, SHAPES.num_keys, DTYPES, penalises)
+    held = state.empty(config(), num_rows, SHAPES.num_keys, DTYPES, penalises)
     return sum(leaf.nbytes for leaf in jax.tree.leaves(held))
 
 

@@ -54,7 +54,7 @@ def fresh(asked: Request, ring: int = RING) -> Sample:
 
 
 def cursor(one: Session) -> int:
-    return int(one._slots["cursor"])
+    return int(one._slots.cursor)
 
 
 def same(one: Sample, other: Sample) -> None:

@@ -18,7 +18,7 @@ from tests.rollout import build
 from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import steps, text
-from zppo_jax.rollout import slots
+from zppo_jax.rollout import state
 from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.shapes import Shapes
@@ -62,8 +62,8 @@ def decode(num_steps: int, dtypes: tuple[str, str], params: Any = None) -> tuple
     """Hidden states [T, B, D] and log-probabilities [T, B, V] of the next token after each of random tokens."""
     params = params or model().params
     tokens_TB = np.random.default_rng(0).integers(0, VOCAB, (num_steps, ROWS)).astype(np.int32)
-    held = slots.empty(model().config, ROWS, num_steps, dtypes)
-    carry, outs = (held["states"], held["mask_BS"], jnp.int32(0)), []
+    held = state.empty(model().config, ROWS, num_steps, dtypes)
+    carry, outs = (held.states, held.mask_BS, jnp.int32(0)), []
     for start in range(0, num_steps, CHUNK):
         carry, out = _run(params, model().config, tokens_TB[start : start + CHUNK], carry)
         outs.append([np.asarray(x, np.float64) for x in out])
@@ -131,7 +131,7 @@ SHAPES = Shapes(buckets=(8,), patch_slots=16, max_new_tokens=CHUNK)
 def test_what_the_trainer_makes_of_it(key, state):
     """256 tokens sampled by an engine with such states, and their log-probabilities in the trainer's float32 pass."""
     one = build.engine(model(), "states", SHAPES, 4, 1, 64, key_dtype=key, state_dtype=state)
-    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(one.make_slots(model().params, SHAPES.num_keys)["states"])}
+    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(one.make_slots(model().params, SHAPES.num_keys).states)}
     assert dtypes == {key, state}
     asked = Request("q", build.text_features(np.arange(9)), 4, draw=RandomStream(1))
     ((*samples,),) = sample(one, model().params, [asked])

@@ -6,7 +6,7 @@ Shape suffixes: P prompts, B rows (slots), T prompt tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from zppo_jax.models.qwen3_5.inputs import Inputs
 from zppo_jax.rollout import filters
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request, row_keys
+from zppo_jax.rollout.state import NewRows
 
 
 class Admission(NamedTuple):
@@ -28,7 +29,7 @@ class Admission(NamedTuple):
     limit: int
 
 
-def new_rows(admitted: Sequence[Admission], batch: Inputs, num_slots: int, num_seen: int) -> dict[str, Any]:
+def new_rows(admitted: Sequence[Admission], batch: Inputs, num_slots: int, num_seen: int) -> NewRows:
     """The arrays that slots.fill reads for prompts of `batch`; with `num_seen` V > 0 also the tokens of each prompt."""
     prompt_B, limit_B = np.full(num_slots, -1, np.int32), np.zeros(num_slots, np.int32)
     sampling, keys_of = [Sampling()] * num_slots, [(RandomStream(), "", 0)] * num_slots
@@ -36,15 +37,15 @@ def new_rows(admitted: Sequence[Admission], batch: Inputs, num_slots: int, num_s
         prompt_B[slot], limit_B[slot], sampling[slot] = prompt, limit, request.sampling
         keys_of[slot] = (request.draw, request.uid, index)
     place_B = np.maximum(prompt_B, 0)
-    rows = {
-        "prompt_B": prompt_B,
-        "token_B": batch["last_B"][place_B],
-        "position_B": batch["last_position_B"][place_B],
-        "limit_B": limit_B,
-        "key_B2": row_keys(keys_of),
-        "sampling": filters.settings(sampling),
-    }
-    return rows | ({"seen_PV": _seen(batch, num_seen)} if num_seen else {})
+    return NewRows(
+        prompt_B=prompt_B,
+        token_B=batch["last_B"][place_B],
+        position_B=batch["last_position_B"][place_B],
+        limit_B=limit_B,
+        key_B2=row_keys(keys_of),
+        sampling=filters.settings(sampling),
+        seen_PV=_seen(batch, num_seen) if num_seen else None,
+    )
 
 
 def _seen(batch: Inputs, vocab_size: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from zppo_jax.rollout.admission import Admission, new_rows
 from zppo_jax.rollout.kept import NO_IMAGE, Kept
 from zppo_jax.rollout.programs import Programs
 from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.state import Chunk, Slots
 
 
 class Prefilled(NamedTuple):
@@ -67,25 +68,23 @@ class Engine(Programs):
         images = batch["patches_ISC"], batch["grid_IS5"]
         return self.kept.features.get(keys, params["vision"], lambda: self.compile_encode(params)(params, *images))
 
-    def fill(
-        self, params: dict[str, Any], held: slots.Slots, prefilled: Prefilled, admitted: Sequence[Admission]
-    ) -> slots.Slots:
-        """Lays prefilled prompts into free slots; `held` is donated."""
+    def fill(self, params: dict[str, Any], state: Slots, prefilled: Prefilled, admitted: Sequence[Admission]) -> Slots:
+        """Lays prefilled prompts into free slots; `state` is donated."""
         rows = new_rows(admitted, prefilled.batch, self.num_slots, self.penalised_tokens)
         rows = jax.device_get(rows)  # from the host, the program takes them wherever the compiler wants them
-        fill = self.compile_fill(params, prefilled.bucket, held["mask_BS"].shape[1])
-        return fill(held, prefilled.cache, rows)
+        fill = self.compile_fill(params, prefilled.bucket, state.mask_BS.shape[1])
+        return fill(state, prefilled.cache, rows)
 
     def decode(
         self,
         params: dict[str, Any],
         weights: steps.Weights,
-        held: slots.Slots,
+        state: Slots,
         truncates: bool,
         num_steps: int,
         ended: Sequence[int],
-    ) -> tuple[slots.Slots, dict[str, jax.Array]]:
-        """Starts a chunk of up to `num_steps` tokens, after `ended` slots have ended; `held` is donated. Returns the
-        slots and what is new (slots.decode)."""
-        decode = self.compile_decode(params, held["mask_BS"].shape[1], truncates)
-        return decode(weights, held, *self.decode_arguments(num_steps, ended))
+    ) -> tuple[Slots, Chunk]:
+        """Starts a chunk of up to `num_steps` tokens, after `ended` slots have ended; `state` is donated. Returns the
+        slots and what is new."""
+        decode = self.compile_decode(params, state.mask_BS.shape[1], truncates)
+        return decode(weights, state, *self.decode_arguments(num_steps, ended))

@@ -12,6 +12,7 @@ from zppo_jax.models.qwen3_5 import Model, inputs, steps
 from zppo_jax.rollout import filters, slots
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.state import NewRows, empty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,33 +69,33 @@ def generate(
     batch["features_IMD"] = slots.encode(model.params, config, batch.pop("patches_ISC"), batch.pop("grid_IS5"))
     cache = slots.prefill(model.params, config, batch)
     dtype = str(model.params["text"]["embed"].dtype)
-    held = slots.empty(config, len(prompt_B), batch["tokens_BT"].shape[1] + max_new_tokens, (dtype, "float32"))
+    free = empty(config, len(prompt_B), batch["tokens_BT"].shape[1] + max_new_tokens, (dtype, "float32"))
     keys = jax.random.key_data(jax.random.split(jax.random.key(seed), (num_rows, num_samples)))
-    rows = {
-        "prompt_B": prompt_B,
-        "token_B": token_B[prompt_B],
-        "position_B": position_B[prompt_B],
-        "limit_B": np.full(len(prompt_B), max_new_tokens, np.int32),
-        "key_B2": keys.reshape(len(prompt_B), -1),
-        "sampling": filters.settings([Sampling(temperature, top_k, top_p)] * len(prompt_B)),
-    }
+    rows = NewRows(
+        prompt_B=prompt_B,
+        token_B=token_B[prompt_B],
+        position_B=position_B[prompt_B],
+        limit_B=np.full(len(prompt_B), max_new_tokens, np.int32),
+        key_B2=keys.reshape(len(prompt_B), -1),
+        sampling=filters.settings([Sampling(temperature, top_k, top_p)] * len(prompt_B)),
+    )
     stops = config.stop_token_ids if stop_ids is None else tuple(stop_ids)
     _, out = slots.decode(
         steps.prepare(model.params["text"], config.text, len(prompt_B)),
         config,
         max_new_tokens,
         top_k > 0 or top_p < 1,
-        slots.fill(held, config, cache, rows),
+        slots.fill(free, config, cache, rows),
         np.int32(max_new_tokens),
         np.zeros(len(prompt_B), bool),
         np.asarray(stops or (-1,), np.int32),
         banned_mask(config),
     )
     out = jax.device_get(out)
-    shape, after_BK = (num_rows, num_samples), np.arange(max_new_tokens) >= out["count_B"][:, None]
+    shape, after_BK = (num_rows, num_samples), np.arange(max_new_tokens) >= out.count_B[:, None]
     return Generation(
-        tokens=np.where(after_BK, config.pad_token_id, out["tokens_BK"]).reshape(*shape, -1),
-        logprobs=out["logprobs_BK"].reshape(*shape, -1),
-        lengths=out["count_B"].reshape(shape),
-        finish_reasons=np.where(out["stopped_B"], "stop", "length").reshape(shape),
+        tokens=np.where(after_BK, config.pad_token_id, out.tokens_BK).reshape(*shape, -1),
+        logprobs=out.logprobs_BK.reshape(*shape, -1),
+        lengths=out.count_B.reshape(shape),
+        finish_reasons=np.where(out.stopped_B, "stop", "length").reshape(shape),
     )

@@ -12,8 +12,8 @@ from zppo_jax import parallel
 from zppo_jax.errors import ConfigError
 from zppo_jax.models.qwen3_5 import steps
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.rollout import slots
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.rollout.state import empty
 
 MARGIN = 0.2
 """Of the memory that is free, left to what nobody plans: temporaries of prefill and decoding, features of images, gaps
@@ -32,8 +32,8 @@ _MAIN_JOB = Wording()
 
 def device_bytes(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str], penalises: bool = False) -> int:
     """Bytes on each device of `num_rows` slots, on the mesh in use."""
-    shapes = jax.eval_shape(functools.partial(slots.empty, config, num_rows, num_keys, dtypes, penalises))
-    return parallel.device_bytes(parallel.placed_shapes(shapes, slots.axes(shapes, config)))
+    shapes = jax.eval_shape(functools.partial(empty, config, num_rows, num_keys, dtypes, penalises))
+    return parallel.device_bytes(parallel.placed_shapes(shapes, shapes.axes(config)))
 
 
 def plan(

@@ -29,6 +29,7 @@ from zppo_jax.rollout import slots
 from zppo_jax.rollout.admission import new_rows
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.rollout.state import Slots, empty
 from zppo_jax.types import Features
 
 
@@ -166,18 +167,18 @@ class Programs:
         """How many tokens each slot remembers: the vocabulary where it penalises, else none."""
         return self.config.text.vocab_size if self.penalises else 0
 
-    def make_slots(self, params: dict[str, Any], ring: int) -> slots.Slots:
+    def make_slots(self, params: dict[str, Any], ring: int) -> Slots:
         """Slots without rollouts, of `ring` keys each, on the mesh of decoding."""
         with parallel.use(self.mesh):
             return self._empty(params, ring)
 
-    def _empty(self, params: dict[str, Any], ring: int) -> slots.Slots:
+    def _empty(self, params: dict[str, Any], ring: int) -> Slots:
         dtypes = self.key_dtype or str(params["text"]["embed"].dtype), self.state_dtype
-        return slots.empty(self.config, self.num_slots, ring, dtypes, self.penalises)
+        return empty(self.config, self.num_slots, ring, dtypes, self.penalises)
 
-    def _slots_shapes(self, params: dict[str, Any], ring: int) -> slots.Slots:
+    def _slots_shapes(self, params: dict[str, Any], ring: int) -> Slots:
         shapes = jax.eval_shape(lambda: self._empty(params, ring))
-        return parallel.placed_shapes(shapes, slots.axes(shapes, self.config))
+        return parallel.placed_shapes(shapes, shapes.axes(self.config))
 
     def _cache_shapes(self, params: dict[str, Any], bucket: int) -> text.Cache:
         """The cache of one call's prompts, where the prefill leaves it."""

@@ -20,6 +20,7 @@ from zppo_jax.rollout.admission import Admission
 from zppo_jax.rollout.counters import Counters
 from zppo_jax.rollout.engine import Engine, Prefilled
 from zppo_jax.rollout.requests import Request, Sample
+from zppo_jax.rollout.state import Chunk
 from zppo_jax.types import FinishReason
 
 
@@ -89,7 +90,7 @@ class Session:
         self._waiting: deque[int] = deque()
         self._source: _Source | None = None
         self._ended: set[int] = set()
-        self._running: dict[str, jax.Array] | None = None
+        self._running: Chunk | None = None
         self._next_ticket = 0
 
     @property
@@ -152,17 +153,17 @@ class Session:
         if self._running is None:
             return []
         result, self._running = jax.device_get(self._running), None
-        self.counters.steps += int(result["step"])
-        self.counters.slot_steps += int(result["step"]) * len(self._rows)
+        self.counters.steps += int(result.num_steps)
+        self.counters.slot_steps += int(result.num_steps) * len(self._rows)
         return [self._event(slot, rollout, result) for slot, rollout in enumerate(self._rows) if rollout is not None]
 
-    def _event(self, slot: int, rollout: _Rollout, result: dict[str, np.ndarray]) -> Event:
-        num_new = int(result["count_B"][slot]) - rollout.count
-        names = ("tokens_BK", "logprobs_BK", "kept_logprobs_BK")
-        new = [np.array(result[name][slot, :num_new]) for name in names]
+    def _event(self, slot: int, rollout: _Rollout, result: Chunk) -> Event:
+        num_new = int(result.count_B[slot]) - rollout.count
+        columns = result.tokens_BK, result.logprobs_BK, result.kept_logprobs_BK
+        new = [np.array(column_BK[slot, :num_new]) for column_BK in columns]
         reason: FinishReason | None = None
-        if not result["live_B"][slot]:
-            reason = "stop" if result["stopped_B"][slot] else "length"
+        if not result.live_B[slot]:
+            reason = "stop" if result.stopped_B[slot] else "length"
         if rollout.request.stop_strings and (end := self._stop_string_end(rollout, new[0])) is not None:
             new, reason = [part[:end] for part in new], "stop"
             self._ended.add(slot)
