@@ -18,6 +18,7 @@ from tests.runs import compilations
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import CheckpointError, hf
 from zppo_jax.models.qwen3_5.hf import load, reader
+from zppo_jax.models.qwen3_5.parameters import flatten
 
 WEIGHTS = "model.safetensors"
 EMBED = "model.language_model.embed_tokens.weight"
@@ -57,8 +58,8 @@ def published_bfloat16(tensors):
 def test_load_and_save_give_the_same_bytes_back(model, directory, tensors, tmp_path):
     loaded = qwen3_5.load(directory)
     assert loaded.config == model.config
-    for path, leaf in hf.flatten(loaded.params).items():
-        np.testing.assert_array_equal(leaf, hf.flatten(model.params)[path], err_msg=path)
+    for path, leaf in flatten(loaded.params).items():
+        np.testing.assert_array_equal(leaf, flatten(model.params)[path], err_msg=path)
     qwen3_5.save(loaded, tmp_path)
     same_bytes(load_file(tmp_path / WEIGHTS), tensors)
     assert "lm_head.weight" not in tensors

@@ -72,7 +72,7 @@ def collectives_of_a_step(config: Any, params: Any, mesh: Any) -> dict[str, int]
 
     from tests.models.tiny import FAST_COMPILE
     from zppo_jax import parallel
-    from zppo_jax.models.qwen3_5 import steps
+    from zppo_jax.models.qwen3_5 import decode_weights
     from zppo_jax.rollout import slots, state
 
     with parallel.use(mesh):
@@ -80,7 +80,7 @@ def collectives_of_a_step(config: Any, params: Any, mesh: Any) -> dict[str, int]
         shapes = parallel.placed_shapes(shapes, shapes.axes(config))
         nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
         rest = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
-        weights = steps.prepare(params["text"], config.text, NUM_ROWS)
+        weights = decode_weights.prepare(params["text"], config.text, NUM_ROWS)
         lowered = slots.decode.lower(weights, config, NUM_NEW, False, shapes, *rest)
     options: Any = FAST_COMPILE
     text = lowered.compile(options).as_text() or ""
@@ -111,7 +111,7 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
     import numpy as np
 
     from tests.models.tiny import FAST_COMPILE
-    from zppo_jax.models.qwen3_5 import steps, text, vlm
+    from zppo_jax.models.qwen3_5 import decode_weights, text, vlm
     from zppo_jax.ops.logprobs import target_logprobs
     from zppo_jax.rollout import filters, slots, state
 
@@ -138,7 +138,7 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
     filled = slots.fill(empty, config, slots.prefill(params, config, prompt), rows)
     nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
     rest = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
-    weights = steps.prepare(params["text"], config.text, NUM_ROWS)
+    weights = decode_weights.prepare(params["text"], config.text, NUM_ROWS)
     _, sampled = slots.decode(weights, config, NUM_NEW, False, filled, *rest)
     return gathered({"logits": logits(params, batch), "gradients": gradients(params, batch), "sampled": vars(sampled)})
 

@@ -12,7 +12,7 @@ from tests import tiny_model
 from tests.tiny_model import SHAPES, engine, items, sample
 from zppo_jax.compilation import Compiler
 from zppo_jax.keys import ROLLOUTS, RandomStream
-from zppo_jax.models.qwen3_5 import steps
+from zppo_jax.models.qwen3_5 import decode_weights
 from zppo_jax.rollout import slots, state
 from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.requests import Request, Sample
@@ -188,7 +188,7 @@ def test_compiled_programs_are_bounded(together):
     counting._programs = {
         name.replace(engine().name, "bounded: "): program for name, program in tiny_model.compiler()._programs.items()
     }
-    jitted = (state.empty, slots.prefill, slots.fill, slots.decode, steps.join)
+    jitted = (state.empty, slots.prefill, slots.fill, slots.decode, decode_weights.join)
     before = [tiny_model.cache_size(one) for one in jitted]
     mixed = [tiny_model.item(chr(65 + i % 50), i % 2, "?" * (1 + i // 50)) for i in range(100)]
     sample(small, [Request(one.prompt.uid, one.features, 1 + i % 4) for i, one in enumerate(mixed)])

@@ -13,7 +13,7 @@ import pytest
 from tests import tiny_model
 from tests.tiny_model import SHAPES
 from zppo_jax.errors import ConfigError
-from zppo_jax.models.qwen3_5 import sizes, steps
+from zppo_jax.models.qwen3_5 import decode_weights, sizes
 from zppo_jax.rollout import memory, state
 from zppo_jax.rollout.shapes import Shapes
 
@@ -85,7 +85,7 @@ def on_devices(*stats: dict[str, int] | None) -> Any:
 def test_what_is_free_is_what_the_fullest_device_says(monkeypatch):
     """Less what decoding makes of the parameters, and a margin."""
     params = tiny_model.model().params
-    joined = jax.eval_shape(lambda: steps.join(params["text"], config().text, 16))
+    joined = jax.eval_shape(lambda: decode_weights.join(params["text"], config().text, 16))
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(joined))
     assert memory.free_budget(config(), params, 16) == math.inf, "a CPU does not say"
     stats = ({"bytes_limit": 10**9, "bytes_in_use": 10**8}, {"bytes_limit": 10**9, "bytes_in_use": 4 * 10**8})

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 
 from tests import tiny_model
-from zppo_jax.models.qwen3_5 import steps
+from zppo_jax.models.qwen3_5 import decode_weights
 from zppo_jax.rollout.kept import DecodingWeights, Kept
 from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.sample import sample
@@ -51,5 +51,5 @@ def test_what_is_not_copied_is_the_parameters_own():
     params = tiny_model.model().params
     weights = engine.get_weights(params)
     assert weights["embed"] is params["text"]["embed"]
-    shapes = jax.eval_shape(lambda: steps.prepare(params["text"], engine.config.text, engine.num_slots))
+    shapes = jax.eval_shape(lambda: decode_weights.prepare(params["text"], engine.config.text, engine.num_slots))
     assert jax.tree.map(lambda x: x.shape, weights) == jax.tree.map(lambda x: x.shape, shapes)

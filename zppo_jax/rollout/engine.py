@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from zppo_jax.models.qwen3_5 import steps, text
+from zppo_jax.models.qwen3_5 import decode_weights, text
 from zppo_jax.models.qwen3_5.inputs import Inputs
 from zppo_jax.rollout import slots
 from zppo_jax.rollout.admission import Admission, new_rows
@@ -45,13 +45,13 @@ class Engine(Programs):
         longest = self.shapes.max_new_tokens
         return longest if request.max_new_tokens is None else min(request.max_new_tokens, longest)
 
-    def get_weights(self, params: dict[str, Any]) -> steps.Weights:
+    def get_weights(self, params: dict[str, Any]) -> decode_weights.Weights:
         """The weights of decoding, made of the parameters once; `kept.release()` gives their memory back."""
         join = self.compile_join(params)
 
-        def make() -> steps.Weights:
+        def make() -> decode_weights.Weights:
             joined = join(params["text"])
-            return joined if self.moves else joined | steps.uncopied(params["text"], self.num_slots)
+            return joined if self.moves else joined | decode_weights.uncopied(params["text"], self.num_slots)
 
         return self.kept.weights.get(join, params, make)
 
@@ -78,7 +78,7 @@ class Engine(Programs):
     def decode(
         self,
         params: dict[str, Any],
-        weights: steps.Weights,
+        weights: decode_weights.Weights,
         state: Slots,
         truncates: bool,
         num_steps: int,

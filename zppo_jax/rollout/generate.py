@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from zppo_jax.models.qwen3_5 import Model, inputs, steps
+from zppo_jax.models.qwen3_5 import Model, decode_weights, inputs
 from zppo_jax.rollout import filters, slots
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.filters import Sampling
@@ -81,7 +81,7 @@ def generate(
     )
     stops = config.stop_token_ids if stop_ids is None else tuple(stop_ids)
     _, out = slots.decode(
-        steps.prepare(model.params["text"], config.text, len(prompt_B)),
+        decode_weights.prepare(model.params["text"], config.text, len(prompt_B)),
         config,
         max_new_tokens,
         top_k > 0 or top_p < 1,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zppo_jax.compilation import Program
-from zppo_jax.models.qwen3_5.steps import Weights
+from zppo_jax.models.qwen3_5.decode_weights import Weights
 from zppo_jax.rollout.counters import Counters
 
 NO_IMAGE = ""

@@ -10,7 +10,7 @@ import jax
 
 from zppo_jax import parallel
 from zppo_jax.errors import ConfigError
-from zppo_jax.models.qwen3_5 import steps
+from zppo_jax.models.qwen3_5 import decode_weights
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.state import empty
@@ -83,10 +83,10 @@ def _free_bytes(device: Any) -> float:
 def _weight_bytes(config: Config, params: dict[str, Any], num_rows: int) -> int:
     """Bytes on each device of the weights of decoding: the copies, and while a chunk runs all that is divided by its
     width, which XLA gathers before the loop."""
-    axes, shards = steps.weight_axes(config.text), parallel.num_shards("embed")
-    copied = jax.eval_shape(lambda: steps.join(params["text"], config.text, num_rows))
+    axes, shards = decode_weights.weight_axes(config.text), parallel.num_shards("embed")
+    copied = jax.eval_shape(lambda: decode_weights.join(params["text"], config.text, num_rows))
     total = parallel.device_bytes(parallel.placed_shapes(copied, {name: axes[name] for name in copied}))
     if shards > 1:
-        read = copied | steps.uncopied(params["text"], num_rows)
+        read = copied | decode_weights.uncopied(params["text"], num_rows)
         total += shards * parallel.device_bytes(parallel.placed_shapes(read, {name: axes[name] for name in read}))
     return total

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from zppo_jax import parallel
 from zppo_jax.compilation import Compiler, Kind, Program, shapes_of
-from zppo_jax.models.qwen3_5 import inputs, steps, text
+from zppo_jax.models.qwen3_5 import decode_weights, inputs, text
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import slots
 from zppo_jax.rollout.admission import new_rows
@@ -80,7 +80,7 @@ class Programs:
         """Bytes that sampling holds on each device from one program to the next: "weights" of decoding (those that the
         parameters do not share), "slots", prefilled "prompts" of the bucket, and "features" of one call's images."""
         with parallel.use(self.mesh):
-            shared = {} if self.moves else steps.uncopied(params["text"], self.num_slots)
+            shared = {} if self.moves else decode_weights.uncopied(params["text"], self.num_slots)
             weights = {name: part for name, part in self._weight_shapes(params).items() if name not in shared}
             held = {"weights": weights, "slots": self._slots_shapes(params, self.shapes.ring_of(bucket))}
             held |= {"prompts": self._cache_shapes(params, bucket)}
@@ -103,7 +103,7 @@ class Programs:
 
     def compile_join(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
-            return steps.join.lower(shapes_of(params["text"]), self.config.text, self.num_slots, self.moves)
+            return decode_weights.join.lower(shapes_of(params["text"]), self.config.text, self.num_slots, self.moves)
 
         return self._compile("weights", lower, mesh=self.mesh)
 
@@ -187,6 +187,8 @@ class Programs:
         with parallel.use(self.compiler.mesh):
             return parallel.placed_shapes(cache, text.CACHE_AXES)
 
-    def _weight_shapes(self, params: dict[str, Any]) -> steps.Weights:
-        shapes = jax.eval_shape(lambda text: steps.prepare(text, self.config.text, self.num_slots), params["text"])
-        return parallel.placed_shapes(shapes, steps.weight_axes(self.config.text))
+    def _weight_shapes(self, params: dict[str, Any]) -> decode_weights.Weights:
+        shapes = jax.eval_shape(
+            lambda text: decode_weights.prepare(text, self.config.text, self.num_slots), params["text"]
+        )
+        return parallel.placed_shapes(shapes, decode_weights.weight_axes(self.config.text))

@@ -27,8 +27,10 @@ import jax
 import jax.numpy as jnp
 
 from zppo_jax import parallel
-from zppo_jax.models.qwen3_5 import steps, text, vlm
+from zppo_jax.models.qwen3_5 import text, vlm
 from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.models.qwen3_5.decode import logits, map_states, step_layers, unstack_cache
+from zppo_jax.models.qwen3_5.decode_weights import Weights
 from zppo_jax.ops.vocabulary import scaled_logits
 from zppo_jax.rollout import filters
 from zppo_jax.rollout.state import Array, Chunk, NewRows, Slots
@@ -88,8 +90,8 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: NewRows) -> Slot
     def state(old: jax.Array, new: jax.Array) -> jax.Array:
         return choose(old, jnp.take(gathered(new), prompt_B, axis=0))
 
-    new_states = steps.unstack_cache(cache, config.text)
-    states = steps.map_states(state, keys, values, config.text, slots.states, new_states)
+    new_states = unstack_cache(cache, config.text)
+    states = map_states(state, keys, values, config.text, slots.states, new_states)
     mask_BS = jnp.take(jnp.take(cache["mask"], index_S, axis=1), prompt_B, axis=0) & inside_S
     taken = {name: getattr(rows, name) for name in ("token_B", "position_B", "limit_B", "key_B2")}
     changed = {name: choose(getattr(slots, name), new) for name, new in taken.items()}
@@ -111,7 +113,7 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: NewRows) -> Slot
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3), donate_argnums=4)
 def decode(
-    weights: steps.Weights,
+    weights: Weights,
     config: Config,
     chunk: int,
     truncates: bool,
@@ -123,7 +125,7 @@ def decode(
 ) -> tuple[Slots, Chunk]:
     """Samples up to `num_steps` <= `chunk` more tokens in every live row, in place; state.py says when a row ends.
 
-    `weights` are those of steps.prepare; `end_B` are rows that end before the first step.
+    `weights` are those of decode_weights.prepare; `end_B` are rows that end before the first step.
     """
     num_rows, num_keys = slots.mask_BS.shape
     steps_K = jnp.arange(chunk)
@@ -139,10 +141,8 @@ def decode(
         step, live_B, place = out["num_steps"], slots.live_B, slots.cursor
         mask_BS = jax.lax.dynamic_update_slice_in_dim(slots.mask_BS, live_B[:, None], place, axis=1)
         x_BD = text.embed(weights, slots.token_B[:, None])[:, 0]
-        hidden_BD, states = steps.step_layers(
-            weights, config.text, x_BD, slots.position_B, mask_BS, slots.states, place
-        )
-        scores_BV = steps.logits(weights, hidden_BD)
+        hidden_BD, states = step_layers(weights, config.text, x_BD, slots.position_B, mask_BS, slots.states, place)
+        scores_BV = logits(weights, hidden_BD)
         token_B, logprob_B, kept_B = _sample(scores_BV, uniform_KB[step], banned_V, truncates, slots)
         count_B = slots.count_B + live_B
         stop_B = live_B & jnp.any(token_B[:, None] == stop_ids, axis=1)

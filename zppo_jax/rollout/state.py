@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zppo_jax import parallel
-from zppo_jax.models.qwen3_5 import steps, text
+from zppo_jax.models.qwen3_5 import decode, text
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters
 
@@ -57,7 +57,7 @@ class Slots:
     sampling: dict[str, jax.Array] = field(metadata=_of("{name: [B]}", "filters.settings of each row", "batch"))
     mask_BS: jax.Array = field(metadata=_of("bool [B, S]", "which keys of the ring are the row's", "batch", None))
     cursor: jax.Array = field(metadata=_of("int32 []", "key slot of the ring at which all rows write next"))
-    states: steps.States = field(metadata=_of("steps.States", "each layer's states; their axes: steps.state_axes"))
+    states: decode.States = field(metadata=_of("decode.States", "each layer's states; their axes: decode.state_axes"))
     seen_BV: jax.Array | None = field(
         default=None, metadata=_of("bool [B, V]", "tokens of prompt and response; None: no penalties", "batch", None)
     )
@@ -71,7 +71,7 @@ class Slots:
             one.name: jax.tree.map(lambda _, axes=one.metadata["axes"]: axes, getattr(self, one.name))
             for one in dataclasses.fields(self)
         }
-        named["states"] = steps.state_axes(config.text)
+        named["states"] = decode.state_axes(config.text)
         return Slots(**named)
 
     def constrained(self, config: Config) -> Slots:
@@ -137,6 +137,6 @@ def empty(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str],
         sampling=jax.tree.map(jnp.asarray, filters.settings([filters.Sampling()] * num_rows)),
         mask_BS=cache["mask"],
         cursor=jnp.int32(0),
-        states=steps.unstack_cache(cache, config.text),
+        states=decode.unstack_cache(cache, config.text),
     )
     return slots.constrained(config)

@@ -21,10 +21,10 @@ from zppo_jax.models.qwen3_5 import vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.hf import quantization, reader
 from zppo_jax.models.qwen3_5.hf.finite import all_finite
-from zppo_jax.models.qwen3_5.hf.names import IGNORED, KEPT_FLOAT32, STACKS, Entry, flatten, stack_of, table, unflatten
+from zppo_jax.models.qwen3_5.hf.names import IGNORED, KEPT_FLOAT32, STACKS, Entry, stack_of, table
 from zppo_jax.models.qwen3_5.hf.quantization import FLOAT8, SCALE, Quantization
 from zppo_jax.models.qwen3_5.hf.reader import CheckpointError, Tensor
-from zppo_jax.models.qwen3_5.layers import Params
+from zppo_jax.models.qwen3_5.parameters import Params, flatten, unflatten
 
 _TILE_ROWS = 64
 _FLOATS = ("F16", "BF16", "F32", "F64")
