@@ -70,9 +70,9 @@ def test_what_cannot_fit_says_by_how_much():
 
 def test_the_caller_words_what_cannot_fit_and_its_mend_fits():
     """To a megabyte upwards: what is named is never refused again."""
-    wording = memory.Wording("--room={given:g}", "have {need:g}")
+    messages = memory.BudgetMessages("--room={given:g}", "have {need:g}")
     with pytest.raises(ConfigError, match=r"^--room=1e-06: a rollout of .* more: have 0\.001$"):
-        memory.plan(config(), SHAPES, 8, 1000.0, DTYPES, wording=wording)
+        memory.plan(config(), SHAPES, 8, 1000.0, DTYPES, messages=messages)
     assert memory.plan(config(), SHAPES, 1, 1e6, DTYPES) == 1
 
 

@@ -149,7 +149,7 @@ def test_a_prompt_without_images_does_not_run_the_vision_tower(live):
 
 def test_what_has_ended_is_forgotten(live):
     ask(live, n=2)
-    until(lambda: not live.server.scheduler._jobs)
+    until(lambda: not live.server.scheduler._pending)
     session = live.gate.sessions[-1]
     assert session._requests == {} and session._buckets == {}
 

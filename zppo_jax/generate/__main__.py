@@ -135,7 +135,7 @@ def _generate(target: TextIO, heartbeat: Heartbeat) -> None:
         features = loaded.processor.chat_features(messages, images)
     except ValueError as error:
         raise ConfigError(f"the prompt does not do ({error})") from error
-    asked = sampling.Asked(
+    request = sampling.GenerateRequest(
         features, _NUM_SAMPLES.value, settings, _SEED.value, _MAX_NEW.value, tuple(_STOPS.value), _SLOTS.value
     )
     with (
@@ -148,9 +148,9 @@ def _generate(target: TextIO, heartbeat: Heartbeat) -> None:
         for line in loaded.describe():
             console.message(line)
         progress = _unless_interrupted(console.status)
-        responses = sampling.responses(loaded, asked, compiler, progress, console.message)
+        responses = sampling.responses(loaded, request, compiler, progress, console.message)
         for response in _finite(responses):
-            text = response.as_json() if _JSON.value else response.as_text(asked.num_samples)
+            text = response.as_json() if _JSON.value else response.as_text(request.num_samples)
             if target is sys.stdout:
                 console.message(_harmless(text))
             else:

@@ -45,7 +45,7 @@ class Loaded:
         if self.mesh is not None:
             yield from parallel.describe(self.mesh, self.params, vlm.logical_axes(self.config))
 
-    def engine(
+    def make_engine(
         self,
         shapes: Shapes,
         num_slots: int,
@@ -54,19 +54,19 @@ class Loaded:
         penalises: bool,
         report: Callable[[str], None],
     ) -> Engine:
-        """An engine for this model that knows its stop ids and its text. `report` is told, in a line, when it has fewer
-        slots than asked for; raises ConfigError when memory holds none."""
-        fitting = self._slots(shapes, num_slots, penalises, report)
+        """An engine for this model that knows its stop ids and its text. `report` gets a line when it has fewer slots
+        than `num_slots`; raises ConfigError when memory holds none."""
+        fitting = self._num_slots(shapes, num_slots, penalises, report)
         banned_V, decode = banned_mask(self.config, self.processor), self.processor.decode
         return Engine(
             self.config, shapes, fitting, prompts, banned_V, compiler, penalises=penalises, decode_text=decode
         )
 
-    def _slots(self, shapes: Shapes, wanted: int, penalises: bool, report: Callable[[str], None]) -> int:
-        """As many as are asked for and as the memory for caches holds."""
+    def _num_slots(self, shapes: Shapes, wanted: int, penalises: bool, report: Callable[[str], None]) -> int:
+        """`wanted`, or as many as the memory for caches holds."""
         dtypes = (str(self.params["text"]["embed"].dtype), Engine.state_dtype)
-        budget, wording = devices.cache_budget(self.devices, self.config, self.params, wanted)
-        fitting = memory.plan(self.config, shapes, wanted, budget, dtypes, penalises, wording)
+        budget, messages = devices.cache_budget(self.devices, self.config, self.params, wanted)
+        fitting = memory.plan(self.config, shapes, wanted, budget, dtypes, penalises, messages)
         if fitting < wanted:
             report(
                 f"{fitting} slots instead of {wanted}: no more fit in {budget / 1e9:.3g} GB for caches on each device"
@@ -79,27 +79,27 @@ def load(
     dtype: str | None = None,
     enable_thinking: bool | None = None,
     max_pixels: int | None = None,
-    asked: Devices | None = None,
+    wanted: Devices | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Loaded:
-    """Reads a directory, or OWNER/NAME of the Hub, onto all devices (`asked` None as the commands do by themselves).
-    Raises ConfigError in one line when it is none.
+    """Reads a directory, or OWNER/NAME of the Hub, onto the `wanted` devices (None: the defaults of the commands).
+    Raises ConfigError in one line when it is not a checkpoint.
 
     `dtype` None means float32 on CPUs and bfloat16 elsewhere; `enable_thinking` None what the chat template does by
-    itself; `max_pixels` None the directory's limit, but no more than MAX_PIXELS. `report` is given how far it is, in a
-    line for people.
+    itself; `max_pixels` None the directory's limit, but no more than MAX_PIXELS. `report` gets a line of
+    progress for people.
     """
-    asked, dtype = asked or Devices(), dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    wanted, dtype = wanted or Devices(), dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     with _explained(path):
         directory = hf.resolve(path)
         processor = _processor(directory, enable_thinking, max_pixels)
         config = configs.from_directory(directory)
         config_keys.check_processor(config.vision, processor.config)
-    mesh = devices.make_mesh(asked, config)
+    mesh = devices.make_mesh(wanted, config)
     with _explained(path):
         params = qwen3_5.load(directory, dtype, mesh, report).params
     stops = tuple(dict.fromkeys((*config.stop_token_ids, *processor.stop_ids)))
-    return Loaded(dataclasses.replace(config, stop_token_ids=stops), params, processor, asked, mesh)
+    return Loaded(dataclasses.replace(config, stop_token_ids=stops), params, processor, wanted, mesh)
 
 
 @contextlib.contextmanager

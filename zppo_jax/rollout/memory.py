@@ -20,14 +20,14 @@ MARGIN = 0.2
 between blocks."""
 
 
-class Wording(NamedTuple):
-    """How a caller's budget is called (`given`: GB), and what mends one that holds no rollout (`need`: GB)."""
+class BudgetMessages(NamedTuple):
+    """What to call a caller's budget (`given`: GB), and the advice where it holds no rollout (`need`: GB)."""
 
     budget: str = "rollout.cache_gigabytes = {given:g}"
-    mend: str = "raise it to {need:g} or more, or lower rollout.max_new_tokens or the largest of prompt.buckets"
+    advice: str = "raise it to {need:g} or more, or lower rollout.max_new_tokens or the largest of prompt.buckets"
 
 
-_MAIN_JOB = Wording()
+_TRAINING = BudgetMessages()
 
 
 def device_bytes(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str], penalises: bool = False) -> int:
@@ -43,7 +43,7 @@ def plan(
     budget: float,
     dtypes: tuple[str, str],
     penalises: bool = False,
-    wording: Wording = _MAIN_JOB,
+    messages: BudgetMessages = _TRAINING,
 ) -> int:
     """How many slots to make: `wanted`, or what fits in `budget` bytes of each device; infinity is no limit.
 
@@ -55,11 +55,11 @@ def plan(
     fixed, each = 2 * one - two, two - one
     fitting = math.floor(min(-(-wanted // unit), (budget - fixed) / each))
     if fitting < 1:
-        given = wording.budget.format(given=budget / 1e9)
-        mend = wording.mend.format(need=math.ceil(one / 1e6) / 1e3)  # rounded down, it would be refused again
+        given = messages.budget.format(given=budget / 1e9)
+        advice = messages.advice.format(need=math.ceil(one / 1e6) / 1e3)  # rounded down, it would be refused again
         raise ConfigError(
             f"{given}: a rollout of {shapes.buckets[-1]} + {shapes.max_new_tokens} tokens keeps {one / 1e9:.3g} GB, "
-            f"{(one - budget) / 1e9:.3g} GB more: {mend}"
+            f"{(one - budget) / 1e9:.3g} GB more: {advice}"
         )
     return fitting * unit
 

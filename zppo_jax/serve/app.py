@@ -32,7 +32,7 @@ from zppo_jax.serve.limits import Limits
 from zppo_jax.serve.lingering import Lingering
 from zppo_jax.serve.protocol import ChatRequest
 from zppo_jax.serve.reading import Reader
-from zppo_jax.serve.scheduler import Job, Scheduler
+from zppo_jax.serve.scheduler import Pending, Scheduler
 from zppo_jax.types import Features
 
 _LOG = logging.getLogger(__name__)
@@ -158,17 +158,17 @@ class _Completion(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        job = self._submit()
+        pending = self._submit()
         watch = asyncio.create_task(self._watch(receive))
         try:
             await (self._stream(send) if self._chat.stream else self._whole(scope, receive, send))
         except ClientDisconnect:
             pass
         finally:
-            self._server.scheduler.cancel(job)
+            self._server.scheduler.cancel(pending)
             watch.cancel()
 
-    def _submit(self) -> Job:
+    def _submit(self) -> Pending:
         loop, chat = asyncio.get_running_loop(), self._chat
         request = requests.Request(
             uid="chat",

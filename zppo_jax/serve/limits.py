@@ -42,7 +42,7 @@ class PromptLimits:
     images: int
 
     @classmethod
-    def of(cls, shapes: Shapes, processor: Processor, images: int) -> PromptLimits:
+    def for_server(cls, shapes: Shapes, processor: Processor, images: int) -> PromptLimits:
         """For a server of these shapes. A token has a known most of bytes, and normalisation joins up to four."""
         tokens = shapes.buckets[-1] + 1
         longest = max(map(len, processor.tokenizer.get_vocab(with_added_tokens=True)))
@@ -60,6 +60,6 @@ class PromptLimits:
     def marks(self) -> int:
         return _MARKS_PER_TOKEN * self.tokens + _MARKS
 
-    def escapes(self, num_bytes: int) -> int:
+    def max_escapes(self, num_bytes: int) -> int:
         """Of a body of so many bytes: two for each character beyond ASCII, and base64 with an escape for each slash."""
         return 2 * self.characters + num_bytes // 32

@@ -126,7 +126,7 @@ def _parsed(content: bytes, limits: PromptLimits) -> dict[str, Any]:
     marks = sum(content.count(mark) for mark in (b"[", b"{", b","))
     if marks > limits.marks:
         raise ApiError(f"the body holds {marks} brackets and commas, and the limit is {limits.marks}", 413)
-    if (escapes := content.count(b"\\")) > limits.escapes(len(content)):
+    if (escapes := content.count(b"\\")) > limits.max_escapes(len(content)):
         raise ApiError(f"the body holds {escapes} backslashes, more than the longest prompt", 413)
     try:
         body = json.loads(content)

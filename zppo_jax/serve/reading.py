@@ -36,7 +36,7 @@ class Reader:
     ) -> None:  # fmt: skip
         self._name, self._processor, self._shapes = name, processor, shapes
         self._scheduler, self._decoder, self._limits = scheduler, decoder, limits
-        self._prompts = PromptLimits.of(shapes, processor, limits.images)
+        self._prompts = PromptLimits.for_server(shapes, processor, limits.images)
         self._bodies = Bodies(limits.all_bodies_bytes)
         self._small = ThreadPoolExecutor(2, thread_name_prefix="small")
         self._large = ThreadPoolExecutor(1, thread_name_prefix="large")

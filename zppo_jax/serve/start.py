@@ -44,7 +44,7 @@ def make_server(loaded: Loaded, options: Options, compiler: Compiler, report: Ca
     """Compiles everything and runs it once, on the mesh in use, then starts the engine's thread. `report` is told what
     a person should know."""
     shapes = _shapes(loaded.processor, options)
-    engine = loaded.engine(shapes, options.num_slots, options.prompts_per_call, compiler, True, report)
+    engine = loaded.make_engine(shapes, options.num_slots, options.prompts_per_call, compiler, True, report)
     engine.prepare(loaded.params)
     for requests in _first_requests(loaded.processor, shapes):
         sample(engine, loaded.params, requests)
