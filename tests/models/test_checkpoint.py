@@ -232,7 +232,7 @@ def test_all_mismatches_are_reported_together(tensors, tmp_path):
         "model.language_model.norm.weight: F32 [63] does not fit text/norm/weight, which needs [64]",
         "conv1d.weight: F16 [192, 1, 3] does not fit text/linear/mixer/conv[0, 0], which needs [192, 1, 4]",
         "unknown tensor model.language_model.layers.9.mlp.up_proj.weight F32 [2, 3]",
-        f"{EMBED}: I32 [512, 64] is no floating-point tensor",
+        f"{EMBED}: I32 [512, 64] is not a floating-point tensor",
     ):
         assert part in message
     assert len(message.splitlines()) == 7

@@ -1,4 +1,4 @@
-"""A Hugging Face directory as something that answers: model, processor and the engine that samples."""
+"""Loads a Hugging Face directory: model and processor, and the engine that samples from them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.shapes import Shapes
 
 MAX_PIXELS = 1_048_576
-"""To which an image is shrunk unless somebody says otherwise: an image that fills the published limit of 16 million
-takes 16,384 tokens."""
+"""Default size to which larger images are shrunk: one that fills the published limit of 16 million pixels takes 16,384
+tokens."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loaded:
-    """What a directory holds; `params` lie on `mesh`, or on the default device. Who uses them enters the mesh."""
+    """A model directory; `params` lie on `mesh`, or on the default device. Enter `mesh` to use them."""
 
     config: qwen3_5.Config
     params: dict[str, Any]
@@ -41,7 +41,7 @@ class Loaded:
     mesh: jax.sharding.Mesh | None
 
     def describe(self) -> Iterator[str]:
-        """What a person should know about a model on several devices."""
+        """Lines for people about a model on several devices."""
         if self.mesh is not None:
             yield from parallel.describe(self.mesh, self.params, vlm.logical_axes(self.config))
 
@@ -104,7 +104,7 @@ def load(
 
 @contextlib.contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """Whatever is wrong with a directory as a ConfigError."""
+    """Raises anything that is wrong with a directory as a ConfigError."""
     try:
         yield
     except (OSError, ValueError) as error:

@@ -48,13 +48,13 @@ class Response:
         return sum(self.logprobs)
 
     def as_text(self, num_samples: int) -> str:
-        """For a person."""
+        """The response as text for people."""
         tokens = f"{len(self.token_ids)} token{'s' * (len(self.token_ids) != 1)}"
         facts = f"{self.finish_reason} after {tokens}, log-probability {self.logprob:.2f}"
         return f"--- response {self.index + 1} of {num_samples}: {facts}\n{self.text}\n"
 
     def as_json(self) -> str:
-        """For a program, in one line."""
+        """The response as JSON, in one line."""
         fields = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
         fields |= {"num_tokens": len(self.token_ids), "logprob": self.logprob}
         return json.dumps(fields | {"token_ids": self.token_ids, "logprobs": self.logprobs}, allow_nan=False)
@@ -103,5 +103,5 @@ def _shapes(request: GenerateRequest) -> Shapes:
 
 def _response(loaded: Loaded, request: GenerateRequest, index: int, sample: Sample) -> Response:
     ids, logprobs = sample.token_ids_T.tolist(), sample.logprobs_T.tolist()
-    said = text.whole(loaded.processor, ids, logprobs, request.stops)
-    return Response(index, loaded.processor.response_prefix + said, sample.finish_reason, ids, logprobs)
+    content = text.whole(loaded.processor, ids, logprobs, request.stops)
+    return Response(index, loaded.processor.response_prefix + content, sample.finish_reason, ids, logprobs)

@@ -59,7 +59,7 @@ def generate(
     """Sample `num_samples` responses for every row of `hf_inputs` (what the HF processor returns).
 
     Each prompt is prefilled once and its cache forked. temperature 0 is greedy. `stop_ids` None means the model's own,
-    [] never stops. The same seed gives the same responses; seed and sampling settings compile nothing anew.
+    [] never stops. The same seed gives the same responses; another seed or other sampling settings compile nothing.
     """
     config = model.config
     batch, deltas_B = inputs.from_hf(config, **hf_inputs)

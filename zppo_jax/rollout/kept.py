@@ -65,7 +65,7 @@ class VisionFeatures:
     def get(self, keys: Sequence[str | None], tower: Any, encode: Callable[[], jax.Array]) -> jax.Array:
         """Features [P, M, D] of the prompts' images: the cached ones if all are there, else what `encode` gives.
 
-        `keys` name the images of each prompt; None says that nobody will ask for them again. `tower` are the parameters
+        `keys` name the images of each prompt; None means that they will not be needed again. `tower` are the parameters
         of the vision tower; when they are not the last ones, everything is forgotten.
         """
         if all(key == NO_IMAGE for key in keys):
@@ -91,7 +91,7 @@ class VisionFeatures:
         self._tower, self._held, self._bytes = None, {}, 0
 
     def _for_texts(self, encode: Callable[[], jax.Array]) -> jax.Array:
-        """Whatever `encode` gave the first time: prompts of text alone must not pay for the tower in each call."""
+        """The features of the first call, whatever they are: prompts of text alone must not pay for the tower again."""
         if self._blank is None:
             self.encoded += 1
             self._blank = encode()

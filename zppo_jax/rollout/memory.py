@@ -16,8 +16,8 @@ from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.state import empty
 
 MARGIN = 0.2
-"""Of the memory that is free, left to what nobody plans: temporaries of prefill and decoding, features of images, gaps
-between blocks."""
+"""Share of the free memory that is left for everything unplanned: temporaries of prefill and decoding, features of
+images, gaps between blocks."""
 
 
 class BudgetMessages(NamedTuple):
@@ -45,7 +45,7 @@ def plan(
     penalises: bool = False,
     messages: BudgetMessages = _TRAINING,
 ) -> int:
-    """How many slots to make: `wanted`, or what fits in `budget` bytes of each device; infinity is no limit.
+    """How many slots to make: `wanted`, or what fits in `budget` bytes of each device; infinity means no limit.
 
     Slots come in multiples of the devices over which rows are divided. Raises ConfigError, which says by how much, when
     not even one for each fits.
@@ -66,9 +66,9 @@ def plan(
 
 def free_budget(config: Config, params: dict[str, Any], num_rows: int) -> float:
     """Bytes of each device that caches may take beside loaded `params`, on the mesh in use; infinity where devices do
-    not say what is free, as CPUs do not.
+    not report their free memory (CPUs).
 
-    Besides MARGIN, what decoding makes of the parameters is taken off.
+    MARGIN and the weights of decoding are subtracted.
     """
     devices = jax.tree.leaves(params)[0].sharding.addressable_devices
     free = min(_free_bytes(device) for device in devices)

@@ -116,8 +116,8 @@ class Programs:
     def compile_fill(self, params: dict[str, Any], bucket: int, ring: int) -> Program:
         def lower() -> Any:
             held, cache = self._slots_shapes(params, ring), self._cache_shapes(params, bucket)
-            nobody = (), self.batch_prompts((), bucket), self.num_slots, self.penalised_tokens
-            rows = jax.eval_shape(lambda: new_rows(*nobody))  # keys are drawn, which no absent device can
+            no_rows = (), self.batch_prompts((), bucket), self.num_slots, self.penalised_tokens
+            rows = jax.eval_shape(lambda: new_rows(*no_rows))  # keys are drawn, which no absent device can
             return slots.fill.lower(held, self.config, cache, rows)
 
         name = f"fill of {ring} keys after {self.shapes.buckets[bucket]} tokens"
@@ -138,7 +138,7 @@ class Programs:
 
     @property
     def _kind_of_slots(self) -> str:
-        """What tells programs that work on slots from those of a sampler whose slots are others."""
+        """Prefix of the names of programs whose slots have the flags for penalties."""
         return "penalised " if self.penalises else ""
 
     # ---------------------------------------------------------------- their arguments
@@ -156,7 +156,7 @@ class Programs:
         return {name: batch.get(name, features) for name in slots.PREFILL_INPUTS}
 
     def decode_arguments(self, num_steps: int, ended: Sequence[int]) -> tuple[Any, ...]:
-        """What `decode` takes after the slots; `ended` are the slots whose rollouts the host has ended."""
+        """The arguments of `decode` after the slots; `ended` are the slots whose rollouts the host has ended."""
         end_B = np.zeros(self.num_slots, bool)
         end_B[list(ended)] = True
         stop_ids = np.asarray(self.config.stop_token_ids or (-1,), np.int32)

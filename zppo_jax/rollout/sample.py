@@ -18,7 +18,7 @@ Finished = list[tuple[int, int, Sample]]
 
 
 def sample(engine: Engine, params: dict[str, Any], requests: Sequence[Request]) -> list[list[Sample]]:
-    """All responses of each request, in order. Adds what was done to the engine's counters."""
+    """All responses of each request, in order. Adds to the engine's counters."""
     found: list[dict[int, Sample]] = [{} for _ in requests]
     for finished in stream(engine, params, requests):
         for request, number, one in finished:
@@ -27,8 +27,8 @@ def sample(engine: Engine, params: dict[str, Any], requests: Sequence[Request]) 
 
 
 def stream(engine: Engine, params: dict[str, Any], requests: Sequence[Request]) -> Iterator[Finished]:
-    """What has finished after every chunk, while the next one runs; prompts of short rings first. Adds what was done to
-    the engine's counters at the end, and reports progress after every chunk."""
+    """Yields the rollouts that ended in each chunk, while the next chunk runs; prompts of short rings first. Reports
+    progress after every chunk, and adds to the engine's counters at the end."""
     done = Counters()
     chunks = _run_rings(engine, params, requests, done)
     while True:

@@ -1,7 +1,7 @@
-"""The host side of sampling: which prompt is prefilled next, and which slot takes which rollout.
+"""The host side of sampling: chooses which prompt is prefilled next and which slot takes which rollout.
 
-Between two chunks of decoding the host takes out what has finished and gives the free slots to waiting rollouts. What
-it decides follows from the requests, their tokens and their seeds, never from the clock, so a run can be repeated.
+Between two chunks of decoding the host takes out the rollouts that have ended and gives free slots to waiting ones. Its
+decisions follow from the requests, their tokens and their seeds, never from the clock, so a run can be repeated.
 
 Shape suffixes: B rows (slots), K tokens of a chunk.
 """
@@ -26,7 +26,7 @@ from zppo_jax.types import FinishReason
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Event:
-    """What a chunk added to one rollout; `sample` is the whole of it once it has ended."""
+    """The tokens that a chunk added to one rollout; `sample` is the whole rollout once it has ended."""
 
     ticket: int
     index: int
@@ -54,7 +54,7 @@ class _Rollout:
         self.kept.append(kept_K)
         self.count += len(tokens_K)
 
-    def ended(self, reason: FinishReason) -> Sample:
+    def to_sample(self, reason: FinishReason) -> Sample:
         def joined(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
             return np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype)
 
@@ -76,8 +76,8 @@ class Session:
     def __init__(
         self, engine: Engine, params: dict[str, Any], ring: int | None = None, counters: Counters | None = None
     ) -> None:
-        """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs; what is done is added to
-        `counters`."""
+        """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs. `counters` are counted
+        up as the session runs."""
         self.engine, self.params = engine, params
         self.counters = Counters() if counters is None else counters
         self._weights = engine.get_weights(params)
@@ -132,12 +132,12 @@ class Session:
                 self._rows[slot] = None
                 self._ended.add(slot)
                 none = np.zeros(0)
-                events.append(Event(ticket, rollout.index, none, none, rollout.ended("abort")))
+                events.append(Event(ticket, rollout.index, none, none, rollout.to_sample("abort")))
         self._forget(ticket)
         return events
 
     def advance(self) -> list[Event]:
-        """Waits for the running chunk, fills free slots, starts the next chunk; returns what the first one brought."""
+        """Waits for the running chunk, fills free slots, starts the next chunk; returns the finished one's events."""
         events = self._collect()
         self._admit()
         self._start()
@@ -180,20 +180,20 @@ class Session:
         self._left[rollout.ticket] -= 1
         if not self._left[rollout.ticket]:
             self._forget(rollout.ticket)
-        return rollout.ended(reason)
+        return rollout.to_sample(reason)
 
     def _stop_string_end(self, rollout: _Rollout, new_K: np.ndarray) -> int | None:
-        """How many of the new tokens it takes to complete a stop string, if they do."""
+        """Number of new tokens up to the one that completes a stop string; None if none does."""
         tokens = np.concatenate([np.zeros(0, np.int32), *rollout.tokens, new_K]).astype(np.int32)
         stops, ends = rollout.request.stop_strings, range(1, len(new_K) + 1)
-        if not self._says(tokens, stops):
+        if not self._contains_stop(tokens, stops):
             return None
-        return next(end for end in ends if self._says(tokens[: rollout.count + end], stops))
+        return next(end for end in ends if self._contains_stop(tokens[: rollout.count + end], stops))
 
-    def _says(self, tokens_T: np.ndarray, stops: Sequence[str]) -> bool:
+    def _contains_stop(self, tokens_T: np.ndarray, stops: Sequence[str]) -> bool:
         assert self.engine.decode_text is not None
-        said = self.engine.decode_text(tokens_T)
-        return any(stop in said for stop in stops)
+        text = self.engine.decode_text(tokens_T)
+        return any(stop in text for stop in stops)
 
     # ---------------------------------------------------------------- the next one begins
 

@@ -68,8 +68,8 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: NewRows) -> Slot
     last = cache["mask"]
 
     def gathered(new: jax.Array) -> jax.Array:
-        """Of all prompts, because any row may continue any of them. On a mesh one array after the other: all at once
-        would take as much memory as the slots."""
+        """All prompts on every device, because any row may continue any of them. On a mesh one array after the other:
+        all at once would take as much memory as the slots."""
         if not parallel.in_use():
             return new
         new, _ = jax.lax.optimization_barrier((new, last))

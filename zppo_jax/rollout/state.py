@@ -1,4 +1,4 @@
-"""The arrays of decoding: the slots, what a prompt brings into one, what a chunk brings out.
+"""The arrays of decoding: the slots, the rows that begin in them, the tokens of a chunk.
 
 A rollout ends for one of five reasons, the first three seen on the device and the others by the host:
 
@@ -100,10 +100,9 @@ class NewRows:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """What one call of `decode` brought, for every row; whole on every device, because every process reads it.
+    """The result of one call of `decode`, for every row; whole on every device, because every process reads it.
 
-    New are `count_B` minus the count before the chunk tokens of a row, from the left of `tokens_BK`; 0 stands after
-    them.
+    A row's new tokens stand at the left of `tokens_BK`, followed by zeros; there are as many as `count_B` has grown.
     """
 
     num_steps: jax.Array

@@ -26,7 +26,7 @@ Deliver = Callable[[Event | Exception], object]
 
 
 class QueueFullError(Exception):
-    """As many responses as the server takes are waiting or running."""
+    """The server already has as many responses as it takes."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -63,7 +63,7 @@ class Scheduler:
 
     @property
     def num_responses(self) -> int:
-        """How many wait or run, those included whose prompts are being read."""
+        """Responses that wait or run, including those whose prompts are being read."""
         return self._taken
 
     @property
@@ -158,9 +158,8 @@ class Scheduler:
 
     def _drop(self, pending: Pending) -> None:
         """Forgets a request that has ended or been given up; the second time nothing happens."""
-        if (
-            self._pending.get(pending.ticket) is pending and self._session is not None
-        ):  # a new session numbers from 0 again
+        # Another request may have the ticket: a new session numbers from 0 again.
+        if self._pending.get(pending.ticket) is pending and self._session is not None:
             del self._pending[pending.ticket]
             self.release(pending.left)
             pending.left = 0

@@ -1,4 +1,4 @@
-"""From a directory to a server that is ready: model, engine, compiled programs."""
+"""Makes a server from a loaded model: shapes, engine, compiled programs, scheduler."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SMALLEST_BUCKET = 128
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a model is served."""
+    """Settings of a server."""
 
     name: str
     num_slots: int
@@ -41,8 +41,8 @@ class Options:
 
 
 def make_server(loaded: Loaded, options: Options, compiler: Compiler, report: Callable[[str], None]) -> Server:
-    """Compiles everything and runs it once, on the mesh in use, then starts the engine's thread. `report` is told what
-    a person should know."""
+    """Compiles everything and runs it once, on the mesh in use, then starts the engine's thread. `report` gets
+    lines for people."""
     shapes = _shapes(loaded.processor, options)
     engine = loaded.make_engine(shapes, options.num_slots, options.prompts_per_call, compiler, True, report)
     engine.prepare(loaded.params)
@@ -62,7 +62,7 @@ def _shapes(processor: Processor, options: Options) -> Shapes:
 
 
 def _first_requests(processor: Processor, shapes: Shapes) -> Iterator[list[Request]]:
-    """Requests that use every program: each bucket, an image, truncation.
+    """Yields requests that use every program: each bucket, an image, truncation.
 
     The features of the image are kept under its key, so that no prompt without images ever needs the vision tower.
     """
@@ -84,7 +84,7 @@ def _text(processor: Processor, num_tokens: int) -> Features:
 
 
 def describe(server: Server, address: str) -> Iterator[str]:
-    """What a person should know about a server that has started."""
+    """Lines for people about a server that has started."""
     shapes, limits = server.shapes, server.limits
     yield f"serving {server.name} on {address}/v1"
     yield (
@@ -94,7 +94,7 @@ def describe(server: Server, address: str) -> Iterator[str]:
 
 
 def check(options: Options) -> None:
-    """Raises ConfigError for options that do not go together."""
+    """Raises ConfigError for options that contradict each other."""
     if options.max_queue < options.num_slots:
         raise ConfigError(
             f"--max_queue={options.max_queue} is below --num_slots={options.num_slots}: responses that run count too"

@@ -22,7 +22,7 @@ from flax import nnx
 from zppo_jax.models.qwen3_5.parameters import Params
 
 Remat = Literal["none", "block", "group"]
-"""What the backward pass computes anew instead of keeping it: nothing, each layer (its input is kept), or each group of
+"""What the backward pass recomputes instead of keeping: nothing, each layer (its input is kept), or each group of
 layers (only the group's input is kept, and its layers are recomputed once more inside)."""
 
 

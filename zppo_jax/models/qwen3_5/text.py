@@ -48,7 +48,7 @@ class Block(nnx.Module):
 
 
 Layer = Callable[[Block, jax.Array, Any], tuple[jax.Array, Any]]
-"""(a layer with its weights, what enters, its state) -> (what leaves, its new state)."""
+"""(a layer with its weights, its input, its state) -> (its output, its new state)."""
 
 
 def linear_block(config: TextConfig, rngs: nnx.Rngs) -> Block:
@@ -224,7 +224,7 @@ def _run(
 def _one_by_one(layer: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
     """`jax.lax.scan` without a loop. An unrolled scan would still stack what each layer keeps for the backward pass.
 
-    The weights are split, not indexed: the gradients of the parts are then put together, and not each padded and added.
+    Split, not indexed: the gradient is then one concatenate instead of a padded add per layer.
     """
     leaves, structure = jax.tree.flatten(stacked)
     parts = zip(*(jnp.split(leaf, len(leaf)) for leaf in leaves), strict=True)

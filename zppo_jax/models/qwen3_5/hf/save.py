@@ -70,7 +70,7 @@ def write_model(
     shard_bytes: int = SHARD_BYTES,
     on_tensor: Callable[[np.ndarray], None] = lambda tensor: None,
 ) -> None:
-    """The files of `save_directory` into an existing directory; `on_tensor` is shown each tensor."""
+    """The files of `save_directory` into an existing directory; `on_tensor` is called with each tensor."""
     leaves = flatten(params)
     sizes = {entry.name: _nbytes(entry, leaves[entry.path], dtype) for entry in table(config)}
     _require_space(directory, sum(sizes.values()))
