@@ -21,8 +21,10 @@ from zppo_jax.compilation import Compiler
 from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf
-from zppo_jax.rollout.engine import Engine, Request
+from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group
 from zppo_jax.update import optimizer, rows
@@ -60,7 +62,7 @@ def sampled(model: qwen3_5.Model, compiler: Compiler) -> list[Group]:
         for one in items
     ]
     right = np.random.default_rng(0).random((NUM_QUESTIONS, GROUP_SIZE)) < 0.5
-    answers = engine.sample(model.params, requests)
+    answers = sample(engine, model.params, requests)
     return [tiny_model.group(*row) for row in zip(items, answers, right, strict=True)]
 
 

@@ -38,7 +38,8 @@ from benchmarks.utilisation import seconds_of
 from zppo_jax import compilation
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.rollout.engine import Request
+from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.sample import sample
 
 CASE = "rollout-0.8B-gpu"
 GOAL, PEER_GOAL = 0.5, 20.0
@@ -80,7 +81,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
                 Request(f"question {index}", text_features(config, ids_T), case.rollouts, max_new_tokens=new)
                 for index, ids_T in enumerate(ids_BT)
             ]
-            return lambda: _require(num_tokens(engine.sample(params, requests)), case.slots * new)
+            return lambda: _require(num_tokens(sample(engine, params, requests)), case.slots * new)
 
         start = time.perf_counter()
         short = seconds_of(run(engine.chunk), repeats)

@@ -42,15 +42,16 @@ def make_engine(case: Case, config: Any, compiler: Any) -> Any:
 
 
 def prepare(case: Case, checkpoint: str, refills: bool = True) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
-    """Load and sample through `Engine.sample`; the weights of decoding are made before, as after an update, and what
+    """Load and sample through `rollout.sample`; the weights of decoding are made before, as after an update, and what
     that takes is told. Without `refills`, as many prompts as fill the slots are asked for at
     once, and the next ones when the longest of their responses has ended."""
     import jax
 
     from zppo_jax import compilation
     from zppo_jax.models import qwen3_5
-    from zppo_jax.rollout.engine import Request
     from zppo_jax.rollout.filters import Sampling
+    from zppo_jax.rollout.requests import Request
+    from zppo_jax.rollout.sample import sample as sample_requests
 
     compilation.keep_memory()
     model = qwen3_5.load(checkpoint)
@@ -68,9 +69,9 @@ def prepare(case: Case, checkpoint: str, refills: bool = True) -> tuple[worker.R
         ]
         groups, tokens, slot_steps = [], 0, 0
         for first in range(0, len(requests), at_once):
-            groups += engine.sample(model.params, requests[first : first + at_once])
-            statistics = engine.statistics.take()
-            tokens, slot_steps = tokens + statistics.tokens, slot_steps + statistics.slot_steps
+            groups += sample_requests(engine, model.params, requests[first : first + at_once])
+            done = engine.kept.counters.take()
+            tokens, slot_steps = tokens + done.tokens, slot_steps + done.slot_steps
         occupancy[:] = [tokens / slot_steps]
         if tokens != sum(limits) * case.rollouts:
             raise RuntimeError(f"{case.name}: {tokens} tokens instead of {sum(limits) * case.rollouts}")
@@ -84,9 +85,9 @@ def prepare(case: Case, checkpoint: str, refills: bool = True) -> tuple[worker.R
         tokens = [int(token) for one in greedy for token in one.token_ids_T]
         logprobs = [round(float(logprob), 5) for one in greedy for logprob in one.logprobs_T]
         run()
-        engine.held.release()
+        engine.kept.release()
         start = time.process_time()
-        jax.block_until_ready(engine.weights(model.params))
+        jax.block_until_ready(engine.get_weights(model.params))
         weights[:] = [time.process_time() - start]
         return [case.tokens, *tokens, *logprobs]
 

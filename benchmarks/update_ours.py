@@ -131,7 +131,7 @@ class Trainer:
             raise RuntimeError(f"{self.case.name}: {tokens} tokens instead of {self.case.tokens}")
         if not all(0 < group.outcome().accuracy < 1 for group in groups):
             raise RuntimeError(f"{self.case.name}: step {self.num_steps} has a group without a gradient")
-        self.engine.held.release()
+        self.engine.kept.release()
         self.update(groups)
         jax.block_until_ready(self.state)
 

@@ -27,7 +27,7 @@ from zppo_jax import prompts, train
 from zppo_jax.config import Config, from_config_dict
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.models import qwen3_5
-from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.run import checkpoint
 from zppo_jax.run.metrics import depends_on_clock
 from zppo_jax.run.metrics_file import MetricsWriter

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from zppo_jax.evaluate import Graded, HeldOut, Score, heldout, metrics, table
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.vision import VisionFeatures
+from zppo_jax.rollout.kept import Kept
 from zppo_jax.types import Group, Question, Rollout
 
 GREEDY = Sampling(temperature=0.0)
@@ -57,13 +57,13 @@ class Answers:
     def __init__(self, right: set[str]) -> None:
         self.right, self.asked = right, []
         self.engine = self
-        self.vision: Any = VisionFeatures()
+        self.kept = Kept()
 
     def answer(self, params, items, num_samples, sampling: Sampling, stream: RandomStream) -> list[Group]:
         assert num_samples == 1 and params == {} and stream == RandomStream(seed=0, step=3, purpose="evaluate")
         self.sampling = sampling
         self.asked.append([item.prompt.uid for item in items])
-        self.vision._held = {item.prompt.uid: ("features", 0) for item in items}
+        self.kept.features._held = {item.prompt.uid: ("features", 0) for item in items}
         none = np.zeros(0, np.int32)
         return [
             Group(
@@ -117,7 +117,7 @@ def test_questions_in_pieces_are_those_in_one_piece(monkeypatch):
     assert evaluator.graded({}, 3) == expected
     assert [len(asked) for asked in parts.asked] == [2, 2, 1]
     assert [uid for asked in parts.asked for uid in asked] == whole.asked[0]
-    assert not parts.vision._held, "the features of a piece are not kept for the next"
+    assert not parts.kept.features._held, "the features of a piece are not kept for the next"
     monkeypatch.setattr(heldout, "PIECE_BYTES", 1)
     assert [len(piece) for piece in evaluator.encoded()] == [1] * 5, "one at least"
     assert list(dataclasses.replace(evaluator, questions=[]).encoded()) == []

@@ -25,7 +25,7 @@ from zppo_jax.export import __main__ as command_line
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
 from zppo_jax.rollout import generate
-from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.run import checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

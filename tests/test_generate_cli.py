@@ -107,7 +107,7 @@ def test_a_model_that_computes_no_numbers_is_an_error(capsys, monkeypatch, form)
 def test_progress_counts_responses_tokens_and_slots():
     loaded, lines = model.load(str(STUDENT)), []
     features = loaded.processor.features(QUESTION, [])
-    asked = sampling.Asked(features, 7, sampling.Sampling(), 0, 16, (), num_slots=3)
+    asked = sampling.GenerateRequest(features, 7, sampling.Sampling(), 0, 16, (), num_slots=3)
     with compilation.compiler() as compiler:
         found = list(sampling.responses(loaded, asked, compiler, lines.append, print))
     assert sorted(response.index for response in found) == list(range(7))

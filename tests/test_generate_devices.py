@@ -87,7 +87,7 @@ def slots_bytes(loaded: model.Loaded, num_slots: int, penalises: bool = False) -
 def engine(loaded: model.Loaded, num_slots: int, penalises: bool = False) -> tuple[int, list[str]]:
     """The slots of an engine, and what was said; nothing is compiled."""
     lines: list[str] = []
-    made = loaded.engine(SHAPES, num_slots, 1, cast(Compiler, None), penalises, lines.append)
+    made = loaded.make_engine(SHAPES, num_slots, 1, cast(Compiler, None), penalises, lines.append)
     return made.num_slots, lines
 
 

@@ -60,11 +60,14 @@ def test_what_only_sampling_needs_is_given_back(build):
     engine = student.actor.engine
 
     def fill() -> None:
-        engine.held._made, engine.vision._held = ("program", {}, "weights"), {"question": ("features", 0)}
+        engine.kept.weights._made, engine.kept.features._held = (
+            ("program", {}, "weights"),
+            {"question": ("features", 0)},
+        )
         student.host_copy._made = ({}, "a copy")
 
     def empty() -> bool:
-        return engine.held._made is None and not engine.vision._held and student.host_copy._made is None
+        return engine.kept.weights._made is None and not engine.kept.features._held and student.host_copy._made is None
 
     fill()
     student.release()
@@ -159,7 +162,7 @@ def test_a_teacher_of_the_same_shape_shares_the_programs(build):
     parts = build()[0]
     own, students = cast(LocalTeacher, parts.teacher).actor.engine, parts.student.actor.engine
     assert (own.name, own.compiler) == (students.name, students.compiler), "the compiler knows programs by name"
-    assert own.vision is not students.vision, "another tower sees other features"
+    assert own.kept is not students.kept, "another tower sees other features"
     assert teacher.writer is None and teacher.num_rollouts == 4
 
 

@@ -26,9 +26,11 @@ from zppo_jax.data.pipeline import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
-from zppo_jax.rollout.engine import Engine, Request, Sample
+from zppo_jax.rollout.banned import banned_mask
+from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.rollout.requests import Request, Sample
+from zppo_jax.rollout.sample import sample as sample_requests
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Cohort, Features, Group, Outcome, Prompt, Question, Rollout
 from zppo_jax.update import rows
@@ -137,7 +139,7 @@ def sample(
         dataclasses.replace(one, sampling=Sampling(**settings), draw=RandomStream(seed, step, purpose))
         for one in requests
     ]
-    return engine.sample(model().params, chosen)
+    return sample_requests(engine, model().params, chosen)
 
 
 # ---------------------------------------------------------------- groups and updates

@@ -14,8 +14,8 @@ from zppo_jax.data.pipeline import PromptProcessing
 from zppo_jax.keys import RandomStream
 from zppo_jax.rewards import ScoringPool, score
 from zppo_jax.rewards.scorer import Scorer
-from zppo_jax.rollout.engine import Sample
 from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.requests import Sample
 
 
 @pytest.fixture(scope="module")

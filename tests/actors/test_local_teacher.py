@@ -24,8 +24,8 @@ from zppo_jax.parallel import Hosts
 from zppo_jax.rewards import ScoringPool
 from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.types import Group, Rollout
 from zppo_jax.warmstart import tiny
 from zppo_jax.zppo import HELPS, SUMMARY, Candidate, Help, Method, Turn
@@ -140,7 +140,7 @@ class Script:
     """An engine that answers the compression prompts in turn, and remembers what it was asked."""
 
     def __init__(self, *texts: str, longest: int = 10_000):
-        self.texts, self.held = texts, HeldWeights()
+        self.texts, self.kept = texts, Kept()
         self.shapes = Shapes((longest,), 0, 0)
 
     def sample(self, params, requests):

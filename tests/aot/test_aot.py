@@ -231,7 +231,7 @@ def test_what_is_counted_is_what_the_compiler_counts(tiny_run):
     rows = 200 * found.student.num_slots  # what fill is told of each row
     fill = compiled["fill of 80 keys after 64 tokens"].argument
     assert 0 <= fill - resident["slots"] - resident["prompts"] < rows
-    batch, params = found.student.prompts([], 1), run.state["params"]
+    batch, params = found.student.batch_prompts((), 1), run.state["params"]
     taken = {"vision": ("patches_ISC", "grid_IS5"), "text": ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT")}
     taken = {
         part: parallel.device_bytes(params[part]) + sum(batch[name].nbytes for name in names)

@@ -18,7 +18,7 @@ from configs import paper, tiny
 from zppo_jax import command, parallel
 from zppo_jax.config import Config, changed_keys, flat, from_config_dict, keys, to_json
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import hf, sizes, steps, text, vlm
+from zppo_jax.models.qwen3_5 import decode_weights, hf, sizes, text, vlm
 from zppo_jax.setup.learning import transform_of
 from zppo_jax.update import freeze
 from zppo_jax.zppo.methods import METHODS
@@ -205,7 +205,7 @@ def test_the_memory_is_what_the_docstring_says(size):
     def decoding(name: str) -> float:
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), qwen3_5.abstract_params(name))
         shape = sizes.get(name).text
-        return gigabytes(jax.eval_shape(lambda: steps.join(params["text"], shape, config.rollout.slots, True)))
+        return gigabytes(jax.eval_shape(lambda: decode_weights.join(params["text"], shape, config.rollout.slots, True)))
 
     teacher = qwen3_5.abstract_params(sizes.get("27B"))
     expected = {

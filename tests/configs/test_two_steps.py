@@ -27,6 +27,7 @@ from tests.models.tiny import FAST_COMPILE_FLAGS, random_params
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, sizes
+from zppo_jax.models.qwen3_5.parameters import flatten, unflatten
 from zppo_jax.processor import Processor
 from zppo_jax.warmstart import tiny
 
@@ -83,7 +84,7 @@ def successors(processor: Processor) -> dict[int, set[int]]:
 
 def weights(follow: dict[int, set[int]]) -> dict[str, Any]:
     """Random parameters whose last MLP adds to a token's embedding those of its successors."""
-    flat = hf.flatten(jax.tree.map(np.array, random_params(config(), seed=0)))
+    flat = flatten(jax.tree.map(np.array, random_params(config(), seed=0)))
     embed = flat["text/embed"] = np.random.default_rng(0).standard_normal(flat["text/embed"].shape, np.float32)
     width = embed.shape[1]
     for path in ("text/linear/mixer/out", "text/linear/mlp/down", "text/full/mixer/o", "text/full/mlp/down"):
@@ -93,7 +94,7 @@ def weights(follow: dict[int, set[int]]) -> dict[str, Any]:
         gate[:, neuron], up[:, neuron] = 8 * embed[token] / width, embed[token] / width
         down[neuron] = 0.5 * sum(embed[other] for other in after)
     flat["text/norm/weight"][:] = 0.02 - 1.0  # logits of 10 to 20 for a successor, about 0 for the others
-    return hf.unflatten(flat)
+    return unflatten(flat)
 
 
 def quantise(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.models.tiny import FAST_COMPILE
-from zppo_jax.models.qwen3_5 import hf, sizes, text
+from zppo_jax.models.qwen3_5 import sizes, text
 from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32
+from zppo_jax.models.qwen3_5.parameters import flatten, unflatten
 
 pytestmark = pytest.mark.slow
 
@@ -22,9 +23,9 @@ CONFIG = dataclasses.replace(sizes.get("0.8B").text, num_hidden_layers=4)
 
 @functools.partial(jax.jit, static_argnums=1)
 def cast(params, dtype):
-    flat = hf.flatten({"text": params})
+    flat = flatten({"text": params})
     kept = {path: leaf if path in KEPT_FLOAT32 else leaf.astype(dtype) for path, leaf in flat.items()}
-    return hf.unflatten(kept)["text"]
+    return unflatten(kept)["text"]
 
 
 @functools.partial(jax.jit, compiler_options=FAST_COMPILE)

@@ -16,7 +16,7 @@ import pytest
 from tests.models import tiny
 from tests.models.tiny import FAST_COMPILE, MM_LENGTH, image
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import inputs, steps, text, vlm
+from zppo_jax.models.qwen3_5 import decode, decode_weights, inputs, text, vlm
 from zppo_jax.ops.logprobs import target_logprobs
 from zppo_jax.types import Features
 
@@ -29,10 +29,10 @@ _prefill = jax.jit(vlm.prefill, static_argnums=1, compiler_options=FAST_COMPILE)
 
 @functools.partial(jax.jit, static_argnums=1, compiler_options=FAST_COMPILE)
 def _step(params, config, tokens_B, positions_B, mask_BS, states, slot):
-    weights = steps.prepare(params["text"], config.text, len(tokens_B))
+    weights = decode_weights.prepare(params["text"], config.text, len(tokens_B))
     x_BD = text.embed(weights, tokens_B[:, None])[:, 0]
-    hidden_BD, states = steps.step_layers(weights, config.text, x_BD, positions_B, mask_BS, states, slot)
-    return steps.logits(weights, hidden_BD), states
+    hidden_BD, states = decode.step_layers(weights, config.text, x_BD, positions_B, mask_BS, states, slot)
+    return decode.logits(weights, hidden_BD), states
 
 
 def reference(model):
@@ -53,11 +53,11 @@ def prompt_inputs(config, ids_BT, length, pads=PADS):
     return batch
 
 
-def decode(model, cache, length, ids_BT, starts_B, num_steps, positions_B=None):
+def decode_tokens(model, cache, length, ids_BT, starts_B, num_steps, positions_B=None):
     """Feed `num_steps` tokens of each row, from index `starts_B`; yields the logits [B, V] after each."""
     rows = np.arange(len(ids_BT))
     positions_B = starts_B if positions_B is None else positions_B
-    states = steps.unstack_cache(cache, model.config.text, NUM_SLOTS - length)
+    states = decode.unstack_cache(cache, model.config.text, NUM_SLOTS - length)
     mask_BS = np.pad(np.asarray(cache["mask"]), [(0, 0), (0, NUM_SLOTS - length)])
     for step in range(num_steps):
         mask_BS[:, length + step] = True
@@ -80,7 +80,7 @@ def test_prefill_and_steps_equal_one_pass(length, steps, model):
             logits_BTV[row][batch["mask_BT"][row]], full_BTV[row, : length - pad], atol=TOLERANCE
         )
     worst = 0.0
-    for step, logits_BV in enumerate(decode(model, cache, length, ids_BT, starts_B, steps)):
+    for step, logits_BV in enumerate(decode_tokens(model, cache, length, ids_BT, starts_B, steps)):
         worst = max(worst, float(np.abs(logits_BV - full_BTV[np.arange(4), starts_B + step]).max()))
     print(f"prefill {length} + {steps} steps: max error {worst:.1e}")
     assert worst < TOLERANCE
@@ -130,7 +130,7 @@ def test_two_pieces_equal_one(model):
     assert error < TOLERANCE
     # And the states after both pieces carry on: rows now have pads before, between and after their tokens.
     ends_B = starts_B + mask_BT.sum(axis=1)
-    (logits_BV,) = decode(model, longer, prompt + rest, ids_BT, ends_B, 1)
+    (logits_BV,) = decode_tokens(model, longer, prompt + rest, ids_BT, ends_B, 1)
     np.testing.assert_allclose(logits_BV, full_BTV[np.arange(4), ends_B], atol=TOLERANCE)
 
 
@@ -158,7 +158,7 @@ def test_image_prompts_from_features_decode_as_one_pass(model):
     np.testing.assert_array_equal(last_B, [ids_BT[row, end - 1] for row, end in enumerate(ends)])
     _, cache = _prefill(model.params, model.config, batch)
     starts_B = np.asarray(ends) - 1
-    steps = decode(model, cache, 48, ids_BT, starts_B, 5, position_B)
+    steps = decode_tokens(model, cache, 48, ids_BT, starts_B, 5, position_B)
     for step, logits_BV in enumerate(steps):
         np.testing.assert_allclose(logits_BV, full_BTV[np.arange(4), starts_B + step], atol=TOLERANCE)
 
@@ -174,11 +174,11 @@ def test_bfloat16_keeps_its_dtypes_through_cache_and_steps(model):
 
     def run(params):
         hidden, cache = vlm.prefill(params, model.config, batch)
-        states = steps.unstack_cache(cache, model.config.text, 1)
-        weights = steps.prepare(params["text"], model.config.text, 4)
+        states = decode.unstack_cache(cache, model.config.text, 1)
+        weights = decode_weights.prepare(params["text"], model.config.text, 4)
         x_BD = text.embed(weights, jnp.zeros((4, 1), jnp.int32))[:, 0]
         mask_BS, zeros_B, slot = jnp.ones((4, 65), bool), jnp.zeros(4, jnp.int32), jnp.asarray(64)
-        stepped, states = steps.step_layers(weights, model.config.text, x_BD, zeros_B, mask_BS, states, slot)
+        stepped, states = decode.step_layers(weights, model.config.text, x_BD, zeros_B, mask_BS, states, slot)
         return hidden, cache, stepped, states
 
     hidden, cache, stepped, states = jax.eval_shape(run, params)
@@ -196,7 +196,7 @@ def test_scores_of_a_bfloat16_model_are_those_of_the_trainer(model, num_rows):
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.params["text"])
     hidden_BD = jnp.asarray(rng.standard_normal((num_rows, config.hidden_size)), jnp.bfloat16)
     target_B, nothing_V = jnp.asarray(rng.integers(0, 500, num_rows)), np.zeros(config.vocab_size, bool)
-    sampled_BV = steps.logits(steps.prepare(params, config, num_rows), hidden_BD)
+    sampled_BV = decode.logits(decode_weights.prepare(params, config, num_rows), hidden_BD)
     forward_BV = text.logits(params, hidden_BD)
     trained_B = target_logprobs(hidden_BD, text.head(params), target_B, 1.0, nothing_V)
     for scores_BV in (sampled_BV, forward_BV):

@@ -18,6 +18,7 @@ from tests.runs import compilations
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import CheckpointError, hf
 from zppo_jax.models.qwen3_5.hf import load, reader
+from zppo_jax.models.qwen3_5.parameters import flatten
 
 WEIGHTS = "model.safetensors"
 EMBED = "model.language_model.embed_tokens.weight"
@@ -57,8 +58,8 @@ def published_bfloat16(tensors):
 def test_load_and_save_give_the_same_bytes_back(model, directory, tensors, tmp_path):
     loaded = qwen3_5.load(directory)
     assert loaded.config == model.config
-    for path, leaf in hf.flatten(loaded.params).items():
-        np.testing.assert_array_equal(leaf, hf.flatten(model.params)[path], err_msg=path)
+    for path, leaf in flatten(loaded.params).items():
+        np.testing.assert_array_equal(leaf, flatten(model.params)[path], err_msg=path)
     qwen3_5.save(loaded, tmp_path)
     same_bytes(load_file(tmp_path / WEIGHTS), tensors)
     assert "lm_head.weight" not in tensors
@@ -231,7 +232,7 @@ def test_all_mismatches_are_reported_together(tensors, tmp_path):
         "model.language_model.norm.weight: F32 [63] does not fit text/norm/weight, which needs [64]",
         "conv1d.weight: F16 [192, 1, 3] does not fit text/linear/mixer/conv[0, 0], which needs [192, 1, 4]",
         "unknown tensor model.language_model.layers.9.mlp.up_proj.weight F32 [2, 3]",
-        f"{EMBED}: I32 [512, 64] is no floating-point tensor",
+        f"{EMBED}: I32 [512, 64] is not a floating-point tensor",
     ):
         assert part in message
     assert len(message.splitlines()) == 7

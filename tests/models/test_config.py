@@ -12,6 +12,7 @@ from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import config_keys, hf, sizes
 from zppo_jax.models.qwen3_5.config import UnsupportedConfigError
+from zppo_jax.models.qwen3_5.parameters import count, flatten
 from zppo_jax.processor import ProcessorConfig
 
 SMALLEST = configs.to_dict(sizes.get("0.8B"), "bfloat16")
@@ -19,7 +20,7 @@ SMALLEST = configs.to_dict(sizes.get("0.8B"), "bfloat16")
 
 def test_untying_the_head_adds_one_more_table():
     tied, untied = (configs.from_dict(SMALLEST | {"tie_word_embeddings": value}) for value in (True, False))
-    extra = hf.count(qwen3_5.abstract_params(untied)) - hf.count(qwen3_5.abstract_params(tied))
+    extra = count(qwen3_5.abstract_params(untied)) - count(qwen3_5.abstract_params(tied))
     assert extra == 248320 * 1024
 
 
@@ -29,7 +30,7 @@ def test_every_parameter_has_one_place_in_the_checkpoint():
     seen: dict[str, list[tuple[int, ...]]] = {}
     for entry in hf.table(config):
         seen.setdefault(entry.path, []).append(entry.index)
-    leaves = hf.flatten(qwen3_5.abstract_params(config))
+    leaves = flatten(qwen3_5.abstract_params(config))
     assert set(seen) == set(leaves)
     for path, indices in seen.items():
         assert len(set(indices)) == len(indices), path

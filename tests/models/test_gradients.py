@@ -15,6 +15,7 @@ import pytest
 from tests.models import tiny
 from tests.models.tiny import FAST_COMPILE, MM_LENGTH, image, video
 from zppo_jax.models.qwen3_5 import deltanet, hf, inputs, layers, text, vlm
+from zppo_jax.models.qwen3_5.parameters import flatten
 
 CASES = {
     "text, left padding": tiny.batch([[], [], []], MM_LENGTH, (0, 5, 40), seed=1),
@@ -122,7 +123,7 @@ def test_gradients_do_not_see_pads(side, model, layer_weights):
     bare_weights, bare_x = layer_gradients(layer_weights, config, x, np.ones((1, 16), bool), cotangent)
     padded = np.where(mask[..., None], np.pad(x, room), garbage)
     many_weights, many_x = layer_gradients(layer_weights, config, padded, mask, np.pad(cotangent, room))
-    for (path, bare), many in zip(hf.flatten(bare_weights).items(), hf.flatten(many_weights).values(), strict=True):
+    for (path, bare), many in zip(flatten(bare_weights).items(), flatten(many_weights).values(), strict=True):
         np.testing.assert_allclose(many, bare, atol=1e-5 * float(np.abs(bare).max()), err_msg=path)
     np.testing.assert_allclose(many_x[:, before : before + 16], bare_x, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(many_x)[~mask], 0.0)
@@ -133,7 +134,7 @@ def test_a_row_of_pads_has_finite_gradients_whatever_reaches_it(model, layer_wei
     config, rng = model.config.text, np.random.default_rng(1)
     x, cotangent = rng.standard_normal((2, 1, 16, config.hidden_size), np.float32)
     gradients = layer_gradients(layer_weights, config, x, np.zeros((1, 16), bool), cotangent)
-    for path, gradient in hf.flatten({"weights": gradients[0], "x": gradients[1]}).items():
+    for path, gradient in flatten({"weights": gradients[0], "x": gradients[1]}).items():
         assert np.abs(np.asarray(gradient)).max() < 100, path
 
 

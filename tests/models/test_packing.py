@@ -17,8 +17,9 @@ import pytest
 
 from tests.models import tiny
 from tests.models.tiny import FAST_COMPILE, image, video
-from zppo_jax.models.qwen3_5 import attention, hf, inputs, vlm
+from zppo_jax.models.qwen3_5 import attention, inputs, vlm
 from zppo_jax.models.qwen3_5.layers import Remat
+from zppo_jax.models.qwen3_5.parameters import flatten
 from zppo_jax.ops.gated_delta import BEGINS, CONTINUES
 from zppo_jax.update import rows
 from zppo_jax.update.rows import RowShapes
@@ -97,7 +98,7 @@ def test_packed_equals_separate(case, model):
         alone, part = logits_and_gradients(model.params, model.config, sample, "none", own)
         np.testing.assert_allclose(hidden[0, where], alone[0, : len(where)], atol=1e-5)
         total = part if total is None else jax.tree.map(jnp.add, total, part)
-    for (path, together), apart in zip(hf.flatten(gradients).items(), hf.flatten(total).values(), strict=True):
+    for (path, together), apart in zip(flatten(gradients).items(), flatten(total).values(), strict=True):
         scale = float(np.abs(apart).max()) or 1.0
         np.testing.assert_allclose(together / scale, apart / scale, atol=1e-5, err_msg=path)
 
@@ -142,7 +143,7 @@ def test_recomputing_saves_memory_and_changes_no_gradient(model):
         # Without FAST_COMPILE's own way of fusing: what is computed anew is fused otherwise, and rounds otherwise.
         compiled: Any = jitted.lower(params, config, row, remat, cotangent).compile()
         temporary[remat] = compiled.memory_analysis().temp_size_in_bytes
-        gradients[remat] = hf.flatten(compiled(params, row, cotangent)[1])
+        gradients[remat] = flatten(compiled(params, row, cotangent)[1])
     assert temporary["block"] < 0.4 * temporary["none"], temporary
     assert temporary["group"] < temporary["block"], temporary
     for path, kept in gradients["none"].items():

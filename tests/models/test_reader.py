@@ -215,7 +215,7 @@ def test_a_damaged_index_is_named(content, checkpoint):
 @pytest.mark.parametrize("shard", [7, [7], None, "model.bin"])
 def test_an_index_of_other_things_than_safetensors_files_is_refused(shard, checkpoint):
     write_index(checkpoint, {EMBED: shard})
-    assert "no safetensors file" in refused(checkpoint)
+    assert "not a safetensors file" in refused(checkpoint)
 
 
 def test_an_index_must_agree_with_its_shards(checkpoint):

@@ -12,6 +12,7 @@ from zppo_jax import parallel
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf, sizes, vlm
+from zppo_jax.models.qwen3_5.parameters import count
 
 # Without multi-token prediction. That of 9B is checked to the byte: its index says 19,306,216,416 bytes in all.
 TOTAL = {
@@ -35,8 +36,8 @@ def millions(count: int) -> float:
 def test_each_size_has_its_number_of_parameters(name):
     shapes = qwen3_5.abstract_params(name)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes))
-    assert hf.count(shapes) == TOTAL[name]
-    assert millions(hf.count(shapes["vision"])) == VISION[name]
+    assert count(shapes) == TOTAL[name]
+    assert millions(count(shapes["vision"])) == VISION[name]
     tables = [shapes["text"]["embed"]] + ([shapes["text"]["lm_head"]] if name in ("9B", "27B") else [])
     assert [millions(math.prod(table.shape)) for table in tables] == [EMBEDDING[name]] * len(tables)
 

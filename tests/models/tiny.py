@@ -20,6 +20,7 @@ import numpy as np
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf
+from zppo_jax.models.qwen3_5.parameters import flatten, unflatten
 
 NUM_ROWS, TEXT_LENGTH = 4, 130
 MM_LENGTH, MM_FRAMES, MM_PATCHES = 72, 4, 24
@@ -116,9 +117,9 @@ def random_params(config: configs.Config, seed: int) -> dict[str, Any]:
     fan_in = {entry.path: int(np.prod(entry.shape_there[1:])) for entry in hf.table(config)}
     flat = {
         path: jnp.asarray(_random_leaf(path, leaf.shape, fan_in[path], rng), jnp.float32)
-        for path, leaf in hf.flatten(qwen3_5.abstract_params(config)).items()
+        for path, leaf in flatten(qwen3_5.abstract_params(config)).items()
     }
-    return hf.unflatten(flat)
+    return unflatten(flat)
 
 
 def random_model(tied: bool = True, seed: int = 0) -> qwen3_5.Model:

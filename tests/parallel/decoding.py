@@ -51,15 +51,15 @@ def on_mesh(mesh: Any, shape: tuple[int, int, int], params: Any, alone: list[Any
 
     from tests import tiny_model
     from zppo_jax import parallel
-    from zppo_jax.rollout.weights import HeldWeights
+    from zppo_jax.rollout.kept import Kept
 
     compiler = tiny_model.FastCompiler(num_threads=1, mesh=mesh)
     decoding = parallel.reshaped(mesh, *shape)
     assert (decoding is mesh) == (shape == TRAINING)
-    engine = dataclasses.replace(tiny_model.engine(), compiler=compiler, mesh=decoding, held=HeldWeights())
+    engine = dataclasses.replace(tiny_model.engine(), compiler=compiler, mesh=decoding, kept=Kept())
     found = sampled(engine, params)
-    program: Any = engine._decode_program(params, engine.shapes.num_keys, False)
-    weights = jax.tree.leaves(engine.weights(params))
+    program: Any = engine.compile_decode(params, engine.shapes.num_keys, False)
+    weights = jax.tree.leaves(engine.get_weights(params))
     return {
         "tokens": float(np.mean([np.array_equal(a[0], b[0]) for a, b in zip(alone, found, strict=True)])),
         "logprobs": max(float(np.abs(a[1] - b[1]).max()) for a, b in zip(alone, found, strict=True)),
@@ -72,12 +72,13 @@ def sampled(engine: Any, params: Any) -> list[Any]:
     from tests import tiny_model
     from zppo_jax.keys import RandomStream
     from zppo_jax.rollout.requests import Request
+    from zppo_jax.rollout.sample import sample
 
     requests = [
         Request(one.prompt.uid, one.features, 3, draw=RandomStream(5, 1, "student"), vision_key=one.prompt.uid)
         for one in tiny_model.items()
     ]
-    return [(one.token_ids_T, one.logprobs_T) for group in engine.sample(params, requests) for one in group]
+    return [(one.token_ids_T, one.logprobs_T) for group in sample(engine, params, requests) for one in group]
 
 
 def collectives(text: str) -> dict[str, Any]:

@@ -42,11 +42,11 @@ def in_bfloat16(params: Any) -> Any:
     import jax.numpy as jnp
     import numpy as np
 
-    from zppo_jax.models.qwen3_5 import hf
     from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32
+    from zppo_jax.models.qwen3_5.parameters import flatten, unflatten
 
-    flat = {path: np.asarray(leaf) for path, leaf in hf.flatten(params).items()}
-    return hf.unflatten({p: x if p in KEPT_FLOAT32 else x.astype(jnp.bfloat16) for p, x in flat.items()})
+    flat = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    return unflatten({p: x if p in KEPT_FLOAT32 else x.astype(jnp.bfloat16) for p, x in flat.items()})
 
 
 # ---------------------------------------------------------------- the optimiser alone

@@ -72,15 +72,15 @@ def collectives_of_a_step(config: Any, params: Any, mesh: Any) -> dict[str, int]
 
     from tests.models.tiny import FAST_COMPILE
     from zppo_jax import parallel
-    from zppo_jax.models.qwen3_5 import steps
-    from zppo_jax.rollout import slots
+    from zppo_jax.models.qwen3_5 import decode_weights
+    from zppo_jax.rollout import slots, state
 
     with parallel.use(mesh):
-        shapes = jax.eval_shape(lambda: slots.empty(config, NUM_ROWS, LENGTH + NUM_NEW, ("float32", "float32")))
-        shapes = parallel.placed_shapes(shapes, slots.axes(shapes, config))
+        shapes = jax.eval_shape(lambda: state.empty(config, NUM_ROWS, LENGTH + NUM_NEW, ("float32", "float32")))
+        shapes = parallel.placed_shapes(shapes, shapes.axes(config))
         nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
         rest = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
-        weights = steps.prepare(params["text"], config.text, NUM_ROWS)
+        weights = decode_weights.prepare(params["text"], config.text, NUM_ROWS)
         lowered = slots.decode.lower(weights, config, NUM_NEW, False, shapes, *rest)
     options: Any = FAST_COMPILE
     text = lowered.compile(options).as_text() or ""
@@ -111,9 +111,9 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
     import numpy as np
 
     from tests.models.tiny import FAST_COMPILE
-    from zppo_jax.models.qwen3_5 import steps, text, vlm
+    from zppo_jax.models.qwen3_5 import decode_weights, text, vlm
     from zppo_jax.ops.logprobs import target_logprobs
-    from zppo_jax.rollout import filters, slots
+    from zppo_jax.rollout import filters, slots, state
 
     def objective(params, batch):
         hidden_BTD, _ = vlm.prefill(params, config, batch)
@@ -126,21 +126,21 @@ def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
     gradients = jax.jit(jax.grad(objective), compiler_options=FAST_COMPILE)
     features = {"features_IMD": slots.encode(params, config, batch["patches_ISC"], batch["grid_IS5"])}
     prompt = {name: (batch | features)[name] for name in slots.PREFILL_INPUTS}
-    empty = slots.empty(config, NUM_ROWS, LENGTH + NUM_NEW, ("float32", "float32"))
-    rows = {
-        "prompt_B": np.arange(NUM_ROWS, dtype=np.int32),
-        "token_B": np.arange(NUM_ROWS, dtype=np.int32) + 20,
-        "position_B": np.full(NUM_ROWS, LENGTH, np.int32),
-        "limit_B": np.full(NUM_ROWS, NUM_NEW, np.int32),
-        "key_B2": jax.random.key_data(jax.random.split(jax.random.key(0), NUM_ROWS)),
-        "sampling": filters.settings([filters.Sampling()] * NUM_ROWS),
-    }
+    empty = state.empty(config, NUM_ROWS, LENGTH + NUM_NEW, ("float32", "float32"))
+    rows = state.NewRows(
+        prompt_B=np.arange(NUM_ROWS, dtype=np.int32),
+        token_B=np.arange(NUM_ROWS, dtype=np.int32) + 20,
+        position_B=np.full(NUM_ROWS, LENGTH, np.int32),
+        limit_B=np.full(NUM_ROWS, NUM_NEW, np.int32),
+        key_B2=jax.random.key_data(jax.random.split(jax.random.key(0), NUM_ROWS)),
+        sampling=filters.settings([filters.Sampling()] * NUM_ROWS),
+    )
     filled = slots.fill(empty, config, slots.prefill(params, config, prompt), rows)
     nobody_B, no_id, nothing_V = np.zeros(NUM_ROWS, bool), np.asarray([-1], np.int32), np.zeros(512, bool)
     rest = (np.int32(NUM_NEW), nobody_B, no_id, nothing_V)
-    weights = steps.prepare(params["text"], config.text, NUM_ROWS)
+    weights = decode_weights.prepare(params["text"], config.text, NUM_ROWS)
     _, sampled = slots.decode(weights, config, NUM_NEW, False, filled, *rest)
-    return gathered({"logits": logits(params, batch), "gradients": gradients(params, batch), "sampled": sampled})
+    return gathered({"logits": logits(params, batch), "gradients": gradients(params, batch), "sampled": vars(sampled)})
 
 
 def gathered(tree: Any) -> Any:

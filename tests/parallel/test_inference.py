@@ -46,7 +46,7 @@ from zppo_jax.serve import __main__ as command_line, start
 class Told(start.Session):
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        mask_BS = self._slots["mask_BS"]
+        mask_BS = self._slots.mask_BS
         print("a device holds", mask_BS.addressable_data(0).size / mask_BS.size, flush=True)
 start.Session = Told
 command_line.main()

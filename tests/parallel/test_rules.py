@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from zppo_jax import parallel
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import hf, sizes, vlm
+from zppo_jax.models.qwen3_5 import sizes, vlm
+from zppo_jax.models.qwen3_5.parameters import count
 from zppo_jax.parallel.mesh import mesh_shape
 from zppo_jax.parallel.rules import RULES
 
@@ -46,7 +47,7 @@ def test_every_size_is_cut_over_eight_by_four_devices(size):
     axes = vlm.logical_axes(config)
     shardings = parallel.shardings(MESH, abstract, axes)
     own = jax.tree.map(lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)), abstract, shardings)
-    assert 1 / 32 <= sum(jax.tree.leaves(own)) / hf.count(abstract) < 1.25 / 32
+    assert 1 / 32 <= sum(jax.tree.leaves(own)) / count(abstract) < 1.25 / 32
     whole = list(parallel.undivided(MESH, abstract, axes))
     assert ("text/full/mixer/k/kernel: axis kv_heads of size 2 is not divided by tensor=4: replicated" in whole) == (
         config.text.num_key_value_heads % 4 != 0

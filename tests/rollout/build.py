@@ -17,8 +17,8 @@ from zppo_jax.compilation import Compiler
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import inputs
+from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
-from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features, Group, Prompt, Question, Rollout
 from zppo_jax.update import programs, rows

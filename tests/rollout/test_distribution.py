@@ -23,6 +23,7 @@ from zppo_jax.models.qwen3_5 import inputs, vlm
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request, Sample
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.shapes import Shapes
 
 DRAWS, VOCAB = 20_000, 130
@@ -110,7 +111,7 @@ def pairs(one: Sampling) -> np.ndarray:
 @functools.cache
 def draws(one: Sampling, count: int, seed: int = 0) -> list[Sample]:
     request = Request("q", build.text_features(PROMPT), count, one, RandomStream(seed))
-    return engine().sample(model().params, [request])[0]
+    return sample(engine(), model().params, [request])[0]
 
 
 def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:
@@ -164,7 +165,7 @@ def test_neighbours_with_other_settings_change_nothing():
     """All combinations at once in one engine, a few draws of each in turn: every request gets what it gets alone."""
     features = build.text_features(PROMPT)
     requests = [Request("q", features, 40, Sampling(**one), RandomStream(1)) for one in COMBINATIONS]
-    together = engine().sample(model().params, requests)
+    together = sample(engine(), model().params, requests)
     for request, samples in zip(requests, together, strict=True):
         for mine, alone in zip(samples, draws(request.sampling, 40, seed=1), strict=True):
             np.testing.assert_array_equal(mine.token_ids_T, alone.token_ids_T)

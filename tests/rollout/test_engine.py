@@ -12,11 +12,12 @@ from tests import tiny_model
 from tests.tiny_model import SHAPES, engine, items, sample
 from zppo_jax.compilation import Compiler
 from zppo_jax.keys import ROLLOUTS, RandomStream
-from zppo_jax.models.qwen3_5 import steps
-from zppo_jax.rollout import slots
+from zppo_jax.models.qwen3_5 import decode_weights
+from zppo_jax.rollout import slots, state
+from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.requests import Request, Sample
+from zppo_jax.rollout.sample import sample as sample_requests
 from zppo_jax.rollout.shapes import PromptTooLongError, Shapes
-from zppo_jax.rollout.statistics import Statistics
 
 NUM_SAMPLES = 3  # does not divide the 8 rows of a call
 
@@ -119,9 +120,9 @@ def test_purposes_are_distinct():
 def test_what_was_done_is_counted(together):
     told: list[str] = []
     asked = [dataclasses.replace(one, draw=RandomStream(0, 1, "student")) for one in requests()]
-    counting = dataclasses.replace(engine(), report=told.append, statistics=Statistics())
-    counting.sample(tiny_model.model().params, asked)
-    done = counting.statistics
+    counting = dataclasses.replace(engine(), report=told.append, kept=Kept())
+    sample_requests(counting, tiny_model.model().params, asked)
+    done = counting.kept.counters
     samples = [one for group in together for one in group]
     assert done.finished == len(samples) and len(told) == 1 + -(-done.steps // engine().chunk), "after every chunk"
     assert told[-1].startswith(f"rollouts {len(samples)}/{len(samples)}  ")
@@ -187,7 +188,7 @@ def test_compiled_programs_are_bounded(together):
     counting._programs = {
         name.replace(engine().name, "bounded: "): program for name, program in tiny_model.compiler()._programs.items()
     }
-    jitted = (slots.empty, slots.prefill, slots.fill, slots.decode, steps.join)
+    jitted = (state.empty, slots.prefill, slots.fill, slots.decode, decode_weights.join)
     before = [tiny_model.cache_size(one) for one in jitted]
     mixed = [tiny_model.item(chr(65 + i % 50), i % 2, "?" * (1 + i // 50)) for i in range(100)]
     sample(small, [Request(one.prompt.uid, one.features, 1 + i % 4) for i, one in enumerate(mixed)])

@@ -18,7 +18,7 @@ from tests.models.tiny import image
 from tests.tiny_model import cache_size
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout import Generation, generate, slots
-from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.rollout.banned import banned_mask
 
 LENGTH, NUM_SAMPLES, NUM_NEW = 24, 2, 12
 PADS = (0, 3, 1, 16)

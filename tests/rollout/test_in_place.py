@@ -16,8 +16,9 @@ from tests.rollout import build
 from zppo_jax.compilation import Compiler
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout import slots
-from zppo_jax.rollout.engine import Engine
+from zppo_jax.rollout.engine import Engine, Prefilled
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.rollout.state import Slots
 
 SHAPES = Shapes(buckets=(16,), patch_slots=16, max_new_tokens=496)
 NUM_SLOTS = 32
@@ -38,15 +39,15 @@ def engine() -> Engine:
 @functools.cache
 def compiled(name: str) -> Any:
     program = {
-        "decode": lambda: engine()._decode_program(model().params, SHAPES.num_keys, False),
-        "decode, truncated": lambda: engine()._decode_program(model().params, SHAPES.num_keys, True),
-        "fill": lambda: engine()._fill_program(model().params, 0, SHAPES.num_keys),
+        "decode": lambda: engine().compile_decode(model().params, SHAPES.num_keys, False),
+        "decode, truncated": lambda: engine().compile_decode(model().params, SHAPES.num_keys, True),
+        "fill": lambda: engine().compile_fill(model().params, 0, SHAPES.num_keys),
     }[name]()
     return program._future.result()
 
 
-def held() -> slots.Slots:
-    return jax.eval_shape(lambda: engine().empty(model().params, SHAPES.num_keys))
+def held() -> Slots:
+    return jax.eval_shape(lambda: engine().make_slots(model().params, SHAPES.num_keys))
 
 
 def num_bytes(tree: Any) -> int:
@@ -55,7 +56,7 @@ def num_bytes(tree: Any) -> int:
 
 def key_bytes() -> int:
     """Keys and values of all layers."""
-    return num_bytes([group[-1] for group in held()["states"]])
+    return num_bytes([group[-1] for group in held().states])
 
 
 PROGRAMS = ["decode", "decode, truncated", "fill"]
@@ -84,7 +85,7 @@ def test_no_second_cache_is_held(name):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_instruction_copies_the_keys(name):
-    shapes = {leaf.shape for group in held()["states"] for leaf in group[-1]}
+    shapes = {leaf.shape for group in held().states for leaf in group[-1]}
     sizes = {functools.reduce(lambda a, b: a * b, shape) for shape in shapes}
     copies = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", compiled(name).as_text())
     copied = [shape for shape in copies if functools.reduce(lambda a, b: a * b, map(int, shape.split(","))) in sizes]
@@ -95,13 +96,13 @@ def test_no_instruction_copies_the_keys(name):
 def test_what_was_given_over_is_gone(name):
     """The caller's arrays are deleted by the call: nobody can hold on to old slots, so there is one cache."""
     one, params = engine(), model().params
-    before = one.empty(params, SHAPES.num_keys)
+    before = one.make_slots(params, SHAPES.num_keys)
     if name == "decode":
-        one.decode(params, one.weights(params), before, False, 1, ())
+        one.decode(params, one.get_weights(params), before, False, 1, ())
     else:
         cache = jax.tree.map(
             lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(lambda: slots.prefill(params, model().config, one._prefill_inputs(params, 0))),
+            jax.eval_shape(lambda: slots.prefill(params, model().config, one.prefill_shapes(params, 0))),
         )
-        one.fill(params, before, cache, one.rows([], 0), 0)
+        one.fill(params, before, Prefilled(cache, one.batch_prompts((), 0), 0), ())
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))

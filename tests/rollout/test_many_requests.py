@@ -18,6 +18,7 @@ from zppo_jax.models import qwen3_5
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request, Sample
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
 
@@ -117,18 +118,18 @@ def test_every_request_is_answered_once(caller):
         assert of_ticket[ticket] <= wanted if ticket in caller.given_up else of_ticket[ticket] == wanted, ticket
     reasons = [sample.finish_reason for sample in caller.answers.values()]
     counts = {reason: reasons.count(reason) for reason in ("stop", "length", "abort")}
-    statistics = caller.session.statistics
-    print(f"{counts}, {len(caller.given_up)} given up; {statistics}")
+    counters = caller.session.counters
+    print(f"{counts}, {len(caller.given_up)} given up; {counters}")
     assert min(counts.values()) > 50 and len(caller.given_up) > 100
-    assert statistics.finished == counts["stop"] + counts["length"]
+    assert counters.finished == counts["stop"] + counts["length"]
 
 
 def test_equal_requests_have_equal_answers(caller):
     """All answers to one thing are the same, and begin like those that were given up in the middle."""
     first: dict[tuple[int, int], Sample] = {}
-    for (ticket, index), sample in caller.answers.items():
+    for (ticket, index), one in caller.answers.items():
         if ticket not in caller.given_up:
-            same(sample, first.setdefault((caller.thing_of[ticket], index), sample))
+            same(one, first.setdefault((caller.thing_of[ticket], index), one))
     assert len(first) == sum(one.num_samples for one in things())
     for ticket, index in caller.answers:
         if ticket in caller.given_up:
@@ -141,19 +142,19 @@ def test_equal_requests_have_equal_answers(caller):
 def test_answers_are_those_that_a_request_has_alone(caller):
     chosen = np.random.default_rng(2).choice(list(set(caller.thing_of) - caller.given_up), NUM_ALONE, replace=False)
     for ticket in chosen.tolist():
-        (alone,) = engine().sample(model().params, [things()[caller.thing_of[ticket]]])
+        (alone,) = sample(engine(), model().params, [things()[caller.thing_of[ticket]]])
         for index, expected in enumerate(alone):
             same(caller.answers[ticket, index], expected)
 
 
 def test_answers_keep_to_what_was_asked(caller):
-    for (ticket, _), sample in caller.answers.items():
-        asked, said = things()[caller.thing_of[ticket]], build.letters(sample.token_ids_T)
+    for (ticket, _), one in caller.answers.items():
+        asked, said = things()[caller.thing_of[ticket]], build.letters(one.token_ids_T)
         assert len(said) <= asked.max_new_tokens
         assert all(stop not in said[:-1] for stop in (*asked.stop_strings, "a", "b"))
         ends = any(said.endswith(stop) for stop in (*asked.stop_strings, "a", "b"))
         expected = "stop" if ends else "length" if len(said) == asked.max_new_tokens else "abort"
-        assert sample.finish_reason == expected or sample.finish_reason == "abort"
+        assert one.finish_reason == expected or one.finish_reason == "abort"
 
 
 def test_nothing_is_kept_of_what_is_done(caller):

@@ -13,8 +13,8 @@ import pytest
 from tests import tiny_model
 from tests.tiny_model import SHAPES
 from zppo_jax.errors import ConfigError
-from zppo_jax.models.qwen3_5 import sizes, steps
-from zppo_jax.rollout import memory, slots
+from zppo_jax.models.qwen3_5 import decode_weights, sizes
+from zppo_jax.rollout import memory, state
 from zppo_jax.rollout.shapes import Shapes
 
 DTYPES = ("bfloat16", "float32")
@@ -26,7 +26,7 @@ def config():
 
 def held_bytes(num_rows: int, penalises: bool = False) -> int:
     """What the arrays of slots that really exist take."""
-    held = slots.empty(config(), num_rows, SHAPES.num_keys, DTYPES, penalises)
+    held = state.empty(config(), num_rows, SHAPES.num_keys, DTYPES, penalises)
     return sum(leaf.nbytes for leaf in jax.tree.leaves(held))
 
 
@@ -70,9 +70,9 @@ def test_what_cannot_fit_says_by_how_much():
 
 def test_the_caller_words_what_cannot_fit_and_its_mend_fits():
     """To a megabyte upwards: what is named is never refused again."""
-    wording = memory.Wording("--room={given:g}", "have {need:g}")
+    messages = memory.BudgetMessages("--room={given:g}", "have {need:g}")
     with pytest.raises(ConfigError, match=r"^--room=1e-06: a rollout of .* more: have 0\.001$"):
-        memory.plan(config(), SHAPES, 8, 1000.0, DTYPES, wording=wording)
+        memory.plan(config(), SHAPES, 8, 1000.0, DTYPES, messages=messages)
     assert memory.plan(config(), SHAPES, 1, 1e6, DTYPES) == 1
 
 
@@ -85,7 +85,7 @@ def on_devices(*stats: dict[str, int] | None) -> Any:
 def test_what_is_free_is_what_the_fullest_device_says(monkeypatch):
     """Less what decoding makes of the parameters, and a margin."""
     params = tiny_model.model().params
-    joined = jax.eval_shape(lambda: steps.join(params["text"], config().text, 16))
+    joined = jax.eval_shape(lambda: decode_weights.join(params["text"], config().text, 16))
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(joined))
     assert memory.free_budget(config(), params, 16) == math.inf, "a CPU does not say"
     stats = ({"bytes_limit": 10**9, "bytes_in_use": 10**8}, {"bytes_limit": 10**9, "bytes_in_use": 4 * 10**8})

@@ -21,6 +21,7 @@ from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request, Sample
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features
 
@@ -66,7 +67,7 @@ def engine():
 
 def answers(*rows: int, sampling: Sampling = GREEDY) -> list[Sample]:
     requests = [Request(f"row {row}", prompts()[row], 1, sampling, RandomStream()) for row in rows]
-    return [one for (one,) in engine().sample(model().params, requests)]
+    return [one for (one,) in sample(engine(), model().params, requests)]
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_the_images_matter(oracle):
     for row in rows:
         other = dataclasses.replace(prompts()[row], patches_IC=-prompts()[row].patches_IC)
         changed.append(Request(f"row {row}", other, 1, GREEDY))
-    others = engine().sample(model().params, changed)
+    others = sample(engine(), model().params, changed)
     for (other,), one in zip(others, answers(*rows), strict=True):
         assert (other.token_ids_T != one.token_ids_T).any()
 

@@ -14,7 +14,7 @@ import pytest
 from tests.rollout import build
 from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
-from zppo_jax.rollout import session
+from zppo_jax.rollout import sample
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request, Sample
@@ -54,7 +54,7 @@ def fresh(asked: Request, ring: int = RING) -> Sample:
 
 
 def cursor(one: Session) -> int:
-    return int(one._slots["cursor"])
+    return int(one._slots.cursor)
 
 
 def same(one: Sample, other: Sample) -> None:
@@ -86,7 +86,7 @@ def test_rows_that_come_one_after_the_other_do_not_disturb_each_other():
     while one.busy:
         found |= {event.ticket: event.sample for event in one.advance() if event.sample}
         places.add(cursor(one))
-    assert one.statistics.steps > 5 * RING and len(places) > 10
+    assert one.counters.steps > 5 * RING and len(places) > 10
     for ticket, each in tickets.items():
         same(found[ticket], fresh(each))
 
@@ -140,7 +140,7 @@ def test_the_slots_of_one_ring_are_gone_before_those_of_the_next_are_made(monkey
             super().__init__(*args, **settings)
             made.append(self._ring)
 
-    monkeypatch.setattr(session, "Session", Watched)
+    monkeypatch.setattr(sample, "Session", Watched)
     rings = build.engine(model(), "rings", Shapes(buckets=(2, 20), patch_slots=16, max_new_tokens=4), 3, 2, 5)
-    found = rings.sample(model().params, [request(1, 2), request(2, 19), request(3, 1)])
+    found = sample.sample(rings, model().params, [request(1, 2), request(2, 19), request(3, 1)])
     assert made == [6, 24] and all(len(sample.token_ids_T) == 4 for (sample,) in found)

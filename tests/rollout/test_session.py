@@ -18,6 +18,7 @@ from zppo_jax.models import qwen3_5
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request, Sample
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.session import Event, Session
 from zppo_jax.rollout.shapes import Shapes
 
@@ -44,7 +45,7 @@ def request(number: int, num_samples: int = 1, **settings: Any) -> Request:
 
 
 def answers(requests: list[Request], chunk: int = 3, **settings: Any) -> list[list[Sample]]:
-    return engine(chunk, **settings).sample(model().params, requests)
+    return sample(engine(chunk, **settings), model().params, requests)
 
 
 def same(one: Sample, other: Sample) -> None:

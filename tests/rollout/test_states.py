@@ -17,9 +17,10 @@ import pytest
 from tests.rollout import build
 from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import steps, text
-from zppo_jax.rollout import slots
+from zppo_jax.models.qwen3_5 import decode, decode_weights, text
+from zppo_jax.rollout import state
 from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.shapes import Shapes
 
 VOCAB, ROWS, CHUNK = 128, 2, 256
@@ -43,26 +44,26 @@ def model() -> qwen3_5.Model:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _run(params, config, tokens_TB, carry):
-    weights = steps.prepare(params["text"], config.text, tokens_TB.shape[1])
+    weights = decode_weights.prepare(params["text"], config.text, tokens_TB.shape[1])
 
     def advance(carry, token_B):
         states, mask_BS, place = carry
         mask_BS = jax.lax.dynamic_update_slice_in_dim(mask_BS, jnp.ones((len(mask_BS), 1), bool), place, axis=1)
         x_BD = text.embed(weights, token_B[:, None])[:, 0]
         positions_B = jnp.full(len(mask_BS), place)
-        hidden_BD, states = steps.step_layers(weights, config.text, x_BD, positions_B, mask_BS, states, place)
-        out = hidden_BD, steps.logits(weights, hidden_BD)
+        hidden_BD, states = decode.step_layers(weights, config.text, x_BD, positions_B, mask_BS, states, place)
+        out = hidden_BD, decode.logits(weights, hidden_BD)
         return (states, mask_BS, place + 1), [x.astype(jnp.float32) for x in out]
 
     return jax.lax.scan(advance, carry, tokens_TB)
 
 
-def decode(num_steps: int, dtypes: tuple[str, str], params: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def decode_tokens(num_steps: int, dtypes: tuple[str, str], params: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """Hidden states [T, B, D] and log-probabilities [T, B, V] of the next token after each of random tokens."""
     params = params or model().params
     tokens_TB = np.random.default_rng(0).integers(0, VOCAB, (num_steps, ROWS)).astype(np.int32)
-    held = slots.empty(model().config, ROWS, num_steps, dtypes)
-    carry, outs = (held["states"], held["mask_BS"], jnp.int32(0)), []
+    held = state.empty(model().config, ROWS, num_steps, dtypes)
+    carry, outs = (held.states, held.mask_BS, jnp.int32(0)), []
     for start in range(0, num_steps, CHUNK):
         carry, out = _run(params, model().config, tokens_TB[start : start + CHUNK], carry)
         outs.append([np.asarray(x, np.float64) for x in out])
@@ -72,12 +73,12 @@ def decode(num_steps: int, dtypes: tuple[str, str], params: Any = None) -> tuple
 
 @functools.cache
 def exact(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    return decode(num_steps, ("float32", "float32"))
+    return decode_tokens(num_steps, ("float32", "float32"))
 
 
 def drift(num_steps: int, dtypes: tuple[str, str], params: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """Of each step and row: cosine of the hidden state with float32's, and the KL divergence of the next token."""
-    (hidden, logprobs), (reduced, reduced_logprobs) = exact(num_steps), decode(num_steps, dtypes, params)
+    (hidden, logprobs), (reduced, reduced_logprobs) = exact(num_steps), decode_tokens(num_steps, dtypes, params)
     cosine_TB = (hidden * reduced).sum(-1) / np.linalg.norm(hidden, axis=-1) / np.linalg.norm(reduced, axis=-1)
     return cosine_TB, (np.exp(logprobs) * (logprobs - reduced_logprobs)).sum(-1)
 
@@ -130,10 +131,10 @@ SHAPES = Shapes(buckets=(8,), patch_slots=16, max_new_tokens=CHUNK)
 def test_what_the_trainer_makes_of_it(key, state):
     """256 tokens sampled by an engine with such states, and their log-probabilities in the trainer's float32 pass."""
     one = build.engine(model(), "states", SHAPES, 4, 1, 64, key_dtype=key, state_dtype=state)
-    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(one.empty(model().params, SHAPES.num_keys)["states"])}
+    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(one.make_slots(model().params, SHAPES.num_keys).states)}
     assert dtypes == {key, state}
     asked = Request("q", build.text_features(np.arange(9)), 4, draw=RandomStream(1))
-    ((*samples,),) = one.sample(model().params, [asked])
+    ((*samples,),) = sample(one, model().params, [asked])
     sampled = [sample.token_ids_T for sample in samples]
     expected_GR = np.stack(build.trainers_logprobs(model(), [asked.features], [sampled])[0])
     error_GR = np.abs(np.stack([sample.logprobs_T for sample in samples]) - expected_GR)

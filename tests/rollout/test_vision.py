@@ -13,16 +13,17 @@ import pytest
 from tests import tiny_model
 from zppo_jax.keys import RandomStream
 from zppo_jax.rollout.engine import Engine
+from zppo_jax.rollout.kept import Kept, VisionFeatures
 from zppo_jax.rollout.requests import Request, Sample
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.session import Session
-from zppo_jax.rollout.vision import VisionFeatures
 
 KINDS = {"plain": "", "bcq": "1", "ncq": "2"}
 
 
 def engine(budget: int = 2**30) -> Engine:
     """With features of its own; two prompts a call."""
-    return dataclasses.replace(tiny_model.engine(), vision=VisionFeatures(budget))
+    return dataclasses.replace(tiny_model.engine(), kept=Kept(features=VisionFeatures(budget)))
 
 
 def request(name: str, kind: str = "plain", key: str | None = None, num_images: int = 1) -> Request:
@@ -33,7 +34,7 @@ def request(name: str, kind: str = "plain", key: str | None = None, num_images: 
 
 
 def answers(one: Engine, requests: list[Request], params: Any = None) -> list[list[Sample]]:
-    return one.sample(params or tiny_model.model().params, requests)
+    return sample(one, params or tiny_model.model().params, requests)
 
 
 def same(ours: list[list[Sample]], theirs: list[list[Sample]]) -> None:
@@ -51,7 +52,7 @@ def differ(ours: list[list[Sample]], theirs: list[list[Sample]]) -> bool:
 
 
 def counts(one: Engine) -> tuple[int, int]:
-    return one.vision.encoded, one.vision.reused
+    return one.kept.features.encoded, one.kept.features.reused
 
 
 def changed() -> Any:
@@ -162,7 +163,7 @@ def test_one_encoding_for_all_samples_and_slots():
     one.submit(dataclasses.replace(request("b"), num_samples=20))
     while one.busy:
         one.advance()
-    assert counts(one.engine) == (1, 0) and one.statistics.prompts == 1 and one.statistics.finished == 20
+    assert counts(one.engine) == (1, 0) and one.counters.prompts == 1 and one.counters.finished == 20
 
 
 def test_prompts_of_text_alone_do_not_pay_for_the_tower():

@@ -16,7 +16,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from tests.zppo.builders import group_with
-from zppo_jax.rollout.statistics import Statistics
+from zppo_jax.rollout.counters import Counters
 from zppo_jax.run.metrics import SCHEMA, depends_on_clock
 from zppo_jax.run.metrics_file import MetricsWriter
 from zppo_jax.run.rows import read_rows
@@ -247,7 +247,7 @@ def step_of(
     weights_PG = np.stack([np.full(8, place + 1.0) for place in range(len(plain) + len(helped))])
     updated = Updated(weights_PG, {"loss": 0.5}, skipped or {})
     hard, counts = select.hard(first.outcomes), {"zppo/too_long": 2}
-    step = Step(3, first, hard, second, counts, Statistics(), first + second, updated, refreshed=None, buffer=None)
+    step = Step(3, first, hard, second, counts, Counters(), first + second, updated, refreshed=None, buffer=None)
     return dataclasses.replace(step, **changes)
 
 
@@ -259,7 +259,7 @@ def test_a_step_is_a_row_of_metrics():
     first = dataclasses.replace(first, token_ids_T=spoken[0], logprobs_T=spoken[1], finish_reason="length")
     plain[1] = dataclasses.replace(plain[1], rollouts=(first, *others))
     helped = [group_with("a", 4, kind="bcq"), group_with("a", 0, kind="ncq")]
-    sampler = Statistics(tokens=30, slot_steps=40, longest=7)
+    sampler = Counters(tokens=30, slot_steps=40, longest=7)
     row = step_of(plain, helped, sampler=sampler).metrics()
     assert row["rollout/accuracy"] == pytest.approx(2 / 3) and row["rollout/new_accuracy"] == 0.625
     assert row["rollout/hard_fraction"] == 1 / 3 and row["rollout/new_hard_fraction"] == 0.5

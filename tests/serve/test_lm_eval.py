@@ -15,6 +15,7 @@ import pytest
 from tests.serve.conftest import MODEL
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.sample import sample
 
 PYTHON = os.environ.get("ZPPO_LM_EVAL", "")
 QUESTIONS = [f"Add {number}. Answer in \\boxed{{}}." for number in range(6)]
@@ -46,7 +47,7 @@ def test_lm_eval_scores_what_the_server_says(live, tmp_path):
     """Half of the gold answers are what the model says greedily, so the score is known."""
     processor = live.loaded.processor
     requests = [Request("x", processor.features(question, []), 1, Sampling(0.0)) for question in QUESTIONS]
-    samples = live.engine.sample(live.loaded.params, requests)
+    samples = sample(live.engine, live.loaded.params, requests)
     said = [processor.decode(one.token_ids_T).split(STOP)[0] for [one] in samples]
     rows = [
         {"question": question, "answer": text if place % 2 else "other"}

@@ -23,6 +23,7 @@ from tests.serve.conftest import MODEL, QUESTION
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.sample import sample
 
 PYTHON = os.environ.get("ZPPO_LMMS_EVAL", "")
 NUM_QUESTIONS = 4
@@ -78,7 +79,7 @@ def test_lmms_eval_scores_what_the_server_says(live, tmp_path):
             rows.append({"question": QUESTION, "images": paths, "answer": "other"})
             prompt = processor.features(QUESTION, images)
             requests.append(Request("x", prompt, 1, Sampling(0.0), max_new_tokens=MAX_NEW_TOKENS))
-        samples = live.engine.sample(live.loaded.params, requests)
+        samples = sample(live.engine, live.loaded.params, requests)
         # lmms-eval takes off the thoughts, also those that the prompt opened.
         said = [processor.decode(one.token_ids_T).split("</think>")[-1].strip() for [one] in samples]
         assert len(set(said)) == NUM_QUESTIONS, "the question is one, so the images make the difference"

@@ -142,14 +142,14 @@ def test_an_image_as_a_data_uri(live):
 
 
 def test_a_prompt_without_images_does_not_run_the_vision_tower(live):
-    before = live.engine.vision.encoded
+    before = live.engine.kept.features.encoded
     ask(live, "nothing to see", max_tokens=1)
-    assert live.engine.vision.encoded == before > 0
+    assert live.engine.kept.features.encoded == before > 0
 
 
 def test_what_has_ended_is_forgotten(live):
     ask(live, n=2)
-    until(lambda: not live.server.scheduler._jobs)
+    until(lambda: not live.server.scheduler._pending)
     session = live.gate.sessions[-1]
     assert session._requests == {} and session._buckets == {}
 
@@ -297,7 +297,7 @@ def seed_of_long_responses(live: Live, text: str, num_samples: int, temperature:
 def test_a_client_that_goes_frees_its_slots(live, stream):
     scheduler = live.server.scheduler
     assert texts(ask(live, temperature=0))
-    done = live.gate.sessions[-1].statistics.finished
+    done = live.gate.sessions[-1].counters.finished
     body = {"messages": [{"role": "user", "content": "a"}], "n": 6, "temperature": 100, "stream": stream}
     body["seed"] = seed_of_long_responses(live, "a", 6, 100.0)
     with live.gate.held() as gate:
@@ -312,7 +312,7 @@ def test_a_client_that_goes_frees_its_slots(live, stream):
         connection.close()
         until(lambda: scheduler._commands.qsize() > 0)
     until(lambda: scheduler.num_responses == 0 and scheduler.num_busy_slots == 0)
-    assert live.gate.sessions[-1].statistics.finished == done
+    assert live.gate.sessions[-1].counters.finished == done
     assert texts(ask(live, temperature=0))
 
 

@@ -22,7 +22,7 @@ from tests.tiny_model import (
     learner,
     outcomes,
 )
-from zppo_jax.rollout.engine import Request
+from zppo_jax.rollout.requests import Request
 from zppo_jax.run import checkpoint
 from zppo_jax.types import Cohort, Outcome
 from zppo_jax.update import batch, losses, optimizer, rows

@@ -27,10 +27,8 @@ from zppo_jax.data.pipeline import EncodedPrompt, PromptProcessing, StepBatch
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import HostCopy, Hosts
 from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.rollout.statistics import Statistics
-from zppo_jax.rollout.vision import VisionFeatures
-from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.run.timers import PhaseTimers
 from zppo_jax.setup import Components
 from zppo_jax.types import Cohort, Group, Rollout
@@ -63,7 +61,7 @@ def answers(rng: np.random.Generator, items, mark: str, ids: tuple[int, int], ch
 class MarkedStudent:
     """Answers like the actor, from a random generator."""
 
-    engine = SimpleNamespace(shapes=SHAPES, statistics=Statistics(), held=HeldWeights(), vision=VisionFeatures())
+    engine = SimpleNamespace(shapes=SHAPES, kept=Kept())
 
     def __init__(self, rng: np.random.Generator, chance: float):
         self._rng, self._chance = rng, chance
@@ -72,7 +70,7 @@ class MarkedStudent:
         self, params: Any, items: Sequence[EncodedPrompt], size: int, sampling: Any, stream: RandomStream
     ) -> list[Group]:
         assert size == GROUP_SIZE
-        self.engine.held._made = ("program", params, "weights")
+        self.engine.kept.weights._made = ("program", params, "weights")
         return answers(self._rng, items, STUDENT_MARK, STUDENT_IDS, self._chance)
 
 
@@ -96,7 +94,7 @@ class Recorder:
     """Stands where the learner stands and keeps the groups that an update would be made of."""
 
     def update(self, state: Any, cohort: Cohort, credit: Any, **identity: Any) -> tuple[Any, Updated]:
-        assert MarkedStudent.engine.held._made is None, "the update needs the memory that weights of decoding took"
+        assert MarkedStudent.engine.kept.weights._made is None, "the update needs the memory of the decoding weights"
         self.groups = list(cohort.groups)
         assert [outcome.uid for outcome in cohort.outcomes] == [group.prompt.uid for group in cohort.groups]
         return state, Updated(np.zeros((len(self.groups), GROUP_SIZE)), {}, {})

@@ -15,10 +15,11 @@ from zppo_jax.data.pipeline import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.processor import Processor
 from zppo_jax.rewards.scorer import Scorer
+from zppo_jax.rollout import sample as sampler
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request, Sample
-from zppo_jax.rollout.session import Finished
+from zppo_jax.rollout.sample import Finished
 from zppo_jax.types import Group, Prompt, Rollout
 
 
@@ -45,7 +46,7 @@ class Actor:
         ]
         scored: list[Future[dict[tuple[int, int], Rollout]]] = []
         with ThreadPoolExecutor(1, thread_name_prefix="scoring") as beside:
-            for finished in self.engine.stream(params, requests):
+            for finished in sampler.stream(self.engine, params, requests):
                 if finished:
                     scored.append(beside.submit(self._scored, items, finished))
         rollouts = {place: rollout for part in scored for place, rollout in part.result().items()}

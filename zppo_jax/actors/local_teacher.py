@@ -9,6 +9,7 @@ from typing import Any
 from zppo_jax.actors.actor import Actor
 from zppo_jax.data.pipeline import EncodedPrompt
 from zppo_jax.keys import RandomStream
+from zppo_jax.rollout import sample as sampler
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
 from zppo_jax.types import Group, Rollout
@@ -30,8 +31,8 @@ class LocalTeacher:
     def groups(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> list[Group]:
         """One group of scored rollouts for each prompt, in order."""
         groups = self.actor.answer(self.params, items, self.num_rollouts, self.sampling, stream)
-        self.actor.engine.held.release()  # a copy of the largest model there is
-        self.actor.engine.vision.release()  # a question is asked once
+        # Weights as large as the largest model there is, and images that are shown once.
+        self.actor.engine.kept.release()
         return groups
 
     def answer(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> dict[str, tuple[Rollout, ...]]:
@@ -51,8 +52,8 @@ class LocalTeacher:
         fitting = [index for index, prompt in enumerate(features) if engine.shapes.holds(prompt)]
         greedy = Sampling(temperature=0.0)
         requests = [Request(f"write/{index}", features[index], 1, greedy, stream) for index in fitting]
-        samples = engine.sample(self.params, requests)
-        engine.held.release()
+        samples = sampler.sample(engine, self.params, requests)
+        engine.kept.release()
         for index, group in zip(fitting, samples, strict=True):
             outputs[index] = self.writer.text_of(group[0])
         return outputs

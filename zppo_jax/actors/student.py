@@ -15,8 +15,8 @@ from zppo_jax.actors.cohort import gather_cohort
 from zppo_jax.data.pipeline import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import HostCopy, Hosts
+from zppo_jax.rollout.counters import Counters
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.statistics import Statistics
 from zppo_jax.types import Cohort
 
 
@@ -37,7 +37,7 @@ class Student:
     @contextlib.contextmanager
     def rollouts(self, params: dict[str, Any]) -> Iterator[Rollouts]:
         """Rollouts with these parameters; at the end of the block the memory that only sampling needs is given back."""
-        self.actor.engine.statistics.take()  # drops what an evaluation counted
+        self.actor.engine.kept.counters.take()  # drops what an evaluation counted
         rollouts = Rollouts(self, self.sampling_params(params))
         try:
             yield rollouts
@@ -46,8 +46,7 @@ class Student:
 
     def release(self) -> None:
         """Gives back the memory that only sampling needs."""
-        self.actor.engine.held.release()
-        self.actor.engine.vision.release()
+        self.actor.engine.kept.release()
         self.host_copy.release()
 
 
@@ -66,10 +65,10 @@ class Rollouts:
         groups = student.actor.answer(self.params, items, student.group_size, student.sampling, stream)
         return gather_cohort(groups, student.hosts, f"the {stream.purpose} rollouts", order)
 
-    def counts(self) -> Statistics:
+    def counts(self) -> Counters:
         """What the samplers of all hosts have done since this was last asked."""
-        total = Statistics()
-        done = dataclasses.asdict(self.student.actor.engine.statistics.take())
+        total = Counters()
+        done = dataclasses.asdict(self.student.actor.engine.kept.counters.take())
         for part in self.student.hosts.gather(done, "the sampler's statistics"):
-            total.add(Statistics(**part))
+            total.add(Counters(**part))
         return total

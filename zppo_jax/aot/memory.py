@@ -103,5 +103,5 @@ def _features(config: Config, run: Shapes, programs: Programs, name: str) -> int
         if keeps is not None:
             a_call = keeps.resident_bytes(_params(run, programs, keeps), 0)["features"]
             calls = math.ceil(config.rollout.questions_per_step / keeps.prompts_per_call)
-            total += min(calls * a_call, keeps.vision.budget // a_call * a_call)
+            total += min(calls * a_call, keeps.kept.features.budget // a_call * a_call)
     return total

@@ -25,9 +25,9 @@ from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf, sizes, vlm
 from zppo_jax.parallel import Hosts
+from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.update import programs
 from zppo_jax.warmstart import SHIPPED
 from zppo_jax.zppo import get_method

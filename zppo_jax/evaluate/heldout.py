@@ -88,7 +88,7 @@ class HeldOut:
         for items in self.encoded():
             groups = self.actor.answer(params, items, 1, self.sampling, stream)
             local += [_graded(group.prompt.question.level, group.rollouts[0]) for group in groups]
-            self.actor.engine.vision.release()  # nobody asks about these images again before the next update
+            self.actor.engine.kept.features.release()  # nobody asks about these images again before the next update
         return [Graded(*row) for row in self.hosts.gather_dealt(local, "the evaluation")]
 
 

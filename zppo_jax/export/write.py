@@ -23,6 +23,7 @@ from zppo_jax.files import read_file, write_atomically
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf
+from zppo_jax.models.qwen3_5.parameters import count
 from zppo_jax.processor import Processor
 from zppo_jax.run import checkpoint, saved
 from zppo_jax.run.directory import require_name
@@ -75,13 +76,13 @@ def export(
     processor = Processor.from_directory(source)
     shapes = qwen3_5.abstract_params(config)
     report = functools.partial(print, file=sys.stderr)
-    with heartbeat.during(f"reading step {chosen} of {run}, {hf.count(shapes) / 1e6:,.1f} M parameters"):
+    with heartbeat.during(f"reading step {chosen} of {run}, {count(shapes) / 1e6:,.1f} M parameters"):
         params = checkpoint.restore_params(run / "checkpoints", chosen, shapes, report)
     config = dataclasses.replace(config, stop_token_ids=processor.stop_ids, pad_token_id=processor.pad_id)
     nbytes = 0
     console = rich.console.Console(stderr=True)
     bar = rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal)
-    total = hf.count(shapes)
+    total = count(shapes)
     with hf.staged(out) as directory, bar as progress, heartbeat.during(f"writing {out}") as report:
         task = progress.add_task(f"writing {out}", total=total)
 
@@ -95,7 +96,7 @@ def export(
         _write_processor(directory, source, processor)
     kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
     return (
-        f"step {chosen} of {run} is in {out}: {hf.count(shapes) / 1e6:,.1f} M parameters, {nbytes / 1e6:,.1f} MB in "
+        f"step {chosen} of {run} is in {out}: {count(shapes) / 1e6:,.1f} M parameters, {nbytes / 1e6:,.1f} MB in "
         f"{dtype or ' and '.join(kinds)}; transformers, vLLM and lm-eval load it"
     )
 

@@ -114,7 +114,7 @@ def parse(argv: Sequence[str]) -> None:
 
 
 def _generate(target: TextIO, heartbeat: Heartbeat) -> None:
-    """Loads what the flags name, samples, prints; what is going on stands in `target`."""
+    """Loads the model that the flags name, samples, prints; progress goes to `target`."""
     with heartbeat.during("starting: importing jax"):
         messages, images = _conversation()
         # Imports jax, which a mistake on the command line should not wait for.
@@ -134,8 +134,8 @@ def _generate(target: TextIO, heartbeat: Heartbeat) -> None:
     try:
         features = loaded.processor.chat_features(messages, images)
     except ValueError as error:
-        raise ConfigError(f"the prompt does not do ({error})") from error
-    asked = sampling.Asked(
+        raise ConfigError(f"the prompt cannot be used ({error})") from error
+    request = sampling.GenerateRequest(
         features, _NUM_SAMPLES.value, settings, _SEED.value, _MAX_NEW.value, tuple(_STOPS.value), _SLOTS.value
     )
     with (
@@ -148,9 +148,9 @@ def _generate(target: TextIO, heartbeat: Heartbeat) -> None:
         for line in loaded.describe():
             console.message(line)
         progress = _unless_interrupted(console.status)
-        responses = sampling.responses(loaded, asked, compiler, progress, console.message)
+        responses = sampling.responses(loaded, request, compiler, progress, console.message)
         for response in _finite(responses):
-            text = response.as_json() if _JSON.value else response.as_text(asked.num_samples)
+            text = response.as_json() if _JSON.value else response.as_text(request.num_samples)
             if target is sys.stdout:
                 console.message(_harmless(text))
             else:
@@ -158,7 +158,7 @@ def _generate(target: TextIO, heartbeat: Heartbeat) -> None:
 
 
 def _finite(responses: Iterator[Any]) -> Iterator[Any]:
-    """The same, and the end with status 1 where the model computes something else than numbers."""
+    """Passes responses on; exits with status 1 where the model computes values that are not finite."""
     from zppo_jax.generate.text import NotFiniteError
 
     try:
@@ -190,14 +190,14 @@ def _ctrl_c() -> Iterator[None]:
 
 
 def _unless_interrupted(report: Callable[[str], None]) -> Callable[[str], None]:
-    """The same, called after every chunk, and the end where Ctrl-C was pressed and nobody heard it."""
+    """Wraps `report`, which is called after every chunk, so that it raises a KeyboardInterrupt that a library lost."""
 
-    def checked(line: str) -> None:
+    def interruptible(line: str) -> None:
         if _interrupted.is_set():
             raise KeyboardInterrupt
         report(line)
 
-    return checked
+    return interruptible
 
 
 def _conversation() -> tuple[list[dict[str, Any]], list[Any]]:

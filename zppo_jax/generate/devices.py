@@ -12,39 +12,39 @@ from zppo_jax.command import Devices
 from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.rollout import memory
-from zppo_jax.rollout.memory import Wording
+from zppo_jax.rollout.memory import BudgetMessages
 
 _SHORTER = "lower --max_new_tokens or have shorter prompts (--max_pixels, and --max_prompt_tokens of a server)"
-_GIVEN = Wording("--cache_gigabytes = {given:g}", f"raise it to {{need:g}} or more, or {_SHORTER}")
-_FREE = Wording("{given:.3g} GB of each device are free for caches", f"{_SHORTER}, or take more devices")
+_GIVEN = BudgetMessages("--cache_gigabytes = {given:g}", f"raise it to {{need:g}} or more, or {_SHORTER}")
+_FREE = BudgetMessages("{given:.3g} GB of each device are free for caches", f"{_SHORTER}, or take more devices")
 
 
-def make_mesh(asked: Devices, config: qwen3_5.Config) -> jax.sharding.Mesh | None:
-    """All devices; None where there is only one, which needs no mesh. Raises ConfigError when `asked` does not use
+def make_mesh(wanted: Devices, config: qwen3_5.Config) -> jax.sharding.Mesh | None:
+    """All devices; None where there is only one, which needs no mesh. Raises ConfigError when `wanted` does not use
     exactly these.
 
     Without a word of the user, heads are divided as far as both weights and caches are (by the key-value heads), and
     what is left holds copies. `fsdp` would save memory between the chunks of decoding alone: the compiler gathers what
     it divides before the loop.
     """
-    tensor = asked.tensor or _tensor(asked, config.text.num_key_value_heads)
+    tensor = wanted.tensor or _tensor(wanted, config.text.num_key_value_heads)
     try:
-        mesh = parallel.make_mesh(asked.data, asked.fsdp, tensor)
+        mesh = parallel.make_mesh(wanted.data, wanted.fsdp, tensor)
     except ValueError as error:
         raise ConfigError(f"--mesh_data, --mesh_fsdp, --mesh_tensor: {error}") from error
     return mesh if mesh.size > 1 else None
 
 
-def _tensor(asked: Devices, num_heads: int) -> int:
+def _tensor(wanted: Devices, num_heads: int) -> int:
     """The devices that the other axes leave, if these have sizes; else as many as divide both them and the heads."""
-    given = [size for size in (asked.data, asked.fsdp) if size > 0]
+    given = [size for size in (wanted.data, wanted.fsdp) if size > 0]
     return -1 if len(given) == 2 else math.gcd(jax.device_count() // math.prod(given), num_heads)
 
 
 def cache_budget(
-    asked: Devices, config: qwen3_5.Config, params: dict[str, Any], num_slots: int
-) -> tuple[float, Wording]:
-    """Bytes of each device for the caches of up to `num_slots`, on the mesh in use, and how to speak of them."""
-    if asked.cache_gigabytes is not None:
-        return 1e9 * asked.cache_gigabytes, _GIVEN
+    wanted: Devices, config: qwen3_5.Config, params: dict[str, Any], num_slots: int
+) -> tuple[float, BudgetMessages]:
+    """Bytes of each device for the caches of up to `num_slots`, on the mesh in use, and the messages about them."""
+    if wanted.cache_gigabytes is not None:
+        return 1e9 * wanted.cache_gigabytes, _GIVEN
     return memory.free_budget(config, params, num_slots), _FREE

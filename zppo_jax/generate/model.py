@@ -1,4 +1,4 @@
-"""A Hugging Face directory as something that answers: model, processor and the engine that samples."""
+"""Loads a Hugging Face directory: model and processor, and the engine that samples from them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from zppo_jax.models.qwen3_5 import config_keys, hf, vlm
 from zppo_jax.processor import Processor
 from zppo_jax.processor.chat import thinks_by_default
 from zppo_jax.rollout import memory
+from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
-from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.rollout.shapes import Shapes
 
 MAX_PIXELS = 1_048_576
-"""To which an image is shrunk unless somebody says otherwise: an image that fills the published limit of 16 million
-takes 16,384 tokens."""
+"""Default size to which larger images are shrunk: one that fills the published limit of 16 million pixels takes 16,384
+tokens."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loaded:
-    """What a directory holds; `params` lie on `mesh`, or on the default device. Who uses them enters the mesh."""
+    """A model directory; `params` lie on `mesh`, or on the default device. Enter `mesh` to use them."""
 
     config: qwen3_5.Config
     params: dict[str, Any]
@@ -41,11 +41,11 @@ class Loaded:
     mesh: jax.sharding.Mesh | None
 
     def describe(self) -> Iterator[str]:
-        """What a person should know about a model on several devices."""
+        """Lines for people about a model on several devices."""
         if self.mesh is not None:
             yield from parallel.describe(self.mesh, self.params, vlm.logical_axes(self.config))
 
-    def engine(
+    def make_engine(
         self,
         shapes: Shapes,
         num_slots: int,
@@ -54,19 +54,19 @@ class Loaded:
         penalises: bool,
         report: Callable[[str], None],
     ) -> Engine:
-        """An engine for this model that knows its stop ids and its text. `report` is told, in a line, when it has fewer
-        slots than asked for; raises ConfigError when memory holds none."""
-        fitting = self._slots(shapes, num_slots, penalises, report)
+        """An engine for this model that knows its stop ids and its text. `report` gets a line when it has fewer slots
+        than `num_slots`; raises ConfigError when memory holds none."""
+        fitting = self._num_slots(shapes, num_slots, penalises, report)
         banned_V, decode = banned_mask(self.config, self.processor), self.processor.decode
         return Engine(
             self.config, shapes, fitting, prompts, banned_V, compiler, penalises=penalises, decode_text=decode
         )
 
-    def _slots(self, shapes: Shapes, wanted: int, penalises: bool, report: Callable[[str], None]) -> int:
-        """As many as are asked for and as the memory for caches holds."""
+    def _num_slots(self, shapes: Shapes, wanted: int, penalises: bool, report: Callable[[str], None]) -> int:
+        """`wanted`, or as many as the memory for caches holds."""
         dtypes = (str(self.params["text"]["embed"].dtype), Engine.state_dtype)
-        budget, wording = devices.cache_budget(self.devices, self.config, self.params, wanted)
-        fitting = memory.plan(self.config, shapes, wanted, budget, dtypes, penalises, wording)
+        budget, messages = devices.cache_budget(self.devices, self.config, self.params, wanted)
+        fitting = memory.plan(self.config, shapes, wanted, budget, dtypes, penalises, messages)
         if fitting < wanted:
             report(
                 f"{fitting} slots instead of {wanted}: no more fit in {budget / 1e9:.3g} GB for caches on each device"
@@ -79,32 +79,32 @@ def load(
     dtype: str | None = None,
     enable_thinking: bool | None = None,
     max_pixels: int | None = None,
-    asked: Devices | None = None,
+    wanted: Devices | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Loaded:
-    """Reads a directory, or OWNER/NAME of the Hub, onto all devices (`asked` None as the commands do by themselves).
-    Raises ConfigError in one line when it is none.
+    """Reads a directory, or OWNER/NAME of the Hub, onto the `wanted` devices (None: the defaults of the commands).
+    Raises ConfigError in one line when it is not a checkpoint.
 
     `dtype` None means float32 on CPUs and bfloat16 elsewhere; `enable_thinking` None what the chat template does by
-    itself; `max_pixels` None the directory's limit, but no more than MAX_PIXELS. `report` is given how far it is, in a
-    line for people.
+    itself; `max_pixels` None the directory's limit, but no more than MAX_PIXELS. `report` gets a line of
+    progress for people.
     """
-    asked, dtype = asked or Devices(), dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    wanted, dtype = wanted or Devices(), dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     with _explained(path):
         directory = hf.resolve(path)
         processor = _processor(directory, enable_thinking, max_pixels)
         config = configs.from_directory(directory)
         config_keys.check_processor(config.vision, processor.config)
-    mesh = devices.make_mesh(asked, config)
+    mesh = devices.make_mesh(wanted, config)
     with _explained(path):
         params = qwen3_5.load(directory, dtype, mesh, report).params
     stops = tuple(dict.fromkeys((*config.stop_token_ids, *processor.stop_ids)))
-    return Loaded(dataclasses.replace(config, stop_token_ids=stops), params, processor, asked, mesh)
+    return Loaded(dataclasses.replace(config, stop_token_ids=stops), params, processor, wanted, mesh)
 
 
 @contextlib.contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """Whatever is wrong with a directory as a ConfigError."""
+    """Raises anything that is wrong with a directory as a ConfigError."""
     try:
         yield
     except (OSError, ValueError) as error:

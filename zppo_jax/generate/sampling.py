@@ -17,12 +17,12 @@ from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Features, FinishReason
 
-__all__ = ["Asked", "Response", "Sampling", "responses"]
+__all__ = ["GenerateRequest", "Response", "Sampling", "responses"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Asked:
-    """One prompt and how it is to be answered."""
+class GenerateRequest:
+    """One prompt, and how many responses of which kind it wants."""
 
     features: Features
     num_samples: int
@@ -48,13 +48,13 @@ class Response:
         return sum(self.logprobs)
 
     def as_text(self, num_samples: int) -> str:
-        """For a person."""
+        """The response as text for people."""
         tokens = f"{len(self.token_ids)} token{'s' * (len(self.token_ids) != 1)}"
         facts = f"{self.finish_reason} after {tokens}, log-probability {self.logprob:.2f}"
         return f"--- response {self.index + 1} of {num_samples}: {facts}\n{self.text}\n"
 
     def as_json(self) -> str:
-        """For a program, in one line."""
+        """The response as JSON, in one line."""
         fields = {"index": self.index, "text": self.text, "finish_reason": self.finish_reason}
         fields |= {"num_tokens": len(self.token_ids), "logprob": self.logprob}
         return json.dumps(fields | {"token_ids": self.token_ids, "logprobs": self.logprobs}, allow_nan=False)
@@ -62,46 +62,46 @@ class Response:
 
 def responses(
     loaded: Loaded,
-    asked: Asked,
+    request: GenerateRequest,
     compiler: Compiler,
     on_progress: Callable[[str], None],
     report: Callable[[str], None],
 ) -> Iterator[Response]:
-    """Samples all responses, on the mesh in use; `on_progress` hears a line after every chunk of tokens, `report` one
-    that stays. Raises NotFiniteError."""
-    wanted = min(asked.num_slots, asked.num_samples)
-    engine = loaded.engine(_shapes(asked), wanted, 1, compiler, asked.sampling.penalises, report)
+    """Samples all responses, on the mesh in use; `on_progress` gets a line after every chunk of tokens, `report`
+    lines that stay on the screen. Raises NotFiniteError."""
+    wanted = min(request.num_slots, request.num_samples)
+    engine = loaded.make_engine(_shapes(request), wanted, 1, compiler, request.sampling.penalises, report)
     session = Session(engine, loaded.params)
     session.submit(
         Request(
             uid="prompt",
-            features=asked.features,
-            num_samples=asked.num_samples,
-            sampling=asked.sampling,
-            draw=RandomStream(asked.seed),
-            stop_strings=asked.stops,
+            features=request.features,
+            num_samples=request.num_samples,
+            sampling=request.sampling,
+            draw=RandomStream(request.seed),
+            stop_strings=request.stops,
         )
     )
     begin: float | None = None
     while session.busy:
         events = session.advance()
         begin = begin or time.monotonic()  # what is compiled before the first chunk does not count
-        on_progress(session.statistics.line(asked.num_samples, time.monotonic() - begin))
+        on_progress(session.counters.line(request.num_samples, time.monotonic() - begin))
         for event in events:
             if event.sample is not None:
-                yield _response(loaded, asked, event.index, event.sample)
+                yield _response(loaded, request, event.index, event.sample)
 
 
-def _shapes(asked: Asked) -> Shapes:
+def _shapes(request: GenerateRequest) -> Shapes:
     """Powers of two: a prompt of another length mostly finds its programs in the cache."""
     return Shapes(
-        buckets=(power_of_two(asked.features.num_tokens - 1, 64),),
-        patch_slots=power_of_two(len(asked.features.patches_IC), 16),
-        max_new_tokens=asked.max_new_tokens,
+        buckets=(power_of_two(request.features.num_tokens - 1, 64),),
+        patch_slots=power_of_two(len(request.features.patches_IC), 16),
+        max_new_tokens=request.max_new_tokens,
     )
 
 
-def _response(loaded: Loaded, asked: Asked, index: int, sample: Sample) -> Response:
+def _response(loaded: Loaded, request: GenerateRequest, index: int, sample: Sample) -> Response:
     ids, logprobs = sample.token_ids_T.tolist(), sample.logprobs_T.tolist()
-    said = text.whole(loaded.processor, ids, logprobs, asked.stops)
-    return Response(index, loaded.processor.response_prefix + said, sample.finish_reason, ids, logprobs)
+    content = text.whole(loaded.processor, ids, logprobs, request.stops)
+    return Response(index, loaded.processor.response_prefix + content, sample.finish_reason, ids, logprobs)

@@ -21,7 +21,7 @@ class Token:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """What became certain: text, and the tokens that begin in it."""
+    """Text that no later token can change, and the tokens that begin in it."""
 
     text: str
     tokens: tuple[Token, ...]
@@ -48,7 +48,7 @@ class ResponseText:
         self.stopped = False
 
     def add(self, token_ids: Iterable[int], logprobs: Iterable[float]) -> Piece:
-        """Takes more tokens; returns what is certain now. Raises NotFiniteError."""
+        """Takes more tokens; returns the text that is final now. Raises NotFiniteError."""
         for token_id, logprob in zip(token_ids, logprobs, strict=True):
             self._num_tokens += 1
             if not math.isfinite(logprob):

@@ -1,4 +1,4 @@
-"""What the sampler does with logits: banned ids, penalties, temperature, truncation, inverse-CDF sampling.
+"""From logits to a sampled token: banned ids, penalties, temperature, truncation, inverse-CDF sampling.
 
 All settings are traced, one value a row, so changing them compiles nothing. Log-probabilities are always those of the
 untruncated distribution at the sampling temperature: with truncated ones the importance ratio would be wrong by the
@@ -24,7 +24,7 @@ BLOCK = 64
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a response is drawn; temperature 0 is greedy, the other defaults change nothing.
+    """Settings of sampling; temperature 0 is greedy, the other defaults change nothing.
 
     `repetition_penalty` divides (multiplies, below 0) the scores of all tokens of prompt and response, as in
     transformers; `presence_penalty` is taken off the scores of the response's tokens, as in OpenAI's interface.
@@ -82,8 +82,8 @@ def penalise(
 
 
 def truncate(scores_BV: jax.Array, top_k: ArrayLike, top_p: ArrayLike, min_p: ArrayLike) -> jax.Array:
-    """Which tokens of softmax(scores) survive top-k, then top-p, then min-p, each with transformers' conventions.
-    Returns a mask.
+    """Mask of the tokens of softmax(scores) that survive top-k, then top-p, then min-p, each with transformers'
+    conventions.
 
     The settings are numbers for all rows, or arrays [B].
     """

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from zppo_jax.models.qwen3_5 import Model, inputs, steps
-from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.processor import Processor
+from zppo_jax.models.qwen3_5 import Model, decode_weights, inputs
 from zppo_jax.rollout import filters, slots
+from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.state import NewRows, empty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,18 +28,6 @@ class Generation:
     logprobs: np.ndarray
     lengths: np.ndarray
     finish_reasons: np.ndarray
-
-
-def banned_mask(config: Config, processor: Processor | None = None) -> np.ndarray:
-    """Ids that are never sampled, bool [V]: a sampled vision pad would ask for an image that is not there.
-
-    With a processor also its other control tokens of turns and images, and the embedding's rows beyond its tokenizer.
-    """
-    mask_V = np.arange(config.text.vocab_size) >= (processor.vocab_size if processor else config.text.vocab_size)
-    ids = (config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id)
-    ids = (*ids, *processor.banned_ids) if processor else ids
-    mask_V[[token_id for token_id in ids if token_id < len(mask_V)]] = True
-    return mask_V
 
 
 def split_last(batch: inputs.Inputs, deltas_B: np.ndarray) -> tuple[inputs.Inputs, np.ndarray, np.ndarray]:
@@ -71,7 +59,7 @@ def generate(
     """Sample `num_samples` responses for every row of `hf_inputs` (what the HF processor returns).
 
     Each prompt is prefilled once and its cache forked. temperature 0 is greedy. `stop_ids` None means the model's own,
-    [] never stops. The same seed gives the same responses; seed and sampling settings compile nothing anew.
+    [] never stops. The same seed gives the same responses; another seed or other sampling settings compile nothing.
     """
     config = model.config
     batch, deltas_B = inputs.from_hf(config, **hf_inputs)
@@ -81,33 +69,33 @@ def generate(
     batch["features_IMD"] = slots.encode(model.params, config, batch.pop("patches_ISC"), batch.pop("grid_IS5"))
     cache = slots.prefill(model.params, config, batch)
     dtype = str(model.params["text"]["embed"].dtype)
-    held = slots.empty(config, len(prompt_B), batch["tokens_BT"].shape[1] + max_new_tokens, (dtype, "float32"))
+    free = empty(config, len(prompt_B), batch["tokens_BT"].shape[1] + max_new_tokens, (dtype, "float32"))
     keys = jax.random.key_data(jax.random.split(jax.random.key(seed), (num_rows, num_samples)))
-    rows = {
-        "prompt_B": prompt_B,
-        "token_B": token_B[prompt_B],
-        "position_B": position_B[prompt_B],
-        "limit_B": np.full(len(prompt_B), max_new_tokens, np.int32),
-        "key_B2": keys.reshape(len(prompt_B), -1),
-        "sampling": filters.settings([Sampling(temperature, top_k, top_p)] * len(prompt_B)),
-    }
+    rows = NewRows(
+        prompt_B=prompt_B,
+        token_B=token_B[prompt_B],
+        position_B=position_B[prompt_B],
+        limit_B=np.full(len(prompt_B), max_new_tokens, np.int32),
+        key_B2=keys.reshape(len(prompt_B), -1),
+        sampling=filters.settings([Sampling(temperature, top_k, top_p)] * len(prompt_B)),
+    )
     stops = config.stop_token_ids if stop_ids is None else tuple(stop_ids)
     _, out = slots.decode(
-        steps.prepare(model.params["text"], config.text, len(prompt_B)),
+        decode_weights.prepare(model.params["text"], config.text, len(prompt_B)),
         config,
         max_new_tokens,
         top_k > 0 or top_p < 1,
-        slots.fill(held, config, cache, rows),
+        slots.fill(free, config, cache, rows),
         np.int32(max_new_tokens),
         np.zeros(len(prompt_B), bool),
         np.asarray(stops or (-1,), np.int32),
         banned_mask(config),
     )
     out = jax.device_get(out)
-    shape, after_BK = (num_rows, num_samples), np.arange(max_new_tokens) >= out["count_B"][:, None]
+    shape, after_BK = (num_rows, num_samples), np.arange(max_new_tokens) >= out.count_B[:, None]
     return Generation(
-        tokens=np.where(after_BK, config.pad_token_id, out["tokens_BK"]).reshape(*shape, -1),
-        logprobs=out["logprobs_BK"].reshape(*shape, -1),
-        lengths=out["count_B"].reshape(shape),
-        finish_reasons=np.where(out["stopped_B"], "stop", "length").reshape(shape),
+        tokens=np.where(after_BK, config.pad_token_id, out.tokens_BK).reshape(*shape, -1),
+        logprobs=out.logprobs_BK.reshape(*shape, -1),
+        lengths=out.count_B.reshape(shape),
+        finish_reasons=np.where(out.stopped_B, "stop", "length").reshape(shape),
     )

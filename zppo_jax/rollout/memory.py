@@ -10,30 +10,30 @@ import jax
 
 from zppo_jax import parallel
 from zppo_jax.errors import ConfigError
-from zppo_jax.models.qwen3_5 import steps
+from zppo_jax.models.qwen3_5 import decode_weights
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.rollout import slots
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.rollout.state import empty
 
 MARGIN = 0.2
-"""Of the memory that is free, left to what nobody plans: temporaries of prefill and decoding, features of images, gaps
-between blocks."""
+"""Share of the free memory that is left for everything unplanned: temporaries of prefill and decoding, features of
+images, gaps between blocks."""
 
 
-class Wording(NamedTuple):
-    """How a caller's budget is called (`given`: GB), and what mends one that holds no rollout (`need`: GB)."""
+class BudgetMessages(NamedTuple):
+    """What to call a caller's budget (`given`: GB), and the advice where it holds no rollout (`need`: GB)."""
 
     budget: str = "rollout.cache_gigabytes = {given:g}"
-    mend: str = "raise it to {need:g} or more, or lower rollout.max_new_tokens or the largest of prompt.buckets"
+    advice: str = "raise it to {need:g} or more, or lower rollout.max_new_tokens or the largest of prompt.buckets"
 
 
-_MAIN_JOB = Wording()
+_TRAINING = BudgetMessages()
 
 
 def device_bytes(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str], penalises: bool = False) -> int:
     """Bytes on each device of `num_rows` slots, on the mesh in use."""
-    shapes = jax.eval_shape(functools.partial(slots.empty, config, num_rows, num_keys, dtypes, penalises))
-    return parallel.device_bytes(parallel.placed_shapes(shapes, slots.axes(shapes, config)))
+    shapes = jax.eval_shape(functools.partial(empty, config, num_rows, num_keys, dtypes, penalises))
+    return parallel.device_bytes(parallel.placed_shapes(shapes, shapes.axes(config)))
 
 
 def plan(
@@ -43,9 +43,9 @@ def plan(
     budget: float,
     dtypes: tuple[str, str],
     penalises: bool = False,
-    wording: Wording = _MAIN_JOB,
+    messages: BudgetMessages = _TRAINING,
 ) -> int:
-    """How many slots to make: `wanted`, or what fits in `budget` bytes of each device; infinity is no limit.
+    """How many slots to make: `wanted`, or what fits in `budget` bytes of each device; infinity means no limit.
 
     Slots come in multiples of the devices over which rows are divided. Raises ConfigError, which says by how much, when
     not even one for each fits.
@@ -55,20 +55,20 @@ def plan(
     fixed, each = 2 * one - two, two - one
     fitting = math.floor(min(-(-wanted // unit), (budget - fixed) / each))
     if fitting < 1:
-        given = wording.budget.format(given=budget / 1e9)
-        mend = wording.mend.format(need=math.ceil(one / 1e6) / 1e3)  # rounded down, it would be refused again
+        given = messages.budget.format(given=budget / 1e9)
+        advice = messages.advice.format(need=math.ceil(one / 1e6) / 1e3)  # rounded down, it would be refused again
         raise ConfigError(
             f"{given}: a rollout of {shapes.buckets[-1]} + {shapes.max_new_tokens} tokens keeps {one / 1e9:.3g} GB, "
-            f"{(one - budget) / 1e9:.3g} GB more: {mend}"
+            f"{(one - budget) / 1e9:.3g} GB more: {advice}"
         )
     return fitting * unit
 
 
 def free_budget(config: Config, params: dict[str, Any], num_rows: int) -> float:
     """Bytes of each device that caches may take beside loaded `params`, on the mesh in use; infinity where devices do
-    not say what is free, as CPUs do not.
+    not report their free memory (CPUs).
 
-    Besides MARGIN, what decoding makes of the parameters is taken off.
+    MARGIN and the weights of decoding are subtracted.
     """
     devices = jax.tree.leaves(params)[0].sharding.addressable_devices
     free = min(_free_bytes(device) for device in devices)
@@ -83,10 +83,10 @@ def _free_bytes(device: Any) -> float:
 def _weight_bytes(config: Config, params: dict[str, Any], num_rows: int) -> int:
     """Bytes on each device of the weights of decoding: the copies, and while a chunk runs all that is divided by its
     width, which XLA gathers before the loop."""
-    axes, shards = steps.weight_axes(config.text), parallel.num_shards("embed")
-    copied = jax.eval_shape(lambda: steps.join(params["text"], config.text, num_rows))
+    axes, shards = decode_weights.weight_axes(config.text), parallel.num_shards("embed")
+    copied = jax.eval_shape(lambda: decode_weights.join(params["text"], config.text, num_rows))
     total = parallel.device_bytes(parallel.placed_shapes(copied, {name: axes[name] for name in copied}))
     if shards > 1:
-        read = copied | steps.uncopied(params["text"], num_rows)
+        read = copied | decode_weights.uncopied(params["text"], num_rows)
         total += shards * parallel.device_bytes(parallel.placed_shapes(read, {name: axes[name] for name in read}))
     return total

@@ -1,4 +1,4 @@
-"""What is asked of the sampler, and what it answers.
+"""Requests to the sampler and its answers.
 
 Shape suffixes: T tokens, B rows (slots).
 """

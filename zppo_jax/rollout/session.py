@@ -1,7 +1,7 @@
-"""The host side of sampling: which prompt is prefilled next, and which slot takes which rollout.
+"""The host side of sampling: chooses which prompt is prefilled next and which slot takes which rollout.
 
-Between two chunks of decoding the host takes out what has finished and gives the free slots to waiting rollouts. What
-it decides follows from the requests, their tokens and their seeds, never from the clock, so a run can be repeated.
+Between two chunks of decoding the host takes out the rollouts that have ended and gives free slots to waiting ones. Its
+decisions follow from the requests, their tokens and their seeds, never from the clock, so a run can be repeated.
 
 Shape suffixes: B rows (slots), K tokens of a chunk.
 """
@@ -9,26 +9,24 @@ Shape suffixes: B rows (slots), K tokens of a chunk.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
+from zppo_jax.rollout.admission import Admission
+from zppo_jax.rollout.counters import Counters
+from zppo_jax.rollout.engine import Engine, Prefilled
 from zppo_jax.rollout.requests import Request, Sample
-from zppo_jax.rollout.statistics import Statistics
+from zppo_jax.rollout.state import Chunk
 from zppo_jax.types import FinishReason
-
-if TYPE_CHECKING:
-    from zppo_jax.rollout.engine import Engine
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Event:
-    """What a chunk added to one rollout; `sample` is the whole of it once it has ended."""
+    """The tokens that a chunk added to one rollout; `sample` is the whole rollout once it has ended."""
 
     ticket: int
     index: int
@@ -56,7 +54,7 @@ class _Rollout:
         self.kept.append(kept_K)
         self.count += len(tokens_K)
 
-    def ended(self, reason: FinishReason) -> Sample:
+    def to_sample(self, reason: FinishReason) -> Sample:
         def joined(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
             return np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype)
 
@@ -66,11 +64,9 @@ class _Rollout:
 
 @dataclasses.dataclass(eq=False)
 class _Source:
-    """Prefilled prompts and which rollouts still wait for them: (ticket, number of the sample, prompt)."""
+    """Prefilled prompts and the rollouts that still wait for a slot: (ticket, number of the sample, prompt)."""
 
-    cache: Any
-    batch: Any
-    bucket: int
+    prefilled: Prefilled
     waiting: deque[tuple[int, int, int]]
 
 
@@ -78,15 +74,15 @@ class Session:
     """Requests in, finished rollouts out. `advance` runs one chunk on the device while the caller uses the last one."""
 
     def __init__(
-        self, engine: Engine, params: dict[str, Any], ring: int | None = None, statistics: Statistics | None = None
+        self, engine: Engine, params: dict[str, Any], ring: int | None = None, counters: Counters | None = None
     ) -> None:
-        """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs; what is done is added to
-        `statistics`."""
+        """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs. `counters` are counted
+        up as the session runs."""
         self.engine, self.params = engine, params
-        self.statistics = Statistics() if statistics is None else statistics
-        self._weights = engine.weights(params)
+        self.counters = Counters() if counters is None else counters
+        self._weights = engine.get_weights(params)
         self._ring = ring or engine.shapes.num_keys
-        self._slots = engine.empty(params, self._ring)
+        self._slots = engine.make_slots(params, self._ring)
         self._rows: list[_Rollout | None] = [None] * engine.num_slots
         self._requests: dict[int, Request] = {}
         self._buckets: dict[int, int] = {}
@@ -94,7 +90,7 @@ class Session:
         self._waiting: deque[int] = deque()
         self._source: _Source | None = None
         self._ended: set[int] = set()
-        self._running: dict[str, jax.Array] | None = None
+        self._running: Chunk | None = None
         self._next_ticket = 0
 
     @property
@@ -118,7 +114,7 @@ class Session:
         if self.engine.shapes.buckets[bucket] + self.engine.shapes.max_new_tokens > self._ring:
             raise ValueError(f"prompt {request.uid} and its response do not fit this session's {self._ring} key slots")
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
-        if request.num_samples > 0 and self.engine.limit(request) > 0:
+        if request.num_samples > 0 and self.engine.limit_of(request) > 0:
             self._requests[ticket], self._buckets[ticket] = request, bucket
             self._left[ticket] = request.num_samples
             self._waiting.append(ticket)
@@ -136,12 +132,12 @@ class Session:
                 self._rows[slot] = None
                 self._ended.add(slot)
                 none = np.zeros(0)
-                events.append(Event(ticket, rollout.index, none, none, rollout.ended("abort")))
+                events.append(Event(ticket, rollout.index, none, none, rollout.to_sample("abort")))
         self._forget(ticket)
         return events
 
     def advance(self) -> list[Event]:
-        """Waits for the running chunk, fills free slots, starts the next chunk; returns what the first one brought."""
+        """Waits for the running chunk, fills free slots, starts the next chunk; returns the finished one's events."""
         events = self._collect()
         self._admit()
         self._start()
@@ -157,47 +153,47 @@ class Session:
         if self._running is None:
             return []
         result, self._running = jax.device_get(self._running), None
-        self.statistics.steps += int(result["step"])
-        self.statistics.slot_steps += int(result["step"]) * len(self._rows)
+        self.counters.steps += int(result.num_steps)
+        self.counters.slot_steps += int(result.num_steps) * len(self._rows)
         return [self._event(slot, rollout, result) for slot, rollout in enumerate(self._rows) if rollout is not None]
 
-    def _event(self, slot: int, rollout: _Rollout, result: dict[str, np.ndarray]) -> Event:
-        num_new = int(result["count_B"][slot]) - rollout.count
-        names = ("tokens_BK", "logprobs_BK", "kept_logprobs_BK")
-        new = [np.array(result[name][slot, :num_new]) for name in names]
+    def _event(self, slot: int, rollout: _Rollout, result: Chunk) -> Event:
+        num_new = int(result.count_B[slot]) - rollout.count
+        columns = result.tokens_BK, result.logprobs_BK, result.kept_logprobs_BK
+        new = [np.array(column_BK[slot, :num_new]) for column_BK in columns]
         reason: FinishReason | None = None
-        if not result["live_B"][slot]:
-            reason = "stop" if result["stopped_B"][slot] else "length"
+        if not result.live_B[slot]:
+            reason = "stop" if result.stopped_B[slot] else "length"
         if rollout.request.stop_strings and (end := self._stop_string_end(rollout, new[0])) is not None:
             new, reason = [part[:end] for part in new], "stop"
             self._ended.add(slot)
         rollout.add(*new)
-        self.statistics.tokens += len(new[0])
+        self.counters.tokens += len(new[0])
         sample = self._end(slot, rollout, reason) if reason else None
         return Event(rollout.ticket, rollout.index, new[0], new[1], sample)
 
     def _end(self, slot: int, rollout: _Rollout, reason: FinishReason) -> Sample:
         self._rows[slot] = None
-        self.statistics.finished += 1
-        self.statistics.truncated += reason == "length"
-        self.statistics.longest = max(self.statistics.longest, rollout.count)
+        self.counters.finished += 1
+        self.counters.truncated += reason == "length"
+        self.counters.longest = max(self.counters.longest, rollout.count)
         self._left[rollout.ticket] -= 1
         if not self._left[rollout.ticket]:
             self._forget(rollout.ticket)
-        return rollout.ended(reason)
+        return rollout.to_sample(reason)
 
     def _stop_string_end(self, rollout: _Rollout, new_K: np.ndarray) -> int | None:
-        """How many of the new tokens it takes to complete a stop string, if they do."""
+        """Number of new tokens up to the one that completes a stop string; None if none does."""
         tokens = np.concatenate([np.zeros(0, np.int32), *rollout.tokens, new_K]).astype(np.int32)
         stops, ends = rollout.request.stop_strings, range(1, len(new_K) + 1)
-        if not self._says(tokens, stops):
+        if not self._contains_stop(tokens, stops):
             return None
-        return next(end for end in ends if self._says(tokens[: rollout.count + end], stops))
+        return next(end for end in ends if self._contains_stop(tokens[: rollout.count + end], stops))
 
-    def _says(self, tokens_T: np.ndarray, stops: Sequence[str]) -> bool:
+    def _contains_stop(self, tokens_T: np.ndarray, stops: Sequence[str]) -> bool:
         assert self.engine.decode_text is not None
-        said = self.engine.decode_text(tokens_T)
-        return any(stop in said for stop in stops)
+        text = self.engine.decode_text(tokens_T)
+        return any(stop in text for stop in stops)
 
     # ---------------------------------------------------------------- the next one begins
 
@@ -205,15 +201,14 @@ class Session:
         while (free := [slot for slot, rollout in enumerate(self._rows) if rollout is None]) and self._find_source():
             source = self._source
             assert source is not None
-            chosen = []
+            admitted = []
             for slot in free[: len(source.waiting)]:
                 ticket, index, prompt = source.waiting.popleft()
                 request = self._requests[ticket]
-                self._rows[slot] = _Rollout(ticket, index, request, self.engine.limit(request))
+                self._rows[slot] = rollout = _Rollout(ticket, index, request, self.engine.limit_of(request))
                 self._ended.discard(slot)
-                chosen.append((slot, prompt, request, index))
-            rows = self.engine.rows(chosen, source.bucket, source.batch)
-            self._slots = self.engine.fill(self.params, self._slots, source.cache, rows, source.bucket)
+                admitted.append(Admission(slot, prompt, request, index, rollout.limit))
+            self._slots = self.engine.fill(self.params, self._slots, source.prefilled, admitted)
 
     def _find_source(self) -> bool:
         """Whether a prefilled prompt has rollouts that wait; prefills the next prompts of one bucket if none has."""
@@ -226,14 +221,14 @@ class Session:
             chosen = set(tickets)
             self._waiting = deque(ticket for ticket in self._waiting if ticket not in chosen)
             requests = [self._requests[ticket] for ticket in tickets]
-            cache, batch = self.engine.prefill(self.params, requests, bucket)
+            prefilled = self.engine.prefill(self.params, requests, bucket)
             waiting = deque(
                 (ticket, index, prompt)
                 for prompt, (ticket, request) in enumerate(zip(tickets, requests, strict=True))
                 for index in range(request.num_samples)
             )
-            self._source = _Source(cache, batch, bucket, waiting)
-            self.statistics.prompts += len(tickets)
+            self._source = _Source(prefilled, waiting)
+            self.counters.prompts += len(tickets)
         return self._source is not None
 
     def _start(self) -> None:
@@ -246,36 +241,3 @@ class Session:
         self._slots, self._running = self.engine.decode(
             self.params, self._weights, self._slots, truncates, num_steps, ended
         )
-
-
-Finished = list[tuple[int, int, Sample]]
-"""What a chunk brought to its end: (request, number of the sample, sample)."""
-
-
-def stream(
-    engine: Engine,
-    params: dict[str, Any],
-    requests: Sequence[Request],
-    statistics: Statistics,
-    report: Callable[[str], None] | None = None,
-) -> Iterator[Finished]:
-    """What has finished after every chunk, while the next one runs; prompts of short rings first.
-
-    What is done is added to `statistics` as it goes; `report` is told how far it is after every chunk.
-    """
-    start, total = time.monotonic(), sum(request.num_samples for request in requests)
-    buckets = [engine.shapes.bucket_of(request.features, request.uid) for request in requests]
-    order = sorted(range(len(requests)), key=buckets.__getitem__)
-
-    def of_ring(ring: int, members: Iterable[int]) -> Iterator[Finished]:
-        """A session ends with this call: its slots are gone before those of the next ring are made."""
-        session = Session(engine, params, ring, statistics)
-        place = {session.submit(requests[index]): index for index in members}
-        while session.busy:
-            events = session.advance()
-            if report:
-                report(statistics.line(total, time.monotonic() - start))
-            yield [(place[one.ticket], one.index, one.sample) for one in events if one.sample is not None]
-
-    for ring, members in itertools.groupby(order, key=lambda index: engine.shapes.ring_of(buckets[index])):
-        yield from of_ring(ring, members)

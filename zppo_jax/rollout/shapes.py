@@ -16,11 +16,13 @@ class PromptTooLongError(ConfigError):
 @dataclasses.dataclass(frozen=True)
 class Shapes:
     """`buckets`: prompt lengths in tokens, ascending; `patch_slots`: patches of all images of a prompt together;
-    `max_new_tokens`: of a response."""
+    `max_new_tokens`: of a response; `one_ring`: all prompts are decoded together, so that none waits for prompts of
+    another length to end."""
 
     buckets: tuple[int, ...]
     patch_slots: int
     max_new_tokens: int
+    one_ring: bool = False
 
     @property
     def num_keys(self) -> int:
@@ -28,11 +30,13 @@ class Shapes:
         return self.buckets[-1] + self.max_new_tokens
 
     def ring_of(self, bucket: int) -> int:
-        """Key slots in which prompts of a bucket are decoded.
+        """Number of key slots with which prompts of a bucket are decoded.
 
         Every step reads all key slots, so short prompts are decoded in a smaller ring where that is worth a program of
         its own: buckets whose rings differ by less than half share the larger one.
         """
+        if self.one_ring:
+            return self.num_keys
         rings = [length + self.max_new_tokens for length in self.buckets]
         for index in range(len(rings) - 2, -1, -1):
             if 1.5 * rings[index] > rings[index + 1]:

@@ -1,10 +1,10 @@
-"""The rows of the decoding batch and the programs that fill and advance them.
+"""The functions that fill slots and advance them, which programs.py compiles.
 
-A slot holds one rollout: its states, its keys, its next token. All slots write their keys at the same place, a cursor
-that runs round a ring of S key slots, so a step writes one slice, in place; a mask says which keys are a row's own. A
-prompt is laid into the ring right before the cursor, whenever its row becomes free. A ring of T + R slots therefore
-holds any prompt of a bucket T and R new tokens: what the cursor overwrites first is the prompt of the oldest row, when
-that row has had its R tokens.
+A slot holds one rollout: its states, its keys, its next token (state.py). All slots write their keys at the same place,
+a cursor that runs round a ring of S key slots, so a step writes one slice, in place; a mask says which keys are a row's
+own. A prompt is laid into the ring right before the cursor, whenever its row becomes free. A ring of T + R slots
+therefore holds any prompt of a bucket T and R new tokens: what the cursor overwrites first is the prompt of the oldest
+row, when that row has had its R tokens.
 
 A prompt's last token is not prefilled but is the first input of decoding; so a step always means "feed one token,
 sample the next", and no logits of the prefill are needed.
@@ -13,11 +13,13 @@ Random numbers: a row's token number t is drawn with fold_in(key_b, t) alone, so
 position, never on its slot or its neighbours. Keys travel as the numbers that they are made of (key_B2), which lie on a
 mesh like any other array, and can be compiled for from their shape alone.
 
-Shape suffixes: P prompts, B rows (slots), T prompt tokens, S key slots, K tokens of a chunk, V vocabulary, D model.
+Shape suffixes: P prompts, B rows (slots), I rows of patches, M merged slots, T prompt tokens, S key slots, K tokens of
+a chunk, V vocabulary, D model.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -25,54 +27,15 @@ import jax
 import jax.numpy as jnp
 
 from zppo_jax import parallel
-from zppo_jax.models.qwen3_5 import steps, text, vlm
+from zppo_jax.models.qwen3_5 import text, vlm
 from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.models.qwen3_5.decode import logits, map_states, step_layers, unstack_cache
+from zppo_jax.models.qwen3_5.decode_weights import Weights
 from zppo_jax.ops.vocabulary import scaled_logits
 from zppo_jax.rollout import filters
+from zppo_jax.rollout.state import Array, Chunk, NewRows, Slots
 
-Slots = dict[str, Any]
 PREFILL_INPUTS = ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT", "features_IMD")
-ROW_AXES = {
-    "mask_BS": ("batch", None),
-    "key_B2": ("batch", None),
-    "seen_BV": ("batch", None),
-    "said_BV": ("batch", None),
-}
-"""Logical names of the axes of what is kept for each row; all else of a row is a number."""
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def empty(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str], penalises: bool = False) -> Slots:
-    """Slots without rollouts. `dtypes`: of keys, values and convolution contexts; of the recurrent states."""
-    cache = text.empty_cache(config.text, num_rows, num_keys, jnp.dtype(dtypes[0]))
-    cache["recurrent"] = cache["recurrent"].astype(dtypes[1])
-    counts = {name: jnp.zeros(num_rows, jnp.int32) for name in ("token_B", "position_B", "count_B", "limit_B")}
-    slots = counts | {
-        "states": steps.unstack_cache(cache, config.text),
-        "mask_BS": cache["mask"],
-        "live_B": jnp.zeros(num_rows, bool),
-        "key_B2": jax.random.key_data(jax.random.split(jax.random.key(0), num_rows)),
-        "sampling": jax.tree.map(jnp.asarray, filters.settings([filters.Sampling()] * num_rows)),
-        "cursor": jnp.int32(0),
-    }
-    if penalises:
-        shape = (num_rows, config.text.vocab_size)
-        slots |= {"seen_BV": jnp.zeros(shape, bool), "said_BV": jnp.zeros(shape, bool)}
-    return constrain(slots, config)
-
-
-def axes(slots: Slots, config: Config) -> dict[str, Any]:
-    """Logical names of the axes of all parts of the slots."""
-    named = {"cursor": (), "states": steps.state_axes(config.text)} | ROW_AXES
-    return {
-        name: dict.fromkeys(value, ("batch",)) if name == "sampling" else named.get(name, ("batch",))
-        for name, value in slots.items()
-    }
-
-
-def constrain(slots: Slots, config: Config) -> Slots:
-    """The slots where the rules put them on a mesh."""
-    return parallel.constrain_tree(slots, axes(slots, config))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -90,27 +53,23 @@ def prefill(params: dict[str, Any], config: Config, inputs: dict[str, Any]) -> t
 
 
 @functools.partial(jax.jit, static_argnums=1, donate_argnums=0)
-def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) -> Slots:
-    """Lays prompts into free slots: row b continues prompt `rows["prompt_B"][b]` of `cache`; -1 leaves the row alone.
-
-    `rows` holds besides: token_B (each prompt's last), position_B (its rope position), limit_B (most new tokens),
-    key_B2, sampling, and seen_PV (the tokens of each prompt) where the slots penalise.
-    """
-    chosen_B = rows["prompt_B"] >= 0
-    prompt_B = jnp.maximum(rows["prompt_B"], 0)
-    num_tokens, num_keys = cache["mask"].shape[1], slots["mask_BS"].shape[1]
+def fill(slots: Slots, config: Config, cache: text.Cache, rows: NewRows) -> Slots:
+    """Lays prompts of `cache` into free slots, in place."""
+    chosen_B = rows.prompt_B >= 0
+    prompt_B = jnp.maximum(rows.prompt_B, 0)
+    num_tokens, num_keys = cache["mask"].shape[1], slots.mask_BS.shape[1]
     # Key slot s takes the prompt's token index_S[s], where there is one: the prompt ends right before the cursor.
-    index_S = (jnp.arange(num_keys) - slots["cursor"] + num_tokens) % num_keys
+    index_S = (jnp.arange(num_keys) - slots.cursor + num_tokens) % num_keys
     inside_S, index_S = index_S < num_tokens, jnp.minimum(index_S, num_tokens - 1)
 
-    def choose(old: jax.Array, new: jax.Array) -> jax.Array:
+    def choose(old: jax.Array, new: Array) -> jax.Array:
         return jnp.where(chosen_B.reshape(-1, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
 
     last = cache["mask"]
 
     def gathered(new: jax.Array) -> jax.Array:
-        """Of all prompts, because any row may continue any of them. On a mesh one array after the other: all at once
-        would take as much memory as the slots."""
+        """All prompts on every device, because any row may continue any of them. On a mesh one array after the other:
+        all at once would take as much memory as the slots."""
         if not parallel.in_use():
             return new
         new, _ = jax.lax.optimization_barrier((new, last))
@@ -131,26 +90,30 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: dict[str, Any]) 
     def state(old: jax.Array, new: jax.Array) -> jax.Array:
         return choose(old, jnp.take(gathered(new), prompt_B, axis=0))
 
-    new_states = steps.unstack_cache(cache, config.text)
-    states = steps.map_states(state, keys, values, config.text, slots["states"], new_states)
+    new_states = unstack_cache(cache, config.text)
+    states = map_states(state, keys, values, config.text, slots.states, new_states)
     mask_BS = jnp.take(jnp.take(cache["mask"], index_S, axis=1), prompt_B, axis=0) & inside_S
-    new = slots | {
-        "states": states,
-        "mask_BS": choose(slots["mask_BS"], mask_BS),
-        "live_B": slots["live_B"] | chosen_B,
-        "count_B": choose(slots["count_B"], jnp.zeros_like(slots["count_B"])),
-        "sampling": jax.tree.map(choose, slots["sampling"], rows["sampling"]),
-    }
-    new |= {name: choose(slots[name], rows[name]) for name in ("token_B", "position_B", "limit_B", "key_B2")}
-    if "seen_BV" in slots:
-        new["seen_BV"] = choose(slots["seen_BV"], jnp.take(rows["seen_PV"], prompt_B, axis=0))
-        new["said_BV"] = choose(slots["said_BV"], jnp.zeros_like(slots["said_BV"]))
-    return constrain(new, config)
+    taken = {name: getattr(rows, name) for name in ("token_B", "position_B", "limit_B", "key_B2")}
+    changed = {name: choose(getattr(slots, name), new) for name, new in taken.items()}
+    if slots.seen_BV is not None:
+        assert slots.said_BV is not None and rows.seen_PV is not None
+        changed["seen_BV"] = choose(slots.seen_BV, jnp.take(rows.seen_PV, prompt_B, axis=0))
+        changed["said_BV"] = choose(slots.said_BV, jnp.zeros_like(slots.said_BV))
+    filled = dataclasses.replace(
+        slots,
+        states=states,
+        mask_BS=choose(slots.mask_BS, mask_BS),
+        live_B=slots.live_B | chosen_B,
+        count_B=choose(slots.count_B, jnp.zeros_like(slots.count_B)),
+        sampling=jax.tree.map(choose, slots.sampling, rows.sampling),
+        **changed,
+    )
+    return filled.constrained(config)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3), donate_argnums=4)
 def decode(
-    weights: steps.Weights,
+    weights: Weights,
     config: Config,
     chunk: int,
     truncates: bool,
@@ -159,64 +122,59 @@ def decode(
     end_B: jax.Array,
     stop_ids: jax.Array,
     banned_V: jax.Array,
-) -> tuple[Slots, dict[str, jax.Array]]:
-    """Up to `num_steps` <= `chunk` more tokens in every live row, and fewer when none is left.
+) -> tuple[Slots, Chunk]:
+    """Samples up to `num_steps` <= `chunk` more tokens in every live row, in place; state.py says when a row ends.
 
-    `weights` are those of steps.prepare; `end_B` are rows that end before the first step (stop strings, cancelled
-    requests). Returns the slots, which were updated in place, and what is new: tokens_BK (0 after a row's last),
-    logprobs_BK, kept_logprobs_BK (of the truncated distribution), count_B (tokens of the row so far), live_B, stopped_B
-    (ended by a stop id).
+    `weights` are those of decode_weights.prepare; `end_B` are rows that end before the first step.
     """
-    num_rows, num_keys = slots["mask_BS"].shape
+    num_rows, num_keys = slots.mask_BS.shape
     steps_K = jnp.arange(chunk)
-    uniform_KB = jax.vmap(lambda step: _uniform(slots["key_B2"], slots["count_B"] + step))(steps_K)
-    live_B = slots["live_B"] & ~end_B
+    uniform_KB = jax.vmap(lambda step: _uniform(slots.key_B2, slots.count_B + step))(steps_K)
 
     def more(carry):
         slots, out = carry
-        going = out["step"] < num_steps
-        # Over a mesh this would be a collective in every step; there the host, which knows more, decides alone.
-        return going if parallel.in_use() else going & jnp.any(slots["live_B"])
+        going = out["num_steps"] < num_steps
+        return going if parallel.in_use() else going & jnp.any(slots.live_B)
 
     def advance(carry):
         slots, out = carry
-        step, live_B, place = out["step"], slots["live_B"], slots["cursor"]
-        mask_BS = jax.lax.dynamic_update_slice_in_dim(slots["mask_BS"], live_B[:, None], place, axis=1)
-        x_BD = text.embed(weights, slots["token_B"][:, None])[:, 0]
-        hidden_BD, states = steps.step_layers(
-            weights, config.text, x_BD, slots["position_B"], mask_BS, slots["states"], place
-        )
-        scores_BV = steps.logits(weights, hidden_BD)
+        step, live_B, place = out["num_steps"], slots.live_B, slots.cursor
+        mask_BS = jax.lax.dynamic_update_slice_in_dim(slots.mask_BS, live_B[:, None], place, axis=1)
+        x_BD = text.embed(weights, slots.token_B[:, None])[:, 0]
+        hidden_BD, states = step_layers(weights, config.text, x_BD, slots.position_B, mask_BS, slots.states, place)
+        scores_BV = logits(weights, hidden_BD)
         token_B, logprob_B, kept_B = _sample(scores_BV, uniform_KB[step], banned_V, truncates, slots)
-        count_B = slots["count_B"] + live_B
+        count_B = slots.count_B + live_B
         stop_B = live_B & jnp.any(token_B[:, None] == stop_ids, axis=1)
-        new = slots | {
-            "states": states,
-            "mask_BS": mask_BS,
-            "token_B": token_B,
-            "position_B": slots["position_B"] + live_B,
-            "count_B": count_B,
-            "live_B": live_B & ~stop_B & (count_B < slots["limit_B"]),
-            "cursor": (place + 1) % num_keys,
-        }
-        if "said_BV" in slots:
+        slots = dataclasses.replace(
+            slots,
+            states=states,
+            mask_BS=mask_BS,
+            token_B=token_B,
+            position_B=slots.position_B + live_B,
+            count_B=count_B,
+            live_B=live_B & ~stop_B & (count_B < slots.limit_B),
+            cursor=(place + 1) % num_keys,
+        )
+        if slots.seen_BV is not None and slots.said_BV is not None:
             drawn_BV = (jnp.arange(scores_BV.shape[1]) == token_B[:, None]) & live_B[:, None]
-            new |= {name: slots[name] | drawn_BV for name in ("said_BV", "seen_BV")}
+            slots = dataclasses.replace(slots, seen_BV=slots.seen_BV | drawn_BV, said_BV=slots.said_BV | drawn_BV)
         columns = {"tokens_BK": token_B, "logprobs_BK": logprob_B, "kept_logprobs_BK": kept_B}
         columns = {name: _write(out[name], jnp.where(live_B, new, 0), step) for name, new in columns.items()}
-        return constrain(new, config), columns | {"step": step + 1, "stopped_B": out["stopped_B"] | stop_B}
+        return slots.constrained(config), columns | {"num_steps": step + 1, "stopped_B": out["stopped_B"] | stop_B}
 
     out = {
-        "step": jnp.int32(0),
+        "num_steps": jnp.int32(0),
         "stopped_B": jnp.zeros(num_rows, bool),
         "tokens_BK": jnp.zeros((num_rows, chunk), jnp.int32),
         "logprobs_BK": jnp.zeros((num_rows, chunk), jnp.float32),
         "kept_logprobs_BK": jnp.zeros((num_rows, chunk), jnp.float32),
     }
-    slots, out = jax.lax.while_loop(more, advance, (slots | {"live_B": live_B}, out))
-    out |= {name: slots[name] for name in ("live_B", "count_B")}
-    # What is constrained within a loop may leave it as the compiler likes. Every process reads all of what is new.
-    return constrain(slots, config), jax.tree.map(lambda x: parallel.constrain(x, *(None,) * x.ndim), out)
+    live = dataclasses.replace(slots, live_B=slots.live_B & ~end_B)
+    slots, out = jax.lax.while_loop(more, advance, (live, out))
+    new = Chunk(**out, live_B=slots.live_B, count_B=slots.count_B)
+    # What is constrained within a loop may leave it as the compiler likes.
+    return slots.constrained(config), jax.tree.map(lambda x: parallel.constrain(x, *(None,) * x.ndim), new)
 
 
 def _uniform(key_B2: jax.Array, count_B: jax.Array) -> jax.Array:
@@ -229,12 +187,12 @@ def _write(columns_BK: jax.Array, new_B: jax.Array, step: jax.Array) -> jax.Arra
 
 
 def _sample(scores_BV, uniform_B, banned_V, truncates: bool, slots: Slots) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(token, its log-probability untruncated, and truncated), each [B]."""
-    sampling = slots["sampling"]
+    """Draws (token, its log-probability untruncated, and truncated), each [B]."""
+    sampling = slots.sampling
     greedy_B, temperature_B1 = sampling["temperature"] == 0.0, sampling["temperature"][:, None]
     plain_BV = drawable_BV = scaled_logits(scores_BV, temperature_B1, banned_V)
-    if "seen_BV" in slots:
-        scores_BV = filters.penalise(scores_BV.astype(jnp.float32), sampling, slots["seen_BV"], slots["said_BV"])
+    if slots.seen_BV is not None and slots.said_BV is not None:
+        scores_BV = filters.penalise(scores_BV.astype(jnp.float32), sampling, slots.seen_BV, slots.said_BV)
         drawable_BV = scaled_logits(scores_BV, temperature_B1, banned_V)
     if truncates:
         keep_BV = filters.truncate(drawable_BV, *(sampling[name] for name in ("top_k", "top_p", "min_p")))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zppo_jax.rewards import Status
-from zppo_jax.rollout.statistics import Statistics
+from zppo_jax.rollout.counters import Counters
 from zppo_jax.types import Cohort, Group, Outcome
 from zppo_jax.update.learner import Updated
 from zppo_jax.zppo import HELPS, Refresh, ReplayBuffer
@@ -38,7 +38,7 @@ class Step:
     hard: Sequence[Outcome]
     reformulated: Cohort
     helped: Mapping[str, int]
-    sampler: Statistics
+    sampler: Counters
     learned: Cohort
     update: Updated
     refreshed: Refresh | None

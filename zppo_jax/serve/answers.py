@@ -1,4 +1,4 @@
-"""What a client is sent: chat completions, whole or in chunks, in OpenAI's form."""
+"""Chat completions for clients, whole or in chunks, in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Answer:
         return None not in self._reasons
 
     def take(self, event: Event) -> Piece:
-        """What an event adds to its response. Raises ApiError."""
+        """Adds an event to its response; returns what is new. Raises ApiError."""
         text = self._texts[event.index]
         self._num_tokens += len(event.token_ids_K)
         try:
@@ -61,12 +61,12 @@ class Answer:
     # ---------------------------------------------------------------- server-sent events
 
     def first_chunks(self) -> Iterator[bytes]:
-        """Who speaks, for each response."""
+        """The role, for each response."""
         for index in range(self._chat.num_samples):
             yield self._chunk([self._choice(index, {"role": "assistant", "content": ""}, None, None)])
 
     def chunks(self, event: Event) -> Iterator[bytes]:
-        """What an event adds."""
+        """The chunks that an event adds."""
         piece = self.take(event)
         if piece.text or piece.tokens:
             yield self._chunk([self._choice(event.index, {"content": piece.text}, self._logprobs(piece.tokens), None)])

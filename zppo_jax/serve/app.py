@@ -32,7 +32,7 @@ from zppo_jax.serve.limits import Limits
 from zppo_jax.serve.lingering import Lingering
 from zppo_jax.serve.protocol import ChatRequest
 from zppo_jax.serve.reading import Reader
-from zppo_jax.serve.scheduler import Job, Scheduler
+from zppo_jax.serve.scheduler import Pending, Scheduler
 from zppo_jax.types import Features
 
 _LOG = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Server:
-    """What the routes work with; `api_key` None lets everybody in."""
+    """Everything that the routes work with; `api_key` None lets every client in."""
 
     name: str
     processor: Processor
@@ -80,39 +80,39 @@ def make_app(server: Server) -> ASGIApp:
         route("/v1/models/{name:path}", _model, ["GET"]),
         route("/health", _health, ["GET"], is_open=True),
     ]
-    handlers: dict[Any, Any] = {ApiError: _told, HTTPException: _told_by_starlette, Exception: _told_nothing}
+    handlers: dict[Any, Any] = {ApiError: _api_error, HTTPException: _starlette_error, Exception: _server_error}
     return Lingering(Starlette(routes=routes, exception_handlers=handlers))
 
 
 @contextlib.contextmanager
 def _until_it_stops() -> Iterator[None]:
-    """Nobody but uvicorn cancels a request: when the server ends, and has waited long enough."""
+    """Answers a cancelled request with status 503: only uvicorn cancels, when the server ends."""
     try:
         yield
     except asyncio.CancelledError:
         raise ApiError("the server is stopping", 503) from None
 
 
-# ---------------------------------------------------------------- answers that are no completions
+# ---------------------------------------------------------------- other answers
 
 
 def json_response(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(written(content), status, headers, media_type="application/json")
 
 
-async def _told(_: Request, error: Exception) -> Response:
+async def _api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return json_response(error.body, error.status, error.headers)
 
 
-async def _told_by_starlette(_: Request, error: Exception) -> Response:
+async def _starlette_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = "POST /v1/chat/completions, GET /v1/models and GET /health"
-    told = ApiError(f"{error.detail}: this server has {known}", error.status_code, headers=error.headers)
-    return json_response(told.body, told.status, told.headers)
+    answer = ApiError(f"{error.detail}: this server has {known}", error.status_code, headers=error.headers)
+    return json_response(answer.body, answer.status, answer.headers)
 
 
-async def _told_nothing(_: Request, error: Exception) -> Response:
+async def _server_error(_: Request, error: Exception) -> Response:
     del error  # starlette raises it again, so it is logged
     return json_response(ApiError("an error of the server; its log says more", 500).body, 500)
 
@@ -149,7 +149,7 @@ async def _chat_completions(server: Server, request: Request) -> Response:
 
 
 class _Completion(Response):
-    """Submits the request, and sends what comes back; gives it up when the client goes."""
+    """Submits the request and sends the answer; gives up when the client disconnects."""
 
     def __init__(self, server: Server, chat: ChatRequest, features: Features) -> None:
         self._server, self._chat, self._features = server, chat, features
@@ -158,17 +158,17 @@ class _Completion(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        job = self._submit()
+        pending = self._submit()
         watch = asyncio.create_task(self._watch(receive))
         try:
             await (self._stream(send) if self._chat.stream else self._whole(scope, receive, send))
         except ClientDisconnect:
             pass
         finally:
-            self._server.scheduler.cancel(job)
+            self._server.scheduler.cancel(pending)
             watch.cancel()
 
-    def _submit(self) -> Job:
+    def _submit(self) -> Pending:
         loop, chat = asyncio.get_running_loop(), self._chat
         request = requests.Request(
             uid="chat",
@@ -205,7 +205,7 @@ class _Completion(Response):
             parts = []
             for part in self._answer.whole():
                 parts.append(part)
-                await asyncio.sleep(0)  # whoever else waits for the loop
+                await asyncio.sleep(0)  # others wait for the loop too
             response = Response(b"".join(parts), media_type="application/json")
         except ApiError as error:
             response = json_response(error.body, error.status)

@@ -1,8 +1,8 @@
 """Connections: how many there may be, and how long one may keep the server waiting.
 
 uvicorn closes a connection that is silent between two requests. Here a request's head has a deadline too, however its
-bytes trickle in; an answer that nobody reads is given up; and where there are as many connections as there may be, the
-one that has been sending its request for the longest time makes room. So connections that do nothing keep nobody out.
+bytes trickle in; an answer that the client does not read is given up; and at the limit on connections, the one that has
+been sending its request for the longest time is closed. So idle connections keep no client out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNREAD_SECONDS = 30.0
 _MOST_CONNECTIONS = 4096
 _BACKLOG = 512
 _OTHER_FILES = 256
-"""Of the process, and spare."""
+"""Files that the process has open besides, and spare."""
 
 
 class Connection(H11Protocol):
@@ -60,7 +60,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
         if self.transport.is_closing():
             return
-        if was_sending:  # for longer than anybody listens (see `lingering`)
+        if was_sending:  # for longer than `lingering` reads on
             self.transport.close()
         elif self.conn.their_state is h11.IDLE:
             self._await_request()
@@ -87,7 +87,7 @@ class Connection(H11Protocol):
         self._head = self.loop.call_later(_HEAD_SECONDS, self.timeout_keep_alive_handler)
 
     def _note_progress(self) -> None:
-        """After something has come: which part of a request is still missing."""
+        """Notes, after data has arrived, which part of a request is still missing."""
         if self.conn.their_state is not h11.IDLE and self._head is not None:
             self._head.cancel()
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
@@ -111,7 +111,7 @@ def configuration(server: Server, **settings: Any) -> uvicorn.Config:
 
 
 def _file_limit() -> int:
-    """How many files this process may open: as many as it may allow itself."""
+    """Raises the limit on open files as far as this process may; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * (_MOST_CONNECTIONS + _BACKLOG + _OTHER_FILES)
     wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -1,4 +1,4 @@
-"""What a client is told when something does not do: OpenAI's form of an error, with an HTTP status."""
+"""Errors for clients, in OpenAI's form and with an HTTP status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LONGEST_MESSAGE, _LONGEST_NAME = 1000, 100
 
 
 def shortened(text: str, longest: int = _LONGEST_NAME) -> str:
-    """What a client sent, as far as it may come back to it."""
+    """Text of a client, cut to the length that an answer may repeat."""
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
 
 
@@ -43,5 +43,5 @@ class ApiError(Exception):
 
 
 def busy(message: str, status: int = 503, code: str | None = None) -> ApiError:
-    """What may be tried again in a while."""
+    """An error after which the client may try again in a while."""
     return ApiError(message, status, code=code, headers={"Retry-After": str(_RETRY_SECONDS)})

@@ -1,4 +1,4 @@
-"""What a request must pass before anybody reads it: the key, the size of its body, room for it, and its deadline."""
+"""Checks before a request is read: the key, the size of its body, room for it, and its deadline."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Deadline:
 
     @contextlib.asynccontextmanager
     async def holds(self, error: ApiError) -> AsyncIterator[None]:
-        """Raises `error` at the deadline."""
+        """Raises `error` in the block at the deadline."""
         try:
             async with asyncio.timeout(self.at - time.monotonic()):
                 yield
@@ -69,7 +69,7 @@ class Bodies:
             raise
 
     def give(self, num_bytes: int) -> None:
-        """Gives room back, and to those who wait."""
+        """Gives room back, and grants it to those who wait."""
         self._left += num_bytes
         while self._waiting and self._waiting[0][0] <= self._left:
             wanted, granted = self._waiting.popleft()
@@ -102,7 +102,7 @@ class Bodies:
 
 
 class _Parts:
-    """What has come of a body."""
+    """The parts of a body that have arrived."""
 
     def __init__(self, request: Request, limit: int) -> None:
         self._stream, self._limit = request.stream(), limit
@@ -110,7 +110,7 @@ class _Parts:
         self.size, self.ended = 0, False
 
     async def read(self, enough: int) -> None:
-        """Until more than `enough` bytes are there, or all. Raises ApiError when they are too many."""
+        """Reads until more than `enough` bytes are there, or all. Raises ApiError when they are too many."""
         try:
             while self.size <= enough and not self.ended:
                 part = await anext(self._stream, None)

@@ -20,7 +20,7 @@ from zppo_jax.children import limit_memory, limit_processor, replies
 from zppo_jax.processor import load_image
 
 _NICENESS = 10
-"""Of children: a tenth of a core where the model runs on the same ones, so that no image slows the answers down."""
+"""Niceness of the children: they get a tenth of a core that the model uses too, so that images do not slow answers."""
 
 
 def decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
 
 
 def answer(request: bytes, requests: BinaryIO, to_parent: BinaryIO) -> None:
-    """One request, whose line has been read."""
+    """Answers one request, whose line has been read."""
     head = json.loads(request)
     content = requests.read(head["size"])
     try:

@@ -126,7 +126,7 @@ class ImageDecoder:
         raise ApiError(message, param="messages")
 
     def _lend(self, content: bytes, name: str, deadline: float) -> np.ndarray | str:
-        """What a child says. Raises TimeoutError and _DiedError."""
+        """The answer of a child. Raises TimeoutError and _DiedError."""
         try:
             child, kept = self._places.get(timeout=_until(deadline)), None
         except queue.Empty as error:

@@ -1,4 +1,4 @@
-"""How much a request may hold, and how long it may take until it has been read."""
+"""Limits on the size of a request, and on the time until it has been read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARKS_PER_TOKEN, _MARKS = 8, 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Of a request: bytes of its body, images, and seconds from its first byte until it has been read."""
+    """Limits of one request: bytes of its body, images, and seconds from its first byte until it has been read."""
 
     body_bytes: int = 20 * 2**20
     images: int = 4
@@ -24,16 +24,16 @@ class Limits:
 
     @property
     def all_bodies_bytes(self) -> int:
-        """Of the bodies of all requests together; the first SMALL_BODY bytes of each do not count."""
+        """Limit on the bodies of all requests together; the first SMALL_BODY bytes of each do not count."""
         return _BODIES * self.body_bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptLimits:
-    """What the messages of a request may hold, so that they are counted before anything is rendered.
+    """Limits on the messages of a request, which are counted before anything is rendered.
 
     They follow from the longest prompt of `tokens` tokens: more of anything has too many tokens for certain
-    (`characters`, `messages`), or is not a prompt that anybody writes (`parts` of messages, `marks`: brackets and
+    (`characters`, `messages`), or is not a prompt that people write (`parts` of messages, `marks`: brackets and
     commas, `escapes`: backslashes).
     """
 
@@ -42,8 +42,9 @@ class PromptLimits:
     images: int
 
     @classmethod
-    def of(cls, shapes: Shapes, processor: Processor, images: int) -> PromptLimits:
-        """For a server of these shapes. A token has a known most of bytes, and normalisation joins up to four."""
+    def for_server(cls, shapes: Shapes, processor: Processor, images: int) -> PromptLimits:
+        """The limits of a server with these shapes. A token has a known maximum of bytes, and normalisation joins up to
+        four characters."""
         tokens = shapes.buckets[-1] + 1
         longest = max(map(len, processor.tokenizer.get_vocab(with_added_tokens=True)))
         return cls(tokens, 4 * longest * tokens, images)
@@ -60,6 +61,6 @@ class PromptLimits:
     def marks(self) -> int:
         return _MARKS_PER_TOKEN * self.tokens + _MARKS
 
-    def escapes(self, num_bytes: int) -> int:
-        """Of a body of so many bytes: two for each character beyond ASCII, and base64 with an escape for each slash."""
+    def max_escapes(self, num_bytes: int) -> int:
+        """Backslashes of a body: two for each character beyond ASCII, and one for each slash of base64."""
         return 2 * self.characters + num_bytes // 32

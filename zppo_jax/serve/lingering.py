@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _BYTES = 64 * 2**20
 _SECONDS, _SILENT_SECONDS = 10.0, 1.0
-"""Longest in all, and longest without a byte."""
+"""Longest time in all, and longest without a byte."""
 
 
 class Lingering:
@@ -51,7 +51,7 @@ def _has_body(scope: Scope) -> bool:
 
 
 async def _drain(receive: Receive) -> None:
-    """Reads on until the request ends, or for as long as anybody may expect."""
+    """Reads on until the request ends, or the limits are reached."""
     left = _BYTES
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_SECONDS):

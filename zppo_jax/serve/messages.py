@@ -30,7 +30,7 @@ def too_long(size: str, longest: int) -> ApiError:
 
 
 class _Found:
-    """What all messages together hold: everything that a template may write."""
+    """Counts what all messages together hold: everything that a template may write."""
 
     def __init__(self, limits: PromptLimits) -> None:
         self._limits = limits
@@ -48,7 +48,7 @@ class _Found:
         return parts
 
     def check(self) -> None:
-        """Raises ApiError when there is too much of anything."""
+        """Raises ApiError where a limit is exceeded."""
         if len(self.image_uris) > self._limits.images:
             message = f"{len(self.image_uris)} images, and the limit is {self._limits.images} (--max_images)"
             raise ApiError(message, param="messages")

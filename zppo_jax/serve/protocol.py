@@ -29,7 +29,7 @@ _HARMLESS = {
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
     *("parallel_tool_calls", "request_id", "rid", "session_id", "cache_salt"),
 }
-"""Of accounting and caching, and what says how tools would be called if there were any."""
+"""Fields that do not change the answer: accounting, caching, and how tools are called, which there are none of."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
@@ -69,7 +69,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "media_io_kwargs": ({},),
     "priority": (0,),
 }
-"""What this server does not do, with the values that ask for nothing."""
+"""Fields that this server does not support, with the values that ask for nothing."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ def _parsed(content: bytes, limits: PromptLimits) -> dict[str, Any]:
     marks = sum(content.count(mark) for mark in (b"[", b"{", b","))
     if marks > limits.marks:
         raise ApiError(f"the body holds {marks} brackets and commas, and the limit is {limits.marks}", 413)
-    if (escapes := content.count(b"\\")) > limits.escapes(len(content)):
+    if (escapes := content.count(b"\\")) > limits.max_escapes(len(content)):
         raise ApiError(f"the body holds {escapes} backslashes, more than the longest prompt", 413)
     try:
         body = json.loads(content)
@@ -153,9 +153,9 @@ def _same(value: Any, neutral: Any) -> bool:
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
-def _check_model(asked: Any, served: str) -> None:
-    if asked is not None and asked != served:
-        shown = repr(shortened(asked)) if isinstance(asked, str) else "that is not a string"
+def _check_model(requested: Any, served: str) -> None:
+    if requested is not None and requested != served:
+        shown = repr(shortened(requested)) if isinstance(requested, str) else "that is not a string"
         message = f"there is no model {shown}: this server has {served!r} (--served_model_name names it)"
         raise ApiError(message, 404, param="model", code="model_not_found")
 
@@ -175,10 +175,10 @@ def _sampling(body: Mapping[str, Any]) -> Sampling:
 
 def _max_new_tokens(body: Mapping[str, Any], limit: int) -> int:
     name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-    asked = _number(body, name, limit, 1, 2**31 - 1, whole=True)
-    if asked > limit:
-        raise ApiError(f"{name}={asked} exceeds this server's limit of {limit} (--max_new_tokens)", param=name)
-    return asked
+    wanted = _number(body, name, limit, 1, 2**31 - 1, whole=True)
+    if wanted > limit:
+        raise ApiError(f"{name}={wanted} exceeds this server's limit of {limit} (--max_new_tokens)", param=name)
+    return wanted
 
 
 def _stops(stop: Any) -> tuple[str, ...]:

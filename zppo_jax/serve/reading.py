@@ -1,4 +1,4 @@
-"""From the bytes of a request to what the engine reads: outside the event loop, and before the request's deadline."""
+"""Reads requests, from bytes to a prompt for the engine: outside the event loop, and before the request's deadline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 class Reader:
     """Reads requests for one server; close it at the end.
 
-    Three pools of threads, so that nobody waits for what is slower than what he sent: small bodies, large ones (one
+    Three pools of threads, so that no request waits for a slower kind: small bodies, large ones (one
     thread: Python holds its lock while it parses), and images.
     """
 
@@ -36,7 +36,7 @@ class Reader:
     ) -> None:  # fmt: skip
         self._name, self._processor, self._shapes = name, processor, shapes
         self._scheduler, self._decoder, self._limits = scheduler, decoder, limits
-        self._prompts = PromptLimits.of(shapes, processor, limits.images)
+        self._prompts = PromptLimits.for_server(shapes, processor, limits.images)
         self._bodies = Bodies(limits.all_bodies_bytes)
         self._small = ThreadPoolExecutor(2, thread_name_prefix="small")
         self._large = ThreadPoolExecutor(1, thread_name_prefix="large")
@@ -67,7 +67,7 @@ class Reader:
             raise
 
     async def _with_images(self, chat: ChatRequest, deadline: Deadline) -> Features:
-        """Room for responses is taken when the images are there: slow ones keep no text out of the queue."""
+        """Reserves room for responses when the images are there, so that slow images keep no text out of the queue."""
         self._reserve(chat)
         self._scheduler.release(chat.num_samples)
         if self._num_with_images >= self._scheduler.max_responses:
@@ -97,7 +97,7 @@ class Reader:
         return protocol.read(body, self._name, self._shapes.max_new_tokens, self._prompts)
 
     def _features(self, chat: ChatRequest, deadline: Deadline) -> Features:
-        """Raises ApiError."""
+        """The prompt of a request. Raises ApiError."""
         decoded = [self._decoder.decode(file, f"image {place}", deadline.at) for place, file in enumerate(chat.images)]
         try:
             features = self._processor.chat_features(chat.messages, decoded, chat.enable_thinking)

@@ -1,7 +1,7 @@
 """One thread owns the engine: requests come in through a queue, tokens go out by callback.
 
-Between two chunks it takes in what has come; without work it sleeps on the queue. A request that fails is told so, and
-an error of the engine ends the requests that were running, not the thread.
+Between two chunks it accepts new requests; without work it sleeps on the queue. A request that fails gets its
+exception, and an error of the engine ends the running requests, not the thread.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Deliver = Callable[[Event | Exception], object]
 
 
 class QueueFullError(Exception):
-    """As many responses as the server takes are waiting or running."""
+    """The server already has as many responses as it takes."""
 
 
 @dataclasses.dataclass(eq=False)
-class Job:
-    """A request on its way; `left` of its responses have not ended."""
+class Pending:
+    """A request in flight; `left` of its responses have not ended."""
 
     request: Request
     deliver: Deliver
@@ -40,7 +40,7 @@ class Job:
 
 
 class Scheduler:
-    """Submits requests to a session and hands out what it brings.
+    """Submits requests to a session and delivers its events.
 
     Args:
       make_session: called in the thread, at the start and again after an error of the engine.
@@ -54,7 +54,7 @@ class Scheduler:
         self.max_responses = max_responses
         self._make_session, self._mesh = make_session, mesh
         self._session: Session | None = None
-        self._jobs: dict[int, Job] = {}
+        self._pending: dict[int, Pending] = {}
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._taken = 0
@@ -63,7 +63,7 @@ class Scheduler:
 
     @property
     def num_responses(self) -> int:
-        """How many wait or run, those included whose prompts are being read."""
+        """Responses that wait or run, including those whose prompts are being read."""
         return self._taken
 
     @property
@@ -76,26 +76,26 @@ class Scheduler:
         return self._thread.is_alive()
 
     def reserve(self, num_responses: int) -> None:
-        """Takes room for responses before their prompt is read. Raises QueueFullError."""
+        """Reserves room for responses before their prompt is read. Raises QueueFullError."""
         with self._lock:
             if self._taken + num_responses > self.max_responses:
                 raise QueueFullError
             self._taken += num_responses
 
     def release(self, num_responses: int) -> None:
-        """Gives back room that was reserved and not used, or not any more."""
+        """Gives back reserved room that is not used, or no longer."""
         with self._lock:
             self._taken -= num_responses
 
-    def submit(self, request: Request, deliver: Deliver) -> Job:
-        """Starts a request whose room is reserved; what it brings goes to `deliver`."""
-        job = Job(request, deliver, request.num_samples)
-        self._commands.put(lambda: self._submit(job))
-        return job
+    def submit(self, request: Request, deliver: Deliver) -> Pending:
+        """Starts a request whose room is reserved; its events go to `deliver`."""
+        pending = Pending(request, deliver, request.num_samples)
+        self._commands.put(lambda: self._submit(pending))
+        return pending
 
-    def cancel(self, job: Job) -> None:
-        """Gives up what has not ended of a job: its slots are free from the next chunk on."""
-        self._commands.put(lambda: self._drop(job))
+    def cancel(self, pending: Pending) -> None:
+        """Gives up the responses of a request that have not ended: their slots are free from the next chunk on."""
+        self._commands.put(lambda: self._drop(pending))
 
     def close(self, seconds: float = 10.0) -> None:
         """Ends the thread after the chunk that runs."""
@@ -119,14 +119,14 @@ class Scheduler:
             try:
                 events = self._session.advance()
             except Exception as error:  # whatever the device raises: what it held is lost, the server goes on
-                _LOG.exception("the engine failed; %d requests end with an error", len(self._jobs))
+                _LOG.exception("the engine failed; %d requests end with an error", len(self._pending))
                 self._fail_all(error)
                 continue
             for event in events:
-                self._hand_out(event)
+                self._deliver(event)
 
     def _waiting_commands(self) -> list[Callable[[], None] | None]:
-        """What has come; waits for something when there is nothing else to do."""
+        """The commands that have arrived; waits for one when there is nothing else to do."""
         commands = []
         if self._session is None or not self._session.busy:
             commands.append(self._commands.get())
@@ -135,46 +135,47 @@ class Scheduler:
                 commands.append(self._commands.get_nowait())
         return commands
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, pending: Pending) -> None:
         try:
             self._session = self._session or self._make_session()
-            job.ticket = self._session.submit(job.request)
+            pending.ticket = self._session.submit(pending.request)
         except Exception as error:
             _LOG.exception("a request could not be started")
-            self._end(job, error)
+            self._end(pending, error)
             return
-        self._jobs[job.ticket] = job
+        self._pending[pending.ticket] = pending
 
-    def _hand_out(self, event: Event) -> None:
-        job = self._jobs.get(event.ticket)
-        if job is None:
+    def _deliver(self, event: Event) -> None:
+        pending = self._pending.get(event.ticket)
+        if pending is None:
             return
-        self._tell(job, event)
+        self._send(pending, event)
         if event.sample is not None:
-            job.left -= 1
+            pending.left -= 1
             self.release(1)
-            if job.left == 0:
-                self._drop(job)
+            if pending.left == 0:
+                self._drop(pending)
 
-    def _drop(self, job: Job) -> None:
-        """Forgets a job that has ended or been given up; the second time nothing happens."""
-        if self._jobs.get(job.ticket) is job and self._session is not None:  # a new session counts anew
-            del self._jobs[job.ticket]
-            self.release(job.left)
-            job.left = 0
-            self._session.cancel(job.ticket)
+    def _drop(self, pending: Pending) -> None:
+        """Forgets a request that has ended or been given up; the second time nothing happens."""
+        # Another request may have the ticket: a new session numbers from 0 again.
+        if self._pending.get(pending.ticket) is pending and self._session is not None:
+            del self._pending[pending.ticket]
+            self.release(pending.left)
+            pending.left = 0
+            self._session.cancel(pending.ticket)
 
     def _fail_all(self, error: Exception) -> None:
         self._session = None
-        jobs, self._jobs = list(self._jobs.values()), {}
-        for job in jobs:
-            self._end(job, error)
+        lost, self._pending = list(self._pending.values()), {}
+        for pending in lost:
+            self._end(pending, error)
 
-    def _end(self, job: Job, error: Exception) -> None:
-        self.release(job.left)
-        job.left = 0
-        self._tell(job, error)
+    def _end(self, pending: Pending, error: Exception) -> None:
+        self.release(pending.left)
+        pending.left = 0
+        self._send(pending, error)
 
-    def _tell(self, job: Job, what: Event | Exception) -> None:
+    def _send(self, pending: Pending, what: Event | Exception) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop that waited for it has been closed
-            job.deliver(what)
+            pending.deliver(what)

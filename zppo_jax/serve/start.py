@@ -1,4 +1,4 @@
-"""From a directory to a server that is ready: model, engine, compiled programs."""
+"""Makes a server from a loaded model: shapes, engine, compiled programs, scheduler."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from zppo_jax.generate.model import Loaded, power_of_two
 from zppo_jax.processor import Processor
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.session import Session
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.serve.app import Server
@@ -26,7 +27,7 @@ _SMALLEST_BUCKET = 128
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a model is served."""
+    """Settings of a server."""
 
     name: str
     num_slots: int
@@ -39,22 +40,14 @@ class Options:
     limits: Limits
 
 
-class OneRing(Shapes):
-    """All prompts are decoded together, whatever their lengths: requests do not wait for those of another size."""
-
-    def ring_of(self, bucket: int) -> int:
-        del bucket
-        return self.num_keys
-
-
 def make_server(loaded: Loaded, options: Options, compiler: Compiler, report: Callable[[str], None]) -> Server:
-    """Compiles everything and runs it once, on the mesh in use, then starts the engine's thread. `report` is told what
-    a person should know."""
+    """Compiles everything and runs it once, on the mesh in use, then starts the engine's thread. `report` gets
+    lines for people."""
     shapes = _shapes(loaded.processor, options)
-    engine = loaded.engine(shapes, options.num_slots, options.prompts_per_call, compiler, True, report)
+    engine = loaded.make_engine(shapes, options.num_slots, options.prompts_per_call, compiler, True, report)
     engine.prepare(loaded.params)
     for requests in _first_requests(loaded.processor, shapes):
-        engine.sample(loaded.params, requests)
+        sample(engine, loaded.params, requests)
     scheduler = Scheduler(lambda: Session(engine, loaded.params), options.max_queue, loaded.mesh)
     decoder = ImageDecoder(options.max_image_pixels)
     return Server(options.name, loaded.processor, shapes, scheduler, decoder, options.limits, options.api_key)
@@ -65,11 +58,11 @@ def _shapes(processor: Processor, options: Options) -> Shapes:
     smaller = (_SMALLEST_BUCKET << place for place in range(32))
     buckets = (*(bucket for bucket in smaller if bucket < longest), longest)
     patches = options.limits.images * processor.config.max_pixels // processor.config.patch_size**2
-    return OneRing(buckets, power_of_two(patches, 16), options.max_new_tokens)
+    return Shapes(buckets, power_of_two(patches, 16), options.max_new_tokens, one_ring=True)
 
 
 def _first_requests(processor: Processor, shapes: Shapes) -> Iterator[list[Request]]:
-    """Requests that use every program: each bucket, an image, truncation.
+    """Yields requests that use every program: each bucket, an image, truncation.
 
     The features of the image are kept under its key, so that no prompt without images ever needs the vision tower.
     """
@@ -91,7 +84,7 @@ def _text(processor: Processor, num_tokens: int) -> Features:
 
 
 def describe(server: Server, address: str) -> Iterator[str]:
-    """What a person should know about a server that has started."""
+    """Lines for people about a server that has started."""
     shapes, limits = server.shapes, server.limits
     yield f"serving {server.name} on {address}/v1"
     yield (
@@ -101,7 +94,7 @@ def describe(server: Server, address: str) -> Iterator[str]:
 
 
 def check(options: Options) -> None:
-    """Raises ConfigError for options that do not go together."""
+    """Raises ConfigError for options that contradict each other."""
     if options.max_queue < options.num_slots:
         raise ConfigError(
             f"--max_queue={options.max_queue} is below --num_slots={options.num_slots}: responses that run count too"

@@ -26,8 +26,8 @@ from zppo_jax.parallel import HostCopy, Hosts
 from zppo_jax.processor import Processor
 from zppo_jax.rewards import ScoringPool
 from zppo_jax.rewards.scorer import Scorer
+from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
-from zppo_jax.rollout.generate import banned_mask
 from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.setup import engines
 from zppo_jax.setup.devices import check_hosts, decoding_mesh

@@ -17,10 +17,8 @@ from zppo_jax.models import qwen3_5
 from zppo_jax.rollout import memory
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
+from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.shapes import Shapes
-from zppo_jax.rollout.statistics import Statistics
-from zppo_jax.rollout.vision import VisionFeatures
-from zppo_jax.rollout.weights import HeldWeights
 from zppo_jax.setup.devices import decoding_mesh
 from zppo_jax.zppo import get_method
 
@@ -111,7 +109,7 @@ def teacher_engine(config: Config, model: qwen3_5.Config, banned_V: np.ndarray, 
     """A teacher of the student's architecture, on the same mesh, shares its compiled programs."""
     mesh, compiler = decoding_mesh(student.compiler, config.teacher.mesh, "teacher.mesh"), student.compiler
     if (model, mesh) == (student.config, student.mesh):
-        return dataclasses.replace(student, vision=VisionFeatures(), statistics=Statistics(), held=HeldWeights())
+        return dataclasses.replace(student, kept=Kept())
     return engine_of(config, model, banned_V, compiler, student.shapes, mesh, "teacher's ", student.report)
 
 

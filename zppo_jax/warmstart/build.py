@@ -19,7 +19,7 @@ from zppo_jax.files import write_atomically
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import Model
 from zppo_jax.processor import Processor
-from zppo_jax.rollout.generate import banned_mask
+from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.warmstart import recipe as recipes
 from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.recipe import Recipe, Stage

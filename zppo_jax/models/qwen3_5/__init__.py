@@ -42,9 +42,9 @@ def load(
 ) -> Model:
     """Load a Hugging Face directory, or OWNER/NAME of the Hub; needs only config.json and the safetensors files.
 
-    On a `mesh` each device is given its own part of each parameter. `report` is given how far it is, in a line for
-    people, before each tensor. Raises FileNotFoundError for a missing file and
-    CheckpointError listing every tensor that does not fit.
+    On a `mesh` each device is given its own part of each parameter. `report` gets a line of progress
+    before each tensor. Raises FileNotFoundError for a missing file and CheckpointError listing every tensor that does
+    not fit.
     """
     directory = hf.resolve(path)
     config = configs.from_directory(directory)

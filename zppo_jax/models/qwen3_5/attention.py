@@ -14,6 +14,7 @@ from flax import nnx
 
 from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.layers import Linear, RMSNorm, rotate
+from zppo_jax.models.qwen3_5.tree import Tree
 from zppo_jax.parallel import constrain
 
 QUERY_BLOCK = 512
@@ -58,6 +59,35 @@ def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visible: Vis
 
     blocks = jax.lax.map(block, jnp.arange(num_blocks) * QUERY_BLOCK)
     return jnp.moveaxis(blocks, 0, 1).reshape(padded.shape)[:, :num_tokens]
+
+
+def causal(past_BS: jax.Array, mask_BT: jax.Array) -> Visible:
+    """Which slots a query sees: in slot order those up to its own, if they hold real tokens (`past_BS`, `mask_BT`)."""
+    num_past, num_tokens = past_BS.shape[1], mask_BT.shape[1]
+    valid_BS = jnp.concatenate([past_BS, mask_BT], axis=1)
+    order_S = jnp.concatenate([jnp.full(num_past, -1), jnp.arange(num_tokens)])
+
+    def visible(start: jax.Array | int, length: int) -> jax.Array:
+        order_Q = start + jnp.arange(length)
+        return valid_BS[:, None, :] & (order_S <= order_Q[:, None])
+
+    return visible
+
+
+def causal_in_tree(mask_BT: jax.Array, tree: Tree) -> Visible:
+    """The same in rows of trees: only what belongs to the query's own branch, or to its trunk."""
+    in_order = causal(mask_BT[:, :0], mask_BT)
+    beyond = [(0, 0), (0, -mask_BT.shape[1] % QUERY_BLOCK)]  # a last block of queries may reach beyond the row
+    own_BT, trunk_BT = (jnp.pad(x, beyond) for x in (tree.segment_BT, tree.trunk_BT))
+
+    def visible(start: jax.Array | int, length: int) -> jax.Array:
+        own_BQ1, trunk_BQ1 = (
+            jax.lax.dynamic_slice_in_dim(x, start, length, axis=1)[..., None] for x in (own_BT, trunk_BT)
+        )
+        key_B1S = tree.segment_BT[:, None, :]
+        return in_order(start, length) & ((own_BQ1 == key_B1S) | (trunk_BQ1 == key_B1S))
+
+    return visible
 
 
 class GatedAttention(nnx.Module):

@@ -38,7 +38,7 @@ class TextConfig:
     mrope_section: tuple[int, int, int]
     tie_word_embeddings: bool
     max_position_embeddings: int = 262144
-    """Limits nothing here; it is kept because vLLM takes its longest context from it."""
+    """Not a limit here; kept because vLLM takes its longest context from it."""
 
     def __post_init__(self):
         keys.check_numbers(self, "text_config")
@@ -196,7 +196,7 @@ _READ_TOP = ("text_config", "vision_config", "tie_word_embeddings", "eos_token_i
 
 
 def _unknown(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """All keys of a file that nobody reads and nobody decided to ignore."""
+    """All keys of a file that are neither read nor on the list of ignored keys."""
     text, vision = ([field.name for field in dataclasses.fields(kind)] for kind in (TextConfig, VisionConfig))
     return (
         *keys.unknown(raw, "", (*_READ_TOP, "quantization_config")),

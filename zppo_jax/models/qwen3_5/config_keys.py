@@ -68,9 +68,9 @@ IGNORED = {
     "return_dict": "how transformers runs the model",
     "chunk_size_feed_forward": "how transformers runs the model",
     "is_encoder_decoder": "of every transformers config; never true here",
-    "id2label": "of every transformers config; there are no classes",
-    "label2id": "of every transformers config; there are no classes",
-    "problem_type": "of every transformers config; there are no classes",
+    "id2label": "in every transformers config; this model has no classes",
+    "label2id": "in every transformers config; this model has no classes",
+    "problem_type": "in every transformers config; this model has no classes",
     "mamba_ssm_dtype": "the recurrent state is float32 whatever the dtype",
     "mlp_only_layers": "of the mixture-of-experts sister; transformers ignores it as well",
     "output_gate_type": "the output gate is a sigmoid; transformers ignores it as well",
@@ -148,7 +148,7 @@ def check_processor(vision: Any, processor: ProcessorConfig) -> None:
 
 
 def unknown(section: Mapping[str, Any], name: str, read: Collection[str]) -> list[str]:
-    """The keys of a section that nobody reads and nobody decided to ignore."""
+    """The keys of a section that are neither read nor on the list of ignored keys."""
     known = {"model_type", *FIXED[name], *IGNORED, *read}
     return [_at(name, key) for key in section if key not in known]
 

@@ -35,7 +35,7 @@ def of_step(config: Config, num_keys: int) -> float:
 
 
 def _of_a_token(config: Config) -> tuple[float, float, float, float]:
-    """Of a forward pass: layers, head, attention to one key, delta rule."""
+    """FLOPs a token of the parts of a forward pass: layers, head, attention to one key, delta rule."""
     shape = config.text
     language = vlm.abstract_params(config)["text"]
     layers = sum(leaf.size for name in ("linear", "full") for leaf in jax.tree.leaves(language[name]))

@@ -119,7 +119,7 @@ def _frame_grid(frame: int, height: int, width: int, merge: int) -> np.ndarray:
 def feature_index(
     types_BT: np.ndarray, sizes: dict[int, np.ndarray], starts: dict[int, np.ndarray], merge: int
 ) -> np.ndarray:
-    """Which flattened feature each vision token takes: tokens of a type consume that type's frames in order."""
+    """Index of the flattened feature of each vision token: tokens of a type consume that type's frames in order."""
     index_BT = np.full(types_BT.shape, -1, np.int32)
     for token_type, size_F2 in sizes.items():
         count_F = (size_F2[:, 0] // merge) * (size_F2[:, 1] // merge)

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-Params = dict[str, Any]
+from zppo_jax.models.qwen3_5.parameters import Params
+
 Remat = Literal["none", "block", "group"]
-"""What the backward pass computes anew instead of keeping it: nothing, each layer (its input is kept), or each group of
+"""What the backward pass recomputes instead of keeping: nothing, each layer (its input is kept), or each group of
 layers (only the group's input is kept, and its layers are recomputed once more inside)."""
 
 
@@ -30,10 +31,11 @@ def weight(
     shape: tuple[int, ...],
     axes: tuple[str | None, ...],
     init: str = "normal",
-    fan_in: int | None = None,
+    num_inputs: int = 0,
 ) -> nnx.Param:
-    """Declare one parameter: `axes` are logical names (parallel/rules.py), `init` is normal (1/sqrt(fan_in), which is
-    the first axis unless given), embedding, zeros or ones."""
+    """Declare one parameter: `axes` are logical names (parallel/rules.py), `init` is normal (1/sqrt(fan_in)),
+    embedding, zeros or ones. The kernel of a product has `num_inputs` leading axes of inputs, which are its fan-in; of
+    all others the first axis is."""
     key = rngs.params()
     if init == "zeros":
         value = jnp.zeros(shape, jnp.float32)
@@ -42,8 +44,8 @@ def weight(
     elif init == "embedding":
         value = 0.02 * jax.random.normal(key, shape, jnp.float32)
     else:
-        value = jax.random.normal(key, shape, jnp.float32) / math.sqrt(fan_in or shape[0])
-    return nnx.Param(value, logical_axes=axes)
+        value = jax.random.normal(key, shape, jnp.float32) / math.sqrt(math.prod(shape[: num_inputs or 1]))
+    return nnx.Param(value, logical_axes=axes, num_inputs=num_inputs)
 
 
 class Linear(nnx.Module):
@@ -59,7 +61,7 @@ class Linear(nnx.Module):
     ):
         inputs, outputs = (size if isinstance(size, tuple) else (size,) for size in (inputs, outputs))
         self.num_inputs = len(inputs)
-        self.kernel = weight(rngs, (*inputs, *outputs), axes, fan_in=math.prod(inputs))
+        self.kernel = weight(rngs, (*inputs, *outputs), axes, num_inputs=self.num_inputs)
         if bias:
             self.bias = weight(rngs, outputs, axes[len(inputs) :], "zeros")
 
@@ -156,23 +158,33 @@ def mrope_tables(
 
 
 @functools.lru_cache(maxsize=64)
-def _structure(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> tuple[Any, Params, Params]:
-    """The module's graph, the shapes of its parameters and their logical axes."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: build(config, nnx.Rngs(0))))
-    names = jax.tree.map(
-        lambda leaf: leaf.get_metadata("logical_axes"), state, is_leaf=lambda x: isinstance(x, nnx.Param)
+def _structure(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> tuple[Any, Any]:
+    """The module's graph, and its parameters as shapes with what `weight` declared of them."""
+    return nnx.split(nnx.eval_shape(lambda: build(config, nnx.Rngs(0))))
+
+
+def _declared(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, name: str) -> Params:
+    """One thing that `weight` declared, of each parameter."""
+    state = _structure(build, config)[1]
+    return nnx.to_pure_dict(
+        jax.tree.map(lambda leaf: leaf.get_metadata(name), state, is_leaf=lambda x: isinstance(x, nnx.Param))
     )
-    return graph, nnx.to_pure_dict(state), nnx.to_pure_dict(names)
 
 
 def abstract(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, stack: tuple[int, ...] = ()) -> Params:
     """Shapes of a module's parameters, with leading layer axes `stack`."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*stack, *x.shape), x.dtype), _structure(build, config)[1])
+    shapes = nnx.to_pure_dict(_structure(build, config)[1])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*stack, *x.shape), x.dtype), shapes)
 
 
 def logical_axes(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> Params:
     """Logical names of the axes of a module's parameters, without the leading layer axes."""
-    return _structure(build, config)[2]
+    return _declared(build, config, "logical_axes")
+
+
+def num_inputs(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> Params:
+    """How many leading axes of a kernel are inputs, without the leading layer axes; 0 for all other parameters."""
+    return _declared(build, config, "num_inputs")
 
 
 def init(

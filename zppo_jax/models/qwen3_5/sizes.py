@@ -1,4 +1,4 @@
-"""The published sizes of Qwen3.5 by name, for whoever has no checkpoint at hand: shapes, memory, shardings, tests.
+"""The published sizes of Qwen3.5 by name, for use without a checkpoint: shapes, memory, shardings, tests.
 
     sizes.get("9B")
 

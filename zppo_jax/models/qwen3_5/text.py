@@ -1,5 +1,5 @@
 """The hybrid language model over whole sequences: groups of linear layers and one full-attention layer, scanned. One
-token at a time: steps.py.
+token at a time: decode.py.
 
 Parameters: {"embed", "linear": leading axes [groups, L], "full": leading axis [groups], "norm", "lm_head" if untied}.
 A cache holds the states after the tokens so far: {"conv" [groups, L, B, J, G, W], "recurrent" [groups, L, B, N, K, V],
@@ -18,10 +18,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from zppo_jax.models.qwen3_5 import layers
-from zppo_jax.models.qwen3_5.attention import QUERY_BLOCK, GatedAttention, Visible
+from zppo_jax.models.qwen3_5.attention import GatedAttention, causal, causal_in_tree
 from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.deltanet import GatedDeltaNet
-from zppo_jax.models.qwen3_5.layers import Params, Remat, RMSNorm, SwiGLU, weight
+from zppo_jax.models.qwen3_5.layers import Remat, RMSNorm, SwiGLU, weight
+from zppo_jax.models.qwen3_5.parameters import Params
 from zppo_jax.models.qwen3_5.tree import Tree
 from zppo_jax.parallel import constrain
 
@@ -47,7 +48,7 @@ class Block(nnx.Module):
 
 
 Layer = Callable[[Block, jax.Array, Any], tuple[jax.Array, Any]]
-"""(a layer with its weights, what enters, its state) -> (what leaves, its new state)."""
+"""(a layer with its weights, its input, its state) -> (its output, its new state)."""
 
 
 def linear_block(config: TextConfig, rngs: nnx.Rngs) -> Block:
@@ -58,8 +59,8 @@ def full_block(config: TextConfig, rngs: nnx.Rngs) -> Block:
     return Block(config, rngs, GatedAttention)
 
 
-class Ends(nnx.Module):
-    """What stands before and after the layers: token embedding, final norm, and the head when it is not tied."""
+class Embeddings(nnx.Module):
+    """The parts before and after the layers: token embedding, final norm, and the head when it is not tied."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         shape = (config.vocab_size, config.hidden_size)
@@ -71,7 +72,7 @@ class Ends(nnx.Module):
 
 def abstract(config: TextConfig) -> Params:
     """Shapes of all parameters."""
-    return layers.abstract(Ends, config) | {
+    return layers.abstract(Embeddings, config) | {
         "linear": layers.abstract(linear_block, config, (config.num_groups, config.num_linear)),
         "full": layers.abstract(full_block, config, (config.num_groups,)),
     }
@@ -79,8 +80,8 @@ def abstract(config: TextConfig) -> Params:
 
 def init(config: TextConfig, key: jax.Array) -> Params:
     """Random parameters."""
-    ends, linear, full = jax.random.split(key, 3)
-    return layers.init(Ends, config, ends) | {
+    outer, linear, full = jax.random.split(key, 3)
+    return layers.init(Embeddings, config, outer) | {
         "linear": layers.init(linear_block, config, linear, (config.num_groups, config.num_linear)),
         "full": layers.init(full_block, config, full, (config.num_groups,)),
     }
@@ -88,8 +89,19 @@ def init(config: TextConfig, key: jax.Array) -> Params:
 
 def logical_axes(config: TextConfig) -> Params:
     """Logical names of the axes of all parameters, without the leading layer axes."""
-    parts = {"linear": layers.logical_axes(linear_block, config), "full": layers.logical_axes(full_block, config)}
-    return layers.logical_axes(Ends, config) | parts
+    return _of_all(layers.logical_axes, config)
+
+
+def num_inputs(config: TextConfig) -> Params:
+    """How many axes of all kernels are inputs, without the leading layer axes; 0 for all other parameters."""
+    return _of_all(layers.num_inputs, config)
+
+
+def _of_all(declared: Callable[..., Params], config: TextConfig) -> Params:
+    return declared(Embeddings, config) | {
+        "linear": declared(linear_block, config),
+        "full": declared(full_block, config),
+    }
 
 
 CACHE_AXES = {
@@ -121,35 +133,6 @@ def rope_tables(config: TextConfig, positions_3BT: jax.Array) -> tuple[jax.Array
     return layers.mrope_tables(positions_3BT, config.rotary_dim, config.rope_theta, config.mrope_section)
 
 
-def _visible(past_BS: jax.Array, mask_BT: jax.Array) -> Visible:
-    """Causal attention in slot order, to the real tokens of `past_BS` and of one's own row."""
-    num_past, num_tokens = past_BS.shape[1], mask_BT.shape[1]
-    valid_BS = jnp.concatenate([past_BS, mask_BT], axis=1)
-    order_S = jnp.concatenate([jnp.full(num_past, -1), jnp.arange(num_tokens)])
-
-    def visible(start: jax.Array | int, length: int) -> jax.Array:
-        order_Q = start + jnp.arange(length)
-        return valid_BS[:, None, :] & (order_S <= order_Q[:, None])
-
-    return visible
-
-
-def _visible_in_tree(mask_BT: jax.Array, tree: Tree) -> Visible:
-    """Of these only what belongs to one's own branch, or to its trunk."""
-    in_order = _visible(mask_BT[:, :0], mask_BT)
-    beyond = [(0, 0), (0, -mask_BT.shape[1] % QUERY_BLOCK)]  # a last block of queries may reach beyond the row
-    own_BT, trunk_BT = (jnp.pad(x, beyond) for x in (tree.segment_BT, tree.trunk_BT))
-
-    def visible(start: jax.Array | int, length: int) -> jax.Array:
-        own_BQ1, trunk_BQ1 = (
-            jax.lax.dynamic_slice_in_dim(x, start, length, axis=1)[..., None] for x in (own_BT, trunk_BT)
-        )
-        key_B1S = tree.segment_BT[:, None, :]
-        return in_order(start, length) & ((own_BQ1 == key_B1S) | (trunk_BQ1 == key_B1S))
-
-    return visible
-
-
 def run_layers(
     params: Params,
     config: TextConfig,
@@ -165,7 +148,7 @@ def run_layers(
     in the first piece: the convolution would see zeros there. Attention is causal in slot order.
     """
     end_B = jnp.max(jnp.where(mask_BT, jnp.arange(1, mask_BT.shape[1] + 1), 0), axis=1)
-    visible, rope = _visible(cache["mask"], mask_BT), rope_tables(config, positions_3BT)
+    visible, rope = causal(cache["mask"], mask_BT), rope_tables(config, positions_3BT)
     states = {"linear": (cache["conv"], cache["recurrent"]), "full": (cache["k"], cache["v"])}
 
     def linear(block: Block, x_BTD: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
@@ -197,7 +180,7 @@ def run_tree(
 
     A token's position is the one that it has behind its own trunk.
     """
-    visible, rope = _visible_in_tree(mask_BT, tree), rope_tables(config, positions_3BT)
+    visible, rope = causal_in_tree(mask_BT, tree), rope_tables(config, positions_3BT)
 
     def linear(block: Block, x_BTD: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         del state
@@ -235,13 +218,13 @@ def _run(
     stacked = {name: params[name] for name in ("linear", "full")}
     group, x_BTD = _remat(group, remat == "group"), constrain(x_BTD, "batch", None, None)
     x_BTD, new_states = through(group, x_BTD, (stacked, states))
-    return layers.bind(Ends, config, ends(params)).norm(x_BTD), new_states
+    return layers.bind(Embeddings, config, without_layers(params)).norm(x_BTD), new_states
 
 
 def _one_by_one(layer: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
     """`jax.lax.scan` without a loop. An unrolled scan would still stack what each layer keeps for the backward pass.
 
-    The weights are split, not indexed: the gradients of the parts are then put together, and not each padded and added.
+    Split, not indexed: the gradient is then one concatenate instead of a padded add per layer.
     """
     leaves, structure = jax.tree.flatten(stacked)
     parts = zip(*(jnp.split(leaf, len(leaf)) for leaf in leaves), strict=True)
@@ -256,7 +239,8 @@ def _remat(layer: Callable[..., Any], active: bool) -> Callable[..., Any]:
     return jax.checkpoint(layer) if active else layer
 
 
-def ends(params: Params) -> Params:
+def without_layers(params: Params) -> Params:
+    """The parameters of `Embeddings`."""
     return {name: value for name, value in params.items() if name not in ("linear", "full")}
 
 

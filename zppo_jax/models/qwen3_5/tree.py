@@ -24,7 +24,7 @@ AXES = {
 
 
 class Tree(NamedTuple):
-    """Who continues what.
+    """The structure of rows of trees: which trunk each branch continues.
 
     segment_BT int32: number of the trunk or branch within its row, from 1; 0 behind the last. trunk_BT int32: number of
     the trunk that it belongs to, its own for a trunk. source_BC int32 and is_trunk_BC bool: see
@@ -38,7 +38,7 @@ class Tree(NamedTuple):
     context_BCJ: Any
 
     def before(self, x_BT: jax.Array) -> jax.Array:
-        """What stands before each chunk, [B * C, J, *channels], zeros where there is nothing."""
+        """The inputs before each chunk, [B * C, J, *channels]; zeros where there are none."""
         num_rows, num_chunks, size = self.context_BCJ.shape
         flat = x_BT.reshape(*x_BT.shape[:2], -1)
         index = jnp.maximum(self.context_BCJ, 0).reshape(num_rows, -1, 1)

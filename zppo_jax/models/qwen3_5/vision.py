@@ -10,6 +10,8 @@ H head dim, M merged slots (S / 4), D model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,7 +19,8 @@ from flax import nnx
 from zppo_jax.models.qwen3_5 import layers
 from zppo_jax.models.qwen3_5.attention import QUERY_BLOCK, Visible, attend
 from zppo_jax.models.qwen3_5.config import VisionConfig
-from zppo_jax.models.qwen3_5.layers import LayerNorm, Linear, Params, Remat, rotate, weight
+from zppo_jax.models.qwen3_5.layers import LayerNorm, Linear, Remat, rotate, weight
+from zppo_jax.models.qwen3_5.parameters import Params
 from zppo_jax.parallel import constrain
 
 
@@ -85,8 +88,17 @@ def init(config: VisionConfig, key: jax.Array) -> Params:
 
 def logical_axes(config: VisionConfig) -> Params:
     """Logical names of the axes of all parameters, without the leading layer axis."""
-    parts = {name: layers.logical_axes(build, config) for name, build in _PARTS.items()}
-    return parts | {"blocks": layers.logical_axes(VisionBlock, config)}
+    return _of_all(layers.logical_axes, config)
+
+
+def num_inputs(config: VisionConfig) -> Params:
+    """How many axes of all kernels are inputs, without the leading layer axis; 0 for all other parameters."""
+    return _of_all(layers.num_inputs, config)
+
+
+def _of_all(declared: Callable[..., Params], config: VisionConfig) -> Params:
+    parts = {name: declared(build, config) for name, build in _PARTS.items()}
+    return parts | {"blocks": declared(VisionBlock, config)}
 
 
 def _interpolated_positions(table: jax.Array, side: int, grid_IS5: jax.Array) -> jax.Array:

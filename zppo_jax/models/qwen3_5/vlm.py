@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from zppo_jax.models.qwen3_5 import sizes, text, vision
 from zppo_jax.models.qwen3_5.config import Config
-from zppo_jax.models.qwen3_5.layers import Params, Remat
+from zppo_jax.models.qwen3_5.layers import Remat
+from zppo_jax.models.qwen3_5.parameters import Params
 from zppo_jax.models.qwen3_5.tree import Tree
 from zppo_jax.parallel import constrain
 
@@ -30,6 +31,11 @@ def abstract_params(config: Config | str) -> Params:
 def logical_axes(config: Config) -> Params:
     """Logical names of the axes of all parameters (parallel/rules.py), without the leading layer axes."""
     return {"text": text.logical_axes(config.text), "vision": vision.logical_axes(config.vision)}
+
+
+def num_inputs(config: Config) -> Params:
+    """How many axes of all kernels are inputs, without the leading layer axes; 0 for all other parameters."""
+    return {"text": text.num_inputs(config.text), "vision": vision.num_inputs(config.vision)}
 
 
 def init_params(config: Config, key: jax.Array) -> Params:

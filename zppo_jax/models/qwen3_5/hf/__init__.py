@@ -7,21 +7,18 @@ from __future__ import annotations
 
 from zppo_jax.models.qwen3_5.hf.hub import resolve
 from zppo_jax.models.qwen3_5.hf.load import abstract_params, load_params
-from zppo_jax.models.qwen3_5.hf.names import count, flatten, table, unflatten
+from zppo_jax.models.qwen3_5.hf.names import table
 from zppo_jax.models.qwen3_5.hf.reader import CheckpointError
 from zppo_jax.models.qwen3_5.hf.save import save_directory, staged, tensors, write_model
 
 __all__ = [
     "CheckpointError",
     "abstract_params",
-    "count",
-    "flatten",
     "load_params",
     "resolve",
     "save_directory",
     "staged",
     "table",
     "tensors",
-    "unflatten",
     "write_model",
 ]

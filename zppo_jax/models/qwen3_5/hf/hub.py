@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
-"""What is downloaded: weights, configurations, tokenizer and chat template; no pickle and no code."""
+"""Files that are downloaded: weights, configurations, tokenizer and chat template; no pickle and no code."""
 
 NOT_THE_MODEL = ("*/*", "consolidated*", "adapter_model*")
-"""What is left out of that: folders, and weights beside the model's that `reader` would not look at."""
+"""Files that are left out of these: folders, and weights beside the model's that `reader` would not look at."""
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -33,7 +33,7 @@ def resolve(name: str | Path) -> Path:
     except Exception as error:  # the hub, its cache and its HTTP client have kinds of their own
         reason = " ".join(str(error).split())[:150]
         raise FileNotFoundError(
-            f"there is no directory {str(name)!r}, and the Hugging Face Hub gives none ({type(error).__name__}: "
+            f"there is no directory {str(name)!r}, and the Hugging Face Hub has none ({type(error).__name__}: "
             f"{reason}): on a machine with a network run `hf download {name} --local-dir DIR`, then give DIR"
         ) from error
     return Path(folder)

@@ -21,10 +21,10 @@ from zppo_jax.models.qwen3_5 import vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.hf import quantization, reader
 from zppo_jax.models.qwen3_5.hf.finite import all_finite
-from zppo_jax.models.qwen3_5.hf.names import IGNORED, KEPT_FLOAT32, STACKS, Entry, flatten, stack_of, table, unflatten
+from zppo_jax.models.qwen3_5.hf.names import IGNORED, KEPT_FLOAT32, STACKS, Entry, stack_of, table
 from zppo_jax.models.qwen3_5.hf.quantization import FLOAT8, SCALE, Quantization
 from zppo_jax.models.qwen3_5.hf.reader import CheckpointError, Tensor
-from zppo_jax.models.qwen3_5.layers import Params
+from zppo_jax.models.qwen3_5.parameters import Params, flatten, unflatten
 
 _TILE_ROWS = 64
 _FLOATS = ("F16", "BF16", "F32", "F64")
@@ -33,7 +33,7 @@ Leaves = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a parameter comes from: its tensor, and its scales when it is quantised."""
+    """The source of a parameter: its tensor, and its scales when it is quantised."""
 
     tensor: Tensor
     scale: Tensor | None
@@ -50,14 +50,14 @@ class Source:
 
 
 class _Progress:
-    """How much has been read, for whoever waits; `sizes` are those of all tensors."""
+    """Reports how much has been read; `sizes` are the bytes of all tensors."""
 
     def __init__(self, report: Callable[[str], None] | None, sizes: list[int]) -> None:
         self._report, self._count, self._total = report, len(sizes), sum(sizes)
         self._tensors = self._bytes = 0
 
     def next(self, source: Source) -> Source:
-        """The same, which is read now."""
+        """Reports, and returns the source that is read now."""
         if self._report:
             size = f"{self._bytes / 1e9:.2f} of {self._total / 1e9:.2f} GB"
             self._report(f"{self._tensors} of {self._count} tensors, {size} read")
@@ -79,7 +79,7 @@ def load_params(
       config: of the model, usually the directory's own.
       dtype: of all parameters but `A_log` and the gated norm's weight, which are float32 as in published files.
       shardings: a NamedSharding for each parameter, in a tree like the parameters'; None for the default device.
-      report: is given how far it is, in a line for people, before each tensor.
+      report: gets a line of progress before each tensor.
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -147,13 +147,13 @@ def _place_of(entry: Entry) -> str:
 
 
 def _faults(entry: Entry, tensor: Tensor, scale: Tensor | None, quantised: Quantization | None) -> Iterator[str]:
-    """Why a tensor is not what a parameter needs."""
+    """The reasons why a tensor is not what a parameter needs."""
     what = f"{entry.name}: {tensor.dtype} {list(tensor.shape)}"
     if tensor.shape != entry.shape_there:
         yield f"{what} does not fit {_place_of(entry)}, which needs {list(entry.shape_there)}"
         return
     if tensor.dtype not in _FLOATS + FLOAT8:
-        yield f"{what} is no floating-point tensor"
+        yield f"{what} is not a floating-point tensor"
     if tensor.dtype in FLOAT8:
         if quantised is None or not quantised.applies_to(entry.name):
             yield f"{what} is quantised, but config.json's quantization_config says that it is not"

@@ -40,7 +40,7 @@ class Quantization:
 
 
 def read(directory: Path) -> Quantization | None:
-    """What a directory's config.json says of quantised weights. Raises UnsupportedConfigError for another kind."""
+    """Reads how a directory's weights are quantised. Raises UnsupportedConfigError for an unknown kind."""
     content = read_json(directory / "config.json").get("quantization_config")
     return None if content is None else parse(content)
 
@@ -56,7 +56,7 @@ def parse(content: Any) -> Quantization:
             )
     kept = content.get("modules_to_not_convert") or []
     if not isinstance(kept, list) or not all(isinstance(name, str) and name for name in kept):
-        raise UnsupportedConfigError(f"quantization_config.modules_to_not_convert={kept!r} is no list of names")
+        raise UnsupportedConfigError(f"quantization_config.modules_to_not_convert={kept!r} is not a list of names")
     return Quantization(tuple(kept))
 
 

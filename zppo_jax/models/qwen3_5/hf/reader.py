@@ -41,7 +41,7 @@ _NO_MODEL = {
     "*.pt": _PICKLED,
     "*.pth": _PICKLED,
 }
-"""What a person may have taken for a model, by file name, and what it is; the first that is there is named."""
+"""Files that may be mistaken for a model, by name, and what they are; the first that is there is named."""
 
 DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -71,7 +71,7 @@ _AGAIN = "download or write it again"
 class CheckpointError(ValueError):
     """A checkpoint directory that cannot be read, does not hold exactly this model, or cannot be written.
 
-    The message names the file and the mend, or lists every mismatch.
+    The message names the file and what to do, or lists every mismatch.
     """
 
 
@@ -128,7 +128,7 @@ def header(path: Path) -> dict[str, Tensor]:
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """What the writer of a file left in its header."""
+    """The metadata that the writer of a file left in its header."""
     content = _read_header(path)[0].get("__metadata__")
     return content if isinstance(content, dict) else {}
 
@@ -148,7 +148,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is not JSON, {str(error)[:100]}") from error
     if not isinstance(content, dict):
-        raise _damaged(path, "its header is no JSON object")
+        raise _damaged(path, "its header is not a JSON object")
     return content, 8 + length
 
 
@@ -214,7 +214,7 @@ def _files(directory: Path, weight_map: Mapping[str, str] | None) -> list[Path]:
 
 
 def _instead(directory: Path) -> str:
-    """What a directory without a model holds, and what to do about it."""
+    """A hint where a directory holds no model: what it holds instead, and what to do about it."""
     names = sorted(path.name for path in directory.iterdir())
     found = {kind: next((name for name in names if fnmatch.fnmatchcase(name, kind)), None) for kind in _NO_MODEL}
     for kind, name in found.items():
@@ -236,7 +236,7 @@ def _weight_map(index: Path) -> dict[str, str] | None:
     for name in weight_map.values():
         if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
             raise CheckpointError(
-                f"{index}: shard name {reprlib.repr(name)} is no safetensors file or leaves the directory; "
+                f"{index}: shard name {reprlib.repr(name)} is not a safetensors file or leaves the directory; "
                 "damaged or hostile"
             )
     return weight_map

@@ -29,9 +29,9 @@ from safetensors.numpy import save_file
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.hf import reader
-from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32, Entry, flatten, stack_of, table
+from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32, Entry, stack_of, table
 from zppo_jax.models.qwen3_5.hf.reader import CheckpointError
-from zppo_jax.models.qwen3_5.layers import Params
+from zppo_jax.models.qwen3_5.parameters import Params, flatten
 
 SHARD_BYTES = 5 * 10**9
 _WRITER = {"format": "pt", "writer": "zppo_jax"}
@@ -70,7 +70,7 @@ def write_model(
     shard_bytes: int = SHARD_BYTES,
     on_tensor: Callable[[np.ndarray], None] = lambda tensor: None,
 ) -> None:
-    """The files of `save_directory` into an existing directory; `on_tensor` is shown each tensor."""
+    """The files of `save_directory` into an existing directory; `on_tensor` is called with each tensor."""
     leaves = flatten(params)
     sizes = {entry.name: _nbytes(entry, leaves[entry.path], dtype) for entry in table(config)}
     _require_space(directory, sum(sizes.values()))

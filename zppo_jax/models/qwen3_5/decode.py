@@ -1,8 +1,7 @@
-"""The language model one token at a time: weights and states layer by layer, nothing stacked, nothing scanned.
+"""The language model one token at a time: states layer by layer, nothing stacked, nothing scanned.
 
-`prepare` makes the weights of decoding once from the parameters: slices of the stacked layers (hoisted out of the loop:
-SkyRL#1363, 1.65x), products that read the same input side by side, axes in the order in which they are read fastest.
-What a step does with them is what text.run_layers does: norms, heads, gates and rotary tables are the same functions.
+A step does with the weights of decoding (decode_weights.py) what text.run_layers does with the parameters: norms,
+heads, gates and rotary tables are the same functions.
 
 Shape suffixes: B rows, S key slots, D model, F mlp, N heads, K key-value heads, R query heads of a key head, H head
 dim, G key heads of a linear layer, W channels of one (q, k and its v), X what a linear layer reads of one, J conv
@@ -11,7 +10,6 @@ context, V vocabulary.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,125 +19,15 @@ import jax.numpy as jnp
 
 from zppo_jax.models.qwen3_5 import deltanet, layers, text
 from zppo_jax.models.qwen3_5.config import TextConfig
-from zppo_jax.models.qwen3_5.layers import Params
+from zppo_jax.models.qwen3_5.decode_weights import Weights, weights_first
+from zppo_jax.models.qwen3_5.parameters import Params
 from zppo_jax.ops.conv import conv_step
 from zppo_jax.ops.gated_delta import gated_delta_step
-from zppo_jax.parallel import constrain, constrain_tree, in_use
-
-Weights = dict[str, Any]
-"""{"embed" [V, D], "head" [D, V] or [V, D] (`weights_first`), "norm", "layers": group by group and layer by layer}."""
-
-PRODUCTS = {"inputs": 1, "out": 2, "q": 1, "kv": 1, "o": 2, "gate_up": 1, "down": 1}
-"""The kernels of a layer, and over how many axes their inputs reach."""
+from zppo_jax.parallel import constrain
 
 States = list[list[tuple[jax.Array, ...]]]
 """Group by group and layer by layer: (conv [B, J, G, W], recurrent) of a linear layer, (keys [B, K, H, S], values
 [B, K, S, H]) of a full one: as the products of one query want them, so that no step copies all keys or values."""
-
-
-# ---------------------------------------------------------------- weights
-
-
-FEW_ROWS = 8
-
-
-def weights_first(num_rows: int) -> bool:
-    """Whether products are kernel @ x^T, with kernels [outputs, inputs]. On a CPU this reads the weights twice as fast
-    as x @ kernel when up to FEW_ROWS rows are decoded at once, and no head needs a transposed copy; with 16 rows it is
-    slower."""
-    return num_rows <= FEW_ROWS and jax.default_backend() == "cpu" and not in_use()
-
-
-def prepare(params: Params, config: TextConfig, num_rows: int) -> Weights:
-    """The weights for decoding `num_rows` rows: copies, but for what is `uncopied`."""
-    return join(params, config, num_rows) | uncopied(params, num_rows)
-
-
-def uncopied(params: Params, num_rows: int) -> Weights:
-    """The weights that decoding shares with the parameters, where both lie on the same mesh."""
-    shared = {"embed": params["embed"]}
-    return shared | {"head": text.head(params)} if weights_first(num_rows) else shared
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def join(params: Params, config: TextConfig, num_rows: int, moves: bool = False) -> Weights:
-    """All other weights of decoding: made once here, not in every call of the decoding program.
-
-    They lie on the mesh in use; where the parameters lie on another one, nothing can be shared, and with `moves` the
-    embedding is copied too.
-    """
-
-    def linear(g: int, i: int) -> Params:
-        return _linear_weights(jax.tree.map(lambda x: x[g, i], params["linear"]), config)
-
-    def full(g: int) -> Params:
-        return _full_weights(jax.tree.map(lambda x: x[g], params["full"]))
-
-    groups = [[*(linear(g, i) for i in range(config.num_linear)), full(g)] for g in range(config.num_groups)]
-    joined = {"norm": params["norm"]["weight"], "layers": groups}
-    if weights_first(num_rows):
-        return joined | {"layers": [[_outputs_first(layer) for layer in group] for group in groups]}
-    joined["head"] = text.head(params).T
-    if moves:
-        joined["embed"] = params["embed"]
-    axes = weight_axes(config)
-    return constrain_tree(joined, {name: axes[name] for name in joined})
-
-
-def _outputs_first(layer: Params) -> Params:
-    """The kernels of all products with their inputs behind their outputs."""
-
-    def turned(name: str, kernel: jax.Array) -> jax.Array:
-        count = PRODUCTS.get(name, 0)  # of input axes
-        return jnp.moveaxis(kernel, range(count), range(-count, 0))
-
-    return {name: turned(name, kernel) for name, kernel in layer.items()}
-
-
-def _linear_weights(block: Params, config: TextConfig) -> Params:
-    """All that reads the input is one product, key head by key head: q, k and v, then z, a and b of its value heads."""
-    mixer, groups = block["mixer"], config.linear_num_key_heads
-    parts = [mixer[name]["kernel"] for name in ("qkv", "z", "a", "b")]
-    inputs_DGX = jnp.concatenate([part.reshape(len(part), groups, -1) for part in parts], axis=-1)
-    own = {name: mixer[name] for name in ("conv", "a_log", "dt_bias")} | {"gated_norm": mixer["norm"]["weight"]}
-    return own | {"inputs": inputs_DGX, "out": mixer["out"]["kernel"]} | _shell_weights(block)
-
-
-def _full_weights(block: Params) -> Params:
-    mixer = block["mixer"]
-    norms = {name: mixer[name]["weight"] for name in ("q_norm", "k_norm")}
-    kv_DK2H = jnp.stack([mixer[name]["kernel"] for name in ("k", "v")], axis=2)
-    return norms | {"q": mixer["q"]["kernel"], "kv": kv_DK2H, "o": mixer["o"]["kernel"]} | _shell_weights(block)
-
-
-def _shell_weights(block: Params) -> Params:
-    """What every layer has around its mixer."""
-    mlp = block["mlp"]
-    gate_up_D2F = jnp.stack([mlp[name]["kernel"] for name in ("gate", "up")], axis=1)
-    norms = {name: block[name]["weight"] for name in ("input_norm", "post_norm")}
-    return norms | {"gate_up": gate_up_D2F, "down": mlp["down"]["kernel"]}
-
-
-def weight_axes(config: TextConfig) -> dict[str, Any]:
-    """Logical names of the axes of the weights of decoding."""
-    shell = {"input_norm": (None,), "post_norm": (None,), "gate_up": ("embed", None, "mlp"), "down": ("mlp", "embed")}
-    linear = shell | {
-        "conv": (None, "linear_heads", None),
-        "a_log": ("linear_heads",),
-        "dt_bias": ("linear_heads",),
-        "gated_norm": (None,),
-        "inputs": ("embed", "linear_heads", None),
-        "out": ("linear_heads", None, "embed"),
-    }
-    full = shell | {
-        "q_norm": (None,),
-        "k_norm": (None,),
-        "q": ("embed", "heads", None),
-        "kv": ("embed", "kv_heads", None, None),
-        "o": ("heads", None, "embed"),
-    }
-    ends = {"embed": ("vocab", "embed"), "head": ("embed", "vocab"), "norm": (None,)}
-    return ends | {"layers": [[linear] * config.num_linear + [full] for _ in range(config.num_groups)]}
 
 
 # ---------------------------------------------------------------- states
@@ -220,9 +108,9 @@ def logits(weights: Weights, hidden_BD: jax.Array) -> jax.Array:
     return constrain(_product(hidden_BD, weights["head"], dtype=jnp.float32), "batch", "vocab")
 
 
-def _product(x: jax.Array, kernel: jax.Array, num_inputs: int = 1, dtype: Any = None) -> jax.Array:
-    """x times a kernel over its input axes, in the dtype of both or another."""
-    num_rows = len(x)
+def _product(x: jax.Array, kernel: jax.Array, dtype: Any = None) -> jax.Array:
+    """Rows x [B, *inputs] times a kernel over its input axes, in the dtype of both or another."""
+    num_rows, num_inputs = len(x), x.ndim - 1
     if not weights_first(num_rows):
         # Its axes are not joined here: "gate and up, each cut over devices" as one axis could not be cut any more.
         return jnp.tensordot(x, kernel, num_inputs, preferred_element_type=dtype)
@@ -257,7 +145,7 @@ def _linear_mixer(
     o_BNV, after_BNKV = gated_delta_step(q, k, v, g_BN, beta_BN, before_BNKV.astype(jnp.float32))
     z_BNV = z.reshape(num_rows, heads, value_dim)
     y_BNV = deltanet.gated_rms_norm(o_BNV.astype(x_BD.dtype), z_BNV, weights["gated_norm"], config.rms_norm_eps)
-    return _product(y_BNV, weights["out"], PRODUCTS["out"]), (context_BJGW, after_BNKV.astype(before_BNKV.dtype))
+    return _product(y_BNV, weights["out"]), (context_BJGW, after_BNKV.astype(before_BNKV.dtype))
 
 
 def _full_mixer(
@@ -283,7 +171,7 @@ def _full_mixer(
     scores_BKRS = jnp.where(mask_BS[:, None, None], scores_BKRS * config.head_dim**-0.5, jnp.finfo(jnp.float32).min)
     attention_BKRS = jax.nn.softmax(scores_BKRS, axis=-1).astype(q_BNH.dtype)
     attended_BNH = jnp.matmul(attention_BKRS, values_BKSH).reshape(q_BNH.shape)
-    return _product(attended_BNH * jax.nn.sigmoid(gate_BNH), weights["o"], PRODUCTS["o"]), (keys_BKHS, values_BKSH)
+    return _product(attended_BNH * jax.nn.sigmoid(gate_BNH), weights["o"]), (keys_BKHS, values_BKSH)
 
 
 def _write(cache: jax.Array, new_BKH: jax.Array, slot: jax.Array, axis: int) -> jax.Array:

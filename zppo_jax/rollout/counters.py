@@ -1,4 +1,4 @@
-"""What the sampler has done, in numbers."""
+"""Counters of what a sampler has done."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 
 
 @dataclasses.dataclass
-class Statistics:
-    """What was done: tokens, rollouts that ended, those cut at the limit, the longest; steps of decoding, that times
-    the number of slots; prompts prefilled."""
+class Counters:
+    """Sampled `tokens`; rollouts that ended (`finished`), how many of them at their limit (`truncated`), tokens of the
+    `longest`; `steps` of decoding, and `slot_steps`, that times the number of slots; `prompts` prefilled."""
 
     tokens: int = 0
     finished: int = 0
@@ -18,19 +18,19 @@ class Statistics:
     slot_steps: int = 0
     prompts: int = 0
 
-    def add(self, other: Statistics) -> None:
+    def add(self, other: Counters) -> None:
         self.longest = max(self.longest, other.longest)
         for name in ("tokens", "finished", "truncated", "steps", "slot_steps", "prompts"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def take(self) -> Statistics:
-        """What was counted since the last time."""
+    def take(self) -> Counters:
+        """Returns what was counted since the last call, and starts from zero."""
         taken = dataclasses.replace(self)
-        vars(self).update(vars(Statistics()))
+        vars(self).update(vars(Counters()))
         return taken
 
     def line(self, total: int, seconds: float) -> str:
-        """How far `total` rollouts are after `seconds`, for people."""
+        """Progress of `total` rollouts after `seconds`, as a line for people."""
         return (
             f"rollouts {self.finished}/{total}  {self.tokens} tokens, {self.tokens / max(seconds, 1e-9):.0f} a second  "
             f"slots {100 * self.occupancy:.0f} % used  {100 * self.truncated / max(self.finished, 1):.0f} % truncated  "
