@@ -23,7 +23,7 @@ from zppo_jax.run.rows import read_rows
 from zppo_jax.run.samples import SampleWriter, sample_row
 from zppo_jax.run.step import Step
 from zppo_jax.run.timers import PhaseTimers
-from zppo_jax.types import Cohort, Features, Group, Prompt, Question, Rollout
+from zppo_jax.types import Cohort, Features, Group, Prompt, Question, Rollout, Shown
 from zppo_jax.update.learner import Updated
 from zppo_jax.zppo import ReplayBuffer, select
 
@@ -147,6 +147,27 @@ def test_a_sample_tells_its_lineage(tmp_path):
     assert sample["parent"] == "digits/7#plain" and sample["prompt"] == "What? Answer." and sample["gold"] == "3"
     assert sample["responses"] == ["think</think> \\boxed{3}"] * 2
     assert sample["rewards"] == [1.0, 0.0] and sample["advantages"] == [1.0, -1.0]
+
+
+def test_a_sample_tells_what_was_shown_and_how_each_response_ended(tmp_path):
+    """Whole and as shown, with its author: whether candidates match their answers can be seen from the file alone."""
+    told = group(kind="bcq", parent="digits/7#plain")
+    shown = (Shown("teacher", "long \\boxed{3}", "3", "\\boxed{3}"), Shown("student", "hm", None, "hm"))
+    prompt = dataclasses.replace(told.prompt, opening="so", shown=shown)
+    ids_T = np.zeros(5, np.int32)
+    cut = dataclasses.replace(told.rollouts[1], token_ids_T=ids_T, finish_reason="length", answer=None)
+    told = dataclasses.replace(told, prompt=prompt, rollouts=(told.rollouts[0], cut))
+    SampleWriter(tmp_path, 1.0, 1).write(4, told, [1.0, -1.0])
+    sample = strict((tmp_path / "samples.jsonl").read_text())
+    assert sample["opening"] == "so" and [one["author"] for one in sample["shown"]] == ["teacher", "student"]
+    assert sample["shown"][0] == {
+        "author": "teacher",
+        "response": "long \\boxed{3}",
+        "answer": "3",
+        "text": "\\boxed{3}",
+    }
+    assert sample["answers"] == ["3", None] and sample["finish_reasons"] == ["stop", "length"]
+    assert sample["lengths"] == [0, 5] and sample["statuses"] == ["correct", "correct"]
 
 
 @pytest.mark.parametrize("text", ["日本 ✓", "a\nb\r\u2028c\x00", "\ud800 alone"])

@@ -136,7 +136,7 @@ def test_readers_share_the_work(folder):
 
 KILLED = """
 import os, pathlib, signal, sys
-from tests.test_saved import HOST, state
+from tests.run.test_saved import HOST, state
 from zppo_jax.run import digests
 from zppo_jax.run.checkpoint import Checkpoints
 
