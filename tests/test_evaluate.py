@@ -57,7 +57,7 @@ class Answers:
     def __init__(self, right: set[str]) -> None:
         self.right, self.asked = right, []
         self.engine = self
-        self.kept = Kept()
+        self.kept: Any = Kept()
 
     def answer(self, params, items, num_samples, sampling: Sampling, stream: RandomStream) -> list[Group]:
         assert num_samples == 1 and params == {} and stream == RandomStream(seed=0, step=3, purpose="evaluate")
