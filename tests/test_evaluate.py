@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
