@@ -133,9 +133,7 @@ def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
     """Names every program of the run to the compiler."""
     setup.check_hosts(config, run.mesh, run.hosts)
     sampler = compiler.on(run.sampling_mesh)
-    mesh = setup.decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
-    of_prompts, banned_V = setup.shapes_of_prompts(config, run.student), banned_mask(run.student)
-    student = setup.engine_of(config, run.student, banned_V, sampler, of_prompts, mesh)
+    student = setup.student_engine(config, run.student, banned_mask(run.student), sampler)
     learner = setup.learner_of(config, run.student, student, compiler, run.hosts)
     evaluation = setup.evaluation_engine(config, student)
     setup.prepare_student(config, run.sampled, student, evaluation)

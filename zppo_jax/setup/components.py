@@ -30,7 +30,7 @@ from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.setup import engines
-from zppo_jax.setup.devices import check_hosts, decoding_mesh
+from zppo_jax.setup.devices import check_hosts
 from zppo_jax.setup.learning import learner_of
 from zppo_jax.types import Cohort, Prompt
 from zppo_jax.update.credit import CREDITS, Credit
@@ -144,9 +144,7 @@ def _student(
     compiler: Compiler,
     report: Callable[[str], None] | None,
 ) -> Student:
-    mesh = decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
-    shapes, banned_V = engines.shapes_of_prompts(config, model.config), banned_mask(model.config, processor)
-    engine = engines.engine_of(config, model.config, banned_V, sampler, shapes, mesh, report=report)
+    engine = engines.student_engine(config, model.config, banned_mask(model.config, processor), sampler, report)
     pool = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
     return Student(
         actor=Actor(engine, processor, Scorer(pool, config.reward.region)),

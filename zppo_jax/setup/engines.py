@@ -44,8 +44,8 @@ def engine_of(
     name: str = "",
     report: Callable[[str], None] | None = None,
 ) -> Engine:
-    """As many slots as are asked for and as the memory for caches holds; prompts for a group each, and so many that the
-    devices which prefill them have equal shares (else all would compute all), each no more than it needs to be busy."""
+    """Slots: as requested, at most what cache memory holds. Prompts per prefill call: enough groups to fill the slots, a
+    multiple of the prefilling devices (otherwise each computes all of them), at most BUSY_TOKENS per device."""
     chosen, dtypes = config.rollout, (config.model.dtype, config.rollout.state_dtype)
     with parallel.use(mesh):
         num_slots = memory.plan(model, shapes, chosen.slots, 1e9 * chosen.cache_gigabytes, dtypes)
@@ -55,6 +55,18 @@ def engine_of(
     prompts = min(share, max(BUSY_TOKENS // max(shapes.buckets), 1)) * shares
     settings = (name, chosen.chunk, *dtypes)
     return Engine(model, shapes, num_slots, prompts, banned_V, compiler, *settings, report=report, mesh=mesh)
+
+
+def student_engine(
+    config: Config,
+    model: qwen3_5.Config,
+    banned_V: np.ndarray,
+    sampler: Compiler,
+    report: Callable[[str], None] | None = None,
+) -> Engine:
+    """The student's, on the devices of `sampler`."""
+    mesh = decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
+    return engine_of(config, model, banned_V, sampler, shapes_of_prompts(config, model), mesh, report=report)
 
 
 def training_sampling(config: Config) -> Sampling:
