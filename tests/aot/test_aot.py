@@ -113,7 +113,9 @@ def test_what_one_host_has_of_a_slice_is_a_slice(name, host):
 def test_models_by_directory_and_by_name(tmp_path):
     assert programs.model_config("", "student").text.hidden_size < 512
     assert programs.model_config("Qwen/Qwen3.5-27B-FP8", "teacher") == programs.sizes.get("27B")
-    with pytest.raises(ConfigError, match=r"teacher.path = 'Owner/Other' is no directory .* and no published size"):
+    with pytest.raises(
+        ConfigError, match=r"teacher.path = 'Owner/Other' is neither a directory .* nor a published size"
+    ):
         programs.model_config("Owner/Other", "teacher")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"model.path = .*config.json has no text_config"):
