@@ -44,8 +44,8 @@ def engine_of(
     name: str = "",
     report: Callable[[str], None] | None = None,
 ) -> Engine:
-    """Slots: as requested, at most what cache memory holds. Prompts per prefill call: enough groups to fill the slots, a
-    multiple of the prefilling devices (otherwise each computes all of them), at most BUSY_TOKENS per device."""
+    """Slots: as requested, at most what cache memory holds. Prompts per prefill call: enough groups to fill the slots,
+    a multiple of the prefilling devices (otherwise each computes all of them), at most BUSY_TOKENS per device."""
     chosen, dtypes = config.rollout, (config.model.dtype, config.rollout.state_dtype)
     with parallel.use(mesh):
         num_slots = memory.plan(model, shapes, chosen.slots, 1e9 * chosen.cache_gigabytes, dtypes)
