@@ -157,8 +157,6 @@ def test_blocks_of_queries_change_nothing(model, monkeypatch):
     row = packed("images and a video")
     whole = _hidden.lower(model.params, model.config, row)
     monkeypatch.setattr(attention, "QUERY_BLOCK", 40)
-    monkeypatch.setattr("zppo_jax.models.qwen3_5.text.QUERY_BLOCK", 40)
-    monkeypatch.setattr("zppo_jax.models.qwen3_5.vision.QUERY_BLOCK", 40)
     anew = jax.jit(lambda params, batch: hidden_of(params, model.config, batch), compiler_options=FAST_COMPILE)
     blocks = anew.lower(model.params, row)
     assert blocks.as_text().count("while") > whole.as_text().count("while"), "a loop over blocks in each layer"

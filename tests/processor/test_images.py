@@ -14,6 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from zppo_jax.processor import ProcessorConfig, load_image
 from zppo_jax.processor.images import patchify, smart_resize
+from zppo_jax.processor.patches import normalised
 
 CONFIG = ProcessorConfig(min_pixels=4096, max_pixels=65536)
 
@@ -40,17 +41,19 @@ def test_agrees_with_transformers(config):
     rng = np.random.default_rng(0)
     images = _images(rng, [(2, 2), (2, 390), (33, 1000), (64, 64), (70, 50), (500, 300), (16, 48)])
     images += _images(rng, [tuple(size) for size in rng.integers(8, 400, (12, 2)).tolist()])
-    patches_IC, grid_thw_N3 = patchify(images, config)
+    grey_IC, grid_thw_N3 = patchify(images, config)
+    patches_IC = normalised(grey_IC)
     expected = _oracle(config)(images, return_tensors="np")
     np.testing.assert_array_equal(grid_thw_N3, expected["image_grid_thw"])
-    assert patches_IC.dtype == np.float32 and patches_IC.shape == expected["pixel_values"].shape
+    assert grey_IC.dtype == np.uint8 and patches_IC.dtype == np.float32
+    assert patches_IC.shape == expected["pixel_values"].shape
     assert np.abs(patches_IC - expected["pixel_values"]).max() <= 1.01 / 127.5
 
 
 def test_pixels_are_exact_without_resizing():
     image = _images(np.random.default_rng(1), [(64, 96)])
     expected = _oracle(CONFIG)(image, return_tensors="np")["pixel_values"]
-    np.testing.assert_allclose(patchify(image, CONFIG)[0], expected, atol=2e-7)
+    np.testing.assert_allclose(normalised(patchify(image, CONFIG)[0]), expected, atol=2e-7)
 
 
 def test_sizes_agree_with_transformers():
@@ -271,7 +274,7 @@ def test_tiny_images_are_enlarged(height, width, grid):
     config = ProcessorConfig()
     image = np.full((height, width, 3), 255, np.uint8)
     patches_IC, grid_thw_N3 = patchify([image], config)
-    assert grid_thw_N3.tolist() == [grid] and (patches_IC == 1).all()
+    assert grid_thw_N3.tolist() == [grid] and (normalised(patches_IC) == 1).all()
 
 
 def test_a_long_narrow_image_is_refused():
@@ -291,7 +294,8 @@ def test_limits_of_the_paper_agree_with_transformers():
     images = _images(
         np.random.default_rng(3), [(40, 60), (480, 640), (1000, 1400), (1700, 900), (60, 2000), (513, 512)]
     )
-    patches_IC, grid_thw_N3 = patchify(images, config)
+    grey_IC, grid_thw_N3 = patchify(images, config)
+    patches_IC = normalised(grey_IC)
     expected = _oracle(config)(images, return_tensors="np")
     np.testing.assert_array_equal(grid_thw_N3, expected["image_grid_thw"])
     assert (grid_thw_N3.prod(axis=1) <= 1280 * 4).all() and grid_thw_N3[0].prod() >= 256 * 4

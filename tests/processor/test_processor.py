@@ -92,7 +92,7 @@ def test_features_of_two_images(processor):
     features = processor.features("Add them.", [GREY, GREY[:, :64]])
     assert features.token_ids_T.dtype == features.token_types_T.dtype == features.positions_3T.dtype == np.int32
     assert features.grid_thw_N3.tolist() == [[1, 4, 6], [1, 4, 4]]
-    assert features.patches_IC.shape == (24 + 16, 1536) and features.patches_IC.dtype == np.float32
+    assert features.patches_IC.shape == (24 + 16, 1536) and features.patches_IC.dtype == np.uint8
     assert features.token_types_T.sum() == 6 + 4 == (features.token_ids_T == processor.image_token_id).sum()
     assert features.positions_3T.shape == (3, features.num_tokens)
     assert features.rope_delta == (3 - 6) + (2 - 4)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from zppo_jax.processor import Processor, ProcessorConfig, Video, sample_indices
+from zppo_jax.processor.patches import normalised
 from zppo_jax.processor.videos import patchify_videos
 
 GREY = np.full((64, 96, 3), 128, np.uint8)
@@ -91,7 +92,7 @@ def test_unfit_videos_are_refused(processor, video, message):
 
 def test_a_pixel_frame_is_enlarged():
     patches_IC, grid_thw_N3 = patchify_videos([Video([np.full((1, 1, 3), 255, np.uint8)] * 2, 2.0)], ProcessorConfig())
-    assert grid_thw_N3.tolist() == [[1, 4, 4]] and (patches_IC == 1).all()
+    assert grid_thw_N3.tolist() == [[1, 4, 4]] and (normalised(patches_IC) == 1).all()
 
 
 def test_no_videos():
