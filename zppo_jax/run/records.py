@@ -112,9 +112,12 @@ class Records:
             yield
 
     def close(self) -> None:
-        self.flush()  # of a run that failed, as far as it can be written
-        if self._metrics is not None:
-            self._metrics.close()
+        """Writes what waits of a run that failed, as far as it can be written."""
+        try:
+            self.flush()
+        finally:
+            if self._metrics is not None:
+                self._metrics.close()
 
 
 def _whole_sample(step: int, group: Group, advantages_G: Any) -> dict[str, Any]:
