@@ -17,7 +17,6 @@ import json
 import math
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,12 +27,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tests import runs
+from zppo_jax.run.metrics import depends_on_clock
+
 ROOT = Path(__file__).parent.parent
 METHODS = ("zppo", "grpo", "grpo_replay")
 ONE_DEVICE = {"num_steps": 8, "eval.every": 8, "eval.num_questions": 128}
 TWO_PROCESSES = {"num_steps": 2, "eval.every": 2, "eval.num_questions": 64, "checkpoint.every": 2}
-RENAMED: dict[str, str] = {}
-"""Names of metrics before and after a change that renames them."""
 
 
 def command(tree: Path, out: Path, method: str, changes: dict[str, Any], extra: list[str]) -> subprocess.Popen[bytes]:
@@ -46,12 +46,6 @@ def command(tree: Path, out: Path, method: str, changes: dict[str, Any], extra: 
     )  # fmt: skip
 
 
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as one:
-        one.bind(("localhost", 0))
-        return one.getsockname()[1]
-
-
 def make_runs(tree: Path, folder: Path, names: list[str]) -> None:
     """The runs of a revision that are not in its folder yet."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +55,7 @@ def make_runs(tree: Path, folder: Path, names: list[str]) -> None:
         print(f"running {name} of {tree}", flush=True)
         shutil.rmtree(folder / name, ignore_errors=True)
         if name == "two_processes":
-            joined = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
+            joined = [f"--coordinator=localhost:{runs.free_port()}", "--num_processes=2"]
             ids = [[*joined, f"--process_id={number}"] for number in range(2)]
             processes = [command(tree, folder / name, "zppo", TWO_PROCESSES, extra) for extra in ids]
         else:
@@ -96,10 +90,6 @@ def rows(files: list[Path]) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def depends_on_clock(name: str) -> bool:
-    return name.startswith(("time/", "memory/")) or "per_second" in name
-
-
 def equal(one: Any, other: Any) -> bool:
     both_nan = isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)
     return one == other or both_nan
@@ -110,7 +100,6 @@ def differences(what: str, base: list[dict[str, Any]], head: list[dict[str, Any]
     if len(base) != len(head):
         yield f"DIFFERENT {what}: {len(base)} rows and {len(head)}"
         return
-    base = [{RENAMED.get(name, name): value for name, value in row.items()} for row in base]
     wrong = [
         f"DIFFERENT {what} {number}, {name}: {str(one[name])[:80]} and {str(two[name])[:80]}"
         for number, (one, two) in enumerate(zip(base, head, strict=True))

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -114,6 +115,13 @@ def arguments(start: Path, workdir: Path, method: str = "zppo", **changes: Any) 
     }
     flags = [f"--config.{name}={value}" for name, value in words.items()]
     return [f"--config=configs/tiny.py:{method}", f"--workdir={workdir}", *flags]
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with contextlib.closing(socket.socket()) as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]
 
 
 def command(

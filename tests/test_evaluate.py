@@ -118,9 +118,19 @@ def test_questions_in_pieces_are_those_in_one_piece(monkeypatch):
     assert [len(asked) for asked in parts.asked] == [2, 2, 1]
     assert [uid for asked in parts.asked for uid in asked] == whole.asked[0]
     assert not parts.kept.features._held, "the features of a piece are not kept for the next"
+    assert evaluator.graded({}, 3) == expected, "nor are the pieces"
     monkeypatch.setattr(heldout, "PIECE_BYTES", 1)
     assert [len(piece) for piece in evaluator.encoded()] == [1] * 5, "one at least"
     assert list(dataclasses.replace(evaluator, questions=[]).encoded()) == []
+
+
+def test_questions_of_one_piece_are_encoded_once(monkeypatch):
+    evaluator, counted = held_out(Answers({"b"}), "y", "x"), []
+    real = PromptProcessing.items_of
+    monkeypatch.setattr(PromptProcessing, "items_of", lambda *rest: counted.append(1) or real(*rest))
+    first = list(evaluator.encoded())
+    assert [piece[0] is other[0] for piece, other in zip(first, evaluator.encoded(), strict=True)] == [True]
+    assert len(counted) == 1
 
 
 def test_hosts_evaluate_their_shares_of_one_evaluation():

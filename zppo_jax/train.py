@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,14 +21,11 @@ from zppo_jax.run.rows import read_metrics
 from zppo_jax.run.saves import Saves
 from zppo_jax.run.step import Step
 from zppo_jax.run.stop import StopRequested
-from zppo_jax.run.timers import PhaseTimers
+from zppo_jax.run.timers import Phase, PhaseTimers
 from zppo_jax.run.watchdog import SkippedUpdates
 from zppo_jax.setup import Components
 from zppo_jax.update.programs import State
 from zppo_jax.zppo import select
-
-Phase = Callable[[str], AbstractContextManager[None]]
-"""Begins a phase of a step, for the clock, a trace and whoever waits."""
 
 
 def train_step(parts: Components, state: State, batch: StepBatch, phase: Phase) -> tuple[State, Step]:
@@ -52,14 +48,15 @@ def train_step(parts: Components, state: State, batch: StepBatch, phase: Phase) 
             helped = student.cohort(items, parts.random(step, "reformulated"), order=[prompt.uid for prompt in kept])
         sampled = student.counts()
     # 6. I updates on all groups, each response weighed by the method's credit; the buffer learns from plain ones alone.
+    learned = parts.learned_from(plain, helped, step, phase)
     with phase("update"):
-        learned = parts.learned_from(plain, helped, step)
         state, update = parts.learner.update(state, learned, parts.credit, seed=seed, step=step)
-    refreshed = None
+    replay: dict[str, int] = {}
     if parts.buffer is not None:
         refreshed = parts.buffer.refresh(select.plain_accuracies(plain.outcomes), step, threshold)
+        replay = parts.buffer.counts(refreshed)
     counts = {"zppo/too_long": num_too_long, **listing.counts()}
-    return state, Step(step, plain, hard, helped, counts, sampled, learned, update, refreshed, parts.buffer)
+    return state, Step(step, plain, hard, helped, counts, sampled, learned, update, replay)
 
 
 def run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> State:
@@ -202,6 +199,14 @@ class Run:
             self._saves.finish()
             self._skipped.check(self.step, self.opened.records.skipped_folder, self.opened.checkpoints.latest_step)
 
+    def _report_scoring(self) -> None:
+        """Says how often comparisons of this host had to be given up or made once more, where any had."""
+        counted = self.parts.student.actor.scorer.pool.counters
+        if any(counted.values()):
+            self.console.message(
+                "comparisons by computer algebra: " + ", ".join(f"{n} {w}" for w, n in counted.items())
+            )
+
     def _host_values(self) -> dict[str, Any]:
         return {"stream": self.parts.stream.get_state(), "config": binding(self.config)}
 
@@ -217,6 +222,7 @@ class Run:
             return
         self._saves.last(self.step, self.state, self._host_values(), self._accuracy)
         self.opened.records.finish()
+        self._report_scoring()
         measured = self._accuracy is not None or self.step == self.config.num_steps
         if not measured:
             self.console.message(f"stopped after {self.step} steps; the accuracy is that of the last evaluation")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -36,12 +34,6 @@ MESHES = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
 
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as one:
-        one.bind(("localhost", 0))
-        return one.getsockname()[1]
-
-
 class Run:
     """The command on two hosts that share a run directory."""
 
@@ -51,7 +43,7 @@ class Run:
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
         settings: dict[str, Any] = CHANGES | MESHES | changes
         flags = runs.arguments(start, workdir, "zppo", **settings)
-        flags += [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
+        flags += [f"--coordinator=localhost:{runs.free_port()}", "--num_processes=2"]
         script = script or "from zppo_jax import main; main.main()"
         self.processes = [
             subprocess.Popen(
@@ -224,7 +216,7 @@ except parallel.HostError as error:
 def pair(script: str, *arguments: str) -> list[subprocess.Popen[str]]:
     """Two processes without a model, which are given where to meet, their number and the arguments."""
     environment = os.environ | {"PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", script, f"localhost:{free_port()}"]
+    command = [sys.executable, "-c", script, f"localhost:{runs.free_port()}"]
     return [
         subprocess.Popen([*command, str(number), *arguments], env=environment, text=True, stdout=subprocess.PIPE)
         for number in (0, 1)

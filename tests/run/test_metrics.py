@@ -268,7 +268,7 @@ def step_of(
     weights_PG = np.stack([np.full(8, place + 1.0) for place in range(len(plain) + len(helped))])
     updated = Updated(weights_PG, {"loss": 0.5}, skipped or {})
     hard, counts = select.hard(first.outcomes), {"zppo/too_long": 2}
-    step = Step(3, first, hard, second, counts, Counters(), first + second, updated, refreshed=None, buffer=None)
+    step = Step(3, first, hard, second, counts, Counters(), first + second, updated, replay={})
     return dataclasses.replace(step, **changes)
 
 
@@ -294,7 +294,9 @@ def test_a_step_is_a_row_of_metrics():
 def test_a_step_says_what_its_buffer_did():
     buffer = ReplayBuffer(1)
     refreshed = buffer.refresh({"a": 0.25, "b": 0.125}, 3)
-    row = step_of([group_with("a", 2)], buffer=buffer, refreshed=refreshed).metrics()
+    step = step_of([group_with("a", 2)], replay=buffer.counts(refreshed))
+    buffer.refresh({"b": 1.0}, 4)  # what comes later changes nothing of it
+    row = step.metrics()
     names = ("size", "admitted", "graduated", "evicted", "graduated_total", "evicted_total")
     assert [row[f"replay/{name}"] for name in names] == [1, 2, 0, 1, 0, 1]
     assert row["replay/inside/0.125"] == row["replay/evicted_total/0.25"] == 1

@@ -126,12 +126,10 @@ class Listing:
             found = checked.get(candidate)
             if found is not None and found.refusal:
                 self._refused[digest.name, candidate.author, found.refusal] += 1
-            if found is not None and not found.refusal:
-                yield (digest, candidate), found.text
-            elif digest.fallback is not None:
-                yield (digest, candidate), digest.fallback(candidate, helper.codec, helper.max_tokens)
-            else:
-                yield (digest, candidate), None
+            text = found.text if found is not None and not found.refusal else None
+            if text is None and digest.fallback is not None:
+                text = digest.fallback(candidate, helper.codec, helper.max_tokens)
+            yield (digest, candidate), text
 
     def _gathered(self, block: Sequence[Outcome], built: Sequence[Sequence[Prompt]]) -> Iterator[list[PromptRef]]:
         """The prompts of each question of a block, whichever host has built them, in the order of the block."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from zppo_jax.data.pipeline import EncodedPrompt
 from zppo_jax.keys import RandomStream
-from zppo_jax.types import Group, Response
+from zppo_jax.types import Response
 
 
 class Teacher(Protocol):
@@ -19,12 +19,4 @@ class Teacher(Protocol):
 
     def write(self, asks: Sequence[str], stream: RandomStream) -> Sequence[str | None]:
         """A short text for each user turn, without thinking; None where the turn is too long."""
-        ...
-
-
-class TeacherOfGroups(Teacher, Protocol):
-    """A teacher whose responses can be learned from: it has their tokens and log-probabilities."""
-
-    def groups(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> Sequence[Group]:
-        """One group of scored rollouts for each prompt, in order."""
         ...

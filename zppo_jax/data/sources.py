@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from zppo_jax.config.schema import DataConfig
 from zppo_jax.data.digits import DigitsSource, Family, Split
 from zppo_jax.data.pipeline import QuestionSource
 from zppo_jax.errors import ConfigError
+from zppo_jax.types import Question
 
 Opener = Callable[[DataConfig, Split, int, int], QuestionSource]
 """Opens a source, from its section of the configuration, the split, a number of questions and a seed."""
@@ -16,6 +18,22 @@ Opener = Callable[[DataConfig, Split, int, int], QuestionSource]
 
 def _digits(chosen: DataConfig, split: Split, num_questions: int, seed: int) -> QuestionSource:
     return DigitsSource(cast(Family, chosen.family), split, num_questions, seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Share(Sequence[Question]):
+    """The questions of a source with these numbers, each read when it is asked for."""
+
+    source: QuestionSource
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return Share(self.source, self.numbers[place])
+        return self.source[self.numbers[place]]
 
 
 SOURCES: dict[str, Opener] = {"digits": _digits}

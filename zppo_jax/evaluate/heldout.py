@@ -7,7 +7,8 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 from zppo_jax.actors.actor import Actor
 from zppo_jax.data.pipeline import EncodedPrompt, PromptProcessing
@@ -16,8 +17,10 @@ from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.types import Question, Rollout
 
-PIECE_BYTES = 2 << 30
+PIECE_BYTES = 1 << 30
 """Pixels of the questions that are encoded at a time: all questions of a benchmark would not fit the host's memory."""
+
+T = TypeVar("T")
 
 _95 = statistics.NormalDist().inv_cdf(0.975)
 
@@ -61,7 +64,8 @@ class Graded(NamedTuple):
 class HeldOut:
     """One response to each held-out question (pass@1), drawn as `sampling` says.
 
-    `questions` are this host's share of all; they are encoded in pieces, in time to be asked.
+    `questions` are this host's share of all. They are encoded in pieces, each while the one before is asked; where all
+    fit one piece, it is kept for the next evaluation.
     """
 
     actor: Actor
@@ -71,6 +75,7 @@ class HeldOut:
     every: int
     seed: int
     hosts: Hosts = dataclasses.field(default_factory=Hosts)
+    _only_piece: list[list[EncodedPrompt]] = dataclasses.field(default_factory=list, init=False, repr=False)
 
     def run(self, params: dict[str, Any], step: int) -> Iterator[tuple[str, float]]:
         """The accuracy with its standard error, Wilson's interval of 95 % and the number of questions, overall and by
@@ -79,8 +84,18 @@ class HeldOut:
 
     def encoded(self) -> Iterator[list[EncodedPrompt]]:
         """The prompts of all questions, a piece at a time. ValueError for a question that cannot be shown."""
-        for piece in _pieces(self.questions, PIECE_BYTES):
-            yield self.process.items_of([self.process.plain_prompt(one, f"held-out/{one.id}") for one in piece])
+        if self._only_piece:
+            yield from self._only_piece
+            return
+        num_pieces, items = 0, []
+        for items in _ahead(map(self._encode, _pieces(self.questions, PIECE_BYTES))):
+            num_pieces += 1
+            yield items
+        if num_pieces == 1:
+            self._only_piece.append(items)
+
+    def _encode(self, questions: Sequence[Question]) -> list[EncodedPrompt]:
+        return self.process.items_of([self.process.plain_prompt(one, f"held-out/{one.id}") for one in questions])
 
     def graded(self, params: dict[str, Any], step: int) -> list[Graded]:
         """The responses of all hosts, in the order of the questions."""
@@ -96,11 +111,26 @@ def _graded(level: str, rollout: Rollout) -> Graded:
     return Graded(level, bool(rollout.correct and rollout.decided), rollout.decided)
 
 
+def _ahead(values: Iterator[T]) -> Iterator[T]:
+    """The same values, each made by a thread while the one before is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="held-out") as thread:
+        coming = thread.submit(next, values, None)
+        while (value := coming.result()) is not None:
+            coming = thread.submit(next, values, None)
+            yield value
+
+
+def _num_bytes(question: Question) -> int:
+    frames = (frame for video in question.videos for frame in video.frames)
+    return sum(image.nbytes for image in (*question.images, *frames))
+
+
 def _pieces(questions: Iterable[Question], most_bytes: int) -> Iterator[list[Question]]:
-    """The questions in order, cut where their images come to more than so many bytes; each piece has one at least."""
+    """The questions in order, cut where their images and videos come to more than so many bytes; each piece has one at
+    least."""
     piece, size = [], 0
     for question in questions:
-        added = sum(image.nbytes for image in question.images)
+        added = _num_bytes(question)
         if piece and size + added > most_bytes:
             yield piece
             piece, size = [], 0

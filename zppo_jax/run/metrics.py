@@ -8,7 +8,6 @@ What every row of metrics.jsonl has, the progress line, the panels of curves.png
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Iterator
 
 from zppo_jax.zppo import HELPS
@@ -167,12 +166,6 @@ METRICS: tuple[Metric, ...] = (
 
 SCHEMA = tuple(metric.name for metric in METRICS if metric.always)
 """The names that every row of metrics.jsonl has beside `step`; null where the step has no such value."""
-
-
-def described(name: str) -> Metric | None:
-    """The row of METRICS that says what a name in metrics.jsonl means; None where none does."""
-    exact = next((metric for metric in METRICS if metric.name == name), None)
-    return exact or next((metric for metric in METRICS if fnmatch.fnmatchcase(name, metric.name)), None)
 
 
 def depends_on_clock(name: str) -> bool:

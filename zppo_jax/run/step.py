@@ -13,7 +13,7 @@ from zppo_jax.rewards import Status
 from zppo_jax.rollout.counters import Counters
 from zppo_jax.types import Cohort, Group, Outcome
 from zppo_jax.update.learner import Updated
-from zppo_jax.zppo import HELPS, Refresh, ReplayBuffer
+from zppo_jax.zppo import HELPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Step:
       sampler: what the samplers of all hosts did.
       learned: the groups that were learned from.
       update: what the update gave (without the state).
-      refreshed: what the replay buffer did; None without a buffer.
-      buffer: the replay buffer after the step.
+      replay: what the replay buffer did and holds after the step; {} without a buffer.
     """
 
     number: int
@@ -41,8 +40,7 @@ class Step:
     sampler: Counters
     learned: Cohort
     update: Updated
-    refreshed: Refresh | None
-    buffer: ReplayBuffer | None
+    replay: Mapping[str, int]
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -73,9 +71,7 @@ class Step:
         row = _rollouts(self.plain.outcomes, self.hard, self.reformulated.outcomes)
         row |= {"rollout/occupancy": self.sampler.occupancy, "rollout/longest": self.sampler.longest}
         row |= {f"update/{name}": value for name, value in self.update.metrics.items()} | dict(self.helped)
-        if self.buffer is not None and self.refreshed is not None:
-            row |= _buffer(self.buffer, self.refreshed)
-        return row
+        return row | {f"replay/{name}": value for name, value in self.replay.items()}
 
 
 def _rollouts(plain: Sequence[Outcome], hard: Sequence[Outcome], helped: Sequence[Outcome]) -> dict[str, Any]:
@@ -113,17 +109,3 @@ def _accuracy(outcomes: Sequence[Outcome]) -> float | None:
     """Mean over the decided groups; None without any."""
     accuracies = [outcome.accuracy for outcome in outcomes if outcome.decided]
     return float(np.mean(accuracies)) if accuracies else None
-
-
-def _buffer(buffer: ReplayBuffer, refreshed: Refresh) -> dict[str, Any]:
-    return {
-        "replay/size": len(buffer),
-        "replay/admitted": len(refreshed.admitted),
-        "replay/graduated": len(refreshed.graduated),
-        "replay/evicted": len(refreshed.evicted),
-        "replay/graduated_total": buffer.graduated_total,
-        "replay/evicted_total": buffer.evicted_total,
-        **{f"replay/inside/{one}": count for one, count in buffer.inside_by_accuracy.items()},
-        **{f"replay/graduated_total/{one}": count for one, count in buffer.graduated_by_accuracy.items()},
-        **{f"replay/evicted_total/{one}": count for one, count in buffer.evicted_by_accuracy.items()},
-    }

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+Phase = Callable[[str], AbstractContextManager[None]]
+"""Begins a phase of a step, for the clock, a trace and whoever waits."""
+
 
 class PhaseTimers:
     """Seconds spent in each phase of a step: `with timers("rollout"): ...`, then `flush()` once a step.

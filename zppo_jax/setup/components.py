@@ -15,7 +15,7 @@ from zppo_jax.actors.student import Student
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config
 from zppo_jax.data.pipeline import EncodedPrompt, PromptProcessing, Shard, StepStream, open_stream
-from zppo_jax.data.sources import open_source
+from zppo_jax.data.sources import Share, open_source
 from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import Evaluator, HeldOut
 from zppo_jax.keys import RandomStream
@@ -29,6 +29,7 @@ from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.run.heartbeat import Heartbeat
+from zppo_jax.run.timers import Phase
 from zppo_jax.setup import engines
 from zppo_jax.setup.devices import check_hosts
 from zppo_jax.setup.learning import learner_of
@@ -65,14 +66,15 @@ class Components:
         """The random stream of a purpose in a step."""
         return RandomStream(self.config.seed, step, purpose)
 
-    def learned_from(self, plain: Cohort, helped: Cohort, step: int) -> Cohort:
+    def learned_from(self, plain: Cohort, helped: Cohort, step: int, phase: Phase) -> Cohort:
         """The groups that the update learns from: the student's, or the teacher's on the same plain prompts."""
         if self.method.learns_from == "student":
             return plain + helped
         assert self.teacher is not None
         items = [EncodedPrompt(group.prompt, group.features) for group in plain.groups]
-        groups = self.teacher.groups(items, self.random(step, "teacher"))
-        return gather_cohort(groups, self.hosts, "the teacher's responses")
+        with phase("teacher"):
+            groups = self.teacher.groups(items, self.random(step, "teacher"))
+            return gather_cohort(groups, self.hosts, "the teacher's responses")
 
     def close(self) -> None:
         """Ends the workers of the data stream and of the scorer."""
@@ -251,7 +253,7 @@ def _held_out(config: Config, process: PromptProcessing, student: Actor, hosts: 
     return HeldOut(
         actor=dataclasses.replace(student, engine=engines.evaluation_engine(config, student.engine)),
         process=process,
-        questions=[source[index] for index in hosts.share_of(range(len(source)))],
+        questions=Share(source, hosts.share_of(range(len(source)))),
         sampling=engines.evaluation_sampling(config),
         every=config.eval.every,
         seed=config.seed,

@@ -15,9 +15,8 @@ import fnmatch
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from flax import traverse_util
-
 from zppo_jax.errors import ConfigError
+from zppo_jax.models.qwen3_5.parameters import flatten, unflatten
 
 
 def split(params: dict[str, Any], patterns: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -25,19 +24,19 @@ def split(params: dict[str, Any], patterns: Sequence[str]) -> tuple[dict[str, An
 
     Raises ConfigError for a pattern that matches nothing, and when nothing is left to train.
     """
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat = flatten(params)
     frozen = _frozen(list(flat), patterns)
     halves: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for path, leaf in flat.items():
         halves[path in frozen][path] = leaf
-    trainable, rest = (traverse_util.unflatten_dict(half, sep="/") for half in halves)
+    trainable, rest = (unflatten(half) for half in halves)
     return trainable, rest
 
 
 def merge(trainable: Any, frozen: Any) -> dict[str, Any]:
     """The whole that `split` has cut."""
-    flat = (traverse_util.flatten_dict(half, sep="/") for half in (trainable, frozen))
-    return traverse_util.unflatten_dict(next(flat) | next(flat), sep="/")
+    flat = (flatten(half) for half in (trainable, frozen))
+    return unflatten(next(flat) | next(flat))
 
 
 def matches(path: str, pattern: str) -> bool:

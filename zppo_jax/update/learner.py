@@ -98,7 +98,8 @@ class Learner:
         mismatch: dict[str, float] = {}
         if self.schedule.old_logprobs == "trainer":
             local, mismatch = self.with_old_logprobs(state["params"], local, weights_PG)
-        if not mismatch and not batch.with_gradient(epochs[0].parts[0].tolist(), weights_PG):
+        seen = batch.with_gradient(epochs[0].parts[0].tolist(), weights_PG)
+        if self.recipe.objective.mismatch and not mismatch and not seen:
             mismatch = self.mismatch(state["params"], local, weights_PG, seed=seed, step=step)
         updates, groups_of_updates = [], []
         for epoch in epochs:

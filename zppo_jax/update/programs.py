@@ -74,7 +74,7 @@ def _loss_sum(trainable, frozen, reference, recipe: Recipe, micro: dict[str, Any
     student = output_of(params, recipe.model, micro, recipe.temperature, banned_V, recipe.remat)
     other = None
     if recipe.reference is not None:
-        other = output_of(jax.lax.stop_gradient(reference), recipe.reference, micro, recipe.temperature, banned_V)
+        other = output_of(reference, recipe.reference, micro, recipe.temperature, banned_V)
     sums = recipe.objective(student, other, micro)
     return sums["loss"], sums | {"tokens": jnp.sum(micro["counted_BT"], dtype=jnp.float32)}
 

@@ -95,6 +95,23 @@ class ReplayBuffer:
         """Questions inside now by entry accuracy (the stack of Fig 20)."""
         return dict(collections.Counter(_bin(entry) for entry in self._entries.values()))
 
+    def counts(self, refreshed: Refresh) -> dict[str, int]:
+        """The metrics of a refresh and of the buffer after it; those by entry accuracy end in `/0.125`."""
+        bins = {
+            "inside": self.inside_by_accuracy,
+            "graduated_total": self.graduated_by_accuracy,
+            "evicted_total": self.evicted_by_accuracy,
+        }
+        return {
+            "size": len(self),
+            "admitted": len(refreshed.admitted),
+            "graduated": len(refreshed.graduated),
+            "evicted": len(refreshed.evicted),
+            "graduated_total": self.graduated_total,
+            "evicted_total": self.evicted_total,
+            **{f"{name}/{one}": count for name, counts in bins.items() for one, count in counts.items()},
+        }
+
     def draw(self, count: int, seed: int, step: int, exclude: Collection[str] = ()) -> list[str]:
         """Draws `count` question ids uniformly without replacement, all there are when there are fewer.
 
