@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import shutil
 import signal
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests import runs
 from zppo_jax import train
 from zppo_jax.errors import ConfigError, WorkdirError
+from zppo_jax.models import qwen3_5
 from zppo_jax.run import checkpoint
 from zppo_jax.run.checkpoint import Checkpoints
 from zppo_jax.run.console import RunConsole
@@ -105,6 +108,27 @@ def test_a_loop_that_is_left_early_saves_and_continues_to_the_same_bits(straight
         assert [step.number for step in run] == [3, 4, 5, 6] and run.done
     assert f"after {NUM_STEPS} steps" in capsys.readouterr().out
     runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+def test_a_resumed_run_holds_one_student(straight, start, tmp_path, monkeypatch):
+    """The initial state is given up for the restored one: both would not fit the memory of the devices."""
+    workdir = shutil.copytree(straight, tmp_path / "run")
+
+    def embeddings(shape: tuple[int, ...]) -> int:
+        gc.collect()
+        return sum(one.shape == shape for one in jax.live_arrays())
+
+    table = qwen3_5.load(start).params["text"]["embed"].shape
+    before, restore, restoring = embeddings(table), Checkpoints.restore, []
+
+    def restore_and_count(*args):
+        restoring.append(embeddings(table) - before)
+        return restore(*args)
+
+    monkeypatch.setattr(Checkpoints, "restore", restore_and_count)
+    with train.Run.open(runs.config(start, num_steps=NUM_STEPS + 1), workdir):
+        assert restoring == [1], "the teacher's"
+        assert embeddings(table) - before == 4, "the student's with two moments, and the teacher's"
 
 
 def test_an_error_between_two_steps_saves_nothing(straight, start, tmp_path):

@@ -8,7 +8,6 @@ from them.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +15,7 @@ from typing import Any, Self
 from zppo_jax import evaluate, setup
 from zppo_jax.config import Config, binding
 from zppo_jax.data.pipeline import StepBatch
+from zppo_jax.run.checkpoint import placed_shapes
 from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.run.rows import read_metrics
 from zppo_jax.run.saves import Saves
@@ -71,7 +71,6 @@ def run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> St
     return training.state
 
 
-@dataclasses.dataclass
 class Run:
     """A training run that can be stepped: `with Run.open(config, workdir) as run: for step in run: ...`.
 
@@ -80,17 +79,20 @@ class Run:
     the block what was not saved yet is saved, also where the loop was left early.
 
     Attributes:
-      opened: the parts of the run, and where it is written.
+      parts: what the run works with.
       state: parameters and optimiser after the last step.
       step: how many steps have been made.
       done: whether the last step was made or somebody wants the run to stop.
     """
 
-    opened: setup.Opened
-    state: State
-    step: int = 0
-    done: bool = False
-    _accuracy: float | None = None
+    def __init__(self, opened: setup.Opened) -> None:
+        self.parts, self.config, self.console = opened.components, opened.components.config, opened.console
+        self.state, self.step, self.done = opened.take_state(), 0, False
+        self._opened = opened
+        self._timers = PhaseTimers(self.console.phase)
+        self._saves = Saves(opened.checkpoints, self.console.message)
+        self._skipped = SkippedUpdates(self.config.watchdog.max_skipped)
+        self._accuracy: float | None = None  # of the evaluation after the last step, where there was one
 
     @classmethod
     @contextlib.contextmanager
@@ -100,18 +102,11 @@ class Run:
 
         Raises ConfigError and RunError, in one line, for what cannot be run.
         """
-        with setup.opened(config, workdir, heartbeat) as opened:
-            training = cls(opened, opened.state)
+        with setup.open_run(config, workdir, heartbeat) as opened:
+            training = cls(opened)
             training._begin()
             yield training
             training._finish()
-
-    def __post_init__(self) -> None:
-        opened = self.opened
-        self.parts, self.config, self.console = opened.components, opened.components.config, opened.console
-        self._timers = PhaseTimers(self.console.phase)
-        self._saves = Saves(opened.checkpoints, self.console.message)
-        self._skipped = SkippedUpdates(self.config.watchdog.max_skipped)
 
     def __iter__(self) -> Iterator[Step]:
         """Makes the steps that are left."""
@@ -122,7 +117,7 @@ class Run:
 
     def advance(self) -> Step | None:
         """Makes one step; None where it was given up, because somebody wants the run to stop."""
-        opened, before = self.opened, self.parts.stream.get_state()
+        opened, before = self._opened, self.parts.stream.get_state()
         with opened.records.traced(self.step + 1):
             with self._timers("data"):
                 batch = next(self.parts.stream)
@@ -142,10 +137,10 @@ class Run:
     def _begin(self) -> None:
         """Restores the newest checkpoint; without one evaluates the start."""
         try:
-            if self.opened.checkpoints.latest_step is None:
-                with self.opened.stop.interruptible():
+            if self._opened.checkpoints.latest_step is None:
+                with self._opened.stop.interruptible():
                     row = self._evaluate()
-                self.opened.records.write_row(0, row | self._timers.flush())
+                self._opened.records.write_row(0, row | self._timers.flush())
                 self.console.message(f"held-out accuracy before training {100 * row['eval/accuracy']:.1f} %")
             else:
                 self._restore()
@@ -162,8 +157,10 @@ class Run:
         self.done = self._ends()
 
     def _restore(self) -> None:
+        """The fresh state is given up first: both would not fit the memory of the devices."""
+        shapes, self.state = placed_shapes(self.state), {}
         with self.console.heartbeat.during("restoring the checkpoint"):
-            self.step, self.state, host = self.opened.checkpoints.restore(self.state, self.console.message)
+            self.step, self.state, host = self._opened.checkpoints.restore(shapes, self.console.message)
         self.parts.stream.set_state(host["stream"])
         self.console.message(f"continuing after step {self.step}")
 
@@ -184,7 +181,7 @@ class Run:
         metrics |= seconds | {"rollout/tokens_per_second": metrics["rollout/tokens"] / seconds["time/rollout"]}
         metrics |= {"checkpoint/failed": self._saves.failed, "time/agreement": self.parts.hosts.take_waited()}
         with self._timers("records"):
-            self.opened.records.write_step(result, metrics)
+            self._opened.records.write_step(result, metrics)
             self.console.step(self.step, metrics)
             self._skipped.count(self.parts.learner.schedule.num_updates, result.update.skipped)
 
@@ -197,7 +194,7 @@ class Run:
                 self._saves.save(self.step, self.state, self._host_values(), self._accuracy)
         if alarmed:
             self._saves.finish()
-            self._skipped.check(self.step, self.opened.records.skipped_folder, self.opened.checkpoints.latest_step)
+            self._skipped.check(self.step, self._opened.records.skipped_folder, self._opened.checkpoints.latest_step)
 
     def _report_scoring(self) -> None:
         """Says how often comparisons of this host had to be given up or made once more, where any had."""
@@ -212,7 +209,7 @@ class Run:
 
     def _ends(self) -> bool:
         """Asked once a step: whatever ends the loop has saved. What one host is asked to do, all do."""
-        hosts, opened = self.parts.hosts, self.opened
+        hosts, opened = self.parts.hosts, self._opened
         wanted = opened.stop.requested or (hosts.count > 1 and opened.checkpoints.reached_preemption(self.step))
         return self.step >= self.config.num_steps or any(hosts.gather(wanted, "the end of a step"))
 
@@ -221,13 +218,13 @@ class Run:
         if self.step == 0:
             return
         self._saves.last(self.step, self.state, self._host_values(), self._accuracy)
-        self.opened.records.finish()
+        self._opened.records.finish()
         self._report_scoring()
         measured = self._accuracy is not None or self.step == self.config.num_steps
         if not measured:
             self.console.message(f"stopped after {self.step} steps; the accuracy is that of the last evaluation")
         if self.parts.hosts.leads:
-            rows = read_metrics(self.opened.directory.metrics_file)
+            rows = read_metrics(self._opened.directory.metrics_file)
             tables = [table for row in rows if (table := evaluate.table(row))] or [{}]
             self.console.results(tables[0], tables[-1], f"after {self.step} steps" if measured else "last evaluated")
-            self.opened.show_files()
+            self._opened.show_files()

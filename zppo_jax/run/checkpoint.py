@@ -170,12 +170,12 @@ class Checkpoints:
     def restore(
         self, state: State, report: Callable[[str], None] = lambda line: None
     ) -> tuple[int, State, dict[str, Any]]:
-        """The newest checkpoint: (step, state in the shapes and shardings of `state`, host values), whatever mesh and
-        number of processes have saved it. `report` is called when it has no digests. Raises WorkdirError when it is
-        damaged: an older one is never taken in silence, that is for a person to decide.
+        """The newest checkpoint, whatever mesh and number of processes have saved it: (step, state in the shapes and
+        shardings of `state`, arrays or shapes, host values). `report` is called when it has no digests. Raises
+        WorkdirError when it is damaged: an older one is never taken in silence, that is for a person to decide.
         """
         self.finish()
-        step, target = saved_steps(self._directory)[-1], jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        step, target = saved_steps(self._directory)[-1], placed_shapes(state)
         path, share = self._directory / str(step), (self._hosts.index, self._hosts.count)
         with self._hosts.together(f"checking the checkpoint of step {step}"):  # Orbax's hosts wait for one another
             saved.require_sound(self._directory, step, share=share, report=report)
@@ -212,6 +212,11 @@ class Checkpoints:
         """Waits for what is being written; its failure was reported by `finish` or `check`, or is not."""
         with contextlib.suppress(Exception), quiet():
             self._manager.close()
+
+
+def placed_shapes(state: State) -> State:
+    """Shapes, dtypes and shardings of a state: all that restoring needs of it."""
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
 
 
 def restore_params(

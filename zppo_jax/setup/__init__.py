@@ -26,7 +26,7 @@ from zppo_jax.setup.engines import (
     training_sampling,
 )
 from zppo_jax.setup.learning import learner_of, recipe_of, schedule_of
-from zppo_jax.setup.opening import Opened, opened
+from zppo_jax.setup.opening import Opened, open_run
 
 __all__ = [
     "Components",
@@ -43,7 +43,7 @@ __all__ = [
     "learner_of",
     "make_mesh",
     "num_rows",
-    "opened",
+    "open_run",
     "prepare_student",
     "recipe_of",
     "sampling_mesh",

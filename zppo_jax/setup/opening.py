@@ -27,17 +27,23 @@ from zppo_jax.update.programs import State
 from zppo_jax.warmstart import directories
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Opened:
     """The parts of a run with the student's initial state, and where it is written and shown."""
 
     components: Components
-    state: State
+    state: State | None
     directory: RunDirectory
     checkpoints: Checkpoints
     records: Records
     console: RunConsole
     stop: StopRequest
+
+    def take_state(self) -> State:
+        """The initial state, once: whoever takes it is the only one to hold its arrays, and can free them."""
+        state, self.state = self.state, None
+        assert state is not None
+        return state
 
     def show_files(self) -> None:
         """Draws the curves and lists the files of the run."""
@@ -49,7 +55,7 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> Iterator[Opened]:
+def open_run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> Iterator[Opened]:
     """Opens everything that a run needs, and closes it at the end of the block.
 
     Raises ConfigError and RunError, in one line, on whatever host it fails.
@@ -72,7 +78,9 @@ def opened(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) ->
         with hosts.together("opening the records"):
             records = Records(directory, config, checkpoints.latest_step, hosts, console.message)
         stack.callback(records.close)
-        yield Opened(components, state, directory, checkpoints, records, console, stop)
+        opened = Opened(components, state, directory, checkpoints, records, console, stop)
+        del state  # this function waits here for the whole run
+        yield opened
 
 
 def _directory(config: Config, workdir: Path, hosts: Hosts, stack: contextlib.ExitStack) -> RunDirectory:
