@@ -20,7 +20,7 @@ OUT_OF_MEMORY = 12
 """The exit code of a child that reached its limit of memory (the number of ENOMEM)."""
 
 # All requests of a batch are written before the first reply is read. They must fit into an empty pipe (16 KiB on
-# macOS, 64 KiB on Linux), or a child that stands still would hold the parent. One pair of 512 characters always fits.
+# macOS, 64 KiB on Linux), or a child that hangs would block the parent. One pair of 512 characters always fits.
 _BATCH_BYTES = 16_384
 MAX_BATCH = 16
 """The most pairs that one batch holds."""
@@ -53,7 +53,7 @@ class Child:
         self._buffer = b""
         self.ready = False
         self.tasks = 0
-        """Comparisons that it has answered."""
+        """Number of comparisons that it has answered."""
 
     @property
     def pid(self) -> int:
@@ -71,7 +71,7 @@ class Child:
         self.ready = True
 
     def ask(self, pairs: Sequence[Pair], seconds: float) -> Iterator[str]:
-        """The replies to as many of the pairs as fit into one batch (at least one), in order, as they come.
+        """Yields the replies to as many of the pairs as fit into one batch (at least one), in order, as they come.
 
         Raises ChildFailed when the child ends or a reply takes longer than `seconds`, UsedUp when that is the pair's
         fault. After that, or when not all replies were taken, the child must be reaped.
@@ -107,24 +107,24 @@ class Child:
         return line
 
     def _ended(self) -> ChildFailed:
-        """Whose fault the child's end is, by its exit code.
+        """The error to raise for the child's end: by its exit code, the pair's fault (UsedUp) or not (ChildFailed).
 
-        Processor time is counted from the start of each comparison, so SIGXCPU is always the pair's doing. Memory is
-        so only in a child that has answered nothing yet: another may be full of what earlier comparisons left. All
-        other ends come from outside. The kernel's OOM killer among them: the limit of memory bounds what a pair can
-        take, so that a machine without room for it is too full, whatever the pair is.
+        Processor time is counted from the start of each comparison, so SIGXCPU is always the pair's fault. Running out
+        of memory is the pair's fault only in a child that has answered nothing yet: an older one may be full of what
+        earlier comparisons left. Every other end comes from outside, also a kill by the kernel's OOM killer: the memory
+        limit bounds what a pair can take, so a machine without room for that is too full for any pair.
         """
         code = self.reap(grace_seconds=1.0)
         used_up = code == -signal.SIGXCPU or (code == OUT_OF_MEMORY and self.tasks == 0)
         return (UsedUp if used_up and self.ready else ChildFailed)(f"exit code {code}")
 
     def kill(self) -> None:
-        """End the child without touching its pipes, which another thread may be reading. A forked copy does nothing."""
+        """End the child without touching its pipes, which another thread may read. In a forked copy: do nothing."""
         if os.getpid() == self._owner:
             self._process.kill()
 
     def kill_and_reap(self) -> None:
-        """`kill`, and wait so that no zombie is left; for the end of the process. A forked copy does nothing."""
+        """Kill the child and wait, so that no zombie is left, at the end of the process. A forked copy does nothing."""
         if os.getpid() == self._owner:
             self.reap()
 

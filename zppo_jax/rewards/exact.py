@@ -1,8 +1,8 @@
 r"""Expressions that exact arithmetic settles in this process: \frac{\sqrt{3}}{2}, 2\pi, (1,\sqrt{2}), x^2+2x+1.
 
-A small grammar, read the way the worker's parser reads it; whatever it does not hold, and whatever that parser reads in
-a way of its own (1/2x, 2\frac{1}{2}x, x2, capital letters), is Unreadable and left to the worker. Two sides are equal
-where their exact values are the same, and different where they differ by far more than the worker would forgive.
+A small grammar, read the way the worker's parser reads it. Anything outside it, and anything that parser reads in an
+unusual way (1/2x, 2\frac{1}{2}x, x2, capital letters), is Unreadable and left to the worker. Two sides are equal if
+their exact values are the same, and different if they differ by far more than the worker tolerates.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import NamedTuple
 from zppo_jax.rewards import numeric, surds
 from zppo_jax.rewards.surds import TooLarge, Value
 
-# The worker forgives 1e-40 of a number, and 1e-6 where one side is a decimal; between that and these it is asked.
+# The worker's relative tolerance is 1e-40, or 1e-6 where one side is a decimal. Differences between those and these
+# are left to it.
 _TOLERANCE = 1e-9
 _TOLERANCE_OF_DECIMALS = 1e-5
 
@@ -41,11 +42,11 @@ _INFINITE = {r"\infty": _INFINITY, r"+\infty": _INFINITY, r"-\infty": surds.add(
 
 
 class Unreadable(ValueError):
-    """The expression is not one of this grammar."""
+    """The expression is outside this grammar."""
 
 
 class Form(NamedTuple):
-    """What an expression holds: the kind of its brackets ("" for one value, "set" for a list) and its items."""
+    """A parsed expression: the kind of its brackets ("" for one value, "set" for a list) and its items."""
 
     kind: str
     items: tuple[Value, ...]
@@ -54,7 +55,7 @@ class Form(NamedTuple):
 
 
 def compare(gold: str, answer: str) -> bool | None:
-    """Whether two expressions are equal, or None where that is not settled here. `x =` may stand before either."""
+    """Whether two expressions are equal; None if that is not settled here. Either may begin with `x =`."""
     try:
         first, second = (_form(_without_name(side)) for side in (gold, answer))
         return _settle(first, second)
@@ -65,7 +66,7 @@ def compare(gold: str, answer: str) -> bool | None:
 def _settle(first: Form, second: Form) -> bool | None:
     if first.kind != second.kind or len(first.items) != len(second.items):
         return None
-    # An inequality stands for an interval beside one only; two inequalities may be about different variables.
+    # An inequality means an interval only when compared with one; two inequalities may be about different variables.
     inequalities = first.inequality + second.inequality
     if inequalities == 2 or (inequalities == 1 and not _ascend(first, second)):
         return None
@@ -97,7 +98,7 @@ def _differ(first: Value, second: Value, tolerance: float) -> bool:
 
 
 def _ascend(*intervals: Form) -> bool:
-    """Whether all have two numbers as ends, the left one clearly less; what else has these brackets may be empty."""
+    """Whether all have two numbers as ends, the left one clearly less; any other interval may be empty."""
     if any(len(one.items) != 2 or any(map(surds.has_variable, one.items)) for one in intervals):
         return False
     ends = [[surds.approximate(item) for item in one.items] for one in intervals]
@@ -133,7 +134,7 @@ def _form(latex: str) -> Form:
 
 
 def _interval(tokens: Sequence[tuple[int, str]]) -> tuple[str, tuple[Value, Value]]:
-    r"""The brackets and ends of what `x > a`, `a \le x < b` and their like allow."""
+    r"""The brackets and ends of the interval that `x > a`, `a \le x < b` or a similar inequality allows."""
     places = [place for place, (_, text) in enumerate(tokens) if text in _UP or text in _DOWN]
     marks = [tokens[place][1] for place in places]
     sides = [tokens[s + 1 : e] for s, e in zip([-1, *places], [*places, len(tokens)], strict=True)]
@@ -153,7 +154,7 @@ def _interval(tokens: Sequence[tuple[int, str]]) -> tuple[str, tuple[Value, Valu
 
 
 def _parts(texts: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """The kind of the brackets around everything, and where the items between its commas begin and end."""
+    """The kind of the outer brackets, and where each comma-separated item begins and ends."""
     depths, depth = [], 0
     for text in texts:
         depth -= text in _CLOSERS
@@ -202,7 +203,7 @@ class _Reader:
         return text
 
     def sum(self) -> Value:
-        """A sum of products, which may begin with a sign."""
+        """Reads a sum of products, which may begin with a sign."""
         sign = -1 if self.text == "-" else 1
         if self.text in ("+", "-"):
             self._take()
@@ -221,7 +222,7 @@ class _Reader:
             elif self.text == "/":
                 self._take()
                 value = surds.divide(value, self._power())
-                # The worker's parser reads 1/2x as 1/(2x): it is not for this one to say what was meant.
+                # The worker's parser reads 1/2x as 1/(2x): ambiguous, so this parser does not decide it.
                 if self._begins_factor():
                     raise Unreadable
             elif self._begins_factor():
@@ -230,7 +231,7 @@ class _Reader:
                 return value
 
     def _factor_without_sign(self) -> Value:
-        r"""A factor right after another: not x2 or 2 3, and not a mixed number (2\frac{1}{2}) or a call (f(3))."""
+        r"""Reads a factor right after another: not x2, 2 3, a mixed number (2\frac{1}{2}) or a call (f(3))."""
         kind, before = self._tokens[self._place - 1]
         mixed = self.text == r"\frac" and (kind == _NUMBER or before == ")")
         if self.kind == _NUMBER or mixed:

@@ -1,8 +1,8 @@
-r"""Type "math": what can be decided without a computer algebra system, and what may be handed to one.
+r"""Type "math": comparisons that need no computer algebra system, and the gates for those that do.
 
-In order: exact equality after normalisation, letters and words, exact numbers, roots and polynomials (`exact`). Only an
-expression that passes the gates (length, nesting, digit runs, factorials, exponent towers) gets that far, and only what
-none of these settles is left for the worker of `pool`; no parser of a library sees model text in this process.
+In order: exact equality after normalisation, letters and words, exact numbers, roots and polynomials (`exact`). An
+expression must first pass the gates (length, nesting, digit runs, factorials, exponent towers). Only comparisons that
+none of these steps settles go to the worker of `pool`; no library parser sees model text in this process.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Decision(NamedTuple):
     pending: tuple[str, str] | None = None
 
 
-# The responses of a group share their gold, and often their answer.
+# Cached: the responses of a group share their gold, and often their answer.
 _remembered = functools.lru_cache(8192)
 
 
 @_remembered
 def canonical(source: str) -> str:
-    """Normal form of a LaTeX answer: no fences, spacing commands or short forms; spaces only where they separate."""
+    """The normal form of a LaTeX answer: no fences, spacing commands or short forms; spaces only as separators."""
     latex = text.unfence(numeric.clean_spacing(text.unfence(text.plain(source))))
     latex = latex.removesuffix(".").rstrip()
     if "\\" in latex or "_" in latex:
@@ -74,7 +74,7 @@ def canonical(source: str) -> str:
 
 @_remembered
 def _key(latex: str) -> str:
-    """What two equal answers share as strings: text commands unwrapped, braces of single characters and spaces gone."""
+    """A string key that equal answers share: text commands unwrapped, single-character braces and spaces removed."""
     key = text.unwrap_text(latex)
     key = _BRACED_CHARACTER.sub(r"\1\2", key) if "{" in key else key
     return _SPACE.sub("", _SPACE_THAT_SEPARATES.sub("\x00", key)).replace("\x00", " ").rstrip(".")
@@ -97,7 +97,7 @@ def _nesting(latex: str) -> tuple[int, int]:
 
 @_remembered
 def refusal(latex: str) -> Status | None:
-    """Why an expression must not be given to a parser, or None where it may."""
+    """The reason why an expression must not be given to a parser; None if it may."""
     if len(latex) > MAX_CHARS:
         return Status.TOO_LONG
     deepest, exponents = _nesting(latex)
@@ -111,7 +111,7 @@ def refusal(latex: str) -> Status | None:
 
 
 def _is_prose(latex: str) -> bool:
-    """Whether a text has words in it. A parser would read them as products of letters ("act" = "cat")."""
+    """Whether a text contains words. A parser would read them as products of letters ("act" = "cat")."""
     bare = _ENVIRONMENT.sub(" ", _CONNECTIVE.sub(" ", latex))
     if _ALL_LETTERS.match(bare):
         return True
@@ -119,7 +119,7 @@ def _is_prose(latex: str) -> bool:
 
 
 def _split_unit(latex: str) -> tuple[str, str]:
-    r"""An expression and the unit in its final \text{}; "" where it has none."""
+    r"""Splits an expression into (expression, unit in its final \text{}); the unit is "" if there is none."""
     unit = _TRAILING_TEXT.search(latex)
     if not unit or unit.start() == 0 or not unit.group(1):
         return latex, ""
@@ -135,12 +135,12 @@ def _quantity(latex: str) -> numeric.Quantity | None:
 
 
 def needs_parser(gold: str) -> bool:
-    """Whether a gold in normal form is neither letter, word nor number, so that only the worker understands it."""
+    """Whether a gold in normal form is not a letter, word or number, so that only the worker understands it."""
     return not (_CHOICE_GOLD.match(gold) or _is_prose(_split_unit(gold)[0]) or _quantity(gold))
 
 
 def _decide_by_form(gold: str, answer: str) -> bool | None:
-    """Right or wrong where strings, choices, words or exact numbers settle it; None where they do not."""
+    """True or False if strings, choices, words or exact numbers settle it; None if they do not."""
     if _key(gold) == _key(answer):
         return True
     (gold_name, gold_value), (answer_name, answer_value) = map(numeric.split_assignment, (gold, answer))

@@ -23,10 +23,10 @@ _NOT_A_BOX = -1
 
 
 def answer_region(response: str, region: str) -> str | None:
-    """The part of a response whose box counts, or None where there is no such part.
+    """The part of a response in which a box counts; None if there is none.
 
-    "anywhere" is the paper's grader (the whole response). "final" is what follows the last `</think>`; a response
-    whose last `<think>` is not closed has no final part, and one without any tag is final as a whole.
+    "anywhere" is the whole response, as in the paper's grader. "final" is the text after the last `</think>`: None if
+    the last `<think>` is not closed, and the whole response if it has no tag.
 
     Raises:
       ValueError: on an unknown region.
@@ -40,7 +40,7 @@ def answer_region(response: str, region: str) -> str | None:
 
 
 class Box(NamedTuple):
-    r"""A closed \boxed{...}: `start` and `end` of the whole, `inner` and `close` of what it holds, in characters."""
+    r"""A closed \boxed{...}: `start` and `end` of the whole, `inner` and `close` of its content, in characters."""
 
     start: int
     inner: int
@@ -49,7 +49,7 @@ class Box(NamedTuple):
 
 
 def boxes(text: str) -> tuple[list[Box], int]:
-    r"""The closed boxes that lie in no other closed one, in order, and where the last \boxed{ opens (-1: nowhere)."""
+    r"""The outermost closed boxes, in order, and where the last \boxed{ opens (-1: nowhere)."""
     opened: list[tuple[int, int]] = []
     found: list[Box] = []
     last = -1
@@ -70,23 +70,24 @@ def boxes(text: str) -> tuple[list[Box], int]:
 
 
 def first_opening(text: str) -> int:
-    r"""Where the first \boxed{ of a text opens, closed or not; -1 where none does."""
+    r"""The position of the first \boxed{ of a text, closed or not; -1 if there is none."""
     return next((token.start() for token in _TOKEN.finditer(text) if token.group().startswith(r"\boxed")), -1)
 
 
 def trimmed(content: str) -> str:
-    r"""The answer in a box without outer white space. A `\ ` at its end goes whole: its backslash alone would escape
-    the brace of any box that the answer is written into."""
+    r"""The answer in a box without outer white space. A `\ ` at its end is removed as a whole: the backslash alone
+    would escape the brace of any box that the answer is written into."""
     answer = content.strip()
     backslashes = len(answer) - len(answer.rstrip("\\"))
     return answer[:-1].rstrip() if backslashes % 2 else answer
 
 
 def last_box(text: str) -> str | None:
-    r"""The content of the last box, or None where there is no \boxed{ or the last one is never closed.
+    r"""The content of the last box; None if there is no \boxed{ or the last one is never closed.
 
     The last box is the one opened last, as in the paper's grader: `\boxed{5} .. \boxed{6` was cut off inside its
-    answer and has none. A balanced box around it takes its place (`\boxed{\boxed{3}+1}` holds `\boxed{3}+1`).
+    answer, so the result is None. If a closed box encloses it, that one counts (`\boxed{\boxed{3}+1}` gives
+    `\boxed{3}+1`).
     """
     return _last_content(text, *boxes(text))
 
@@ -98,7 +99,7 @@ def _last_content(text: str, found: list[Box], last: int) -> str | None:
 def extract_answer(response: str, region: str = "final") -> tuple[str | None, Status]:
     """The answer text of a response and a status: OK, NO_ANSWER (no box, empty box, unclosed thinking) or MALFORMED.
 
-    MALFORMED means that the last box was opened and never closed, as when a response is cut off.
+    MALFORMED means that the last box was never closed, as when a response is cut off.
     """
     text = answer_region(response, region)
     if text is None:

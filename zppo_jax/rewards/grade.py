@@ -34,7 +34,7 @@ def _anls(gold: Gold, answer: str, threshold: float = _ANLS_THRESHOLD) -> bool:
     return text.anls(lists.golds_of(gold), answer) >= threshold
 
 
-# "math" and "free_form" are not here: they have outcomes beside right and wrong.
+# "math" and "free_form" are not here: they have outcomes other than right and wrong.
 _RULES: dict[str, Callable[..., bool]] = {
     "string": _strings,
     "search": _strings,
@@ -50,27 +50,27 @@ _RULES: dict[str, Callable[..., bool]] = {
     "clicking": boxes.click_matches,
 }
 JUDGED: frozenset[str] = frozenset({"free_form"})
-"""Types that rules decide only where the strings are equal: the rest needs a judge."""
+"""Types that rules decide only if the strings are equal: everything else needs a judge."""
 ANSWER_TYPES: tuple[str, ...] = ("math", *_RULES, *JUDGED)
 
 
 def require_known(answer_type: str) -> None:
-    """Raises ValueError, naming the known types, on an unknown one."""
+    """Raises ValueError, naming the known types, for an unknown one."""
     if answer_type not in ANSWER_TYPES:
         raise ValueError(f"answer_type {answer_type!r} is unknown: use one of {', '.join(ANSWER_TYPES)}")
 
 
 def max_chars(answer_type: str) -> int:
-    """The longest answer that is looked at. JSON of many boxes may be longer than a short answer."""
+    """The length of the longest answer that is graded. JSON of many boxes may be longer than a short answer."""
     return _MAX_JSON_CHARS if answer_type in ("grounding", "clicking") else expression.MAX_CHARS
 
 
-# Here a right answer is about as long as its gold; elsewhere a letter, number or box stands for it.
+# For these types a right answer is about as long as its gold; for the others a letter, number or box is enough.
 _WRITTEN_OUT = ("math", "string", "search", "list_any", "anls")
 
 
 def _out_of_reach(gold: Gold, answer_type: str) -> bool:
-    """Whether the gold is so long that every right answer would be too long to be looked at."""
+    """Whether the gold is so long that every right answer would be too long to be graded."""
     limit = max_chars(answer_type)
     if answer_type not in _WRITTEN_OUT or (isinstance(gold, str) and len(gold) <= limit):
         return False
@@ -95,7 +95,7 @@ def grade(
 
 
 def grade_answer(answer: str, gold: Gold, answer_type: str, **options: Any) -> Verdict | Pending:
-    """Compare an extracted answer with the gold. What only a usable gold could decide has status ERROR."""
+    """Compare an extracted answer with the gold. The status is ERROR if that would need a usable gold."""
     if answer_type == "math":
         return _math(answer, gold, **options)
     if answer_type == "free_form":
@@ -118,7 +118,7 @@ def _math(answer: str, gold: Gold) -> Verdict | Pending:
 
 
 def gold_fault(gold: Gold, answer_type: str, **options: Any) -> str | None:
-    """Why a gold of a type with a rule (not "math") does not accept its own right answers, or None where it does."""
+    """Why a gold of a type with a rule (not "math") rejects its own right answers; None if it accepts them."""
     rule = _RULES.get(answer_type, _strings)
     try:
         accepted = all(rule(gold, answer, **options) for answer in _right_answers(gold, answer_type))
@@ -128,7 +128,7 @@ def gold_fault(gold: Gold, answer_type: str, **options: Any) -> str | None:
 
 
 def _right_answers(gold: Gold, answer_type: str) -> Sequence[str]:
-    """Answers that a usable gold must accept: itself, each of its alternatives, or the middle of its box."""
+    """The answers that a usable gold must accept: itself, each of its alternatives, or the middle of its box."""
     if answer_type in ("list_any", "anls"):
         return lists.golds_of(gold)
     if answer_type == "clicking":

@@ -28,7 +28,7 @@ def golds_of(gold: str | Sequence[str]) -> list[str]:
 
 
 def items_match(gold: str, answer: str, tolerance: float = 0.0) -> bool:
-    """One item: as numbers where both are numbers, as strings otherwise."""
+    """Whether two items match: as numbers if both are numbers, else as strings."""
     try:
         return numeric.numbers_match(gold, answer, tolerance)
     except MalformedAnswer:
@@ -53,9 +53,9 @@ def _split(source: str, separator: str) -> list[str]:
 
 
 def sequence_items(source: str | Sequence[str], length: int | None = None) -> list[str]:
-    """The items of a written sequence: brackets of any kind or none, separated by commas, semicolons or arrows.
+    """Splits a written sequence into its items: in brackets or not, separated by commas, semicolons or arrows.
 
-    `length` settles "1,000, 2,000" (commas followed by a space separate) and "3 1 2" (spaces do).
+    `length` resolves "1,000, 2,000" (a comma followed by a space separates) and "3 1 2" (a space separates).
 
     Raises:
       MalformedAnswer: an item is empty.

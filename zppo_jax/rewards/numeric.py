@@ -82,7 +82,7 @@ class Quantity:
 
 
 def clean_spacing(latex: str) -> str:
-    r"""Drop what only sets spacing or size in LaTeX: \left, \, and kin; unify \dfrac, and 1{,}000 with 1,000."""
+    r"""Drop LaTeX for spacing and size (\left, \, and similar); unify \dfrac, and 1{,}000 with 1,000."""
     if "\\" in latex or "{,}" in latex:
         latex = _SIZE.sub("", latex)
         latex = _BRACED_COMMA.sub(",", latex)
@@ -92,13 +92,13 @@ def clean_spacing(latex: str) -> str:
 
 
 def split_assignment(latex: str) -> tuple[str, str]:
-    """`x = 5` to ("x", "5"): a lone symbol on the left names the answer. The name is "" where there is none."""
+    """Split `x = 5` into ("x", "5"): a lone symbol on the left names the answer. The name is "" if there is none."""
     assigned = _ASSIGNED.match(latex)
     return (assigned.group(1), assigned.group(2).strip()) if assigned else ("", latex)
 
 
 def strip_degree_percent(latex: str) -> str:
-    """Without degree and percent signs, as the paper's second grading has it (App. D.1)."""
+    """Remove degree and percent signs, as the paper's second grading does (App. D.1)."""
     return _PERCENT.sub("", _DEGREE.sub("", latex)).strip()
 
 
@@ -129,7 +129,7 @@ def _magnitude(match: re.Match[str]) -> Fraction:
 
 
 def _unit_after(rest: str) -> tuple[str, Fraction]:
-    r"""The canonical name of the unit written after a number, and its factor to it.
+    r"""The canonical name of the unit written after a number, and the factor that converts to it.
 
     Letters after a number may also be variables (5x, 5e): outside \text{} a word of one or two letters must be a known
     unit, and a single letter must stand apart ("5 m") or follow a degree sign. Longer words stand for themselves.
@@ -195,7 +195,7 @@ def _terminates(number: Fraction) -> bool:
 
 
 def _rounding_allowed(first: Quantity, second: Quantity) -> bool:
-    """One is a long decimal, the other a fraction that no decimal can write exactly."""
+    """Whether one is a long decimal and the other a fraction that no decimal equals exactly."""
     decimal, exact = (first, second) if first.is_decimal else (second, first)
     return decimal.is_decimal and decimal.digits >= _ROUNDING_DIGITS and not _terminates(exact.number)
 
@@ -218,7 +218,7 @@ def quantities_match(gold: Quantity, answer: Quantity, tolerance: float = 0.0) -
 
 
 def numbers_match(gold: str, answer: str, tolerance: float = 0.0) -> bool:
-    """Type "numeric". Raises MalformedAnswer where either is not a number."""
+    """Type "numeric". Raises MalformedAnswer if either is not a number."""
     if not 0 <= tolerance < float("inf"):
         raise ValueError(f"tolerance {tolerance!r} is not usable: give a finite number of at least 0")
     return quantities_match(parse_quantity(gold), parse_quantity(answer), tolerance)

@@ -1,9 +1,9 @@
 """Killable worker processes for the answers that need a computer algebra system, and scoring of many responses.
 
-math-verify's own timeout is an alarm of the main thread, which is no use in a thread and clobbers other alarms; without
-it a single answer can hang a run. Here each comparison runs in a child (`worker`) that is killed and replaced when
-it takes too long or dies. What a response makes a child do is its own outcome, and wrong; where a child fails for any
-other reason, the comparison is made once more on a fresh one, and then it is undecided.
+math-verify's own timeout is an alarm of the main thread: it does not work in other threads and overwrites other alarms.
+Without it a single answer can hang a run. Here each comparison runs in a child (`worker`) that is killed and replaced
+when it takes too long or dies. If the response caused that, it counts as wrong. If the child failed for any other
+reason, the comparison is repeated once on a fresh child; if that fails too, it is undecided.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COMPARISONS: dict[str, Comparison] = {
     "malformed": (False, Status.MALFORMED),
     "gold": (False, Status.ERROR),
 }
-"""What the replies of a child mean."""
+"""The outcome for each reply of a child."""
 _COUNTERS = ("timeouts", "errors", "restarts", "retries", "undecided")
 _USED_UP: Comparison = (False, Status.TIMEOUT)
 _FAILED: Comparison = (False, Status.ERROR)
@@ -55,9 +55,9 @@ class Answer(NamedTuple):
 class ScoringPool:
     """Scores responses, with at most `num_workers` child processes that start when the first one is needed.
 
-    `timeout_seconds` is the processor time one comparison may take (the kernel counts whole seconds, rounded up); four
-    times that on the wall clock is the limit for anything that stands still. A child is replaced after `max_tasks`
-    comparisons, since computer algebra leaks memory. Any thread may call; close it, or use it as a context manager.
+    `timeout_seconds` is the processor time one comparison may take (the kernel counts whole seconds, rounded up). Four
+    times that is the limit on the wall clock, for a child that hangs. A child is replaced after `max_tasks`
+    comparisons, since computer algebra leaks memory. Any thread may call. Close it, or use it as a context manager.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class ScoringPool:
     def counters(self) -> dict[str, int]:
         """The counters by name, cumulative, for metrics.
 
-        Of comparisons: `timeouts` (a limit was used up), `errors` (no outcome), `retries` (made once more, since a
-        child failed). Of children: `restarts` (replaced). Of verdicts: `undecided`.
+        Comparisons: `timeouts` (a limit was used up), `errors` (no outcome), `retries` (repeated because a child
+        failed). Children: `restarts` (replaced). Verdicts: `undecided`.
         """
         with self._lock:
             return dict(self._counts)
@@ -113,7 +113,7 @@ class ScoringPool:
             self._closed = True
             for child in self._alive:
                 child.kill()
-        # Each thread that still holds a slot gives it back, now that its child is gone.
+        # Each thread that still holds a slot returns it, now that its child is gone.
         for _ in range(self._num_workers):
             if (child := self._slots.get()) is not None:
                 self._reap(child)
@@ -122,7 +122,7 @@ class ScoringPool:
     def score(
         self, response: str, gold: Gold, answer_type: str = "math", region: str = "final", **options: Any
     ) -> Verdict:
-        """One verdict; see `zppo_jax.rewards.score`."""
+        """Score one response; see `zppo_jax.rewards.score`."""
         return self.score_many([Answer(response, gold, answer_type, region, options)])[0]
 
     def score_many(self, items: Iterable[Answer | tuple[Any, ...]]) -> list[Verdict]:
@@ -150,7 +150,7 @@ class ScoringPool:
         return outcomes
 
     def _executor(self) -> ThreadPoolExecutor:
-        """The threads that wait for children, made once: to start some for each call costs more than to ask."""
+        """The threads that wait for children, made once: starting them costs more than the comparisons of a call."""
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self._num_workers, thread_name_prefix="scoring")
@@ -161,10 +161,10 @@ class ScoringPool:
         return self._compare_in_child([(gold, answer)])[0]
 
     def _compare_in_child(self, pairs: list[Pair]) -> list[Comparison]:
-        """The outcomes of the pairs, in order.
+        """Compare the pairs in children; the outcomes are in order.
 
-        A pair at which a child fails twice is undecided, whatever the second failure was: a response that could bring
-        that about without using up a limit would gain nothing by it, but a machine short of memory kills twice too.
+        A pair at which a child fails twice is undecided, whatever the second failure was. A response gains nothing from
+        causing that, and a machine short of memory may kill two children in a row.
         """
         outcomes: list[Comparison] = []
         failures = 0  # of the first pair that has no outcome yet
@@ -183,7 +183,7 @@ class ScoringPool:
                 if failures == 1:
                     self._count("retries")
                     continue
-                # Without a child no pair has an outcome; to wait for one again for each would take minutes.
+                # No child could be started: give up on all pairs, because waiting again for each would take minutes.
                 lost = len(pairs) - len(outcomes) if isinstance(failure, NotStarted) else 1
                 self._count("errors", lost)
                 outcomes += [_FAILED] * lost
@@ -192,7 +192,7 @@ class ScoringPool:
 
     @contextlib.contextmanager
     def _lent_child(self, fresh: bool) -> Iterator[Child]:
-        """A child that is ready. It goes back to its slot, unless the block raised: then it is ended."""
+        """Lend a child that is ready. It returns to its slot, unless the block raised: then it is ended."""
         child, reusable = self._slots.get(), None
         try:
             if child is not None and fresh:
@@ -217,7 +217,7 @@ class ScoringPool:
         return child
 
     def _record(self, pair: Pair, outcome: Comparison) -> Comparison:
-        """Kept for the next time, since it comes from the pair alone. What a child failed at is not."""
+        """Cache an outcome that depends on the pair alone; failures of a child are not cached."""
         with self._lock:
             self._cache[pair] = outcome
             if len(self._cache) > _CACHE_SIZE:
@@ -245,6 +245,6 @@ def _item(item: Answer | tuple[Any, ...]) -> Answer:
 
 
 def _stop_all(children: set[Child]) -> None:
-    """At interpreter exit, or when a pool is dropped without being closed."""
+    """Kill and reap the children at interpreter exit, or when a pool is dropped without being closed."""
     for child in tuple(children):
         child.kill_and_reap()

@@ -27,7 +27,7 @@ def default_pool() -> ScoringPool:
 
 
 def _forget_default_pool() -> None:
-    """A forked process must not share its parent's children, nor a lock that some thread held."""
+    """Drop the pool in a forked process, which must not share its parent's children, nor a lock that a thread held."""
     global _default_pool, _default_lock
     _default_pool, _default_lock = None, threading.Lock()
 
@@ -48,8 +48,8 @@ def score(response: str, gold: Gold, answer_type: str = "math", region: str = "f
         `min_iou` (grounding).
 
     Returns:
-      A verdict; whatever the response holds, it comes back within seconds. What the response caused is right or wrong;
-      where the machinery or the gold is at fault, `decided` is False.
+      A verdict, within seconds whatever the response holds. An outcome that the response caused is right or wrong; if
+      the machinery or the gold is at fault, `decided` is False.
 
     Raises:
       ValueError: on an unknown answer type or region. Model text never raises.
@@ -61,9 +61,9 @@ def score(response: str, gold: Gold, answer_type: str = "math", region: str = "f
 
 
 def check_gold(gold: Gold, answer_type: str, **options: Any) -> str | None:
-    """Why a gold cannot be scored (it does not verify against itself), or None where it can.
+    """The reason why a gold cannot be scored (it does not verify against itself); None if it can.
 
-    For the data build: a sample with such a gold would give zero reward for ever. Math golds that need the computer
+    For the data build: a question with such a gold would always give zero reward. Math golds that need the computer
     algebra system are parsed by the default pool's worker.
     """
     require_known(answer_type)
@@ -84,5 +84,5 @@ def _check_math(gold: str) -> str | None:
     if not expression.needs_parser(gold):
         return None
     correct, status = default_pool().compare(gold, gold)
-    # Such a gold would count for a verbatim copy only: every other way to write it would be a false negative.
+    # Such a gold would accept only a verbatim copy: every other way to write it would be a false negative.
     return None if correct else f"the parser cannot read the gold {gold!r} ({status})"

@@ -11,7 +11,7 @@ from zppo_jax.rewards.verdict import Verdict
 from zppo_jax.types import Question
 
 _COMPARED_AS = {"anls": "string", "grounding": "string", "clicking": "string"}
-"""Types whose rule takes what is near: as answers of one response, near is not the same."""
+"""Types whose rule accepts an answer near the gold, and the type to compare two answers by: near is not the same."""
 
 
 class Pair(NamedTuple):
@@ -24,7 +24,7 @@ class Pair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """Scores with the children of `pool`; `region` says where in a response an answer counts (`rewards.score`)."""
+    """Scores with the children of `pool`; `region` is the part of a response that counts (see `rewards.score`)."""
 
     pool: ScoringPool
     region: str
@@ -37,9 +37,9 @@ class Scorer:
         )
 
     def equal(self, pairs: Sequence[Pair]) -> list[bool | None]:
-        """Whether the answers of each pair are the same, None where that is undecided.
+        """Whether the answers of each pair are the same; None if undecided.
 
-        Either one serves as the gold, because the answer of a response may be nothing that a rule reads as a gold.
+        Each serves as the gold in turn, because a rule may not accept the answer of a response as a gold.
         """
         verdicts = self.pool.score_many(
             Answer(rf"\boxed{{{answer}}}", gold, _COMPARED_AS.get(kind, kind), "anywhere")

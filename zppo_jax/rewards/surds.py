@@ -3,7 +3,7 @@ r"""Exact arithmetic for short answers: sums of rational multiples of square roo
 A value is a mapping from (radicand, powers of symbols) to a Fraction, where radicands are positive and have no square
 factor. Square roots of different such radicands are independent over the rationals, so two values without e or \pi are
 the same number exactly when their mappings are the same; with them, the same mapping still means the same number.
-Sizes are capped: what grows beyond them raises TooLarge.
+Sizes are capped: a value that grows beyond them raises TooLarge.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Term = tuple[int, Powers]
 Value = Mapping[Term, Fraction]
 
 CONSTANTS = {r"\pi": math.pi, "e": math.e, r"\infty": math.inf}
-"""Symbols that stand for numbers; all others are variables. It is the reader who keeps infinity out of sums."""
+"""Symbols that stand for numbers; all others are variables. The reader keeps infinity out of sums."""
 
 _ONE: Term = (1, ())
 _MAX_TERMS = 16
@@ -29,7 +29,7 @@ _MAX_RADICAND = 10**7
 
 
 class TooLarge(ArithmeticError):
-    """The result is too large for this arithmetic, or not among its values."""
+    """The result is too large for this arithmetic, or it cannot represent it."""
 
 
 def rational(number: Fraction) -> Value:
@@ -134,15 +134,15 @@ def _checked(value: dict[Term, Fraction]) -> Value:
 
 
 def has_variable(value: Value) -> bool:
-    """Whether a symbol that stands for no number occurs."""
+    """Whether a value contains a symbol that does not stand for a number."""
     return any(name not in CONSTANTS for _, powers in value for name, _ in powers)
 
 
 def clearly_differ(first: Value, second: Value, tolerance: float) -> bool:
     """Whether the coefficients of some product of variables differ by more than `tolerance` of their size.
 
-    The size is that of the sums of absolute terms, which rounding in floating point is relative to. A coefficient that
-    is too large for a float is not a clear difference.
+    The size is the sum of the absolute terms, since floating-point rounding is relative to it. A coefficient that is
+    too large for a float is not a clear difference.
     """
     try:
         difference, sizes = _coefficients(add(first, second, -1)), [_coefficients(first), _coefficients(second)]
@@ -160,7 +160,7 @@ def approximate(value: Value) -> float:
 
 
 def _coefficients(value: Value) -> dict[Powers, tuple[float, float]]:
-    """The number before each product of variables, and the sum of the absolute terms of that number."""
+    """The coefficient of each product of variables, and the sum of the absolute terms of that coefficient."""
     found: dict[Powers, tuple[float, float]] = {}
     for (radicand, powers), number in value.items():
         term = float(number) * math.sqrt(radicand)

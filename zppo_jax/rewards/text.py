@@ -1,6 +1,6 @@
 r"""Text answers: cleaning shared by all types, and the rules for strings, multiple choice and ANLS.
 
-Cleaning uses NFKC, with care for what it would turn into another value: `x²` must not become `x2`, nor `5½` `51/2`.
+Cleaning uses NFKC except where that changes the value: `x²` must not become `x2`, nor `5½` `51/2`.
 All patterns are linear: no nested quantifiers over the same characters.
 """
 
@@ -61,7 +61,7 @@ def unfence(text: str) -> str:
 
 
 def unwrap_text(text: str) -> str:
-    r"""Replace \text{..} and its kin by what they hold, innermost first, to a bounded depth."""
+    r"""Replace \text{..} and similar commands by their content, innermost first, to a bounded depth."""
     for _ in range(_MAX_UNWRAPS if "\\" in text else 0):
         text, count = _TEXT_COMMAND.subn(r"\1", text)
         if not count:
@@ -78,7 +78,7 @@ def string_key(text: str) -> str:
 
 
 def strings_match(gold: str, answer: str) -> bool:
-    """Equal as strings, after `string_key`. A gold that is nothing but a period keeps it."""
+    """Whether both are equal as strings, after `string_key`. A gold that is only a period keeps it."""
     return (string_key(gold) or gold.strip()) == (string_key(answer) or answer.strip())
 
 
@@ -93,7 +93,7 @@ _SEVERAL_LETTERS = re.compile(r"^[a-z](?:\s*(?:,|;|and|&)\s*[a-z])+$|^[a-z]{2,}$
 
 
 def _choice_letter(text: str, choices: Sequence[str]) -> str:
-    """The letter that a text names, as an upper-case letter; "" where it names none."""
+    """The upper-case letter of the choice that a text names; "" if it names none."""
     if one := _ONE_LETTER.match(text):
         letter = one.group(1).upper()
         return letter if not choices or ord(letter) - ord("A") < len(choices) else ""
@@ -104,7 +104,7 @@ def _choice_letter(text: str, choices: Sequence[str]) -> str:
         return ""
     letter = (both.group(1) or both.group(2)).upper()
     place = ord(letter) - ord("A")
-    # "B: Paris" where Paris is not choice B says two things: it counts for neither.
+    # "B: Paris" where Paris is not choice B contradicts itself: it counts for neither.
     consistent = not choices or (place < len(choices) and strings_match(choices[place], both.group(3)))
     return letter if consistent else ""
 
@@ -117,7 +117,7 @@ def _clean_choice(text: str) -> str:
 def choices_match(gold: str, answer: str, choices: Sequence[str] = ()) -> bool:
     r"""Whether the answer names the gold choice: b, (B), \text{B}, "B.", "B: its text", or the choice's text.
 
-    `choices` are the texts of A, B, ... in order. A gold of several letters ("ACD", "A, C") asks for that very set.
+    `choices` are the texts of A, B, ... in order. A gold of several letters ("ACD", "A, C") requires exactly that set.
     Without `choices`, a gold that is not a letter is compared as a string.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What scoring one response yields: a binary verdict and the reason for it."""
+"""The result of scoring one response: a binary verdict and the reason for it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 
 class Status(enum.StrEnum):
-    """Why a verdict is what it is; the only values `Verdict.status` ever has.
+    """The reason for a verdict; `Verdict.status` has no other values.
 
-    What the response caused is decided: `OK` (read and compared, right or wrong), `NO_ANSWER`, `MALFORMED` (the answer
-    cannot be read or compared), `TOO_LONG`, and `TIMEOUT` (comparing it used up a limit of processor time or memory).
-    What the machinery or the data caused is not (`UNDECIDED`): `ERROR` (a comparison failed twice, or the gold cannot
-    be scored) and `NEEDS_JUDGE` (a free-form gold, which only a judge model can decide).
+    Decided, because the response caused it: `OK` (read and compared, right or wrong), `NO_ANSWER`, `MALFORMED` (the
+    answer cannot be read or compared), `TOO_LONG`, and `TIMEOUT` (comparing it used up a limit of processor time or
+    memory). Undecided (`UNDECIDED`), because the machinery or the data caused it: `ERROR` (a comparison failed twice,
+    or the gold cannot be scored) and `NEEDS_JUDGE` (a free-form gold, which only a judge model can decide).
     """
 
     OK = "ok"
@@ -31,8 +31,8 @@ UNDECIDED: frozenset[Status] = frozenset({Status.ERROR, Status.NEEDS_JUDGE})
 class Verdict(NamedTuple):
     """The binary outcome reward of one response (App. D.1 of arXiv:2606.18216).
 
-    `answer` is the text in the box, as the model wrote it without outer whitespace, or None where there is none.
-    `correct` is False where nothing was decided: ask `decided` before counting such a response as wrong.
+    `answer` is the text in the box, as the model wrote it without outer whitespace; None if there is none.
+    `correct` is False if nothing was decided: check `decided` before you count such a response as wrong.
     """
 
     correct: bool
@@ -41,9 +41,9 @@ class Verdict(NamedTuple):
 
     @property
     def decided(self) -> bool:
-        """Whether the response is right or wrong; False where the machinery or the gold is why there is neither."""
+        """Whether the response is right or wrong; False if it is neither because of the machinery or the gold."""
         return self.status not in UNDECIDED
 
 
 class MalformedAnswer(ValueError):
-    """The answer (or the gold) is not of the form its answer type asks for."""
+    """The answer (or the gold) does not have the form that its answer type requires."""

@@ -1,7 +1,7 @@
 r"""The child process that compares expressions with a computer algebra system: `python -m zppo_jax.rewards.worker`.
 
-It speaks JSON lines on its standard input and output, so that no pickle, no import of the parent's main module and no
-jax get in. Memory and processor time are limited by the kernel; the wall clock is the parent's business (`pool`).
+It speaks JSON lines on its standard input and output, so that it needs no pickle, no jax and no import of the parent's
+main module. The kernel limits memory and processor time; the parent (`pool`) limits the wall clock.
 
 Comparison is exact before it is numeric: math-verify's own numeric step rounds to six decimals, which takes 1/2^99 for
 1/2^98. Expressions are read by math-verify's parser (latex2sympy2_extended), never by sympify or eval.
@@ -21,13 +21,13 @@ from zppo_jax.rewards.child import OUT_OF_MEMORY
 
 _DIGITS = 50
 _EXACT = 10.0**-40
-# One side written as a decimal: it is the rounding of the other to six or more digits.
+# If one side is a decimal, it may be the other rounded to six or more digits.
 _ROUNDED = 1e-6
 _MAX_SET = 32
 
 
 def parse(latex: str) -> Any:
-    """A sympy object for a LaTeX expression; raises whatever the parser raises."""
+    """Parse a LaTeX expression into a sympy object; raises whatever the parser raises."""
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
 
     config = NormalizationConfig(
@@ -94,7 +94,7 @@ def _is_region(side: Any) -> bool:
 
 
 def _region(side: Any) -> Any:
-    """The set of solutions of inequalities in one variable; anything else as it is."""
+    """The set of solutions of inequalities in one variable; anything else is returned unchanged."""
     import sympy
 
     if not _is_region(side) and isinstance(side, sympy.Set):
@@ -120,7 +120,7 @@ def _intervals_equal(gold: Any, answer: Any) -> bool:
 
 
 def _sequences_equal(gold: Any, answer: Any) -> bool:
-    """Tuples and matrices: same shape, equal element by element."""
+    """Whether two tuples or matrices have the same shape and equal elements."""
     if getattr(gold, "shape", None) != getattr(answer, "shape", None) or len(gold) != len(answer):
         return False
     return all(equal(g, a) for g, a in zip(gold, answer, strict=True))
@@ -138,7 +138,7 @@ def _expressions_equal(gold: Any, answer: Any) -> bool:
 
 
 def _constants_equal(gold: Any, answer: Any) -> bool:
-    """By relative error at 50 digits, so that tiny and huge numbers differ where they do (1/2004! and 1/2006!)."""
+    """Compare by relative error at 50 digits, so that different tiny or huge numbers differ (1/2004! and 1/2006!)."""
     import sympy
 
     values = [sympy.N(side.doit(), _DIGITS) for side in (gold, answer)]
@@ -154,7 +154,7 @@ def _constants_equal(gold: Any, answer: Any) -> bool:
 
 
 def _library_equal(gold: Any, answer: Any) -> bool:
-    """math-verify for relations, unions and mixed forms. Its own timeout is off: this process gets killed instead."""
+    """Compare relations, unions and mixed forms with math-verify. Its timeout is off: the parent kills."""
     from math_verify import verify
 
     return bool(
@@ -166,9 +166,10 @@ def _library_equal(gold: Any, answer: Any) -> bool:
 
 
 def compare(gold: str, answer: str) -> str:
-    """One request: "equal", "different", "malformed" (the answer cannot be read or compared), "gold" (the gold cannot).
+    """Answer one request: "equal", "different", "malformed" (the answer cannot be read or compared), "gold" (the
+    gold cannot).
 
-    Everything but MemoryError is the doing of these two texts, and comes again whenever they are compared.
+    Only MemoryError may have another cause than these two texts; every other outcome would repeat.
     """
     try:
         parsed_gold = parse(gold)
