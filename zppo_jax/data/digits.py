@@ -1,10 +1,10 @@
 """The embedded dataset: scikit-learn's real handwritten digits, composed into small pictures with a question.
 
 Two families. `grid` asks about the digits themselves (reading, sorting, sums) and is hard by perception and arithmetic.
-`rules`, the default, is **constructed**: it names an operation, and some operations have a meaning that the question
-does not say. A student that reads every digit still never tries the right operation by itself, which is the
-exploration bottleneck in which ZPPO can be seen to work within minutes. It is a missing rule and not a missing
-perception on purpose; a result on it shows that the method runs as described and is not evidence about real benchmarks.
+`rules`, the default, is **constructed**: it names an operation, and the question does not explain what some operations
+mean. A student that reads every digit still never tries the right operation by itself. This is the exploration
+bottleneck in which ZPPO's effect shows within minutes. On purpose, the student lacks a rule and not perception; a
+result on it shows that the method runs as described and is not evidence about real benchmarks.
 
 The 1,797 images (8x8 pixels, 17 grey levels) are split by their order in the file, which groups them by writer: no
 image is in both splits, and hardly any writer is.
@@ -41,7 +41,7 @@ TASKS: tuple[Task, ...] = get_args(Task)
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """What an operation word means, and whether the warm start may teach it."""
+    """The meaning of an operation word, and whether the warm start may teach it."""
 
     strategy: Strategy
     taught: bool
@@ -60,7 +60,7 @@ TAUGHT: tuple[str, ...] = tuple(word for word, operation in OPERATIONS.items() i
 HIDDEN: tuple[str, ...] = tuple(word for word, operation in OPERATIONS.items() if not operation.taught)
 
 RULES_LENGTHS = (3, 4)
-"""Numbers of digits in a `rules` question: below 3, rotate, shift and reverse are the same operation."""
+"""Possible numbers of digits in a `rules` question: below 3, rotate, shift and reverse are the same operation."""
 
 GRID_LAYOUTS: dict[int, tuple[tuple[int, int], ...]] = {
     1: ((1, 1),),
@@ -73,7 +73,7 @@ GRID_LAYOUTS: dict[int, tuple[tuple[int, int], ...]] = {
     8: ((3, 3),),
     9: ((3, 3),),
 }
-"""(rows, columns) a number of cells can be laid out in; the cells left over at the end stay black."""
+"""The possible (rows, columns) of a grid by its number of digits; cells left over at the end stay black."""
 
 GRID_TEXTS: dict[Task, str] = {
     "read": "Read the digits row by row.",
@@ -86,8 +86,8 @@ GRID_TEXTS: dict[Task, str] = {
 
 @functools.cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """All enlarged digits, uint8 [1797, 32, 32], and their values, int [1797]; read once a process, on first use."""
-    from sklearn.datasets import load_digits  # about a second of imports that a run on other data need not pay
+    """All enlarged digits, uint8 [1797, 32, 32], and their values, int [1797]; read once per process, on first use."""
+    from sklearn.datasets import load_digits  # imports of about a second, which a run on other data is spared
 
     bunch = load_digits()
     grey = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)  # pyright: ignore[reportAttributeAccessIssue]
@@ -136,7 +136,7 @@ def _indices_by_value(split: Split) -> tuple[np.ndarray, ...]:
 def draw_row(rng: np.random.Generator, split: Split, count: int) -> tuple[tuple[int, ...], np.ndarray]:
     """`count` digits with pairwise different values and their picture: (values, RGB uint8 [32, 32 * count, 3]).
 
-    Different values make the strategies give different answers; values are uniform, then images of a value are.
+    Different values make the strategies give different answers. Values are drawn uniformly, then an image of each.
     """
     values = rng.choice(10, size=count, replace=False)
     by_value = _indices_by_value(split)
@@ -225,12 +225,12 @@ def grid_question(question_id: str, task: Task, digits: Sequence[int], image: np
 
 @dataclasses.dataclass(frozen=True)
 class DigitsSource:
-    """`num_questions` questions of one family and split; random access, the same question for the same index always.
+    """`num_questions` questions of one family and split, with random access: an index always gives the same question.
 
     `rules`: 3 or 4 digits in a row and an operation word, `hidden_fraction` of the questions with a hidden one; levels
-    "taught/read" ... "hidden/fep". `grid`: a task on 1 to 9 digits in a grid; levels "read1" ... "prod_mod9". There is
-    no maximum and no count among the tasks, because a blind guess solves them.
-    Holds only its arguments, so that it is cheap to pickle and safe to read from many threads.
+    "taught/read" ... "hidden/fep". `grid`: a task on 1 to 9 digits in a grid; levels "read1" ... "prod_mod9". Maximum
+    and count are not among the tasks, because a blind guess solves them.
+    The source holds only its arguments, so that it is cheap to pickle and safe to read from many threads.
     """
 
     family: Family
@@ -253,14 +253,14 @@ class DigitsSource:
 
     @property
     def answer_types(self) -> frozenset[str]:
-        """Those of the family's golds."""
+        """The answer types of the family's golds."""
         return frozenset({"string"} if self.family == "rules" else {"string", "integer"})
 
     def __len__(self) -> int:
         return self.num_questions
 
     def __getitem__(self, index: int) -> Question:
-        """Question `index`; raises IndexError outside [0, len)."""
+        """Returns question `index`; raises IndexError outside [0, len)."""
         index = operator.index(index)
         if not 0 <= index < self.num_questions:
             raise IndexError(f"question {index} does not exist: {self!r} holds 0 to {self.num_questions - 1}")
@@ -278,7 +278,7 @@ class DigitsSource:
         return f"digits-{self.family}-{self.split}-{index:06d}"
 
     def by_id(self, question_id: str) -> Question:
-        """The question with this id; raises KeyError for an id that is not of this source."""
+        """The question with this id; raises KeyError for an id that is not in this source."""
         match = re.fullmatch(rf"digits-{self.family}-{self.split}-(\d{{6,}})", question_id)
         if match is None or int(match[1]) >= self.num_questions:
             raise KeyError(f"question id {question_id!r} is not one of {self!r}")

@@ -1,11 +1,11 @@
-"""The Grain stream of training steps: new questions, joined by replayed ones, each processed once.
+"""The Grain stream of training steps: new and replayed questions, each processed once.
 
 Everything that may run ahead (reader threads, worker processes) sits below `StepStream`; the replay draw happens
-inside its `__next__`. That order is what makes replay and resuming exact: a draw above a prefetching node would see
-the buffer as it was some steps ago, and a saved state would lack what the trainer has admitted since.
+inside its `__next__`. This order makes replay and resuming exact: a draw above a prefetching node would see the buffer
+as it was some steps ago, and a saved state would lack what the trainer has admitted since.
 
-Over several hosts each reads and processes its shard of every step. The replay buffer, which holds no more than ids, is
-the same on all of them, and so is the draw: each takes its share of what is drawn.
+With several hosts, each reads and processes its shard of every step. The replay buffer, which holds only ids, is the
+same on all of them, and so is the draw: each takes its share of the drawn ids.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zppo_jax.types import Features, Prompt, Question, prompt_uid
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """A prompt with what the model reads of it."""
+    """A prompt and its features, which the model reads."""
 
     prompt: Prompt
     features: Features
@@ -35,7 +35,7 @@ class EncodedPrompt:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepBatch:
-    """The questions of training step `step` (the first is 1): new ones, and those replayed from the buffer."""
+    """The questions of training step `step` (the first is 1): new ones and ones replayed from the buffer."""
 
     step: int
     new: tuple[EncodedPrompt, ...]
@@ -49,7 +49,7 @@ class StepBatch:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Every `count`-th question from `index` on is this host's; `gather` joins the lists of all hosts, by host."""
+    """This host's share: every `count`-th question from `index` on. `gather` collects the lists of all hosts."""
 
     index: int = 0
     count: int = 1
@@ -59,7 +59,7 @@ class Shard:
 class QuestionSource(Protocol):
     """Random access to questions, by position and by id. Must be picklable and safe to read from many threads.
 
-    `answer_types` are those of its golds: what nothing here can score is refused before a run, not found in it.
+    `answer_types` are the types of its golds: a type that cannot be scored is refused before the run begins.
     """
 
     @property
@@ -77,12 +77,12 @@ class QuestionSource(Protocol):
 
 
 class Replay(Protocol):
-    """What the stream needs of the replay buffer; `state` is JSON and a snapshot, unchanged by later admissions."""
+    """The part of the replay buffer that the stream uses; `state` is a JSON snapshot, unchanged by later admissions."""
 
     def __len__(self) -> int: ...
 
     def draw(self, count: int, *, seed: int, step: int, exclude: Collection[str]) -> list[str]:
-        """At most `count` different question ids, none of `exclude`, a function of (contents, seed, step)."""
+        """Draws at most `count` different question ids, none of `exclude`; a function of (contents, seed, step)."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -91,7 +91,7 @@ class Replay(Protocol):
 
 
 class PromptProcessor(Protocol):
-    """What the pipeline needs of `zppo_jax.processor.Processor`."""
+    """The part of `zppo_jax.processor.Processor` that the pipeline uses."""
 
     def features(self, text: str, images: Sequence[np.ndarray], videos: Sequence[Any], /) -> Features: ...
 
@@ -102,7 +102,7 @@ class PromptProcessor(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class PromptProcessing:
-    """From a question or a prompt to features: the one way for plain, replayed and reformulated prompts.
+    """Turns a question or a prompt into features, in the same way for plain, replayed and reformulated prompts.
 
     Picklable when the processor is, so that it can run in Grain's worker processes.
     """
@@ -111,13 +111,13 @@ class PromptProcessing:
     template: prompts_lib.Template
 
     def plain_prompt(self, question: Question, uid: str, kind: str = "plain") -> Prompt:
-        """The prompt that asks a question as it is, closer included."""
+        """The prompt that asks a question unchanged, closer included."""
         return Prompt(uid, kind, question, prompts_lib.plain_text(question.text, self.template))
 
     def item(self, prompt: Prompt) -> EncodedPrompt:
-        """Map function of the Grain datasets: tokens, positions and pixels of one prompt.
+        """Computes tokens, positions and pixels of one prompt; the map function of the Grain datasets.
 
-        Raises ValueError, naming the question, for an image or video that cannot be shown.
+        Raises ValueError, naming the question, for an image or video that cannot be encoded.
         """
         question = prompt.question
         try:
@@ -127,20 +127,20 @@ class PromptProcessing:
             raise ValueError(f"question {prompt.question.id}: {error}") from error
 
     def num_tokens(self, prompt: Prompt) -> int:
-        """How many tokens `item` would make of a prompt of images, without any pixels."""
+        """The number of tokens that `item` would give for a prompt with images, computed without pixels."""
         sizes = [(image.shape[0], image.shape[1]) for image in prompt.question.images]
         return self.processor.num_tokens(prompt.text, sizes) + len(self.processor.encode_text(prompt.opening))
 
     def new_item(self, question: Question) -> EncodedPrompt:
-        """Map function for new questions; the uid is provisional, since what runs ahead does not know the step."""
+        """Map function for new questions; the uid is provisional, since prefetching does not know the step."""
         return self.item(self.plain_prompt(question, uid=question.id))
 
     def items_of(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
-        """Processes prompts that exist already, in order."""
+        """Processes existing prompts, in order."""
         if not prompts:
             return []
         dataset = grain.MapDataset.source(list(prompts)).map(self.item)
-        # By index: no iterator, hence nothing to close. Only a filter would make an element None.
+        # By index: no iterator that needs closing. Only a filter would make an element None.
         return [cast(EncodedPrompt, dataset[index]) for index in range(len(dataset))]
 
 
@@ -221,12 +221,12 @@ def open_stream(
 ) -> StepStream:
     """Opens the endless stream of steps, of which this host gets its `shard`; `replay=None` switches replay off.
 
-    Each epoch is a new permutation of the source, cut into whole steps: the len(source) mod questions_per_step
-    questions left over wait for another epoch, because a step across two epochs could hold one question twice, and
+    Each epoch is a new permutation of the source, cut into whole steps. The len(source) mod questions_per_step
+    questions left over are skipped in this epoch, because a step across two epochs could hold one question twice, and
     two groups would then share a uid. A step replays at most `num_replayed` questions.
     `num_threads` reader threads (0: none, nothing runs ahead) work in each of `worker_count` processes (0: in this
     one); neither changes what the stream yields. Raises ValueError for data too small to fill a step, and for answers
-    that no rule scores.
+    that no rule can score.
     """
     _require_data(len(source), questions_per_step)
     _require_rules(source.answer_types)
@@ -236,7 +236,7 @@ def open_stream(
     whole_steps = len(source) - len(source) % questions_per_step
     dataset = dataset[:whole_steps][shard.index :: shard.count].map(process.new_item)
     dataset = dataset.batch(questions_per_step // shard.count, drop_remainder=True, batch_fn=tuple).repeat(None)
-    # One element is a whole step, so two per thread are plenty of lookahead.
+    # One element is a whole step, so two per thread are enough lookahead.
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     steps = dataset.to_iter_dataset(options)
     if worker_count > 0:
@@ -250,7 +250,7 @@ def _renamed(item: EncodedPrompt, uid: str) -> EncodedPrompt:
 
 
 def _require_rules(answer_types: Collection[str]) -> None:
-    """ValueError for types that are unknown or need a judge: their responses would be neither right nor wrong."""
+    """Raises ValueError for types that are unknown or need a judge: responses would be neither right nor wrong."""
     for answer_type in sorted(answer_types):
         require_known(answer_type)
     if needs_judge := sorted(set(answer_types) & JUDGED):
@@ -261,7 +261,7 @@ def _require_rules(answer_types: Collection[str]) -> None:
 
 
 def _require_different(ids: Iterable[str], where: str) -> None:
-    """ValueError where an id comes twice: the two groups would share uid, baseline and place in the replay buffer."""
+    """Raises ValueError for a repeated id: the two groups would share uid, baseline and place in the replay buffer."""
     twice = sorted(question_id for question_id, count in collections.Counter(ids).items() if count > 1)
     if twice:
         raise ValueError(
@@ -277,7 +277,8 @@ def _require_data(num_questions: int, questions_per_step: int) -> None:
 
 
 def require_equal_shards(questions_per_step: int, num_hosts: int) -> None:
-    """ValueError otherwise: hosts would wait for each other, and a step's questions depend on how many they are."""
+    """Raises ValueError if the shards are unequal: hosts would wait for each other, and a step's questions would depend
+    on the number of hosts."""
     if questions_per_step % num_hosts:
         raise ValueError(
             f"rollout.questions_per_step={questions_per_step} is not divisible by the {num_hosts} hosts of the run; "
@@ -286,6 +287,6 @@ def require_equal_shards(questions_per_step: int, num_hosts: int) -> None:
 
 
 def _settle_absl_flags() -> None:
-    """Grain hands absl flags on to its worker processes and raises where no `absl.app.run` has parsed them."""
+    """Marks absl flags as parsed: Grain passes them to its workers and raises if `absl.app.run` has not run."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()

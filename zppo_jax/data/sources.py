@@ -1,4 +1,4 @@
-"""Where questions come from: sources by name. A new source is a row of SOURCES and a file that reads it."""
+"""Sources of questions, by name. A new source is a row of SOURCES and a file that reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zppo_jax.errors import ConfigError
 from zppo_jax.types import Question
 
 Opener = Callable[[DataConfig, Split, int, int], QuestionSource]
-"""Opens a source, from its section of the configuration, the split, a number of questions and a seed."""
+"""Opens a source, given its section of the configuration, the split, a number of questions and a seed."""
 
 
 def _digits(chosen: DataConfig, split: Split, num_questions: int, seed: int) -> QuestionSource:
@@ -22,7 +22,7 @@ def _digits(chosen: DataConfig, split: Split, num_questions: int, seed: int) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Share(Sequence[Question]):
-    """The questions of a source with these numbers, each read when it is asked for."""
+    """The questions of a source at these positions, each read on access."""
 
     source: QuestionSource
     numbers: Sequence[int]
@@ -40,7 +40,7 @@ SOURCES: dict[str, Opener] = {"digits": _digits}
 
 
 def open_source(chosen: DataConfig, split: Split, num_questions: int, seed: int) -> QuestionSource:
-    """The questions of a split of the source that `data.source` names; ConfigError where no source has that name."""
+    """Opens a split of the source that `data.source` names; raises ConfigError if no source has that name."""
     if chosen.source not in SOURCES:
         raise ConfigError(f"data.source = {chosen.source!r}: there is no such source; give one of {', '.join(SOURCES)}")
     return SOURCES[chosen.source](chosen, split, num_questions, seed)
