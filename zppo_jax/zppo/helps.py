@@ -1,7 +1,8 @@
-r"""What may help with a hard question: BCQ and NCQ (Figs 17 and 18 of arXiv:2606.18216) as rows of one table.
+r"""The kinds of help with a hard question: BCQ and NCQ (Figs 17 and 18 of arXiv:2606.18216) as rows of one table.
 
-A row says which responses a prompt shows, what the teacher writes of each, and how the prompt and the beginning of the
-answer are built from them. A new kind of prompt is a row here, with its wording in `prompts.py`; nothing else changes.
+A row says which responses a prompt shows, what the teacher writes about each, and how the prompt and the beginning of
+the answer are built from them. A new kind of prompt is a row here, with its wording in `prompts.py`; nothing else
+changes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from zppo_jax.zppo.summaries import SUMMARY, Candidate, Digest
 
 
 class Turn(NamedTuple):
-    """What the student reads: the whole user turn, and the beginning of the answer where it is given."""
+    """The student's input: the whole user turn, and the beginning of the answer if it is given."""
 
     text: str
     opening: str = ""
@@ -27,10 +28,10 @@ class Turn(NamedTuple):
 class Help:
     """A way to help with a hard question; a row of `HELPS`.
 
-    `choose(wrong, teacher_correct, rng)` picks the candidates in the order of showing, none when the question does not
-    qualify; `teacher_correct` is empty unless `needs_teacher`, so that a row without it cannot leak a teacher's trace.
-    `digest` is what the teacher writes of a candidate. `build(question_text, candidates, texts, template)` makes the
-    turn, where `texts` are those of the digests.
+    `choose(wrong, teacher_correct, rng)` picks the candidates in the order in which they are shown, none if the
+    question does not qualify; `teacher_correct` is empty unless `needs_teacher`, so that a row without it cannot leak a
+    teacher's trace. `digest` is the text that the teacher writes about a candidate. `build(question_text, candidates,
+    texts, template)` makes the turn, where `texts` are the digests.
     """
 
     kind: str
@@ -43,7 +44,7 @@ class Help:
 def _choose_bcq(
     wrong: Sequence[Candidate], teacher_correct: Sequence[Candidate], rng: np.random.Generator
 ) -> tuple[Candidate, ...]:
-    """One correct response of the teacher and one wrong of the student, both uniform, in random order."""
+    """Chooses one correct response of the teacher and one wrong one of the student, both uniformly, in random order."""
     if not wrong or not teacher_correct:
         return ()
     pair = (teacher_correct[int(rng.integers(len(teacher_correct)))], wrong[int(rng.integers(len(wrong)))])
@@ -61,7 +62,7 @@ def _build_bcq(
 def _choose_ncq(
     wrong: Sequence[Candidate], teacher_correct: Sequence[Candidate], rng: np.random.Generator
 ) -> tuple[Candidate, ...]:
-    """Every wrong rollout, also those without a parsable answer and those that repeat another."""
+    """Chooses every wrong rollout, also those without a parsable answer and those that repeat another."""
     del teacher_correct, rng
     return tuple(wrong)
 
@@ -75,8 +76,8 @@ def _build_ncq(
 def wrong_answers(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """The parsed answers as an NCQ prompt lists them: without duplicates, in the order of first appearance.
 
-    The paper does not say which equality it uses; here it is that of the text as listed, white space collapsed (which
-    also keeps an answer with line breaks from ending the sentence). Unparsable answers are left out.
+    The paper does not say which equality it uses. Here two answers are equal if their listed texts are, with white
+    space collapsed (so that an answer with line breaks does not end the sentence). Unparsable answers are left out.
     """
     listed = (prompts.neutralise(" ".join(candidate.answer.split())) for candidate in candidates if candidate.answer)
     return tuple(dict.fromkeys(answer for answer in listed if answer))
@@ -89,4 +90,4 @@ HELPS: dict[str, Help] = {
         Help("ncq", needs_teacher=False, choose=_choose_ncq, digest=SUMMARY, build=_build_ncq),
     )
 }
-"""All kinds of help, in the order in which a question's prompts take the slots of the post-cap (BCQ before NCQ)."""
+"""All kinds of help, in the order in which a question's prompts fill the post-cap (BCQ before NCQ)."""

@@ -1,8 +1,8 @@
 """The methods of the paper as rows of one table (Sec. 4 and App. D.2 of arXiv:2606.18216), not branches in the loop.
 
-A row says everything in which a method differs from another: the replay buffer, the help that it adds for hard
-questions, whose responses are learned from, what each of them counts for (credit), the loss, and how many updates a
-step makes. The training loop reads the row and does not change.
+A row holds everything in which methods differ: the replay buffer, the help for hard questions, whose responses are
+learned from, what each response counts for (credit), the loss, and the number of updates per step. The training loop
+reads the row and does not change.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Method:
     """A row of METHODS.
 
     Attributes:
-      name: as on the command line.
+      name: its name on the command line.
       uses_replay: whether hard questions come back from the replay buffer.
       helps: kinds of help for hard questions, names of `HELPS`.
       learns_from: whose responses the update learns from.
       credit: what each response counts for; a name of `update.CREDITS`.
       objective: the loss; a name of `update.OBJECTIVES`.
       reference: whether the objective compares the student with the teacher, on the devices of the update.
-      whole_batch: one update a step on all groups, where else the configuration says how many mini-batches and epochs.
+      whole_batch: one update per step on all groups; otherwise the configuration sets the mini-batches and epochs.
     """
 
     name: str
@@ -43,22 +43,22 @@ class Method:
 
     @property
     def asks_teacher(self) -> bool:
-        """Whether the teacher must answer the hard questions itself (it may still be wanted to write of responses)."""
+        """Whether the teacher must answer the hard questions itself (it may be needed to write as well)."""
         return any(HELPS[kind].needs_teacher for kind in self.helps)
 
     @property
     def needs_texts(self) -> bool:
-        """Whether the teacher must write: some of its texts have no fallback."""
+        """Whether the teacher must write, because some of its texts have no fallback."""
         return any(HELPS[kind].digest.fallback is None for kind in self.helps)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether there must be a teacher at all."""
+        """Whether the method needs a teacher."""
         return bool(self.helps) or self.learns_from == "teacher"
 
     @property
     def loads_teacher(self) -> bool:
-        """Whether the weights of a teacher are needed, be it as a teacher or as a reference."""
+        """Whether a teacher's weights are needed, as a teacher or as a reference."""
         return self.needs_teacher or self.reference
 
     @property
@@ -82,7 +82,7 @@ METHODS: dict[str, Method] = {
 
 
 def get_method(name: str) -> Method:
-    """The method of that name; ValueError names the known ones."""
+    """Returns the method of that name; raises ValueError, which lists the known ones."""
     if name not in METHODS:
         raise ValueError(f"method={name!r} is unknown; use one of {', '.join(METHODS)}")
     return METHODS[name]

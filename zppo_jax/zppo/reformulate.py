@@ -1,8 +1,8 @@
-r"""From a hard question to the prompts that help with it (Algorithm 1 of arXiv:2606.18216, "build prompts").
+r"""Builds the prompts that help with a hard question (Algorithm 1 of arXiv:2606.18216, "build prompts").
 
-Two stages, because between them the teacher writes, which is a batched call: `choose_candidates` says which responses
-are to be shown, `build_prompts` writes the prompts from their digests. Teacher text enters here and ends here: in the
-text of a prompt, which the student then answers afresh. It is never a rollout to learn from.
+There are two stages, because the teacher writes between them, in one batched call: `choose_candidates` chooses the
+responses to show, `build_prompts` builds the prompts from their digests. Teacher text is used only here, in the text of
+a prompt, which the student then answers itself. It is never a rollout to learn from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from zppo_jax.zppo.summaries import Author, Candidate, Digest
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
-    """The candidates of one hard question by kind of help, in the order in which the prompts are built."""
+    """The candidates of one hard question by kind of help, in the order of its prompts."""
 
     parent: Prompt
     step: int
@@ -28,7 +28,7 @@ class Choice:
 
     @property
     def needed(self) -> tuple[tuple[Digest, Candidate], ...]:
-        """The digests that the prompts need, each once (the wrong one of a BCQ prompt is in the NCQ prompt too)."""
+        """The digests that the prompts need, each once (a BCQ prompt's wrong candidate is in the NCQ prompt too)."""
         pairs = ((HELPS[kind].digest, one) for kind, chosen in self.candidates.items() for one in chosen)
         return tuple(dict.fromkeys(pairs))
 
@@ -36,12 +36,12 @@ class Choice:
 def choose_candidates(
     group: Group, teacher: Sequence[Response], helps: Collection[str], seed: int, step: int
 ) -> Choice:
-    """Stage one: which responses the prompts of a hard question will show.
+    """Stage one: chooses the responses that the prompts of a hard question will show.
 
     `group` is the plain or replayed group of the question; `teacher` are the teacher's responses to it, of which only
-    the correct ones are used (there may be none: then no prompt that needs one is built this visit). Undecided
-    responses are never shown. Every draw comes from (seed, step, question). ValueError for an unknown kind of help or
-    for a group that is itself reformulated.
+    the correct ones are used (if there are none, prompts that need one are not built in this visit). Undecided
+    responses are never shown. Every draw comes from (seed, step, question). Raises ValueError for an unknown kind of
+    help or for a group that is itself reformulated.
     """
     check_helps(helps)
     if group.prompt.kind not in PLAIN_KINDS:
@@ -68,17 +68,17 @@ def _candidates(responses: Sequence[Response], author: Author, correct: bool, an
 
 
 def _listable(response: Response) -> str | None:
-    """The parsed answer. One that is too long to be graded counts as unparsed: nothing bounds it but the response."""
+    """The parsed answer; None if it is too long to be graded, since only the response's length bounds it."""
     return None if response.status == Status.TOO_LONG else response.answer
 
 
 def build_prompts(
     choice: Choice, written: Callable[[Digest, Candidate], str | None], template: prompts.Template
 ) -> list[Prompt]:
-    """Stage two: the prompts of a hard question, BCQ first, each under its own uid.
+    """Stage two: builds the prompts of a hard question, BCQ first, each with its own uid.
 
-    `written` gives the text that is shown of each of `choice.needed`; a prompt that needs a text that is None is left
-    out. The question goes along unchanged, so the new rollouts are scored against its original gold answer.
+    `written` gives the text to show for each of `choice.needed`; a prompt that needs a text that is None is left
+    out. The question stays unchanged, so the new rollouts are scored against its original gold answer.
     """
     built: list[Prompt] = []
     question = choice.parent.question
@@ -103,16 +103,16 @@ def reformulate(
     step: int,
     reformulations: Collection[str] = tuple(HELPS),
 ) -> list[Prompt]:
-    """Both stages at once: the BCQ and NCQ prompts of one hard question (Algorithm 1).
+    """Runs both stages: builds the BCQ and NCQ prompts of one hard question (Algorithm 1).
 
-    `summaries` gives the text that is shown of a candidate, whatever is written of it.
+    `summaries` gives the text to show for a candidate, whatever its digest.
     """
     choice = choose_candidates(group, teacher, reformulations, seed, step)
     return build_prompts(choice, lambda _, candidate: summaries(candidate), template)
 
 
 def check_helps(kinds: Collection[str]) -> None:
-    """Refuses kinds that are not rows of `HELPS`."""
+    """Raises ValueError for kinds that are not rows of `HELPS`."""
     unknown = [kind for kind in kinds if kind not in HELPS]
     if unknown:
         raise ValueError(f"unknown kinds of help {unknown}; use some of {', '.join(HELPS)}")

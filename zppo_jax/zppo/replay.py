@@ -1,7 +1,7 @@
 """The prompt replay buffer (Sec. 3.3, Table 8 and the last lines of Algorithm 1 of arXiv:2606.18216).
 
-It stores questions by id, never responses, text or pixels: a response would be off-policy at the next visit, and the
-rest is read again from the source.
+It stores question ids, never responses, text or pixels: a response would be off-policy at the next visit, and the rest
+is read again from the source.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zppo_jax.keys import RandomStream
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the buffer knows of a question: its mean reward when it was admitted, and the step of that."""
+    """An entry of the buffer: the question's mean reward when it was admitted, and the step of its admission."""
 
     accuracy: float
     step: int
@@ -24,7 +24,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Refresh:
-    """What one refresh did, as question ids in the order in which it was done.
+    """The changes of one refresh, as question ids in the order of the changes.
 
     A question admitted into a buffer that overflows in the same step can be both in `admitted` and in `evicted`.
     """
@@ -38,9 +38,9 @@ class Refresh:
 class ReplayBuffer:
     """A FIFO set of hard questions, keyed by question id.
 
-    Drawing does not remove a question: only graduation (it became easy) and eviction (it is the oldest of too many)
-    do. Age counts from the admission; a question that stays hard keeps its place, unless `refresh_position`
-    (the paper does not say). `capacity` is in questions; below 1 is a ValueError.
+    Drawing does not remove a question; only graduation (it became easy) and eviction (the buffer is full and it is the
+    oldest) do. Age counts from the admission; a question that stays hard keeps its place, unless `refresh_position`
+    (the paper does not say). `capacity` is in questions; a value below 1 raises ValueError.
     """
 
     def __init__(self, capacity: int, refresh_position: bool = False) -> None:
@@ -63,11 +63,11 @@ class ReplayBuffer:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The question ids, the next one to be evicted first."""
+        """The question ids in FIFO order: the next to be evicted comes first."""
         return tuple(self._entries)
 
     def entry(self, question_id: str) -> Entry:
-        """The entry of a question in the buffer; KeyError when it is not inside."""
+        """The entry of a question; raises KeyError if it is not in the buffer."""
         return self._entries[question_id]
 
     @property
@@ -92,11 +92,11 @@ class ReplayBuffer:
 
     @property
     def inside_by_accuracy(self) -> dict[str, int]:
-        """Questions inside now by entry accuracy (the stack of Fig 20)."""
+        """Questions now in the buffer, by entry accuracy (the stack of Fig 20)."""
         return dict(collections.Counter(_bin(entry) for entry in self._entries.values()))
 
     def counts(self, refreshed: Refresh) -> dict[str, int]:
-        """The metrics of a refresh and of the buffer after it; those by entry accuracy end in `/0.125`."""
+        """The metrics of a refresh and of the buffer after it; names of metrics by entry accuracy end in `/0.125`."""
         bins = {
             "inside": self.inside_by_accuracy,
             "graduated_total": self.graduated_by_accuracy,
@@ -113,7 +113,7 @@ class ReplayBuffer:
         }
 
     def draw(self, count: int, seed: int, step: int, exclude: Collection[str] = ()) -> list[str]:
-        """Draws `count` question ids uniformly without replacement, all there are when there are fewer.
+        """Draws `count` question ids uniformly without replacement, or all if there are fewer.
 
         The same buffer, seed and step give the same draw. `exclude` holds the ids of this step's new questions, so
         that no question has two plain groups in one step.
@@ -128,9 +128,9 @@ class ReplayBuffer:
     def refresh(self, accuracies: Mapping[str, float], step: int, threshold: float = 0.5) -> Refresh:
         """Admits, graduates and evicts after a step (Algorithm 1, last lines).
 
-        `accuracies` are mean rewards in [0, 1] by question id, from plain and replayed groups alone: an answer given
-        with candidates in the prompt is not mastery (App. C); `select.plain_accuracies` gives them. Its order is the
-        order of admission. Nothing changes when an accuracy is refused.
+        `accuracies` are mean rewards in [0, 1] by question id, from plain and replayed groups only: an answer given
+        with candidates in the prompt is not mastery (App. C); `select.plain_accuracies` gives them. Questions are
+        admitted in its order. An invalid accuracy raises ValueError and changes nothing.
         """
         _check_accuracies(accuracies)
         admitted, graduated, still_hard = [], [], []
@@ -148,7 +148,7 @@ class ReplayBuffer:
         return Refresh(tuple(admitted), tuple(graduated), tuple(self._evict()), tuple(still_hard))
 
     def state(self) -> dict[str, Any]:
-        """Everything as a JSON-able dict; `from_state` gives an equal buffer back."""
+        """The whole state as a JSON-able dict; `from_state` makes an equal buffer from it."""
         return {
             "capacity": self.capacity,
             "refresh_position": self.refresh_position,
@@ -161,7 +161,7 @@ class ReplayBuffer:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ReplayBuffer:
-        """The buffer that `state` was taken from; ValueError when the state contradicts itself."""
+        """Makes an equal buffer from its `state`; raises ValueError if the state contradicts itself."""
         buffer = cls(state["capacity"], state["refresh_position"])
         buffer._entries = {question_id: Entry(accuracy, step) for question_id, accuracy, step in state["entries"]}
         buffer._graduated_by_accuracy.update(state["graduated_by_accuracy"])
@@ -180,7 +180,7 @@ class ReplayBuffer:
         return buffer
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Becomes the buffer that `state` was taken from, in place: whoever holds the buffer goes on with it."""
+        """Loads `state` in place, so that references to this buffer stay valid."""
         self.__dict__.update(ReplayBuffer.from_state(state).__dict__)
 
     def _keep(self, question_id: str) -> None:

@@ -1,7 +1,7 @@
-"""Which questions are hard, and which of their prompts fit the caps (Sec. 3.1 and Algorithm 1 of arXiv:2606.18216).
+"""Selects hard questions, and the prompts that fit the caps (Sec. 3.1 and Algorithm 1 of arXiv:2606.18216).
 
-Pure functions over the outcomes of all groups of a step, whichever host has them, so that every host decides the same.
-One combined cap holds for BCQ and NCQ together, and it is counted in prompts, not in questions.
+Pure functions over the outcomes of all groups of a step, on whichever host they are, so that every host decides the
+same. One combined cap holds for BCQ and NCQ together; it counts prompts, not questions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zppo_jax.zppo.helps import HELPS
 
 
 class PromptRef(NamedTuple):
-    """A reformulated prompt as the hosts that have not built it know it; `fits` where some bucket holds it."""
+    """A reformulated prompt as other hosts than its builder see it; `fits` says whether some bucket holds it."""
 
     uid: str
     kind: str
@@ -24,11 +24,11 @@ class PromptRef(NamedTuple):
 
 
 def plain_accuracies(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Mean reward by question id, of plain and replayed groups alone, in their order: what refreshes the buffer.
+    """Mean reward by question id, of plain and replayed groups only, in their order; these refresh the buffer.
 
-    BCQ and NCQ groups are passed over: "mastered" means solved without candidates (App. C). So are groups with an
-    undecided rollout: they have no mean, and the visit changes nothing. ValueError when a question has two plain
-    groups, for then it has two means.
+    BCQ and NCQ groups are skipped: "mastered" means solved without candidates (App. C). So are groups with an
+    undecided rollout: they have no mean, and the visit changes nothing. Raises ValueError if a question has two plain
+    groups, because it would have two means.
     """
     accuracies: dict[str, float] = {}
     for outcome in _plain(outcomes):
@@ -44,19 +44,19 @@ def hard(outcomes: Sequence[Outcome], threshold: float = 0.5) -> list[Outcome]:
 
 
 def ranked(hard_outcomes: Sequence[Outcome], stream: RandomStream) -> list[Outcome]:
-    """The groups, hardest first; new and replayed are ranked together (the order of Algorithm 1's pre-cap).
+    """Sorts the groups, hardest first; new and replayed are ranked together (the order of Algorithm 1's pre-cap).
 
-    Ties are broken by a hash of the stream and the question id: reproducible, and without favour for early positions.
+    Ties are broken by a hash of the stream and the question id, which is reproducible and does not favour early
+    positions.
     """
     return sorted(hard_outcomes, key=lambda outcome: (outcome.accuracy, stream.hash(outcome.question_id)))
 
 
 def post_cap(prompts_per_question: Iterable[Sequence[PromptRef]], limit: int) -> tuple[list[PromptRef], int]:
-    """The first `limit` prompts that fit, and how many before the last of them were passed over because they do not.
+    """The first `limit` prompts that fit, and the number of prompts before the last of them that did not fit.
 
     The order is question by question as given (hardest first), BCQ before NCQ (Algorithm 1, post-cap): with one slot
-    left, a question that has both keeps its BCQ prompt. Only as many questions are taken from `prompts_per_question` as
-    fill the cap.
+    left, a question that has both keeps its BCQ prompt. `prompts_per_question` is read only until the cap is full.
     """
     if limit < 0:
         raise ValueError(f"a cap of {limit} prompts is negative; use 0 or more")
@@ -72,12 +72,12 @@ def post_cap(prompts_per_question: Iterable[Sequence[PromptRef]], limit: int) ->
 
 
 def augmentation_limit(fraction: float, num_new: int) -> int:
-    """The cap on BCQ and NCQ prompts a step, floor(rho_aug * |X_new|); 0 switches reformulation off."""
+    """The cap on BCQ and NCQ prompts per step, floor(rho_aug * |X_new|); 0 switches reformulation off."""
     return step_size.share_of_step("zppo.augmentation_fraction", fraction, num_new)
 
 
 def replay_count(fraction: float, num_new: int) -> int:
-    """The number of replayed questions a step, floor(rho_replay * |X_new|); 0 switches replay off."""
+    """The number of replayed questions per step, floor(rho_replay * |X_new|); 0 switches replay off."""
     return step_size.share_of_step("replay.fraction", fraction, num_new)
 
 

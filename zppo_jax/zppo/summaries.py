@@ -1,8 +1,8 @@
-r"""What a prompt shows of a response: the teacher's summary of it where that can stand for it, else the response's end.
+r"""The text that a prompt shows for a response: the teacher's summary if it is acceptable, else the response's end.
 
-Nothing in the form of a candidate may say who wrote it: then the student could find the right one of a BCQ prompt
-without reading it. So a summary is taken wherever it holds the response's answer, in whatever spelling; the box is
-written in the response's spelling, and a box that the compressor has invented is dropped.
+The form of a candidate must not reveal who wrote it, or the student could find the right one of a BCQ prompt without
+reading it. So a summary is accepted if it holds the response's answer in any spelling; the box is written in the
+response's spelling, and a box that the compressor has invented is dropped.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Author = Literal["student", "teacher"]
 AUTHORS: tuple[Author, ...] = get_args(Author)
 
 Refusal = Literal["no_summary", "no_answer", "other_answer", "too_long", "undecided"]
-"""Why a summary cannot stand for its response: there is none; the answer is lost, or another one; the response was too
-long to be compressed; the scorer could not compare the answers."""
+"""The reason why a summary cannot replace its response: there is no summary; its answer is missing, or a different one;
+the response was too long to be compressed; the scorer could not compare the answers."""
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A whole response that is to be shown in a prompt, with its parsed answer; equal ones need one compression."""
+    """A whole response to be shown in a prompt, with its parsed answer; equal candidates share one compression."""
 
     text: str
     answer: str | None
@@ -35,14 +35,14 @@ class Candidate:
 
 
 class Checked(NamedTuple):
-    """The text of a summary that can stand for its response, or why there is none: one of the two."""
+    """Either the text of an accepted summary, or the reason why it was refused."""
 
     text: str
     refusal: Refusal | None = None
 
 
 def boxed_answer(compressor_output: str) -> str | None:
-    """The answer in the last box of a summary; None where there is none."""
+    """The answer in the last box of a summary; None if there is none."""
     found = last_box(_summary_in(compressor_output))
     return None if found is None else trimmed(found)
 
@@ -50,8 +50,8 @@ def boxed_answer(compressor_output: str) -> str | None:
 def accept_summary(compressor_output: str, answer: str | None, equal: bool | None) -> Checked:
     r"""The text of the last closed `<summary>` block, its last box in the response's spelling.
 
-    `equal`: whether the grader takes `boxed_answer` and the response's `answer` for the same, None where it cannot say.
-    Where they are `written_alike`, nobody need ask it. A response without a parsed answer gets a summary without a box.
+    `equal`: whether the grader considers `boxed_answer` and the response's `answer` equal, None if it cannot say. It is
+    not needed if they are `written_alike`. A response without a parsed answer gets a summary without a box.
     """
     summary = _summary_in(compressor_output)
     if answer is None:
@@ -70,7 +70,7 @@ def accept_summary(compressor_output: str, answer: str | None, equal: bool | Non
 
 
 def written_alike(answer: str, other: str) -> bool:
-    """Whether two answers differ in white space alone."""
+    """Whether two answers differ in white space only, or not at all."""
     return "".join(answer.split()) == "".join(other.split())
 
 
@@ -78,14 +78,14 @@ _TAG = re.compile(r"<\s*+/?\s*+(?:think|summary)\s*+>", re.IGNORECASE)
 
 
 def _summary_in(output: str) -> str:
-    """The last closed block, without tags that stand in it: nothing may mark a candidate."""
+    """The last closed block, without the tags inside it: nothing may mark a candidate."""
     before, closed, _ = output.rpartition("</summary>")
     _, opened, summary = before.rpartition("<summary>")
     return _TAG.sub("", summary).strip() if closed and opened else ""
 
 
 def _without_boxes(summary: str) -> str:
-    """The text without its boxes; one that is never closed ends the text."""
+    """Removes the boxes from a text; one that is never closed ends the text."""
     parts, at = [], 0
     for box in boxes(summary)[0]:
         parts.append(summary[at : box.start])
@@ -96,10 +96,10 @@ def _without_boxes(summary: str) -> str:
 
 
 def fallback_summary(response_text: str, answer: str | None, truncate: Callable[[str], str]) -> str:
-    r"""What stands for a response without a usable compression: its end, with its parsed answer in a box last.
+    r"""The replacement for a response without a usable compression: its end, then its parsed answer in a box.
 
-    `truncate` keeps the last N tokens of a text (512 in the paper's setting; tokens are the processor's business). The
-    tags of thinking and of summaries go, their text stays. `\boxed{answer}` is added unless the text already ends with
+    `truncate` keeps the last N tokens of a text (512 in the paper's setting; the processor defines tokens). The tags of
+    thinking and of summaries are removed, their text stays. `\boxed{answer}` is added unless the text already ends with
     exactly that, so it may come on top of the N tokens; a response without a parsed answer gets none.
     """
     parts = (part.strip() for part in _TAG.split(response_text))
@@ -111,7 +111,7 @@ def fallback_summary(response_text: str, answer: str | None, truncate: Callable[
 
 
 class TextCodec(Protocol):
-    """What turns plain text into tokens and back; a Processor does."""
+    """Turns plain text into tokens and back; a Processor does."""
 
     def encode_text(self, text: str, /) -> list[int]: ...
     def decode(self, ids: list[int], /) -> str: ...
@@ -119,16 +119,16 @@ class TextCodec(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Digest:
-    """A short text that the teacher writes of a response, and that a prompt shows in its place.
+    """A short text that the teacher writes about a response, and that a prompt shows in its place.
 
     Attributes:
-      name: begins the metrics `<name>/summaries` (texts that were asked for) and `<name>/refused`.
+      name: the prefix of the metrics `<name>/summaries` (texts that were requested) and `<name>/refused`.
       ask: the user turn for the teacher.
-      claim: the answer that a written text gives, None where it gives none; the scorer compares it with the response's.
-      accept: the text to be shown, or why it is refused, from (written text, candidate, whether its claim and the
-        response's answer are equal: None where the scorer cannot say).
-      fallback: what is shown where nothing was accepted or nothing is written, from (candidate, codec, most tokens).
-        None: there is nothing to show then, and the prompt is not built.
+      claim: the answer that a written text gives, None if it gives none; the scorer compares it with the response's.
+      accept: the text to show or the reason for refusing it, from (written text, candidate, whether its claim and the
+        response's answer are equal, None if the scorer cannot say).
+      fallback: the text to show if none was accepted or written, from (candidate, codec, most tokens). None: there is
+        nothing to show then, and the prompt is not built.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Digest:
 
 
 def last_tokens(text: str, codec: TextCodec, count: int) -> str:
-    """The end of a text, at most `count` tokens of it."""
+    """The last tokens of a text, at most `count`."""
     ids = codec.encode_text(text)
     return text if len(ids) <= count else codec.decode(ids[-count:])
 
@@ -153,4 +153,4 @@ SUMMARY = Digest(
         candidate.text, candidate.answer, lambda text: last_tokens(text, codec, count)
     ),
 )
-"""The compression of a candidate (Fig 16), or the end of the response with its answer."""
+"""The compression of a candidate (Fig 16); its fallback is the end of the response with its answer."""
