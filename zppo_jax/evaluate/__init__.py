@@ -1,4 +1,4 @@
-"""Evaluations of the student, which the training loop walks, and what their numbers mean."""
+"""Evaluations of the student, which the training loop runs, and the statistics of their results."""
 
 from __future__ import annotations
 

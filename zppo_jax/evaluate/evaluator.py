@@ -1,4 +1,4 @@
-"""What the training loop asks of an evaluation; it walks a list of them."""
+"""The interface of an evaluation; the training loop runs a list of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ class Evaluator(Protocol):
     def run(self, params: dict[str, Any], step: int) -> Iterator[tuple[str, float]]:
         """Yields (name, value) for the row of the step in metrics.jsonl; names begin with "eval/".
 
-        `params` are those that this host samples with.
+        `params` are the parameters that this host samples with.
         """
         ...

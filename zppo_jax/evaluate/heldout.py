@@ -1,4 +1,4 @@
-"""Held-out accuracy by level, and how far it can be trusted."""
+"""Held-out accuracy by level, with its standard error and interval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zppo_jax.rollout.filters import Sampling
 from zppo_jax.types import Question, Rollout
 
 PIECE_BYTES = 1 << 30
-"""Pixels of the questions that are encoded at a time: all questions of a benchmark would not fit the host's memory."""
+"""Bytes of pixels that are encoded at a time: all questions of a benchmark would not fit the host's memory."""
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _95 = statistics.NormalDist().inv_cdf(0.975)
 
 
 class Score(NamedTuple):
-    """How many of `total` answers are `correct`, and what that says of the accuracy."""
+    """The number of `correct` answers of `total`, and the uncertainty of that accuracy."""
 
     correct: int
     total: int
@@ -37,14 +37,14 @@ class Score(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Half the width of Wilson's interval of one standard deviation: sqrt(p (1 - p) / n) but for terms of 1 / n,
-        and not 0 where all answers are right or all are wrong, which would claim to know everything."""
+        """Half the width of Wilson's interval of one standard deviation: sqrt(p (1 - p) / n) up to terms of 1 / n. It
+        is not 0 if all answers are right or all are wrong, because the accuracy is still not known exactly."""
         low, high = self.interval(1.0)
         return (high - low) / 2
 
     def interval(self, deviations: float = _95) -> tuple[float, float]:
-        """Wilson's score interval (Wilson, 1927), by default that of 95 %: the accuracies of which what was found is no
-        more than so many standard deviations off."""
+        """Wilson's score interval (Wilson, 1927), by default of 95 %: the accuracies from which the observed one is at
+        most `deviations` standard deviations away."""
         share, spread = self.accuracy, deviations**2 / self.total
         centre = (share + spread / 2) / (1 + spread)
         half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
@@ -53,7 +53,7 @@ class Score(NamedTuple):
 
 
 class Graded(NamedTuple):
-    """One held-out response: the level of its question, whether it is right, and whether that is known."""
+    """One held-out response: the level of its question, whether it is right, and whether it was decided."""
 
     level: str
     correct: bool
@@ -62,10 +62,10 @@ class Graded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """One response to each held-out question (pass@1), drawn as `sampling` says.
+    """Samples one response to each held-out question (pass@1) with the settings `sampling`.
 
-    `questions` are this host's share of all. They are encoded in pieces, each while the one before is asked; where all
-    fit one piece, it is kept for the next evaluation.
+    `questions` are this host's share. They are encoded in pieces, each while the model answers the previous one; if all
+    fit into one piece, it is kept for the next evaluation.
     """
 
     actor: Actor
@@ -78,12 +78,12 @@ class HeldOut:
     _only_piece: list[list[EncodedPrompt]] = dataclasses.field(default_factory=list, init=False, repr=False)
 
     def run(self, params: dict[str, Any], step: int) -> Iterator[tuple[str, float]]:
-        """The accuracy with its standard error, Wilson's interval of 95 % and the number of questions, overall and by
-        level, and the number of undecided responses."""
+        """Yields the accuracy with its standard error, Wilson's interval of 95 % and the number of questions, overall
+        and by level, and the number of undecided responses."""
         yield from metrics(self.graded(params, step)).items()
 
     def encoded(self) -> Iterator[list[EncodedPrompt]]:
-        """The prompts of all questions, a piece at a time. ValueError for a question that cannot be shown."""
+        """Yields the prompts of all questions in pieces. Raises ValueError for a question that cannot be encoded."""
         if self._only_piece:
             yield from self._only_piece
             return
@@ -103,7 +103,7 @@ class HeldOut:
         for items in self.encoded():
             groups = self.actor.answer(params, items, 1, self.sampling, stream)
             local += [_graded(group.prompt.question.level, group.rollouts[0]) for group in groups]
-            self.actor.engine.kept.features.release()  # nobody asks about these images again before the next update
+            self.actor.engine.kept.features.release()  # these images are not needed again before the next update
         return [Graded(*row) for row in self.hosts.gather_dealt(local, "the evaluation")]
 
 
@@ -112,7 +112,7 @@ def _graded(level: str, rollout: Rollout) -> Graded:
 
 
 def _ahead(values: Iterator[T]) -> Iterator[T]:
-    """The same values, each made by a thread while the one before is used."""
+    """Yields the same values, each computed by a thread while the previous one is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="held-out") as thread:
         coming = thread.submit(next, values, None)
         while (value := coming.result()) is not None:
@@ -126,8 +126,7 @@ def _num_bytes(question: Question) -> int:
 
 
 def _pieces(questions: Iterable[Question], most_bytes: int) -> Iterator[list[Question]]:
-    """The questions in order, cut where their images and videos come to more than so many bytes; each piece has one at
-    least."""
+    """Splits the questions, in order, into pieces of at most `most_bytes` of images and videos, or of one question."""
     piece, size = [], 0
     for question in questions:
         added = _num_bytes(question)
@@ -141,7 +140,7 @@ def _pieces(questions: Iterable[Question], most_bytes: int) -> Iterator[list[Que
 
 
 def metrics(graded: Sequence[Graded]) -> dict[str, float]:
-    """The values of an evaluation under their names in metrics.jsonl. Undecided responses do not count as right."""
+    """The results of an evaluation by their names in metrics.jsonl. Undecided responses do not count as right."""
     total = Counter(one.level for one in graded)
     right = Counter(one.level for one in graded if one.correct)
     overall = Score(right.total(), total.total())
@@ -155,8 +154,8 @@ def metrics(graded: Sequence[Graded]) -> dict[str, float]:
 
 
 def table(row: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
-    """(accuracy, lower and upper end of its interval of 95 %) of the levels in a row of metrics, then of all together;
-    nothing where the row has no evaluation, or one of an earlier version without the numbers of questions."""
+    """(accuracy, lower and upper end of its interval of 95 %) of each level in a row of metrics, then of all together;
+    empty if the row has no evaluation, or one of an earlier version without the numbers of questions."""
     prefix, found = "eval/accuracy/", {}
     names = {name.removeprefix(prefix): name for name in row if name.startswith(prefix)} | {"all": "eval/accuracy"}
     for level, name in names.items():
