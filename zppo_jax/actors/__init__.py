@@ -1,1 +1,1 @@
-"""Who answers prompts: the student and the teacher, each a sampler with a processor and a scorer."""
+"""The student and the teacher, which answer prompts: each is a sampler with a processor and a scorer."""

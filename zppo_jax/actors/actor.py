@@ -1,7 +1,7 @@
 """An actor answers prompts: rollouts from the engine, text from the processor, verdicts from the scorer.
 
-The same way serves the student, the teacher and the evaluation; only parameters and settings differ. Responses are
-decoded to text and scored as they finish, beside the sampling; the groups do not depend on when which was ready.
+Student, teacher and evaluation differ only in parameters and settings. Responses are decoded to text and scored as they
+finish, while sampling goes on; the groups do not depend on the order in which responses finish.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Actor:
         sampling: Sampling,
         stream: RandomStream,
     ) -> list[Group]:
-        """One group of `num_samples` scored rollouts for each prompt, in order."""
+        """Samples one group of `num_samples` scored rollouts for each prompt, in order."""
         requests = [
             Request(item.prompt.uid, item.features, num_samples, sampling, stream, vision_key=item.prompt.question.id)
             for item in items
@@ -56,7 +56,7 @@ class Actor:
         ]
 
     def _scored(self, items: Sequence[EncodedPrompt], finished: Finished) -> dict[tuple[int, int], Rollout]:
-        """The rollouts of what has finished, by request and number of the sample."""
+        """Scores the finished samples; returns rollouts by (request, sample number)."""
         asked = [items[index].prompt for index, _, _ in finished]
         texts = [self.text_of(sample, prompt) for (_, _, sample), prompt in zip(finished, asked, strict=True)]
         verdicts = self.scorer.score(texts, [prompt.question for prompt in asked])
@@ -69,6 +69,6 @@ class Actor:
         }  # fmt: skip
 
     def text_of(self, sample: Sample, prompt: Prompt | None = None) -> str:
-        """The whole response: what the generation prompt holds of it, the prompt's opening, the decoded tokens."""
+        """The whole response: its part in the generation prompt, the prompt's opening, the decoded tokens."""
         opening = prompt.opening if prompt else ""
         return self.processor.response_prefix + opening + self.processor.decode(sample.token_ids_T)

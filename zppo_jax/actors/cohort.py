@@ -1,4 +1,4 @@
-"""A cohort of all hosts: a group is one host's, its outcome is everybody's."""
+"""A cohort over all hosts: each group is on one host, its outcome on all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from zppo_jax.types import Cohort, Group, Outcome
 
 
 def gather_cohort(groups: Sequence[Group], hosts: Hosts, what: str, order: Sequence[str] | None = None) -> Cohort:
-    """This host's groups with the outcomes of all hosts' groups; every host calls it at the same time.
+    """Returns this host's groups with the outcomes of all hosts' groups. Collective: every host must call it.
 
-    `order` are the uids of all groups in the order of the outcomes. Without it the prompts were dealt to the hosts one
-    by one, and the order is that in which one host would have them.
+    `order` gives the uids of all groups in the order of the outcomes. None means that the prompts were dealt to the
+    hosts one by one; the order is then the one that a single host would have.
     """
     rows = [dataclasses.asdict(group.outcome(hosts.index)) for group in groups]
     outcomes = [_outcome(row) for row in hosts.gather_dealt(rows, what)]

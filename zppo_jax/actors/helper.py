@@ -1,10 +1,10 @@
-"""Help with the hard questions of a step (steps 2 to 4 of Algorithm 1, arXiv:2606.18216): a walk down the ranks.
+"""Help with the hard questions of a step, hardest first (steps 2 to 4 of Algorithm 1, arXiv:2606.18216).
 
 The cap is on the hardest questions "that admit at least one" prompt (App. C). With NCQ every hard question admits one,
-and the walk ends with its first block, which is the pre-cap of Algorithm 1. Where every prompt needs a correct response
-of the teacher, a question shows only when the teacher has answered whether it admits one: the walk asks block by block,
-hardest first, until the cap is full or no hard question is left. The slot of a prompt that no bucket holds goes to
-the next prompt.
+so the first block of questions is enough, which is the pre-cap of Algorithm 1. If every prompt needs a correct response
+of the teacher, it is only known after the teacher has answered whether a question admits one. So the teacher is asked
+block by block, hardest first, until the cap is full or no hard question is left. The slot of a prompt that is longer
+than every bucket goes to the next prompt.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from zppo_jax.zppo.summaries import Candidate, Checked, Digest, TextCodec
 
 @dataclasses.dataclass(frozen=True)
 class Helper:
-    """What helps with hard questions: the rows of a method, and the teacher that answers and writes for them.
+    """Helps with hard questions: the kinds of help of a method, and the teacher that answers and writes for them.
 
-    `teacher_scope` is "all_hard" where the teacher answers all hard questions, whatever the cap. `writes` False: what
-    has a fallback is not written but shows that, in at most `max_tokens` tokens. `fits` says whether some bucket holds
-    a prompt.
+    `teacher_scope` is "all_hard" if the teacher answers all hard questions, whatever the cap. If `writes` is False, a
+    digest with a fallback is not written: its fallback is shown, in at most `max_tokens` tokens. `fits` says whether
+    some bucket holds a prompt.
     """
 
     method: Method
@@ -47,11 +47,11 @@ class Helper:
 
     @property
     def digests(self) -> tuple[Digest, ...]:
-        """What the teacher may write for this method."""
+        """The digests that the teacher may write for this method."""
         return tuple(dict.fromkeys(HELPS[kind].digest for kind in self.method.helps))
 
     def listing(self, plain: Cohort, hard: Sequence[Outcome], block: int, seed: int, step: int) -> Listing:
-        """The prompts of the hard questions, in their order; built for `block` questions at a time, when asked for."""
+        """The prompts of the hard questions, in their order; built lazily, `block` questions at a time."""
         return Listing(self, plain, hard, block, seed, step)
 
 
@@ -59,8 +59,8 @@ class Helper:
 class Listing:
     """The reformulated prompts of a step, question by question; iterating builds them.
 
-    `prompts` are those that this host has built so far, by uid. Every host must iterate equally far, because each
-    block ends with a gathering of what the others have built.
+    `prompts` are those that this host has built so far, by uid. Every host must iterate equally far, because each block
+    ends with a gather over all hosts.
     """
 
     helper: Helper
@@ -76,7 +76,7 @@ class Listing:
     _refused: collections.Counter[tuple[str, str, str]] = dataclasses.field(default_factory=collections.Counter)
 
     def __iter__(self) -> Iterator[list[PromptRef]]:
-        """The prompts of each hard question, whichever host has built them."""
+        """Yields the prompts of each hard question, whichever host has built them."""
         if not self.helper.method.helps:
             return
         for start in range(0, len(self.hard), self.block):
@@ -85,7 +85,7 @@ class Listing:
             yield from self._gathered(block, self._build(block))
 
     def _ask(self, outcomes: Sequence[Outcome]) -> None:
-        """Gets the teacher's responses to those of this host's questions that it has not answered in this step."""
+        """Asks the teacher those of this host's questions that it has not answered in this step."""
         if not self.helper.method.asks_teacher:
             return
         assert self.helper.teacher is not None
@@ -95,7 +95,7 @@ class Listing:
             self._answers |= self.helper.teacher.answer(items, self._stream("teacher"))
 
     def _build(self, block: Sequence[Outcome]) -> list[list[Prompt]]:
-        """The prompts of each question of the block that is this host's."""
+        """Builds the prompts of each question in the block that is on this host."""
         helps = self.helper.method.helps
         choices = [
             choose_candidates(group, self._answers.get(group.prompt.uid, ()), helps, self.seed, self.step)
@@ -113,7 +113,7 @@ class Listing:
     def _written(
         self, digest: Digest, candidates: Sequence[Candidate]
     ) -> Iterator[tuple[tuple[Digest, Candidate], str | None]]:
-        """What is shown of each candidate; what the teacher wrote and cannot be shown is counted."""
+        """The text to show for each candidate; texts of the teacher that are refused are counted."""
         helper = self.helper
         checked: Mapping[Candidate, Checked] = {}
         if candidates and (helper.writes or digest.fallback is None):
@@ -132,7 +132,7 @@ class Listing:
             yield (digest, candidate), text
 
     def _gathered(self, block: Sequence[Outcome], built: Sequence[Sequence[Prompt]]) -> Iterator[list[PromptRef]]:
-        """The prompts of each question of a block, whichever host has built them, in the order of the block."""
+        """Yields the prompts of each question of a block, in its order, whichever host has built them."""
         self.prompts |= {prompt.uid: prompt for prompts in built for prompt in prompts}
         rows = [[[prompt.uid, prompt.kind, self.helper.fits(prompt)] for prompt in prompts] for prompts in built]
         parts = [iter(part) for part in self.helper.hosts.gather(rows, "the reformulated prompts")]
@@ -144,12 +144,12 @@ class Listing:
         return RandomStream(self.seed, self.step, purpose)
 
     def prompts_of(self, refs: Sequence[PromptRef]) -> list[Prompt]:
-        """This host's prompts among those."""
+        """The prompts in `refs` that this host has built."""
         return [self.prompts[ref.uid] for ref in refs if ref.uid in self.prompts]
 
     def counts(self) -> dict[str, int]:
-        """Metrics of the prompts that were built and of what the teacher wrote, on all hosts; the same names in every
-        step of a run."""
+        """Metrics of the prompts that were built and of the teacher's texts, summed over all hosts; the names are the
+        same in every step of a run."""
         found: dict[str, int] = {}
         for name in (digest.name for digest in self.helper.digests):
             reasons = {
@@ -164,7 +164,7 @@ class Listing:
 
 
 def check(digest: Digest, outputs: Mapping[Candidate, str | None], scorer: Scorer) -> dict[Candidate, Checked]:
-    """Each written text as it can be shown, or why it cannot. Claims are compared with answers all at once."""
+    """Checks each written text: the text to show, or the reason for refusing it. All claims are scored in one call."""
     claims = {one: digest.claim(output) for one, output in outputs.items() if output and one.answer is not None}
     pairs = {
         one: Pair(one.answer, claim, one.answer_type)

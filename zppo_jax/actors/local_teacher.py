@@ -17,9 +17,9 @@ from zppo_jax.types import Group, Rollout
 
 @dataclasses.dataclass(frozen=True)
 class LocalTeacher:
-    """Samples `num_rollouts` responses a prompt with `actor`, and short texts with `writer`, which does not think.
+    """Samples `num_rollouts` responses per prompt with `actor`, and short texts with `writer`, without thinking.
 
-    `writer` None: it writes nothing. Its shapes hold the longest turn and bound the text.
+    If `writer` is None, it writes nothing. The writer's shapes limit the length of turns and texts.
     """
 
     params: dict[str, Any]
@@ -29,20 +29,20 @@ class LocalTeacher:
     writer: Actor | None = None
 
     def groups(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> list[Group]:
-        """One group of scored rollouts for each prompt, in order."""
+        """Samples one group of scored rollouts for each prompt, in order."""
         groups = self.actor.answer(self.params, items, self.num_rollouts, self.sampling, stream)
-        # Weights as large as the largest model there is, and images that are shown once.
+        # Free them: decoding weights of the largest model, and features of images that are shown once.
         self.actor.engine.kept.release()
         return groups
 
     def answer(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> dict[str, tuple[Rollout, ...]]:
-        """Scored rollouts of each prompt by its uid."""
+        """Samples scored rollouts for each prompt; returns them by its uid."""
         return {group.prompt.uid: group.rollouts for group in self.groups(items, stream)}
 
     def write(self, asks: Sequence[str], stream: RandomStream) -> list[str | None]:
-        """A greedy text for each turn (no image, no thinking); None where the turn is too long, or nothing writes.
+        """Writes a greedy text for each turn (no image, no thinking); None if the turn is too long or `writer` is None.
 
-        A response of broken UTF-8 may need more tokens than it was sampled with: that must not end a run.
+        A response with broken UTF-8 may need more tokens than it was sampled with; that must not end a run.
         """
         outputs: list[str | None] = [None] * len(asks)
         if self.writer is None:

@@ -1,6 +1,6 @@
-"""The student answers the prompts of a step, on each host its share of them.
+"""The student, which answers the prompts of a step, each host its share.
 
-What the others need to know of its groups is gathered at once (cohort.py), so that every host takes the same decisions.
+The outcomes of its groups are gathered at once (cohort.py), so that every host makes the same decisions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from zppo_jax.types import Cohort
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """Samples `group_size` rollouts a prompt; over several hosts from a copy of the parameters on its own devices."""
+    """Samples `group_size` rollouts per prompt; with several hosts, each from a copy of the parameters on its
+    devices."""
 
     actor: Actor
     group_size: int
@@ -31,13 +32,13 @@ class Student:
     host_copy: HostCopy
 
     def sampling_params(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The parameters that this host samples with: those given, or a copy on its own devices."""
+        """The parameters that this host samples with: the given ones, or a copy on its own devices."""
         return self.host_copy.get(params)
 
     @contextlib.contextmanager
     def rollouts(self, params: dict[str, Any]) -> Iterator[Rollouts]:
-        """Rollouts with these parameters; at the end of the block the memory that only sampling needs is given back."""
-        self.actor.engine.kept.counters.take()  # drops what an evaluation counted
+        """Rollouts with these parameters; the end of the block frees the memory that only sampling needs."""
+        self.actor.engine.kept.counters.take()  # drops the evaluation's counters
         rollouts = Rollouts(self, self.sampling_params(params))
         try:
             yield rollouts
@@ -45,7 +46,7 @@ class Student:
             self.release()
 
     def release(self) -> None:
-        """Gives back the memory that only sampling needs."""
+        """Frees the memory that only sampling needs."""
         self.actor.engine.kept.release()
         self.host_copy.release()
 
@@ -60,13 +61,13 @@ class Rollouts:
     def cohort(
         self, items: Sequence[EncodedPrompt], stream: RandomStream, order: Sequence[str] | None = None
     ) -> Cohort:
-        """Groups of this host's prompts, with the outcomes of all hosts' groups, in the `order` of their uids."""
+        """Samples groups for this host's prompts, and gathers the outcomes of all groups in `order` of their uids."""
         student = self.student
         groups = student.actor.answer(self.params, items, student.group_size, student.sampling, stream)
         return gather_cohort(groups, student.hosts, f"the {stream.purpose} rollouts", order)
 
     def counts(self) -> Counters:
-        """What the samplers of all hosts have done since this was last asked."""
+        """The counters of the samplers of all hosts since the last call."""
         total = Counters()
         done = dataclasses.asdict(self.student.actor.engine.kept.counters.take())
         for part in self.student.hosts.gather(done, "the sampler's statistics"):

@@ -1,4 +1,4 @@
-"""What a teacher gives: two verbs. What a method does with them is a row of `zppo.HELPS`."""
+"""The interface of a teacher: answer and write. The rows of `zppo.HELPS` say how a method uses them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from zppo_jax.types import Response
 
 
 class Teacher(Protocol):
-    """Whatever stands behind it: a model in this process, on other machines, or a recording."""
+    """A teacher: a model in this process, on other machines, or a recording."""
 
     def answer(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> Mapping[str, Sequence[Response]]:
-        """Scored responses to each prompt by its uid, fresh on every visit."""
+        """Samples scored responses to each prompt, new ones at every visit; returns them by the prompt's uid."""
         ...
 
     def write(self, asks: Sequence[str], stream: RandomStream) -> Sequence[str | None]:
-        """A short text for each user turn, without thinking; None where the turn is too long."""
+        """Writes a short text for each user turn, without thinking; None if the turn is too long."""
         ...
