@@ -1,1 +1,1 @@
-"""Compiling a run's programs for a TPU slice that is not there: python -m zppo_jax.aot."""
+"""Compiles a run's programs for a TPU slice without having one: python -m zppo_jax.aot."""

@@ -1,4 +1,4 @@
-"""python -m zppo_jax.aot --config=configs/9b.py --topology=v5p-128: does a run fit, before anyone pays for a slice."""
+"""python -m zppo_jax.aot --config=configs/9b.py --topology=v5p-128: does a run fit a slice, before you pay for it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _OWN = (*_WITH_VALUE, "teacher", "noteacher", "json", "nojson", "search", "nosea
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 an answer, whichever; 2 a mistake on the command line."""
+    """Entry point. Exit status: 0 for any answer; 2 for a mistake on the command line."""
     command.run(argv, _HELP, _run)
 
 
@@ -67,7 +67,7 @@ def _run(argv: Sequence[str]) -> None:
         _check(config, argv)
     except KeyboardInterrupt:
         print("zppo_jax: stopped; nothing is kept of what was compiled", file=sys.stderr)
-        os._exit(130)  # without waiting for a compilation, which may take minutes
+        os._exit(130)  # does not wait for a compilation, which may take minutes
 
 
 def parse(argv: Sequence[str]) -> Config:
@@ -75,30 +75,30 @@ def parse(argv: Sequence[str]) -> Config:
     from zppo_jax import main as trainer
     from zppo_jax.config import from_config_dict
 
-    own, rest = _divided(argv[1:])
-    command.read(_FLAGS, [argv[0], *own], "zppo_jax.aot", _EXAMPLE, (_TOPOLOGY,))
+    own_flags, trainer_flags = _divided(argv[1:])
+    command.read(_FLAGS, [argv[0], *own_flags], "zppo_jax.aot", _EXAMPLE, (_TOPOLOGY,))
     if _SEARCH.value and _PROGRAMS.value:
         raise ConfigError("--search compiles gradients alone: leave --programs out")
-    trainer.parse([argv[0], *rest, "--workdir=none"], "zppo_jax.aot", _EXAMPLE)
+    trainer.parse([argv[0], *trainer_flags, "--workdir=none"], "zppo_jax.aot", _EXAMPLE)
     config = from_config_dict(flags.FLAGS.config)
     trainer.check_method(config)
     return config
 
 
 def _divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """This command's own flags, with the word behind one that needs a value, and the trainer's."""
-    own, rest, wants = [], [], False
+    """Splits the words into this command's flags, with the values that follow them, and the trainer's flags."""
+    own_flags, trainer_flags, wants = [], [], False
     for word in words:
         name, equals, _ = word.lstrip("-").partition("=")
         mine = wants or (word.startswith("-") and name in _OWN)
-        (own if mine else rest).append(word)
+        (own_flags if mine else trainer_flags).append(word)
         wants = mine and not wants and not equals and name in _WITH_VALUE
-    return own, rest
+    return own_flags, trainer_flags
 
 
 def _settle_environment() -> None:
-    """libtpu as a compiler alone: no metadata server is asked, and several processes may compile at once."""
-    os.environ["JAX_PLATFORMS"] = "cpu"  # whatever runs here; the slice's devices are the compiler's alone
+    """Sets libtpu up as a compiler only: it asks no metadata server, and several processes may compile at once."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # on any machine; only the compiler has the slice's devices
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
@@ -123,12 +123,12 @@ def _check(config: Config, argv: Sequence[str]) -> None:
         command_line = shlex.join(["python", "-m", "zppo_jax.aot", *argv[1:]])
         answer = {"command": command_line} | report.answer(asked, _SEARCH.value, console)
     status = _print(json.dumps(answer) if _JSON.value else "\n".join(table.lines(answer)))
-    if status or limit is not None:  # without waiting for a compilation that was given up
+    if status or limit is not None:  # does not wait for a compilation that was given up
         os._exit(status)
 
 
 def _print(text: str) -> int:
-    """The exit status: 1 where nobody takes the answer."""
+    """Prints the answer; returns the exit status: 1 if it cannot be written."""
     try:
         print(text, flush=True)
     except OSError as error:
@@ -139,7 +139,7 @@ def _print(text: str) -> int:
 
 @contextlib.contextmanager
 def _standard_output_kept(active: bool) -> Any:
-    """What libraries print meanwhile goes to standard error."""
+    """Sends what libraries print inside the block to standard error."""
     with contextlib.redirect_stdout(sys.stderr) if active else contextlib.nullcontext():
         yield
 

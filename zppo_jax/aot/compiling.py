@@ -1,4 +1,4 @@
-"""Compiling one program after the other for devices that are not there, and what the compiler says of each."""
+"""Compiles programs one after the other for devices that are not present, and keeps the compiler's numbers of each."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, 
 
 @dataclasses.dataclass
 class Compiled:
-    """What the compiler says of one program. Bytes are those of one device.
+    """The compiler's numbers of one program. Bytes are per device.
 
-    `needed` is what a device must hold beside the program itself, `code`; `error` says why there is no program: it does
-    not fit, or `unfinished`: time ran out.
+    `needed` is the memory in addition to the program itself, `code`. `error` says why there is no program: it does not
+    fit, or `unfinished`: time ran out.
     """
 
     name: str
@@ -41,10 +41,11 @@ class Compiled:
 
 
 class Recorder(Compiler):
-    """Compiles one program after the other for the devices of its mesh, and keeps no program but what is said of it.
+    """Compiles programs one after the other for the devices of its mesh, and keeps the compiler's numbers, not the
+    program.
 
-    `wanted` says by name which programs count; of the others nothing is even traced. A program that takes more than
-    `limit` seconds is given up, and those after it are not begun: a compilation cannot be stopped.
+    `wanted` says by name which programs to compile; the others are not even traced. A program that takes more than
+    `limit` seconds is given up, and the following ones are not begun: a compilation cannot be stopped.
     """
 
     def __init__(self, mesh: jax.sharding.Mesh, wanted: Callable[[str], bool], limit: float | None = None) -> None:
@@ -53,7 +54,7 @@ class Recorder(Compiler):
         self.asked: dict[str, tuple[Callable[[], Any], jax.sharding.Mesh | None]] = {}
 
     def on(self, mesh: jax.sharding.Mesh) -> Recorder:
-        """One that asks for another mesh; what it is asked for, this one compiles."""
+        """A recorder for another mesh; its programs are recorded here."""
         other = Recorder(mesh, self._wanted, self._limit)
         other.asked = self.asked
         return other
@@ -61,9 +62,9 @@ class Recorder(Compiler):
     def program(
         self, name: str, lower: Callable[[], Any], kind: Kind = "sequence", mesh: jax.sharding.Mesh | None = None
     ) -> Program:
-        del kind  # compile options are those of other platforms
+        del kind  # compile options are for other platforms
         self.asked.setdefault(name, (lower, mesh or self.mesh))
-        return None  # type: ignore[return-value]  # nobody calls it: nothing runs here
+        return None  # type: ignore[return-value]  # never called: nothing runs here
 
     def compile_all(self, announce: Callable[[str], None]) -> Iterator[Compiled]:
         given_up = False
@@ -79,7 +80,7 @@ class Recorder(Compiler):
 
 
 def _within(limit: float | None, work: Callable[[], Compiled]) -> Compiled | None:
-    """What `work` gives; None where it takes longer than `limit` seconds (it goes on, and ends with the process)."""
+    """The result of `work`; None if it takes longer than `limit` seconds (it then continues until the process ends)."""
     if limit is None:
         return work()
     future: Future[Compiled] = Future()
@@ -94,13 +95,13 @@ def _within(limit: float | None, work: Callable[[], Compiled]) -> Compiled | Non
     try:
         return future.result(limit)
     except TimeoutError:
-        if future.done():  # its own
+        if future.done():  # `work` raised it
             raise
         return None
 
 
 def compiled(name: str, lower: Callable[[], Any], mesh: jax.sharding.Mesh | None) -> Compiled:
-    """Compiles one program on its mesh. Not to fit is a result, any other refusal an error."""
+    """Compiles one program on its mesh. That it does not fit is a result; any other refusal raises."""
     start = time.monotonic()
     try:
         with parallel.use(mesh):
@@ -135,14 +136,13 @@ def _first_sentence(message: str) -> str:
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.-]+) .*\{\s*$")
 _INSTRUCTION = re.compile(rf" = (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
 _SCATTER = "all-reduce-scatter"
-"""How the computations are called in which a TPU's all-reduce leaves each device its part alone."""
+"""The name of the computations in which a TPU's all-reduce leaves each device only its part."""
 
 
 def collective_bytes(text: str) -> dict[str, int]:
-    """Bytes that each kind of operation between devices gives on one device; a loop's body counts once.
+    """Bytes of the results of each kind of collective on one device; a loop's body counts once.
 
-    What runs beside others stands in the text several times, at its start, on its way and at its end, with one number
-    of its channel.
+    An asynchronous operation is in the text several times (start, update, done), with the same channel number.
     """
     found: dict[str, int] = {}
     channels, computation = set(), ""
@@ -158,7 +158,7 @@ def collective_bytes(text: str) -> dict[str, int]:
         if match is None or (channel and channel[1] in channels):
             continue
         channels.update(channel.groups() if channel else ())
-        # The start of a gather gives what goes in as well as what comes out.
+        # The start of a gather returns its input as well as its output.
         size = max if match[3] and match[2] != "all-reduce" else sum
         found[match[2]] = found.get(match[2], 0) + size(_sizes(match[1]))
     return found

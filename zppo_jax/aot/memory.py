@@ -1,9 +1,9 @@
-"""What a device holds beside the program that runs: a run keeps more than any one of its programs takes.
+"""The memory of a device outside the program that runs: a run keeps more than any one of its programs takes.
 
-Training: the gradient is computed beside the optimiser, and beside the teacher. Sampling: a prompt is prefilled beside
-the slots and the weights of decoding, the teacher samples beside the student's weights of decoding (they are made once
-a step), and features of images wait for a question's next prompt. With several hosts each samples with a copy of the
-parameters, beside its part of the original.
+Training: the optimiser and the teacher stay in memory while the gradient is computed. Sampling: the slots and the
+decoding weights stay while a prompt is prefilled, the student's decoding weights (made once a step) stay while the
+teacher samples, and features of images are kept for a question's next prompt. With several hosts each also holds a copy
+of the parameters to sample with, besides its part of the original.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS = {
     "weights": "weights",
     "vision": "vision",
 }
-"""What a program is, by the first of these words in its name."""
+"""The kind of a program, by the first of these words that is in its name."""
 
 TRAINING = ("zeros", "gradient", "update", "logprobs")
 
@@ -36,25 +36,25 @@ _TAKEN = {
     "gradient": ("params",),
     "logprobs": ("params",),
     "update": ("params", "optimizer"),
-    "vision": ("own vision",),
-    "weights": ("own text", "own head"),
-    "prefill": ("own text",),
+    "vision": ("sampled vision",),
+    "weights": ("sampled text", "sampled head"),
+    "prefill": ("sampled text",),
     "fill": ("slots", "prompts"),
     "decode": ("weights", "slots"),
 }
-"""Arguments of a program, which the compiler counts."""
+"""The parts that are arguments of a program by its kind: the compiler counts them."""
 
 _NOT_YET = {"weights": ("weights", "slots", "prompts"), "prefill": ("prompts",), "vision": ("prompts",)}
-"""What is not there yet, or not any more."""
+"""The parts that do not exist yet, or no longer, while a program of this kind runs."""
 
 
 def kind_of(name: str) -> str:
-    """Without whose it is."""
+    """The kind of a program, without the sampler that it belongs to."""
     return next(kind for word, kind in KINDS.items() if word in name)
 
 
 def beside(config: Config, run: Shapes, programs: Programs, name: str) -> int:
-    """Bytes on a device that the run holds while the program runs, and that are none of its arguments."""
+    """Bytes on a device that the run holds while the program runs, without the program's arguments."""
     kind, held = kind_of(name), {part: run.bytes_of(part) for part in ("params", "optimizer", "teacher")}
     if kind not in TRAINING:
         held |= {"features": _features(config, run, programs, name)} | _sampling(run, programs, name)
@@ -67,13 +67,13 @@ def _params(run: Shapes, programs: Programs, engine: Engine) -> dict[str, Any]:
 
 
 def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
-    """What a sampler holds: parameters part by part, instead of as a whole, and what lies between programs."""
+    """Bytes that a sampler holds, by part: its parameters in parts, and the arrays kept between programs."""
     engine = programs.engine_of(name)
     params, is_students = _params(run, programs, engine), programs.is_students(engine)
     resident = engine.resident_bytes(params, bucket_of(engine, name))
     text = dict(params["text"])
-    own = {"own vision": params["vision"], "own head": text.pop("lm_head", {}), "own text": text}
-    held = {part: parallel.device_bytes(shapes) for part, shapes in own.items()}
+    parts = {"sampled vision": params["vision"], "sampled head": text.pop("lm_head", {}), "sampled text": text}
+    held = {part: parallel.device_bytes(shapes) for part, shapes in parts.items()}
     held |= {part: resident[part] for part in ("weights", "slots", "prompts")}
     copied = run.hosts.count > 1
     students = programs.student.resident_bytes(run.sampled, 0)["weights"]
@@ -86,7 +86,7 @@ def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
 
 
 def bucket_of(engine: Engine, name: str) -> int:
-    """Which prompts a program works with: the longest, where several share it."""
+    """The index of the bucket of prompts that a program works with: the longest, if several share it."""
     found, buckets = re.search(r"(\d+) (tokens|keys)(?: after (\d+) tokens)?", name), engine.shapes.buckets
     if found is None:
         return len(buckets) - 1
@@ -96,8 +96,7 @@ def bucket_of(engine: Engine, name: str) -> int:
 
 
 def _features(config: Config, run: Shapes, programs: Programs, name: str) -> int:
-    """Features of all images of a step, as far as they are kept: the student's until the update, the teacher's while
-    it answers."""
+    """Bytes of a step's image features: the student's are kept until the update, the teacher's while it answers."""
     total, engine = 0, programs.engine_of(name)
     for keeps in (programs.student, engine if engine is programs.teacher else None):
         if keeps is not None:

@@ -1,8 +1,8 @@
 """The programs of a run for a slice: the very functions that the trainer jits, from shapes alone.
 
 Nothing is loaded and nothing is allocated on a device: `setup` makes the same engines and the same learner as for a
-run, and a compiler whose mesh is the slice's records what XLA says of each program. On a slice of several hosts the
-first one's devices stand for those of each host, which samples by itself.
+run, and a `Recorder` on the slice's mesh keeps XLA's numbers of each program. On a slice of several hosts the first
+host's devices represent every host's, because each host samples by itself.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from zppo_jax.zppo import get_method
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What a run holds on a slice, as shapes on its mesh; on that of a host what the host has for itself, a copy of the
-    parameters to sample with, and the teacher. With one host both meshes are the same, and the copy is the original."""
+    """The arrays of a run on a slice, as shapes: `state` on `mesh`; on `sampling_mesh`, a single host's, the copy of the
+    parameters to sample with and the teacher. With one host both meshes and both copies are the same."""
 
     mesh: jax.sharding.Mesh
     sampling_mesh: jax.sharding.Mesh
@@ -47,18 +47,18 @@ class Shapes:
 
     @property
     def hosts(self) -> Hosts:
-        """The first of all."""
+        """The first of all hosts."""
         return Hosts(0, len(parallel.hosts_of(self.mesh)))
 
     def bytes_of(self, *names: str) -> int:
-        """On one device, of the student's "params" and "optimizer", and of the "teacher"."""
+        """Bytes on one device of the named parts: the student's "params" and "optimizer", and the "teacher"."""
         parts = {"teacher": self.teacher[1] if self.teacher else {}} | self.state
         return sum(parallel.device_bytes(parts[name]) for name in names)
 
 
 def model_config(path: str, shipped: str) -> qwen3_5.Config:
-    """The architecture of a directory's config.json, of a published size by the end of its hub id, or of what the
-    package ships as "student" or "teacher"."""
+    """The architecture in a directory's config.json, of a published size by the end of its hub id, or of the model that
+    the package ships as "student" or "teacher"."""
     directory, key = Path(path) if path else SHIPPED / shipped, {"student": "model.path", "teacher": "teacher.path"}
     name = re.sub(r"-FP8$", "", path).rpartition("-")[2]
     try:
@@ -72,13 +72,13 @@ def model_config(path: str, shipped: str) -> qwen3_5.Config:
 
 
 def make_meshes(config: Config, topology: Topology) -> tuple[jax.sharding.Mesh, jax.sharding.Mesh]:
-    """The slice's devices as config.mesh says, and what one host has of them: as a slice by itself, because the
-    compiler numbers the devices of a program from 0, and dies of other numbers."""
+    """The mesh of the slice's devices by config.mesh, and the mesh that one host samples on. The latter is a slice by
+    itself, because the compiler numbers the devices of a program from 0, and crashes on other numbers."""
     mesh = setup.make_mesh(config, _devices(topology))
-    own = setup.sampling_mesh(config, mesh)
-    if own is mesh:
+    of_host = setup.sampling_mesh(config, mesh)
+    if of_host is mesh:
         return mesh, mesh
-    return mesh, parallel.make_mesh(*own.devices.shape, devices=_devices(topology.part(own.size)))
+    return mesh, parallel.make_mesh(*of_host.devices.shape, devices=_devices(topology.part(of_host.size)))
 
 
 def _devices(topology: Topology) -> Sequence[Any]:
@@ -90,28 +90,28 @@ def _devices(topology: Topology) -> Sequence[Any]:
         raise ConfigError(f"--topology={topology.name}: libtpu knows no such slice ({reason})") from error
 
 
-def shapes(config: Config, mesh: jax.sharding.Mesh, own: jax.sharding.Mesh, with_teacher: bool) -> Shapes:
-    """Parameters, optimiser and teacher where the rules put them."""
+def shapes(config: Config, mesh: jax.sharding.Mesh, sampling_mesh: jax.sharding.Mesh, with_teacher: bool) -> Shapes:
+    """The shapes of parameters, optimiser and teacher, placed by the sharding rules."""
     student = model_config(config.model.path, "student")
     params = hf.abstract_params(student, config.model.dtype)
     recipe = setup.recipe_of(config, student)
     optimizer = jax.eval_shape(lambda params: programs.init_optimizer(params, recipe), params)
     state = {"params": params, "optimizer": optimizer}
-    axes = programs.state_axes(state, recipe)  # runs a little, which no device of the slice can
+    axes = programs.state_axes(state, recipe)  # runs a small computation, so not on the slice's devices
     teacher = model_config(config.teacher.path, "teacher") if with_teacher else None
     with parallel.use(mesh):
         placed = parallel.placed_shapes(state, axes)
-    with parallel.use(own):
+    with parallel.use(sampling_mesh):
         sampled = parallel.placed_shapes(params, axes["params"])
         if teacher is None:
-            return Shapes(mesh, own, student, placed, sampled, None)
+            return Shapes(mesh, sampling_mesh, student, placed, sampled, None)
         theirs = parallel.placed_shapes(hf.abstract_params(teacher, config.model.dtype), vlm.logical_axes(teacher))
-        return Shapes(mesh, own, student, placed, sampled, (teacher, theirs))
+        return Shapes(mesh, sampling_mesh, student, placed, sampled, (teacher, theirs))
 
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """Who samples in a run: the student, and where there is one the teacher and its compressor."""
+    """The samplers of a run: the student, and the teacher and its compressor if there is one."""
 
     student: Engine
     evaluation: Engine
@@ -119,18 +119,18 @@ class Programs:
     compressor: Engine | None = None
 
     def engine_of(self, name: str) -> Engine:
-        """Whose program that is, by how its name begins; of the student's two engines, the one with such slots."""
+        """The engine of a program, by the beginning of its name; of the student's two, the one with such slots."""
         engines = [engine for engine in (self.student, self.teacher, self.compressor) if engine is not None]
         found = max((one for one in engines if name.startswith(one.name)), key=lambda one: len(one.name))
         return self.evaluation if found is self.student and "penalised" in name else found
 
     def is_students(self, engine: Engine) -> bool:
-        """Whether it samples from the student, to train or to be evaluated."""
+        """Whether the engine samples from the student, for training or evaluation."""
         return engine in (self.student, self.evaluation)
 
 
 def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
-    """Names every program of the run to the compiler."""
+    """Asks the compiler for every program of the run."""
     setup.check_hosts(config, run.mesh, run.hosts)
     sampler = compiler.on(run.sampling_mesh)
     student = setup.student_engine(config, run.student, banned_mask(run.student), sampler)

@@ -1,4 +1,4 @@
-"""From compiled programs to an answer: one JSON object, which table.py writes as a table."""
+"""Makes an answer from compiled programs: one JSON object, which table.py writes as a table."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ UTILISATION = 0.4
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is asked of a run on a slice: programs whose names, or whose kinds, begin with one of `names` (without any,
-    all), with the teacher or without, at most `limit` seconds for each."""
+    """The question about a run on a slice: the programs whose names or kinds begin with one of `names` (all if it is
+    empty), with the teacher or without, and at most `limit` seconds for each."""
 
     config: Config
     topology: Topology
@@ -37,12 +37,12 @@ class Question:
 
 
 def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]:
-    """{"topology", "devices", "mesh", "programs": [...]}, when and with what it was found, and with `search`
+    """The answer: {"topology", "devices", "mesh", "programs": [...]}, the date and the versions, and with `search`
     {"largest_rows_per_microbatch", "tried"}."""
     config, topology = asked.config, asked.topology
-    mesh, own = programs.make_meshes(config, topology)
+    mesh, sampling_mesh = programs.make_meshes(config, topology)
     needed = asked.teacher and get_method(config.method).needs_teacher
-    run = programs.shapes(config, mesh, own, needed)
+    run = programs.shapes(config, mesh, sampling_mesh, needed)
     result = {
         "topology": topology.name,
         "devices": topology.num_devices,
@@ -61,7 +61,7 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
 
 
 def _compile(asked: Question, run: Shapes, console: RunConsole) -> tuple[list[Compiled], Programs]:
-    """Every program that counts, one after the other, and whose they are."""
+    """Compiles every wanted program, one after the other; returns them and the engines that they belong to."""
 
     def wanted(name: str) -> bool:
         return not asked.names or any(one.startswith(tuple(asked.names)) for one in (name, _label(name)))
@@ -84,7 +84,7 @@ def _compile(asked: Question, run: Shapes, console: RunConsole) -> tuple[list[Co
 
 
 def _entry(asked: Question, run: Shapes, found: Programs, one: Compiled, code: int) -> dict[str, Any]:
-    """`code` are the bytes of all programs, which lie on the device from first to last."""
+    """The answer's entry of one program. `code` are the bytes of all programs, which stay on the device throughout."""
     limit = asked.topology.generation.hbm_gib * GIB
     beside = memory.beside(asked.config, run, found, one.name) + code
     entry: dict[str, Any] = {
@@ -104,14 +104,14 @@ def _entry(asked: Question, run: Shapes, found: Programs, one: Compiled, code: i
 
 
 def _label(name: str) -> str:
-    """ "teacher prefill" and the like: whose it is, unless the student's, and what."""
+    """The program's label, such as "teacher prefill": the engine, unless it is the student's, and the kind."""
     owner = "compressor " if "compressor's " in name else "teacher " if name.startswith("teacher's ") else ""
     return owner + memory.kind_of(name)
 
 
 def _work(asked: Question, run: Shapes, found: Programs, one: Compiled) -> dict[str, float]:
-    """The model's FLOPs of one call, and its time at UTILISATION of the peak of its devices; nothing for programs that
-    hardly compute. Decoding reads weights and slots for every token, which mostly takes longer."""
+    """The model's FLOPs of one call, and its time at UTILISATION of the peak of its devices; empty for programs that
+    hardly compute. Decoding reads weights and slots for every token, which usually takes longer."""
     work = _tflop(asked.config, run, found, one.name)
     if work is None:
         return {}
@@ -131,7 +131,7 @@ def _tflop(config: Config, run: Shapes, found: Programs, name: str) -> float | N
     if kind in ("gradient", "logprobs"):
         update = config.update
         num_rows = setup.num_rows(config, run.mesh, run.hosts)
-        if name == "log-probabilities":  # one for each part of the batch, as in `Learner`; the old ones are of all rows
+        if name == "log-probabilities":  # one for each part of the batch, as in `Learner`; the old ones cover all rows
             with parallel.use(run.mesh):
                 num_rows = min(num_rows, parallel.num_shards("batch"))
         sizes = (num_rows, update.row_tokens, update.prompts_per_row)
@@ -149,8 +149,8 @@ def _tflop(config: Config, run: Shapes, found: Programs, name: str) -> float | N
 
 
 def _search(asked: Question, run: Shapes, console: RunConsole) -> dict[str, Any]:
-    """Doubles the rows of a micro-batch from one for each part of the batch until the gradient does not fit. The answer
-    is None where time ran out at the first, and not `decided` where it ran out at a later one."""
+    """Doubles the rows of a micro-batch, from one for each part of the batch, until the gradient does not fit. The
+    answer is None if time ran out at the first, and not `decided` if it ran out at a later one."""
     with parallel.use(run.mesh):
         smallest = parallel.num_shards("batch")
     best, tried = None, []

@@ -24,14 +24,14 @@ def main(paths: Sequence[str] | None = None) -> None:
 
 
 def section(answer: dict[str, Any]) -> Iterator[str]:
-    """One answer with its command."""
+    """The lines of one answer, after its command."""
     yield from ("```", answer["command"], "```", "")
     yield from lines(answer)
     yield ""
 
 
 def lines(answer: dict[str, Any]) -> Iterator[str]:
-    """Where it was asked for, the table, and what the search found."""
+    """The lines of one answer: the slice, the table, and the result of the search."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in answer["mesh"].items())
     versions = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
     held = f"parameters and optimiser {answer['state_gib']:.2f} GiB, teacher {answer['teacher_gib']:.2f}"
@@ -87,7 +87,7 @@ def _fits(one: dict[str, Any]) -> str:
 
 
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table of Markdown that can be read as it stands: text to the left, numbers to the right."""
+    """A Markdown table that is also readable as plain text: text to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

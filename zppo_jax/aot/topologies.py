@@ -13,9 +13,9 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One kind of TPU: what a device (a chip) holds, does and reads, and how many of the units in a name make a chip.
+    """One kind of TPU: memory, FLOP/s and bandwidth of a device (a chip), and the units in a name per chip.
 
-    `hbm_gib` is what programs may use: 15.75 of 16 is what the compiler says of v5e, the others are nominal.
+    `hbm_gib` is the memory that programs may use: 15.75 of 16 for v5e, as the compiler says; the others are nominal.
     """
 
     hbm_gib: float
@@ -26,11 +26,11 @@ class Generation:
 
     @property
     def is_flat(self) -> bool:
-        """Whether grids have two dimensions: others than those sold there are none, cubes come in many."""
+        """Whether grids have two dimensions: then only those sold exist, while cubes come in many shapes."""
         return all(grid.count("x") == 1 for grid in self.grids.values())
 
     def has(self, grid: str) -> bool:
-        """Whether a slice may have that shape; of cubes the compiler has the last word."""
+        """Whether a slice may have that shape; for cubes the compiler decides."""
         return grid in self.grids.values() or (not self.is_flat and grid.count("x") == 2)
 
 
@@ -41,15 +41,15 @@ _CUBES = {
 
 GENERATIONS = {
     "v5e": Generation(15.75, 197.0, 819.0, 1, _FLAT),
-    "v5p": Generation(95.0, 459.0, 2765.0, 2, _CUBES),  # the number in a name counts TensorCores
+    "v5p": Generation(95.0, 459.0, 2765.0, 2, _CUBES),  # the number in the name counts TensorCores
     "v6e": Generation(31.25, 918.0, 1640.0, 1, _FLAT),
 }
-"""bfloat16 TFLOP/s and bandwidth of the memory of a chip by Google's documentation."""
+"""The bfloat16 TFLOP/s and the memory bandwidth of a chip are from Google's documentation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice: `name` as asked for, `libtpu` as libtpu has it, `num_devices` chips."""
+    """A slice: `name` as given, `libtpu` the name in libtpu, `num_devices` chips."""
 
     name: str
     libtpu: str
@@ -58,22 +58,22 @@ class Topology:
 
     @property
     def chips_per_host(self) -> tuple[int, int, int] | None:
-        """Where a slice is smaller than a host of its kind, or a host is larger than libtpu takes by itself."""
+        """Chips per host, if libtpu must be given them: the slice or host differs from the size that it assumes."""
         return {"1x1": (1, 1, 1), "2x4": (2, 4, 1)}.get(self.libtpu.partition(":")[2])
 
     def part(self, chips: int) -> Topology:
-        """A slice of the same kind with so many chips."""
+        """A slice of the same kind with `chips` chips."""
         name = f"{self.libtpu.partition(':')[0]}:{self.generation.grids[chips]}"
         return Topology(name, name, chips, self.generation)
 
 
 def parse(name: str) -> Topology:
-    """v5e-16, v5p-128, v6e-64, or libtpu's own v5p:4x4x4. Raises ConfigError for any other."""
-    own = re.fullmatch(r"(v\w+):(\d+(?:x\d+)+)", name)
+    """Parses v5e-16, v5p-128, v6e-64, or libtpu's form v5p:4x4x4. Raises ConfigError for any other name."""
+    grid_form = re.fullmatch(r"(v\w+):(\d+(?:x\d+)+)", name)
     sold = re.fullmatch(r"(v\w+)-(\d+)", name)
-    kind = GENERATIONS.get(str((own or sold or [None, ""])[1]))
-    if kind and own and kind.has(own[2]):
-        return Topology(name, name, math.prod(map(int, own[2].split("x"))), kind)
+    kind = GENERATIONS.get(str((grid_form or sold or [None, ""])[1]))
+    if kind and grid_form and kind.has(grid_form[2]):
+        return Topology(name, name, math.prod(map(int, grid_form[2].split("x"))), kind)
     if kind and sold:
         chips, rest = divmod(int(sold[2]), kind.units_per_chip)
         grid = None if rest else kind.grids.get(chips)
