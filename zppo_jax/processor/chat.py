@@ -12,12 +12,12 @@ from zppo_jax.processor import templates
 from zppo_jax.processor.tokenizer import SLOT
 
 TEXT_SLOT = "\ue000user text\ue001"
-"""Stands for the user's text while the template is rendered."""
+"""The placeholder for the user's text while the template is rendered."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UserTurn:
-    """A rendered prompt: `rendered` is the template's own output with `TEXT_SLOT` in the place of `text`."""
+    """A rendered prompt: `rendered` is the template's output with `TEXT_SLOT` in place of `text`."""
 
     rendered: str
     text: str
@@ -30,7 +30,7 @@ class UserTurn:
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """A rendered conversation: `rendered` holds the keys of `texts` in the places of their texts."""
+    """A rendered conversation: `rendered` holds the keys of `texts` in place of their texts."""
 
     rendered: str
     texts: dict[str, str]
@@ -48,10 +48,10 @@ def render(
     enable_thinking: bool | None,
     add_generation_prompt: bool = True,
 ) -> str:
-    """Renders messages of transformers' form ({"role", "content"}).
+    """Renders messages in transformers' format ({"role", "content"}).
 
-    `enable_thinking` has no default, because the templates of the published sizes differ in theirs; None leaves it to
-    the template. Raises ChatTemplateError (a ValueError) when the template refuses the messages or does not end.
+    `enable_thinking` has no default, because the templates of the published sizes have different ones; None leaves it
+    to the template. Raises ChatTemplateError (a ValueError) if the template refuses the messages or does not end.
     """
     given: dict[str, Any] = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     return templates.render(chat_template, messages, add_generation_prompt=add_generation_prompt, **given)
@@ -62,8 +62,8 @@ def render_user_turn(
 ) -> UserTurn:
     """Renders one user message, images first, then videos, then the text, and the generation prompt.
 
-    The template sees a slot instead of the text, with the text's own outer white space since templates trim it. So
-    nothing that the text spells can steer the template. Raises ValueError when the template does not keep the slot.
+    The template sees a slot instead of the text, with the text's outer white space, which templates trim. So the text
+    cannot steer the template. Raises ValueError if the template does not keep the slot.
     """
     core = text.strip()
     visible = text.replace(core, TEXT_SLOT, 1) if core else text
@@ -79,17 +79,17 @@ def render_user_turn(
 
 
 def thinks_by_default(chat_template: str) -> bool:
-    """Whether the model is to think where nobody says so: the templates of the published sizes differ in it."""
+    """Whether the model thinks by default: the templates of the published sizes differ in this."""
     return render(chat_template, [{"role": "user", "content": "x"}], enable_thinking=None).endswith("<think>\n")
 
 
 def render_conversation(
     chat_template: str, messages: Sequence[Mapping[str, Any]], *, enable_thinking: bool
 ) -> Conversation:
-    """Renders messages of transformers' form and the generation prompt.
+    """Renders messages in transformers' format and the generation prompt.
 
-    As in `render_user_turn` the template sees a slot instead of each text. An assistant's thinking is parted from its
-    answer here, because the template could not find the tag; a template may drop it. Raises ValueError when the
+    As in `render_user_turn`, the template sees a slot instead of each text. An assistant's thinking is separated from
+    its answer here, because the template could not find the tag; a template may drop it. Raises ValueError if the
     template refuses the messages or does not keep a slot.
     """
     texts: dict[str, str] = {}
@@ -105,7 +105,7 @@ def render_conversation(
     shown = [_with_slots(message, slot) for message in messages]
     reasoning = {message["reasoning_content"].strip() for message in shown if message.get("reasoning_content")}
     rendered = render(chat_template, shown, enable_thinking=enable_thinking)
-    written = collections.Counter(SLOT.findall(rendered))  # in one go: a search for each takes the square of the time
+    written = collections.Counter(SLOT.findall(rendered))  # in one pass: a search for each takes quadratic time
     for name in texts:
         if written[name] != 1 and not (name in reasoning and not written[name]):
             raise ValueError(

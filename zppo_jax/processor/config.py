@@ -1,12 +1,12 @@
-"""Settings of the processor: how images and videos become patches, and whether the model is to think."""
+"""Settings of the processor: how images and videos become patches, and whether the model thinks."""
 
 from __future__ import annotations
 
 import dataclasses
 import reprlib
 
-# The largest value of each field. What a file asks beyond these is a mistake, or an attack on the memory: an image is
-# enlarged to `min_pixels`. The upper bounds on pixels only ever shrink, so a file may say "no limit" with them.
+# The largest value of each field. A larger value in a file is a mistake, or an attack on the memory: an image is
+# enlarged to `min_pixels`. The upper bounds on pixels can only shrink an image, so there a file may mean "no limit".
 _LARGEST = {
     "patch_size": 256,
     "temporal_patch_size": 8,
@@ -30,12 +30,12 @@ _RANGES = (
 
 @dataclasses.dataclass(frozen=True)
 class ProcessorConfig:
-    """How images and videos become patches, and whether the model is to think.
+    """How images and videos become patches, and whether the model thinks.
 
     The defaults are those of the published checkpoints. `min_pixels` and `max_pixels` bound an image's height x width
-    after resizing; one token stands for `merge_size` x `merge_size` patches. `video_min_pixels` and
-    `video_max_pixels` bound frames x height x width. Of a video file `video_fps` frames a second are taken, at least
-    `video_min_frames` and at most `video_max_frames`. `video_frame_tokens` caps the tokens of one frame
+    after resizing; one token represents `merge_size` x `merge_size` patches. `video_min_pixels` and
+    `video_max_pixels` bound frames x height x width. `video_fps` frames per second are taken from a video file, at
+    least `video_min_frames` and at most `video_max_frames`. `video_frame_tokens` caps the tokens of one frame
     (transformers' cap_pixels_per_frame, off by default).
     """
 
@@ -64,12 +64,12 @@ class ProcessorConfig:
 
     @property
     def factor(self) -> int:
-        """Side of one image token in pixels; resized sides are multiples of it."""
+        """The side of one image token in pixels; resized sides are multiples of it."""
         return self.patch_size * self.merge_size
 
     @property
     def patch_width(self) -> int:
-        """Values of one patch: colours x frames x height x width."""
+        """The number of values in one patch: colours x frames x height x width."""
         return 3 * self.temporal_patch_size * self.patch_size**2
 
 

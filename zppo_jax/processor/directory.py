@@ -1,4 +1,4 @@
-"""The files of a checkpoint directory that concern the processor, in transformers' layout. No code in them is run."""
+"""The processor's files in a checkpoint directory, in transformers' layout. No code in them is run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from zppo_jax.processor.config import ProcessorConfig
 from zppo_jax.processor.json_files import read_object, token_ids
 from zppo_jax.processor.tokenizer import END_OF_TEXT, IM_END
 
-_MAX_TEMPLATE = 1_000_000  # characters; the longest of published models has some 10,000
+_MAX_TEMPLATE = 1_000_000  # characters; the longest template of a published model has some 10,000
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:
-    """tokenizer.json. Raises ValueError, naming the directory, when it is missing or damaged."""
+    """Reads tokenizer.json. Raises ValueError, naming the directory, if it is missing or damaged."""
     path = directory / "tokenizer.json"
     if not path.is_file():
         raise ValueError(
@@ -28,14 +28,14 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         )
     try:
         return Tokenizer.from_file(str(path))
-    except BaseException as error:  # tokenizers raises Exception itself, and where its Rust panics not even that
+    except BaseException as error:  # tokenizers raises bare Exception, and BaseException if its Rust panics
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise ValueError(f"{path} is not a tokenizer file: {' '.join(str(error).split())[:200]}") from error
 
 
 def read_chat_template(directory: Path) -> str:
-    """chat_template.jinja or, in older layouts, the template inside a JSON file. Raises ValueError, naming the file."""
+    """Reads chat_template.jinja, or an older layout's template in a JSON file. Raises ValueError, naming the file."""
     path = directory / "chat_template.jinja"
     if path.is_file():
         return _checked_template(_text(path), path)
@@ -65,7 +65,7 @@ def _checked_template(template: Any, path: Path) -> str:
 
 
 def read_stop_ids(directory: Path) -> tuple[int, ...]:
-    """End ids of generation_config.json; empty without the file, as with the first small releases."""
+    """Reads the end ids of generation_config.json; empty without the file, as in the first small releases."""
     path = directory / "generation_config.json"
     return token_ids(read_object(path).get("eos_token_id"), f"{path}: eos_token_id")
 
@@ -73,7 +73,7 @@ def read_stop_ids(directory: Path) -> tuple[int, ...]:
 def write(
     directory: Path, tokenizer: Tokenizer, chat_template: str, config: ProcessorConfig, stop_ids: Sequence[int]
 ) -> None:
-    """Writes what `read_*` and transformers' tokenizer, image and video processors read."""
+    """Writes the files that `read_*` and transformers' tokenizer, image and video processors read."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
@@ -82,7 +82,7 @@ def write(
     _write_json(directory / "generation_config.json", generation)
     for name, content in preprocessing.contents(config).items():
         _write_json(directory / name, content)
-    (directory / preprocessing.NESTED_FILE).unlink(missing_ok=True)  # of another processor: it would go before these
+    (directory / preprocessing.NESTED_FILE).unlink(missing_ok=True)  # an old one would take precedence over these
     tokenizer_content = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": None,

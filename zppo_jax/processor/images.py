@@ -16,18 +16,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from zppo_jax.processor.config import ProcessorConfig
 from zppo_jax.processor.patches import check_aspect, check_pixels, resize, to_patches
 
-# Not every format that Pillow decodes: for an EPS file, say, it would start Ghostscript.
+# Not every format that Pillow decodes: for an EPS file, for example, it would start Ghostscript.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
 
 
 def load_image(source: bytes | str | os.PathLike[str], name: str = "") -> np.ndarray:
     """Decodes an image file (path or content) to RGB uint8 [H, W, 3].
 
-    As transformers does, the rotation of a camera (EXIF) is applied, of several frames the first is taken, and other
-    modes (CMYK, palette, grey) are converted by Pillow. Three deviations: transparency is laid on white, where
-    `convert("RGB")` would show the colours hidden under it; 16-bit grey is scaled to 8 bits, where Pillow would clip
-    it to white; an image of more than PIL.Image.MAX_IMAGE_PIXELS pixels is refused before it is decoded, where
-    Pillow warns. `name` says in errors which sample it was. Raises ValueError.
+    As in transformers, the camera's rotation (EXIF) is applied, the first of several frames is taken, and Pillow
+    converts other modes (CMYK, palette, grey). Three deviations: transparency is laid on white, where `convert("RGB")`
+    would show the colours hidden under it; 16-bit grey is scaled to 8 bits, where Pillow would clip it to white; an
+    image of more than PIL.Image.MAX_IMAGE_PIXELS pixels is refused before it is decoded, where Pillow only warns.
+    `name` is the sample's name in errors. Raises ValueError.
     """
     label = name or ("image bytes" if isinstance(source, bytes) else str(source))
     try:
@@ -38,16 +38,16 @@ def load_image(source: bytes | str | os.PathLike[str], name: str = "") -> np.nda
         raise ValueError(f"{label}: no such file") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{label}: not an image, or an empty or damaged one (convert it to PNG or JPEG)") from error
-    except Exception as error:  # on damaged files Pillow's decoders raise many kinds
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise ValueError(f"{label}: cannot be decoded: {error}") from error
 
 
 def smart_resize(height: int, width: int, config: ProcessorConfig, name: str = "image") -> tuple[int, int]:
     """The size, in pixels, to which an image is resized.
 
-    Sides are multiples of `config.factor`, the area lies within the bounds where that is possible, and the aspect
-    ratio is kept as well as these allow. Rounds half to even, as transformers does. Raises ValueError for an image
-    that is too long and narrow.
+    Sides are multiples of `config.factor`, the area is within the bounds if possible, and the aspect ratio is kept as
+    far as these allow. Rounds half to even, as transformers does. Raises ValueError for an image that is too long and
+    narrow.
     """
     check_aspect(height, width, name)
     factor = config.factor
@@ -64,13 +64,13 @@ def smart_resize(height: int, width: int, config: ProcessorConfig, name: str = "
 
 
 def image_grid(height: int, width: int, config: ProcessorConfig, name: str = "image") -> tuple[int, int, int]:
-    """(time, height, width) in patches of an image of this size in pixels."""
+    """The grid of an image of this size in pixels: (time, height, width) in patches."""
     new_height, new_width = smart_resize(height, width, config, name)
     return 1, new_height // config.patch_size, new_width // config.patch_size
 
 
 def patchify(images: Sequence[np.ndarray], config: ProcessorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Patches of all images and their grids.
+    """Cuts all images into patches.
 
     Returns patches [I, colours * frames * patch * patch] uint8, the patches of a merged block side by side,
     and grids [N, 3] int32 (time, height, width) in patches. An image is repeated to fill the frames of a patch.
@@ -88,7 +88,7 @@ def patchify(images: Sequence[np.ndarray], config: ProcessorConfig) -> tuple[np.
 
 
 def _check_header(image: Image.Image) -> None:
-    """Before anything is decoded, since a file of some bytes may unpack to gigabytes."""
+    """Checks the size before anything is decoded, since a small file may unpack to gigabytes."""
     if image.format not in _FORMATS:
         raise ValueError(f"the format {image.format} is none of {', '.join(_FORMATS)}: convert it")
     limit = Image.MAX_IMAGE_PIXELS
@@ -108,7 +108,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Pillow itself would clip 16-bit grey at 255, that is to white."""
+    """Scales 16-bit grey to 8 bits: Pillow itself would clip it at 255, which is white."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65_535:
         raise ValueError(f"grey values {values.min()}..{values.max()} are not 16-bit: save it with 8 or 16 bits")

@@ -1,4 +1,4 @@
-"""Small JSON files of a checkpoint directory. They come from strangers: whatever they hold, the error is one line."""
+"""Small JSON files of a checkpoint directory. They are untrusted: whatever they hold, the error is one line."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 _MAX_BYTES = 16_000_000
-"""More than any configuration has; the tokenizer's table, which is larger, is read by the tokenizers library."""
+"""More than any configuration needs; the tokenizers library reads the tokenizer's table, which is larger."""
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty when there is no such file. Raises ValueError, naming the file."""
+    """Reads the object in a JSON file, empty if the file does not exist. Raises ValueError, naming the file."""
     if not path.is_file():
         return {}
     try:
@@ -22,7 +22,7 @@ def read_object(path: Path) -> dict[str, Any]:
         if size > _MAX_BYTES:
             raise ValueError(f"{size:,} bytes, more than {_MAX_BYTES:,}")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:  # of numbers with too many digits, ValueError as well
+    except (ValueError, RecursionError, OSError) as error:  # a number with too many digits is a ValueError as well
         raise ValueError(f"{path} is not JSON that can be read ({error}): download it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
@@ -30,7 +30,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def object_of(content: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
-    """The object at a key, empty when there is none or null. Raises ValueError when there is something else."""
+    """The object at a key, empty if the key is absent or null. Raises ValueError for any other value."""
     value = content.get(key)
     if value is None:
         return {}
@@ -40,7 +40,7 @@ def object_of(content: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
 
 
 def token_ids(value: Any, where: object) -> tuple[int, ...]:
-    """Token ids, of which files hold none, one, or a list. Raises ValueError, naming `where`, for anything else."""
+    """Token ids, given as null, one id or a list. Raises ValueError, naming `where`, for anything else."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(token) is int and 0 <= token < 2**31 for token in ids):
         raise ValueError(f"{where} is {reprlib.repr(value)}: give the number of a token, or a list of them")
@@ -49,9 +49,9 @@ def token_ids(value: Any, where: object) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def explained(directory: object) -> Iterator[None]:
-    """Whatever else the content of a directory's files leads to, as a ValueError that names the directory.
+    """Turns any unexpected error that a directory's files cause into a ValueError that names the directory.
 
-    The last resort of a reader: a fault with a known fix has its message where it is found.
+    The last resort of a reader: an error with a known fix is raised where it is found.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""From resized pixels to the patches that Qwen3.5's vision tower reads. Images and videos take the same way.
+"""Resized pixels to the patches that Qwen3.5's vision tower reads, for images and videos alike.
 
 Shape suffixes: F frames; H, W pixels; C colours (3) in frames and values of one patch in patches; I patches.
 """
@@ -31,33 +31,33 @@ def check_pixels(image_HWC: np.ndarray, name: str) -> None:
 
 
 def check_aspect(height: int, width: int, name: str) -> None:
-    """Raises ValueError when one side is more than 200 times the other, as transformers does."""
+    """Raises ValueError if one side is more than 200 times the other, as transformers does."""
     ratio = max(height, width) / min(height, width)
     if ratio > MAX_ASPECT_RATIO:
         raise ValueError(f"{name}: aspect ratio {ratio:.0f} exceeds {MAX_ASPECT_RATIO}: crop the image")
 
 
 def resize(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic with antialiasing, by Pillow; an image of that size already is returned as it is."""
+    """Resizes bicubically with antialiasing, by Pillow; an image that already has the size is returned unchanged."""
     if image_HWC.shape[:2] == (height, width):
         return image_HWC
     return np.asarray(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def resize_frame(frame_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """As `resize`, but always the width first, as torchvision does, which is transformers' backend for videos.
+    """Resizes like `resize`, but always the width first, as torchvision does, transformers' backend for videos.
 
-    Pillow 13 begins with the height where that is cheaper. Where the height shrinks and the width grows, the clipping
-    in between then makes a difference of up to 20 grey levels in noise.
+    Pillow 13 begins with the height if that is cheaper. If the height shrinks and the width grows, the clipping in
+    between then makes a difference of up to 20 grey levels in noise.
     """
     return resize(resize(frame_HWC, frame_HWC.shape[0], width), height, width)
 
 
 def to_patches(frames_FHWC: np.ndarray, config: ProcessorConfig) -> np.ndarray:
-    """Patches [I, C] uint8 of resized uint8 frames; `normalised` makes them what the model reads.
+    """Cuts resized uint8 frames into patches [I, C] uint8; `normalised` converts them to the model's input.
 
-    F, H and W are multiples of the temporal patch and of `config.factor`. Order: time, then the merged blocks row by
-    row, then the patches of a block; a patch holds colour, frame, row, column.
+    F is a multiple of the temporal patch, H and W of `config.factor`. Order: time, then the merged blocks row by row,
+    then the patches of a block; a patch holds colour, frame, row, column.
     """
     patch, merge, temporal = config.patch_size, config.merge_size, config.temporal_patch_size
     frames, height, width, colours = frames_FHWC.shape
@@ -68,8 +68,8 @@ def to_patches(frames_FHWC: np.ndarray, config: ProcessorConfig) -> np.ndarray:
 
 
 def normalised(patches_IC: np.ndarray) -> np.ndarray:
-    """Patches as float32 in [-1, 1], of grey levels in uint8; those that are float32 already stay as they are.
+    """Converts uint8 grey levels to float32 in [-1, 1]; patches that are already float32 are returned unchanged.
 
-    They are four times as large, so this comes late: a question waits in uint8.
+    float32 takes four times the memory, so this is done late: a waiting question is kept in uint8.
     """
     return _NORMALISED[patches_IC] if patches_IC.dtype == np.uint8 else patches_IC

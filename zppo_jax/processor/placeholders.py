@@ -16,29 +16,29 @@ from zppo_jax.processor.tokenizer import IMAGE_PAD, VIDEO_PAD, VISION_END, VISIO
 
 @dataclasses.dataclass(frozen=True)
 class Placeholders:
-    """Writes what stands in the place of a placeholder, in transformers' layout.
+    """Expands placeholders, in transformers' layout.
 
     An image is a run of its pad token. A video is, for each step of time, the time stamp as ordinary text and a run
-    of its pad token between marks; the template's own marks stay around the whole.
+    of its pad token between marks; the template's marks around the whole stay.
     """
 
     encoder: PromptEncoder
     merge_size: int
 
     def image(self, grid_thw: np.ndarray) -> list[int]:
-        """Ids of one image with this grid in patches."""
+        """The ids of one image with this grid in patches."""
         return [self._id(IMAGE_PAD)] * self._num_tokens(grid_thw)
 
     def video(self, grid_thw: np.ndarray, time_stamps: Sequence[str]) -> list[int]:
-        """Ids of one video with this grid in patches and a time stamp for each step of time."""
+        """The ids of one video with this grid in patches and a time stamp for each step of time."""
         pads = [self._id(VIDEO_PAD)] * self._num_tokens(grid_thw[1:])
         step = [self._id(VISION_START), *pads, self._id(VISION_END)]
         return [token for stamp in time_stamps for token in (*self.encoder.encode_text(stamp), *step)]
 
     def fill(self, ids: Sequence[int], images: Sequence[list[int]], videos: Sequence[list[int]]) -> np.ndarray:
-        """Token ids, int32, with each placeholder in `ids` replaced by the next image's or video's own ids.
+        """Replaces each placeholder in `ids` by the ids of the next image or video; returns int32 token ids.
 
-        Raises ValueError unless the placeholders are these images, then these videos.
+        Raises ValueError unless the placeholders are those of the images, then those of the videos.
         """
         kinds = {self._id(IMAGE_PAD): IMAGE, self._id(VIDEO_PAD): VIDEO}
         found = [kinds[token] for token in ids if token in kinds]

@@ -15,13 +15,13 @@ TEXT, IMAGE, VIDEO = 0, 1, 2
 def rope_index(token_types_T: np.ndarray, grid_thw_N3: np.ndarray, merge: int = 2) -> tuple[np.ndarray, int]:
     """Positions of every token on the axes time, height and width.
 
-    `token_types_T`: 0 text, 1 image, 2 video. `grid_thw_N3`: patches of the images and videos in the order in which
-    they stand in the prompt. Text counts on, equally on the three axes; an image lies at the current time and spreads
-    over height and width, and the text after it goes on behind its longer side. Each frame of a video is a run of
-    its own (time stamps stand between the frames), so a video row [t, h, w] serves t runs.
+    `token_types_T`: 0 text, 1 image, 2 video. `grid_thw_N3`: grids of the images and videos in patches, in the order of
+    the prompt. Text advances all three axes by one; an image has one time and spreads over height and width, and the
+    text after it continues after its longer side. Each frame of a video is a separate run (time stamps are between the
+    frames), so a video row [t, h, w] covers t runs.
 
     Returns positions [3, T] int32 and the rope delta: add it to the number of tokens so far to get the position of the
-    next one. Raises ValueError when runs and grids disagree.
+    next one. Raises ValueError if runs and grids disagree.
     """
     token_types_T = np.asarray(token_types_T)
     num_tokens = len(token_types_T)

@@ -1,6 +1,6 @@
-"""What a checkpoint's preprocessor files say of images and videos, and the files that say it, in transformers' layout.
+"""Reads and writes a checkpoint's preprocessor files for images and videos, in transformers' layout.
 
-As in transformers, a nested processor_config.json goes before the older files of one processor each.
+As in transformers, a nested processor_config.json takes precedence over the older files, one for each processor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIXED: dict[str, Any] = {
 }
 _SAMPLING = {"do_sample_frames": True, "num_frames": None}
 _SIZES = ({"shortest_edge", "longest_edge"}, {"min_pixels", "max_pixels"})
-"""Both spellings of the bounds on an image's pixels; transformers has others, whose meaning is another resizing."""
+"""Both spellings of the bounds on an image's pixels; transformers has others, which mean another kind of resizing."""
 
 IMAGE_FILE, VIDEO_FILE, NESTED_FILE = (
     "preprocessor_config.json",
@@ -35,10 +35,10 @@ IMAGE_FILE, VIDEO_FILE, NESTED_FILE = (
 
 
 def read(directory: Path) -> ProcessorConfig:
-    """Patching and pixel bounds of images and videos.
+    """Reads the patching and the pixel bounds of images and videos.
 
-    Without a video processor the published values stand. Raises ValueError, naming the file, for a preprocessing that
-    this package does not do and for values that are none.
+    Without a video processor the published values hold. Raises ValueError, naming the file, for a preprocessing that
+    this package does not support and for invalid values.
     """
     image_path, image = _content(directory, "image_processor", IMAGE_FILE)
     video_path, video = _content(directory, "video_processor", VIDEO_FILE)
@@ -66,7 +66,7 @@ def read(directory: Path) -> ProcessorConfig:
 
 
 def contents(config: ProcessorConfig) -> dict[str, dict[str, Any]]:
-    """The files that `read` and transformers read back to the same processors."""
+    """The files, by name, that `read` and transformers read back to the same processors."""
     fixed = {"processor_class": "Qwen3VLProcessor", "do_convert_rgb": True, "rescale_factor": 1 / 255}
     common = fixed | _FIXED | {name: getattr(config, name) for name in _PATCHING}
     image = {
@@ -87,7 +87,7 @@ def contents(config: ProcessorConfig) -> dict[str, dict[str, Any]]:
 
 
 def _content(directory: Path, nested: str, name: str) -> tuple[Path, dict[str, Any]]:
-    """What the files say of one processor, and the file that says it."""
+    """The file with the settings of one processor, and the settings."""
     path = directory / NESTED_FILE
     content = object_of(read_object(path), nested, path)
     return (path, content) if content else (directory / name, read_object(directory / name))
@@ -99,9 +99,9 @@ def _given(content: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _pixels(content: dict[str, Any], path: Path, given: dict[str, Any]) -> tuple[Any, Any]:
-    """The least and the most pixels; (None, None) where a file says nothing of them.
+    """The least and the most pixels; (None, None) if the file does not give them.
 
-    `given` are transformers' older keys beside `size`, which go first as they do there.
+    `given` are transformers' older keys next to `size`; they take precedence, as there.
     """
     size = content.get("size", {}) if content.get("size") is not None else {}
     spoken = _given(size, *size) if isinstance(size, dict) else None
@@ -125,7 +125,7 @@ def _capped(video: dict[str, Any], path: Path) -> bool:
 
 
 def _check(content: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
-    """Refuses a preprocessing that is not Qwen3.5's; a file may leave a key out."""
+    """Raises ValueError for a preprocessing that is not Qwen3.5's; a file may omit a key."""
     for name, value in expected.items():
         found = content.get(name)
         if found is not None and found != value:

@@ -1,4 +1,4 @@
-"""From a user turn to what the model reads, and back from sampled ids to text.
+"""Converts a user turn to the model's input, and sampled ids back to text.
 
 Shape suffixes: T tokens, B rows of a batch, I patches, C values of one patch, N images and videos.
 """
@@ -48,10 +48,10 @@ _NEVER_SAMPLED = (IM_START, VISION_START, VISION_END, VISION_PAD, IMAGE_PAD, VID
 class Processor:
     """Tokenizer, chat template and image preprocessing of one checkpoint.
 
-    Attributes: `stop_ids` end a response (`<|im_end|>` first, and `<|endoftext|>`: the published configs disagree on
+    Attributes: `stop_ids` end a response (`<|im_end|>` first, then `<|endoftext|>`: the published configs disagree on
     which one it is, so both stop). `banned_ids` must never be sampled: they would open a turn or an image in the
     middle of a response. `vocab_size` is one more than the highest id; a model's embedding may have rows beyond it.
-    `response_prefix` is the part of the response that the generation prompt holds already.
+    `response_prefix` is the part of the response that is already in the generation prompt.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Processor:
     def from_directory(cls, directory: str | os.PathLike[str], **overrides: Any) -> Self:
         """Reads the processor of a checkpoint directory; `overrides` replace fields of ProcessorConfig.
 
-        Checkpoints do not say whether to think: `enable_thinking` is True unless overridden. Raises ValueError in one
-        line for whatever the files hold.
+        Checkpoints do not say whether to think: `enable_thinking` is True unless overridden. Raises ValueError, in one
+        line, for any fault of the files.
         """
         path = Path(directory)
         with explained(path):
@@ -91,7 +91,7 @@ class Processor:
             return cls(files.read_tokenizer(path), files.read_chat_template(path), config, files.read_stop_ids(path))
 
     def configured(self, **overrides: Any) -> Self:
-        """The same tokenizer and template with other fields of ProcessorConfig; no file is read again."""
+        """A processor with the same tokenizer and template, and other settings; reads no file again."""
         config = dataclasses.replace(self.config, **overrides)
         return type(self)(self.tokenizer, self.chat_template, config, self.stop_ids)
 
@@ -100,14 +100,14 @@ class Processor:
         files.write(Path(directory), self.tokenizer, self.chat_template, self.config, self.stop_ids)
 
     def render(self, text: str, num_images: int, num_videos: int = 0) -> str:
-        """The prompt as one string, as the template writes it, with one placeholder per image or video; for logs."""
+        """Renders the prompt as the template writes it, with one placeholder per image or video; for logs."""
         return self._turn(text, num_images, num_videos).full_text
 
     def features(self, text: str, images: Sequence[np.ndarray], videos: Sequence[Video] = ()) -> Features:
-        """One user turn, images first, then videos, then the text, with the generation prompt.
+        """Encodes one user turn (images first, then videos, then the text) with the generation prompt.
 
-        `images` are RGB uint8 [H, W, 3]; patches and grids are in the order of the prompt. Whatever `text` spells, it
-        adds neither image slots nor turns. Raises ValueError for an unfit image or video, naming its number.
+        `images` are RGB uint8 [H, W, 3]; patches and grids are in the order of the prompt. `text` can add neither image
+        slots nor turns, whatever it spells. Raises ValueError for an invalid image or video, naming its number.
         """
         image_patches_IC, image_grids_N3 = patchify(images, self.config)
         video_patches_IC, video_grids_N3 = patchify_videos(videos, self.config)
@@ -122,13 +122,13 @@ class Processor:
         images: Sequence[np.ndarray] = (),
         enable_thinking: bool | None = None,
     ) -> Features:
-        """A conversation with the generation prompt.
+        """Encodes a conversation with the generation prompt.
 
-        `messages` have transformers' form: {"role": "system", "user" or "assistant", "content": a string or a list of
-        {"type": "text", "text"} and {"type": "image"}}, an assistant's with `reasoning_content` if it has any; `images`
-        are those of all messages in order. `enable_thinking` None means the processor's own. Whatever the texts spell,
-        they add neither image slots nor turns. Raises ValueError for messages that the template refuses and for an
-        unfit image, naming its number.
+        `messages` have transformers' format: {"role": "system", "user" or "assistant", "content": a string or a list of
+        {"type": "text", "text"} and {"type": "image"}}, an assistant's optionally with `reasoning_content`; `images`
+        are those of all messages in order. `enable_thinking` None means the processor's setting. The texts can add
+        neither image slots nor turns, whatever they spell. Raises ValueError for messages that the template refuses and
+        for an invalid image, naming its number.
         """
         thinking = self.config.enable_thinking if enable_thinking is None else enable_thinking
         conversation = render_conversation(self.chat_template, messages, enable_thinking=thinking)
@@ -143,16 +143,16 @@ class Processor:
         return Features(token_ids_T, token_types_T, positions_3T, rope_delta, patches_IC, grid_thw_N3)
 
     def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]] = ()) -> int:
-        """How many tokens `features` would make of a text and images of these (height, width), without any pixels."""
+        """The number of tokens that `features` would give for a text and images of these (height, width)."""
         grids = [image_grid(*size, self.config, f"image {number}") for number, size in enumerate(image_sizes)]
         return len(self._token_ids(text, np.asarray(grids, np.int32).reshape(-1, 3), np.zeros((0, 3), np.int32), ()))
 
     def load_video(self, source: bytes | str | os.PathLike[str], name: str = "") -> Video:
-        """A video file's frames, chosen and resized for this processor; see `load_video`."""
+        """Loads a video file's frames, chosen and resized for this processor; see `load_video`."""
         return load_video(source, self.config, name)
 
     def hf_inputs(self, samples: Sequence[Sample], padding_side: PaddingSide = "left") -> dict[str, np.ndarray]:
-        """A padded batch of (text, images) or (text, images, videos), as transformers' processors return it.
+        """Encodes a padded batch of (text, images) or (text, images, videos), as transformers' processors return it.
 
         int64 [B, T] `input_ids`, `attention_mask`, `mm_token_type_ids`; with images also `pixel_values` and
         `image_grid_thw`, with videos also `pixel_values_videos` and `video_grid_thw`. Errors name the sample.
@@ -170,22 +170,23 @@ class Processor:
         return hf_batch(rows, self.pad_id, padding_side)
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text, without a template; never the id of a control token."""
+        """Encodes plain text, without a template; never to the id of a control token."""
         return self._encoder.encode_text(text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of sampled ids.
+        """Decodes sampled ids to text.
 
         Stop tokens and the other special tokens are dropped, thinking and tool tags kept, as in transformers'
-        `skip_special_tokens`. Bytes that are no UTF-8 become U+FFFD; ids beyond the vocabulary are dropped.
+        `skip_special_tokens`. Bytes that are not valid UTF-8 become U+FFFD; ids beyond the vocabulary are dropped.
         """
         kept = [int(token) for token in ids if int(token) not in self.stop_ids]
         return self.tokenizer.decode(kept, skip_special_tokens=True)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a sampled id adds to the text, in UTF-8, perhaps a part of a character; nothing where `decode` drops it.
+        """The UTF-8 bytes that a sampled id adds to the text, perhaps a part of a character; empty if `decode` drops
+        it.
 
-        Decoded one after the other, with U+FFFD for what is no UTF-8, they are what `decode` gives for all ids.
+        Decoded together, with U+FFFD for bytes that are not valid UTF-8, those of all ids are the text of `decode`.
         """
         added = self._added_tokens.get(int(token_id))
         if int(token_id) in self.stop_ids or (added and added.special):
@@ -196,7 +197,8 @@ class Processor:
         return bytes(_BYTE_VALUES[letter] for letter in token) if token else b""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Data workers receive the processor; the copy for user text cannot travel (its switch is not serialised).
+        # Data workers receive the processor; the tokenizer for user text cannot be pickled (its switch is not
+        # serialised).
         return type(self), (self.tokenizer, self.chat_template, self.config, self.stop_ids)
 
     def _turn(self, text: str, num_images: int, num_videos: int = 0) -> UserTurn:
@@ -206,7 +208,7 @@ class Processor:
     def _token_ids(
         self, text: str, image_grids_N3: np.ndarray, video_grids_N3: np.ndarray, stamps: Sequence[Sequence[str]]
     ) -> np.ndarray:
-        """Ids [T] of the whole prompt, placeholders expanded to the grids."""
+        """The ids [T] of the whole prompt, with placeholders expanded to the grids."""
         turn = self._turn(text, len(image_grids_N3), len(video_grids_N3))
         ids = self._encoder.encode(turn.rendered, {TEXT_SLOT: turn.text})
         videos = zip(video_grids_N3, stamps, strict=True)
@@ -222,7 +224,7 @@ class Processor:
         return (IMAGE * is_image_T + VIDEO * is_video_T).astype(np.int32)
 
     def _check_generation_prompt(self) -> None:
-        """A template that ignores `enable_thinking` would train the model on a prompt nobody asked for."""
+        """Raises ValueError if the template ignores `enable_thinking`: it would train on the wrong prompt."""
         rendered = self._turn("x", 0).rendered
         expected = "<|im_start|>assistant\n<think>\n" + ("" if self.config.enable_thinking else "\n</think>\n\n")
         if not rendered.endswith(expected):

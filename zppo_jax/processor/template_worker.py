@@ -1,6 +1,6 @@
 """The child process that renders chat templates: `python -m zppo_jax.processor.template_worker`.
 
-A template is a program of a stranger. transformers' sandbox keeps it from Python and from the system, but not from
+A template is an untrusted program. transformers' sandbox keeps it from Python and from the system, but not from
 looping for ever or filling the memory; the kernel keeps this process from both. A request is a JSON line, the arguments
 of `render`; the reply is a JSON line, {"rendered"} or {"error"}.
 """
@@ -17,11 +17,11 @@ from zppo_jax.children import limit_memory, limit_processor, replies
 PROCESSOR_SECONDS = 3
 MEMORY_MEGABYTES = 2048
 _LARGEST_GROWTH = 4_000_000
-"""Characters that a template may write beside the messages' own."""
+"""Characters that a template may add to those of the messages."""
 
 
 def render(chat_template: str, messages: list[dict[str, Any]], given: dict[str, Any]) -> str:
-    """The conversation as transformers renders it. Raises whatever the template raises."""
+    """Renders a conversation as transformers does. Raises whatever the template raises."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     rendered, _ = render_jinja_template(conversations=[messages], chat_template=chat_template, **given)
@@ -29,13 +29,13 @@ def render(chat_template: str, messages: list[dict[str, Any]], given: dict[str, 
 
 
 def answer(request: bytes) -> dict[str, str]:
-    """The reply to a request, whatever the template does."""
+    """Answers a request, whatever the template does."""
     try:
         rendered = render(**json.loads(request))
         if len(rendered) > 2 * len(request) + _LARGEST_GROWTH:
             return {"error": f"it writes {len(rendered):,} characters"}
         rendered.encode()
-    except (Exception, RecursionError) as error:  # templates and what they call raise every kind, MemoryError included
+    except (Exception, RecursionError) as error:  # templates may raise any kind, MemoryError included
         return {"error": " ".join(str(error).split())[:500] or type(error).__name__}
     return {"rendered": rendered}
 
@@ -43,7 +43,7 @@ def answer(request: bytes) -> dict[str, str]:
 def main() -> None:
     limit_memory(MEMORY_MEGABYTES)
     to_parent = replies()
-    importlib.import_module("transformers.utils.chat_template_utils")  # outside the limit on a template's time
+    importlib.import_module("transformers.utils.chat_template_utils")  # before the time limit of a template begins
     for request in sys.stdin.buffer:
         limit_processor(PROCESSOR_SECONDS)
         to_parent.write(json.dumps(answer(request)).encode() + b"\n")

@@ -1,8 +1,8 @@
-"""Rendering of chat templates in a child process that is ended when a template takes too long or too much memory.
+"""Renders chat templates in a child process that is ended if a template takes too long or too much memory.
 
-One child serves all threads of this process; it starts with the first template and takes transformers' import with it.
-What a template writes for a short conversation is kept: prompts are rendered with a slot for the user's text, so that
-most of them are the same here.
+One child serves all threads of this process; it starts with the first template, and imports transformers so that this
+process need not. The output for a short conversation is cached: prompts are rendered with a slot for the user's text,
+so most of them are the same here.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Any
 from zppo_jax import children
 from zppo_jax.processor.template_worker import MEMORY_MEGABYTES, PROCESSOR_SECONDS
 
-_KEPT_CHARACTERS = 10_000  # of messages; longer ones are rendered each time
+_KEPT_CHARACTERS = 10_000  # of all messages; longer ones are rendered each time
 _COMMAND = children.command("zppo_jax.processor.template_worker")
-_CHANGING = ("strftime_now", "random", "lipsum")  # what a template calls whose output is not always the same
+_CHANGING = ("strftime_now", "random", "lipsum")  # names in a template whose output is not always the same
 
 
 class ChatTemplateError(ValueError):
-    """A chat template that refuses the messages, fails, or does not end."""
+    """The chat template refuses the messages, fails, or does not end."""
 
 
 def render(chat_template: str, messages: Sequence[Mapping[str, Any]], **given: Any) -> str:
-    """The messages as the template writes them; `given` are further variables for it. Raises ChatTemplateError."""
+    """Renders the messages with the template; `given` are further variables for it. Raises ChatTemplateError."""
     plain = json.dumps([dict(message) for message in messages], default=_name_of_kind)
     changing = any(name in chat_template for name in _CHANGING)
     ask = _asked if changing or len(plain) > _KEPT_CHARACTERS else _remembered
@@ -39,7 +39,7 @@ def render(chat_template: str, messages: Sequence[Mapping[str, Any]], **given: A
 
 
 def _name_of_kind(value: Any) -> str:
-    """What stands for a value that is no JSON, as in transformers; templates look at an image's presence only."""
+    """The stand-in for a value that is not JSON, as in transformers; templates only check that there is an image."""
     return f"<{type(value).__name__}>"
 
 
@@ -55,16 +55,16 @@ _remembered = functools.lru_cache(maxsize=512)(_asked)
 
 
 class _Child:
-    """The process, started when it is needed, and again when it has ended."""
+    """The child process, started when it is needed, and again if it has ended."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: bytes) -> bytes:
-        """The reply to a request, both one line. Raises ChatTemplateError when the template uses up its limits."""
+        """Sends a request line; returns the reply line. Raises ChatTemplateError if the template exceeds its limits."""
         with self._lock:
-            for _ in range(2):  # once more on a new one: it may have been ended for no fault of the template
+            for _ in range(2):  # a second try on a new one: the template may not be the reason why it ended
                 reply = self._exchange(request)
                 if reply.endswith(b"\n"):
                     return reply
@@ -77,7 +77,7 @@ class _Child:
         )
 
     def _exchange(self, request: bytes) -> bytes:
-        """The reply, or a part of one from a process that has ended."""
+        """Sends a request; returns the reply, or a part of it if the process has ended."""
         process = self._process = self._process or children.start(_COMMAND)
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -85,12 +85,12 @@ class _Child:
                 process.stdin.write(request)
                 process.stdin.flush()
             return process.stdout.readline()
-        except BaseException:  # an interrupt: the next reply would be this one's
+        except BaseException:  # an interrupt: the next request would get this reply
             self._end()
             raise
 
     def _end(self) -> int:
-        """Ends the process; the status with which it ended, perhaps before."""
+        """Ends the process, unless it has ended; returns its exit status."""
         process, self._process = self._process, None
         return children.end(process) if process is not None else 0
 
@@ -104,7 +104,8 @@ _inherited: list[_Child] = []
 
 
 def _forget() -> None:
-    """In a forked process: the child is the parent's, and so may the lock be. Kept, as its end would close pipes."""
+    """Starts afresh in a forked process: the child is the parent's, and the lock may be held. The old object is kept,
+    because deleting it would close the parent's pipes."""
     global _child
     _inherited.append(_child)
     _child = _Child()

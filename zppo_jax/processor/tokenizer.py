@@ -1,7 +1,7 @@
-"""Byte-level BPE in Qwen3.5's manner, and encoding that keeps user text away from the control tokens.
+"""Byte-level BPE as in Qwen3.5, and encoding that never gives control tokens for user text.
 
-Control tokens are the strings that structure a conversation (turns, images, thinking, tools). They enter a prompt
-through the chat template only: text written by users or by a model is encoded without them, whatever it spells.
+Control tokens are the strings that structure a conversation (turns, images, thinking, tools). They enter a prompt only
+through the chat template: text written by users or by a model is encoded without them, whatever it spells.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CONTROL_TOKENS: dict[str, bool] = {
     THINK_CLOSE: False,
 }
 
-# English contractions | a word with the one sign before it | one digit | signs with the line ends after them |
+# English contractions | a word with one sign before it | one digit | signs with the line ends after them |
 # blank lines | spaces before a word | spaces. Marks (\p{M}) belong to the letters they modify.
 PRE_TOKENIZER = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -66,21 +66,21 @@ PRE_TOKENIZER = (
 )
 
 SLOT = re.compile("\ue000[^\ue000\ue001]*\ue001")
-"""What stands for a text while a chat template is rendered. Private-use characters: no template spells this."""
+"""Placeholders for texts while a chat template is rendered: private-use characters, which no template contains."""
 
 _NUM_BYTES = 256
 _LONG_TEXT = 4096
-"""Characters from which a text is encoded while other threads go on: for shorter ones that costs more than it gives."""
+"""From this length on, in characters, encoding does not block other threads; for shorter texts it is not worth it."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int, whole_words: Sequence[str] = ()) -> Tokenizer:
-    """Trains a small tokenizer that behaves as Qwen3.5's.
+    """Trains a small tokenizer that behaves like Qwen3.5's.
 
     Why: a tiny model cannot carry 248k embeddings. Ids: 256 bytes and the merges, then `whole_words`, then the 26
     control tokens. `vocab_size` counts all of them and is an upper bound: few texts yield fewer merges. A whole word
-    is one token wherever it stands, also inside other words; it is ASCII, because the byte-level decoder would read
-    other letters as bytes. Raises ValueError when the vocabulary is too small or a whole word is unfit.
+    is one token wherever it occurs, also inside other words; it must be ASCII, because the byte-level decoder would
+    read other letters as bytes. Raises ValueError if the vocabulary is too small or a whole word is invalid.
     """
     _check_whole_words(whole_words)
     num_bpe = vocab_size - len(whole_words) - len(CONTROL_TOKENS)
@@ -104,12 +104,12 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, whole_words: Sequence
 
 
 class PromptEncoder:
-    """Encodes a rendered chat in which one slot stands for the user's text.
+    """Encodes a rendered chat in which slots stand for texts, such as the user's.
 
     Why: Hugging Face's processors tokenise the rendered string as a whole, so a user who writes `<|image_pad|>` adds
-    an image slot. Here the rendered template is cut at its control tokens and everything between two of them, user
+    an image slot. Here the rendered template is split at its control tokens, and everything between two of them, user
     text included, is encoded by a tokenizer that does not know them. For text without such strings the ids are those
-    of the whole string, since no merge ever crosses a control token.
+    of the whole string, since no merge crosses a control token.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -118,23 +118,23 @@ class PromptEncoder:
         self._cut = re.compile(f"({_alternatives(self.control_ids)})")
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text: never the id of a control token. Raises ValueError for text that is no Unicode."""
+        """Encodes plain text, never to a control token. Raises ValueError for text that is not valid Unicode."""
         if _SURROGATE.search(text):
             raise ValueError(f"the text holds half a surrogate pair, which UTF-8 cannot encode: {text[:80]!r}")
         if len(text) < _LONG_TEXT:
             return self._text_tokenizer.encode(text, add_special_tokens=False).ids
-        # The same ids; `encode` keeps the interpreter's lock meanwhile, a second for 300,000 tokens.
+        # The same ids, but `encode` holds the interpreter's lock: for a second per 300,000 tokens.
         return self._text_tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def encode(self, rendered: str, texts: Mapping[str, str] | None = None) -> list[int]:
-        """Ids of a rendered chat; the keys of `texts` (each a SLOT) in the template's output become the values."""
+        """Encodes a rendered chat, with the keys of `texts` (each a SLOT) replaced by the values."""
         texts = texts or {}
         ids: list[int] = []
         for piece in self._cut.split(rendered):
             if piece in self.control_ids:
                 ids.append(self.control_ids[piece])
             elif piece:
-                # All at once: a text that spells another's slot stays what it is.
+                # All at once, so that a text which spells another one's slot is not replaced.
                 ids.extend(self.encode_text(SLOT.sub(lambda slot: texts.get(slot[0], slot[0]), piece)))
         return ids
 
@@ -143,7 +143,7 @@ def control_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """The control tokens of a tokenizer with their ids, in the order of the ids.
 
     These are Qwen3.5's, found by their strings, and every other added token that the file marks as special.
-    Raises ValueError when one of Qwen3.5's is missing, or matches with its neighbouring spaces.
+    Raises ValueError if one of Qwen3.5's is missing, or also matches the spaces around it.
     """
     added = {token.content: token_id for token_id, token in tokenizer.get_added_tokens_decoder().items()}
     missing = [token for token in CONTROL_TOKENS if token not in added]
@@ -163,9 +163,9 @@ def control_ids(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def byte_values() -> dict[str, int]:
-    """The byte that each letter of a byte-level vocabulary stands for.
+    """The byte of each letter in a byte-level vocabulary.
 
-    Printable bytes of Latin-1 stand for themselves, the others in their order for the code points from 256 on.
+    Printable bytes of Latin-1 are their own letters; the others have, in their order, the code points from 256 on.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(_NUM_BYTES) if byte not in printable]
@@ -174,7 +174,7 @@ def byte_values() -> dict[str, int]:
 
 
 def _text_tokenizer(tokenizer: Tokenizer, controls: dict[str, int]) -> Tokenizer:
-    """A copy for which every control token is special and, as such, ordinary text. The ids stay the same."""
+    """A copy in which every control token is special, and special tokens are encoded as ordinary text. Same ids."""
     content = json.loads(tokenizer.to_str())
     for token in content["added_tokens"]:
         token["special"] = token["content"] in controls
@@ -211,7 +211,7 @@ def _check_whole_words(whole_words: Sequence[str]) -> None:
 
 
 def _without(texts: Iterable[str], whole_words: Sequence[str]) -> Iterator[str]:
-    """The texts between the whole words: no merge is spent on what is one token anyway."""
+    """The texts between the whole words, so that no merge is spent on a whole word, which is one token anyway."""
     if not whole_words:
         yield from texts
         return
@@ -221,5 +221,5 @@ def _without(texts: Iterable[str], whole_words: Sequence[str]) -> Iterator[str]:
 
 
 def _alternatives(strings: Iterable[str]) -> str:
-    """A regular expression for the leftmost and longest of the strings, as added tokens are matched."""
+    """A regular expression for the leftmost and longest of the strings: this is how added tokens are matched."""
     return "|".join(re.escape(string) for string in sorted(strings, key=len, reverse=True))

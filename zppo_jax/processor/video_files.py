@@ -19,20 +19,20 @@ from zppo_jax.processor.config import ProcessorConfig
 from zppo_jax.processor.patches import resize_frame
 from zppo_jax.processor.videos import Video, sample_indices, smart_resize_video
 
-# Containers only: of other files FFmpeg would follow a play list to other files and addresses, or film a text.
+# Containers only: FFmpeg would follow a play list to other files and addresses, or render a text file as a video.
 _FORMATS = "mov,mp4,matroska,webm,avi,gif,apng,mpeg,mpegts,m4v,flv,ogg,asf"
 
 
 def load_video(source: bytes | str | os.PathLike[str], config: ProcessorConfig | None = None, name: str = "") -> Video:
-    """Frames of a video file (path or content), chosen and resized as `config` says.
+    """Decodes frames of a video file (path or content), chosen and resized by `config`.
 
-    The choice is transformers': by the number and the mean rate of the frames, as the file states them (the number is
-    counted where it does not). What counts is the frames that decode: where these are not as many as stated (an edit
-    list hides some, those before the first whole picture of a cut film do not decode, a container counts one too many)
-    the choice is made among them, by the time stamps of the file. A frame is resized as soon as it is decoded, so that
-    a long film needs no more memory than `config.video_max_pixels`. The rotation and mirroring that phones write are
-    applied, which transformers leaves to its decoder. `name` says in errors which sample it was. Raises ValueError for
-    a file that is missing, no video, damaged or cut off, ImportError without PyAV.
+    Frames are chosen as in transformers: by the number and the mean rate of the frames that the file states (if it does
+    not state a number, they are counted). If another number of frames decodes (an edit list hides some, those before
+    the first whole picture of a cut film do not decode, a container counts one too many), the choice is made among the
+    frames that decode, by the time stamps of the file. A frame is resized as soon as it is decoded, so that a long film
+    needs no more memory than `config.video_max_pixels`. The rotation and mirroring that phones write are applied, which
+    transformers leaves to its decoder. `name` is the sample's name in errors. Raises ValueError for a file that is
+    missing, not a video, damaged or cut off, ImportError without PyAV.
     """
     av = _pyav()
     label = name or ("video bytes" if isinstance(source, bytes) else str(source))
@@ -43,7 +43,7 @@ def load_video(source: bytes | str | os.PathLike[str], config: ProcessorConfig |
             return _read(av, content, config or ProcessorConfig(), label)
     except av.FFmpegError as error:  # some of these are ValueErrors and OSErrors too
         raise ValueError(f"{label}: cannot be decoded as a video: {error.strerror}") from error
-    except Exception as error:  # from damaged files, Python's own as well: of decoding, seeking, overflow
+    except Exception as error:  # damaged files also cause Python's own kinds, in decoding, seeking, overflow
         if str(error).startswith(f"{label}: "):
             raise
         raise ValueError(f"{label}: cannot be read: {error}") from error
@@ -51,7 +51,7 @@ def load_video(source: bytes | str | os.PathLike[str], config: ProcessorConfig |
 
 @dataclasses.dataclass
 class _Film:
-    """What one pass over a file gives: the chosen frames, resized, and of all frames that decode the time stamps."""
+    """The result of one pass over a file: the chosen frames, resized, and the time stamps of all frames that decode."""
 
     frames: list[np.ndarray] = dataclasses.field(default_factory=list)
     size: tuple[int, int] = (0, 0)
@@ -60,7 +60,7 @@ class _Film:
     num_packets: int = 0
 
     def numbers(self, fps: Fraction) -> list[float]:
-        """The frames' numbers from the first one on, by their time stamps; counted where the file has none."""
+        """The frames' numbers, counted from the first one, by their time stamps; by position if the file has none."""
         times = [time for time in self.times if time is not None]
         if len(times) < len(self.times) or any(later <= time for time, later in itertools.pairwise(times)):
             return [float(number) for number in range(len(self.times))]
@@ -76,13 +76,13 @@ def _read(av: ModuleType, content: Any, config: ProcessorConfig, label: str) -> 
         if stream.codec_context is None:
             raise ValueError(f"{label}: FFmpeg does not know its codec: encode it again")
         _check_num_pixels(stream, label)
-        indexed = len(getattr(stream, "index_entries", ())) or stated  # without what an edit list hides
+        indexed = len(getattr(stream, "index_entries", ())) or stated  # without the frames that an edit list hides
         total = stated if stated > 1 else sum(packet.size > 0 for packet in container.demux(stream))
     if total < 1 or fps <= 0:
         raise ValueError(f"{label}: the video states {total} frames at {float(fps):g} a second: nothing to choose from")
     indices = sample_indices(total, float(fps), config).tolist()
     film = _decode(av, content, indices, config, label)
-    # An index of fewer packets than there are was made while reading: the file's is cut off, so what it states counts.
+    # An index with fewer packets than were read is not from the file, which is cut off: use the stated number.
     expected = min(stated, indexed) if indexed >= film.num_packets else stated
     if expected - film.num_packets > 1 or not film.times:
         raise ValueError(
@@ -98,7 +98,7 @@ def _read(av: ModuleType, content: Any, config: ProcessorConfig, label: str) -> 
 
 
 def _check_num_pixels(picture: Any, label: str) -> None:
-    """The bound of `load_image` for a stream or one of its frames, so that none fills the memory."""
+    """Applies the bound of `load_image` to a stream or one of its frames, so that none fills the memory."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and picture.width * picture.height > limit:
         raise ValueError(f"{label}: frames of {picture.width} x {picture.height} pixels exceed the limit of {limit}")
@@ -107,13 +107,13 @@ def _check_num_pixels(picture: Any, label: str) -> None:
 def _open(av: ModuleType, content: Any) -> Any:
     content.seek(0)
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
-    # A title that is not UTF-8 does not make a film unusable. PyAV 19 decodes titles leniently, and only so.
+    # A title that is not UTF-8 does not make a film unusable. PyAV 19 always decodes titles leniently.
     lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     return av.open(content, options=options, **lenient)
 
 
 def _decode(av: ModuleType, content: Any, indices: list[int], config: ProcessorConfig, label: str) -> _Film:
-    """One pass over the file; takes the frames with these numbers. Raises FFmpegError for damage."""
+    """Makes one pass over the file and takes the frames with these numbers. Raises FFmpegError for damage."""
     film, wanted = _Film(), set(indices)
     with _open(av, content) as container:
         film.time_base = container.streams.video[0].time_base
@@ -125,7 +125,7 @@ def _decode(av: ModuleType, content: Any, indices: list[int], config: ProcessorC
 
 
 def _frames(av: ModuleType, container: Any, film: _Film) -> Iterator[Any]:
-    """All frames that decode. What does not, before the first that does, belongs to pictures that were cut away."""
+    """Yields all frames that decode. Errors before the first are skipped: they belong to pictures that were cut off."""
     failure, any_decoded = None, False
     for packet in container.demux(video=0):
         film.num_packets += packet.size > 0
@@ -142,7 +142,7 @@ def _frames(av: ModuleType, container: Any, film: _Film) -> Iterator[Any]:
 
 
 def _picture(frame: Any, film: _Film, num_frames: int, config: ProcessorConfig, label: str) -> np.ndarray:
-    """The frame as one looks at it, resized. Raises ValueError when it is of another size than the first."""
+    """The frame in its display orientation, resized. Raises ValueError if its size differs from the first one's."""
     _check_num_pixels(frame, label)
     pixels_HWC = _oriented(frame.to_ndarray(format="rgb24"), frame.side_data.get("DISPLAYMATRIX"))
     size = pixels_HWC.shape[0], pixels_HWC.shape[1]
@@ -157,9 +157,9 @@ def _picture(frame: Any, film: _Film, num_frames: int, config: ProcessorConfig, 
 
 
 def _oriented(pixels_HWC: np.ndarray, matrix: Any) -> np.ndarray:
-    """The frame turned and mirrored by a display matrix, whose upper left part takes (x, y) to (a x + c y, b x + d y).
+    """Rotates and mirrors a frame by a display matrix, whose upper left part maps (x, y) to (a x + c y, b x + d y).
 
-    All eight orientations, as ffmpeg applies them; another angle counts as the nearest of them.
+    All eight orientations, as ffmpeg applies them; any other angle is rounded to the nearest of them.
     """
     if matrix is None:
         return pixels_HWC

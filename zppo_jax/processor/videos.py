@@ -1,4 +1,4 @@
-"""Videos: which frames are taken, their size, their patches and their time stamps, as in transformers' Qwen3-VL.
+"""Videos: the choice of frames, their size, patches and time stamps, as in transformers' Qwen3-VL.
 
 Shape suffixes: F frames; H, W pixels; C colours (3) in frames and values of one patch in patches; I patches;
 N videos.
@@ -18,12 +18,12 @@ from zppo_jax.processor.patches import check_aspect, check_pixels, resize_frame,
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Video:
-    """Frames of a video that were chosen already, and when each was taken.
+    """Frames of a video that were already chosen, and when each was taken.
 
     `frames` are RGB uint8 [H, W, 3] of one size. `indices` are their ascending numbers in the source and `fps` is
     the source's rate, so a frame was taken at index / fps seconds; without `indices` the frames are the whole source.
     (For time stamps in seconds, give these as `indices` and fps=1.) `sample_indices` chooses as transformers does.
-    `source_size` is the (height, width) before a resizing that was done already; `load_video` sets it.
+    `source_size` is the (height, width) before a resizing that was already done; `load_video` sets it.
     """
 
     frames: Sequence[np.ndarray]
@@ -33,7 +33,7 @@ class Video:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) from which the size for the model is computed."""
+        """The (height, width) from which the size for the model is computed."""
         return self.source_size or (self.frames[0].shape[0], self.frames[0].shape[1])
 
     def frame_indices(self) -> list[float]:
@@ -41,7 +41,7 @@ class Video:
 
 
 def sample_indices(total_frames: int, fps: float, config: ProcessorConfig) -> np.ndarray:
-    """Numbers of the frames to take of a video with `total_frames` at `fps` a second, int64 [F], evenly spread."""
+    """The numbers of the frames to take from `total_frames` at `fps` per second, int64 [F], evenly spread."""
     wanted = int(total_frames / fps * config.video_fps)
     count = min(max(wanted, config.video_min_frames), config.video_max_frames, total_frames)
     return np.linspace(0, total_frames - 1, count).round().astype(np.int64)
@@ -80,7 +80,7 @@ def patchify_videos(videos: Sequence[Video], config: ProcessorConfig) -> tuple[n
     """Patches [I, C] uint8 of all videos and their grids [N, 3] int32 (time, height, width) in patches.
 
     `config.temporal_patch_size` frames make one step of time; the last frame is repeated to fill the last step.
-    Raises ValueError, naming the video, when it is unfit.
+    Raises ValueError, naming the video, if it is invalid.
     """
     parts = [np.zeros((0, config.patch_width), np.uint8)]
     grids = []
@@ -97,7 +97,7 @@ def patchify_videos(videos: Sequence[Video], config: ProcessorConfig) -> tuple[n
 
 
 def time_stamps(video: Video, config: ProcessorConfig) -> list[str]:
-    """What the prompt says before each step of time: the mean of the step's first and last frame, in seconds."""
+    """The text before each step of time in the prompt: the mean time of the step's first and last frame, in seconds."""
     temporal = config.temporal_patch_size
     indices = video.frame_indices()
     indices += indices[-1:] * (-len(indices) % temporal)
