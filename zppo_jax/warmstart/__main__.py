@@ -1,4 +1,4 @@
-"""python -m zppo_jax.warmstart: train the tiny student and teacher anew (about 25 minutes on two CPU cores)."""
+"""python -m zppo_jax.warmstart: train the tiny student and teacher again (about 25 minutes on two CPU cores)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains student and teacher, and finds the ones that are shipped with the package."""
+"""Trains student and teacher, and finds those shipped with the package."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STAMP = "warmstart.json"
 def build(target: Path, recipe: Recipe | None = None, message: Callable[[str], None] = print) -> None:
     """Train both models into `target`/student and `target`/teacher; a finished part is kept, so it can be resumed.
 
-    Both go on from a common base, which lies in `target`/base until they are done.
+    Both continue from a common base, which is kept in `target`/base until they are done.
     """
     recipe = recipe or Recipe()
     processor = tiny.processor()
@@ -56,7 +56,7 @@ def _stage(
     if read_stamp(directory) != _stamp(recipe):
         config = tiny.config(processor)
         trained = _train(directory.name, stage, recipe, jax.tree.map(jnp.copy, params), processor, config)
-        shutil.rmtree(directory, ignore_errors=True)  # a stamp never stands beside weights that it does not mean
+        shutil.rmtree(directory, ignore_errors=True)  # a stamp is never next to weights of another recipe
         qwen3_5.save(Model(config, trained), directory)
         processor.save(directory)
         write_atomically(directory / STAMP, json.dumps(_stamp(recipe), indent=2).encode() + b"\n")
@@ -80,7 +80,7 @@ def _train(name: str, stage: Stage, recipe: Recipe, params: Any, processor: Proc
 
 
 def _ahead(stream: Iterator[Any]) -> Iterator[Any]:
-    """Draws the next examples in a thread while the device computes; an error in there is raised here."""
+    """Draws the next examples in a thread while the device computes; an error in the thread is raised here."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, stream)
         while True:
@@ -90,7 +90,7 @@ def _ahead(stream: Iterator[Any]) -> Iterator[Any]:
 
 
 def read_stamp(directory: Path) -> dict[str, Any] | None:
-    """What a built directory says of its recipe; None when it is not there or not finished."""
+    """Reads the stamp of a built directory, which names its recipe; None if it does not exist or is not finished."""
     try:
         return json.loads((directory / STAMP).read_text())
     except (OSError, ValueError):
@@ -100,8 +100,8 @@ def read_stamp(directory: Path) -> dict[str, Any] | None:
 def directories(config: Config, workdir: Path, message: Callable[[str], None] = print) -> tuple[Path, Path]:
     """The checkpoint directories of student and teacher that a configuration names.
 
-    An empty path means the warm start: the shipped one, or one built in the run directory. Raises ConfigError when
-    it is missing. What the method does not need is not asked for.
+    An empty path means the warm start: the shipped one, or one built in the run directory. Raises ConfigError if it is
+    missing. A model that the method does not need is not required.
     """
     paths = {"student": config.model.path, "teacher": config.teacher.path}
     needed = [name for name in paths if name == "student" or get_method(config.method).loads_teacher]
@@ -116,10 +116,10 @@ def directories(config: Config, workdir: Path, message: Callable[[str], None] = 
 
 
 def _check(target: Path, names: Sequence[str], message: Callable[[str], None]) -> None:
-    """Refuses what is not there; says so when it belongs to another recipe.
+    """Raises ConfigError for models that do not exist; prints a message for models of another recipe.
 
-    That is not an error at run time: the fingerprint covers random draws, which another version of NumPy may reorder,
-    and weights of another shape are refused when they are loaded. The tests hold the two together.
+    The latter is not an error at run time: the fingerprint covers random draws, which another version of NumPy may
+    reorder, and weights of another shape are refused when they are loaded. Tests check that the two agree.
     """
     for name in names:
         stamp = read_stamp(target / name)

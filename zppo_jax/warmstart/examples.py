@@ -1,7 +1,7 @@
-"""Supervised examples of the warm start: what a student and a teacher know before reinforcement learning begins.
+"""Supervised examples of the warm start: they teach student and teacher what they know before reinforcement learning.
 
-The student reads digits and knows the taught operations. On a hidden operation it is confidently wrong: it reads. Its
-plain labels never hold the right answer to a hidden operation. It has also learned what candidate prompts are for:
+The student reads digits and knows the taught operations. On a hidden operation it is confidently wrong: it just reads.
+Its plain labels never hold the right answer to a hidden operation. It has also learned to use candidate prompts:
 - most of them come with a heavily noised image, so that the candidates must be read, not ignored;
 - half of them ask a random operation and are answered by a random strategy, so that candidates can override a habit.
   The strategy is drawn uniformly and independently of the word, so nothing about the hidden rules leaks.
@@ -32,7 +32,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Probabilities of the recipe; see the module's docstring for what each is there for."""
+    """Probabilities of the recipe; the module's docstring explains their purpose."""
 
     hidden_fraction: float = 0.35
     habit: float = 1.0
@@ -46,17 +46,17 @@ class Mixture:
 
 
 def response(read: Sequence[int], answer: str) -> str:
-    """A short reasoning (the digits as read), then the box."""
+    """Writes a short reasoning (the digits as read), then the box."""
     return f"{digits.joined(read)}\n</think>\n\n\\boxed{{{answer}}}"
 
 
 def candidate(read: Sequence[int], answer: str) -> str:
-    """The same response as it stands in a candidate block."""
+    """Writes the same response as it appears in a candidate block."""
     return fallback_summary(f"<think>\n{response(read, answer)}", answer, lambda text: text)
 
 
 def misread(values: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
-    """One digit replaced by another value."""
+    """Replaces one digit by another value."""
     place = int(rng.integers(len(values)))
     other = [value for value in range(10) if value not in values]
     return (*values[:place], int(rng.choice(other)), *values[place + 1 :])
@@ -80,10 +80,10 @@ def _question(word: str) -> str:
 
 
 def plain(rng: np.random.Generator, mixture: Mixture, template: Template, teacher: bool) -> Example:
-    """A plain question. Hidden operation: the teacher mostly knows it, the student mostly reads and never knows it."""
+    """Draws a plain question. Hidden operation: the teacher mostly knows it; the student never does."""
     word = digits.draw_word(rng, mixture.hidden_fraction)
     values, image = _draw(rng)
-    if rng.random() < mixture.light_noise:  # 1,297 images are soon known by heart; held-out writers are not
+    if rng.random() < mixture.light_noise:  # 1,297 images are soon memorised; held-out writers are not
         image = digits.noisy(image, rng, float(rng.uniform(0.0, mixture.light_noise_high)))
     true = digits.OPERATIONS[word].strategy
     strategy: str = true
@@ -96,7 +96,7 @@ def plain(rng: np.random.Generator, mixture: Mixture, template: Template, teache
 
 
 def _setting(rng: np.random.Generator, mixture: Mixture) -> tuple[str, str, tuple[int, ...], np.ndarray]:
-    """Word, answering strategy, digits and (often noised) image of a candidate prompt."""
+    """Draws the word, answering strategy, digits and (often noised) image of a candidate prompt."""
     values, image = _draw(rng)
     if rng.random() < mixture.candidate_noise:
         image = digits.noisy(image, rng, float(rng.uniform(mixture.noise_low, mixture.noise_high)))
@@ -107,7 +107,7 @@ def _setting(rng: np.random.Generator, mixture: Mixture) -> tuple[str, str, tupl
 
 
 def bcq(rng: np.random.Generator, mixture: Mixture, template: Template) -> Example:
-    """One right and one wrong candidate in random order; the label is the right one's answer."""
+    """Draws one right and one wrong candidate in random order; the label is the right one's answer."""
     word, strategy, values, image = _setting(rng, mixture)
     right = candidate(values, _solve(strategy, values))
     other = _others(strategy, rng)[0] if rng.random() < 0.75 else strategy
@@ -119,7 +119,7 @@ def bcq(rng: np.random.Generator, mixture: Mixture, template: Template) -> Examp
 
 
 def ncq(rng: np.random.Generator, mixture: Mixture, template: Template) -> Example:
-    """5 to 8 wrong candidates, mostly the same mistake again; the label is an answer that is not among them."""
+    """Draws 5 to 8 wrong candidates, mostly the same mistake; the label is an answer that is not among them."""
     word, strategy, values, image = _setting(rng, mixture)
     wrong = _others(strategy, rng)[: int(rng.choice([1, 2], p=[0.7, 0.3]))]
     attempts = []

@@ -1,6 +1,6 @@
-"""The recipe of the warm start: which examples, how many steps, and the fingerprint that ties the weights to it.
+"""The recipe of the warm start: its examples, its steps, and the fingerprint that ties the weights to it.
 
-    python -m zppo_jax.warmstart          # trains student and teacher anew, with a progress bar
+    python -m zppo_jax.warmstart          # trains student and teacher again, with a progress bar
 
 Shape suffixes: V vocabulary.
 """
@@ -29,9 +29,10 @@ MAX_NEW_TOKENS = 16
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One supervised training: examples a step of each kind, steps, peak learning rate, seed.
+    """One supervised training: examples of each kind per step, steps, peak learning rate, seed.
 
-    `habit` is how often a student's plain label reads where the operation is hidden; else it is another wrong strategy.
+    `habit` is the fraction of a student's plain labels for hidden operations that read; the others use another wrong
+    strategy.
     """
 
     plain: int
@@ -45,10 +46,10 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A base from scratch; student and teacher both go on from it.
+    """A base trained from scratch, from which student and teacher both continue.
 
-    The student's habit is loosened a little (see experiments/tiny_methods for what other values give); the teacher
-    learns the true meanings of all operations.
+    The student's habit is loosened a little (experiments/tiny_methods compares other values); the teacher learns the
+    true meanings of all operations.
     """
 
     mixture: Mixture = dataclasses.field(default_factory=Mixture)
@@ -58,7 +59,7 @@ class Recipe:
 
 
 def draw(stage: Stage, mixture: Mixture, rng: np.random.Generator, teacher: bool) -> tuple[list[Example], ...]:
-    """The examples of one step, by length bucket."""
+    """Draws the examples of one step, by length bucket."""
     template = TEMPLATES["compact"]
     mixture = dataclasses.replace(mixture, habit=stage.habit)
     return (
@@ -71,7 +72,7 @@ def draw(stage: Stage, mixture: Mixture, rng: np.random.Generator, teacher: bool
 def batches(
     stage: Stage, mixture: Mixture, config: Config, processor: Processor, teacher: bool
 ) -> Iterator[tuple[supervised.Batch, ...]]:
-    """Packed batches for ever; a function of the stage's seed alone."""
+    """Yields packed batches without end; they depend on the stage's seed only."""
     rng = np.random.default_rng(stage.seed)
     while True:
         drawn = draw(stage, mixture, rng, teacher)
@@ -85,14 +86,14 @@ def batches(
 def fingerprint(recipe: Recipe | None = None) -> str:
     """A hash over architecture, tokenizer, recipe and the first examples that the recipe draws.
 
-    The examples are in it because the recipe's meaning lies in code: change how a candidate looks, and the shipped
-    weights no longer belong to the source beside them.
+    The examples are in it because code defines what the recipe means: if you change how a candidate looks, the shipped
+    weights no longer belong to the source.
     """
     recipe = recipe or Recipe()
     processor = tiny.processor()
     content: dict[str, Any] = {
         "architecture": configs.to_dict(tiny.config(processor), "float32"),
-        "tokenizer": processor.tokenizer.get_vocab(with_added_tokens=True),  # the file's format is the library's
+        "tokenizer": processor.tokenizer.get_vocab(with_added_tokens=True),  # not the file: its format may change
         "recipe": dataclasses.asdict(recipe),
         "examples": [
             [example.text, example.response, hashlib.sha256(example.image.tobytes()).hexdigest()]

@@ -32,7 +32,7 @@ def pack(
     patch_slots: int,
     max_new_tokens: int,
 ) -> Batch:
-    """Examples of one length bucket as the arrays of a micro-batch, each in a row of its own."""
+    """Packs examples of one length bucket into the arrays of a micro-batch, each in a separate row."""
     groups = [_group(processor, example) for example in examples]
     shapes = rows.shapes(len(groups), 0, 1, bucket, max_new_tokens, patch_slots)
     placed = [[rows.Part(index, (0,))] for index in range(len(groups))]
@@ -49,7 +49,7 @@ def _group(processor: Processor, example: Example) -> Group:
 
 
 def encode_response(processor: Processor, response: str) -> list[int]:
-    """Ids of a response; here, unlike in user text, `</think>` is the control token."""
+    """Encodes a response; here, unlike in user text, `</think>` is the control token."""
     return processor.tokenizer.encode(response, add_special_tokens=False).ids
 
 
@@ -66,7 +66,7 @@ def _loss(params, config: Config, batches: tuple[Batch, ...], banned_V: jax.Arra
 def step(
     state, config: Config, transform: optax.GradientTransformation, batches: tuple[Batch, ...], banned_V: jax.Array
 ):
-    """One optimiser step on one batch of each length bucket; returns (state, loss in nats a token)."""
+    """Makes one optimiser step on one batch of each length bucket; returns (state, loss in nats per token)."""
     loss, gradient = jax.value_and_grad(_loss)(state["params"], config, batches, banned_V)
     changes, optimizer = transform.update(gradient, state["optimizer"], state["params"])
     return {"params": optax.apply_updates(state["params"], changes), "optimizer": optimizer}, loss

@@ -1,4 +1,4 @@
-"""The tiny Qwen3.5-VL: the real architecture at a laptop's size, with a tokenizer of its own.
+"""The tiny Qwen3.5-VL: the real architecture at a laptop's size, with its own tokenizer.
 
 Every part of Qwen3.5 is there: gated DeltaNet and gated attention in the LLLF pattern, the vision tower with its 2x2
 merger, interleaved M-RoPE, tied embeddings, the real special tokens and the real chat template.
@@ -14,7 +14,7 @@ from zppo_jax.processor import Processor, ProcessorConfig, build_tokenizer, defa
 from zppo_jax.prompts import TEMPLATES
 
 _COMPACT = TEMPLATES["compact"]
-# Each of these is one token: what the template repeats should not cost a tiny model its context.
+# Each of these is one token, so that the template's fixed words take little of a tiny model's context.
 _WHOLE_WORDS = (
     "\n\n",
     "user\n",
@@ -34,18 +34,18 @@ _GRID_TEXTS = tuple(digits.GRID_TEXTS.values())
 
 
 def tokenizer() -> Tokenizer:
-    """A byte-level BPE of 340 ids; the words of the `grid` questions are merges, the template's are whole words."""
+    """A byte-level BPE of 340 ids; the words of the `grid` questions are merges, those of the template whole words."""
     return build_tokenizer(_GRID_TEXTS * 4, 340, _WHOLE_WORDS)
 
 
 def processor(enable_thinking: bool = True, min_pixels: int = 1024, max_pixels: int = 4 * 1024) -> Processor:
-    """Pixel limits that keep each 32 x 32 digit one merged vision token."""
+    """The processor, with pixel limits under which each 32 x 32 digit is one merged vision token."""
     config = ProcessorConfig(min_pixels=min_pixels, max_pixels=max_pixels, enable_thinking=enable_thinking)
     return Processor(tokenizer(), default_chat_template(), config)
 
 
 def config(processor: Processor) -> Config:
-    """The architecture; both student and teacher have it, so that they share every compiled program."""
+    """The architecture of both student and teacher, so that they share every compiled program."""
     ids = processor.tokenizer.get_vocab()
     hidden = 64
     return Config(
