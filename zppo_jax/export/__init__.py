@@ -1,4 +1,4 @@
-"""From a run to a directory that transformers, vLLM and lm-eval load: `python -m zppo_jax.export --help`.
+"""Exports a run to a directory that transformers, vLLM and lm-eval load: `python -m zppo_jax.export --help`.
 
-The command line is in `__main__`, which answers mistakes before jax is imported; the work is in `write`.
+The command line is in `__main__`, which reports mistakes before jax is imported; the work is in `write`.
 """

@@ -38,7 +38,7 @@ Examples:
   python -m zppo_jax.export --checkpoint=runs/9b --out=exports/9b-400 --step=400 --origin=/data/Qwen3.5-9B
 """
 
-# Flags of their own: those of absl's global list belong to zppo_jax.main and to the libraries.
+# Separate flags: absl's global ones belong to zppo_jax.main and to the libraries.
 _FLAGS = flags.FlagValues()
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "run directory", flag_values=_FLAGS)
 _OUT = flags.DEFINE_string("out", None, "where to write", flag_values=_FLAGS)
@@ -77,7 +77,7 @@ def _export(heartbeat: Heartbeat) -> str:
     run = Path(_CHECKPOINT.value or "")
     if not run.is_dir():
         raise ConfigError(f"--checkpoint={run}: there is no such directory; give the --workdir of a run")
-    os.environ["JAX_PLATFORMS"] = "cpu"  # whatever the machine has: nothing is computed
+    os.environ["JAX_PLATFORMS"] = "cpu"  # on any machine: nothing is computed
     logging.set_verbosity(logging.ERROR)  # orbax logs what every thread does
     with heartbeat.during("starting: importing jax and orbax"):
         from zppo_jax.export import write

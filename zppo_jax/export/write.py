@@ -43,7 +43,7 @@ PROCESSOR_FILES = (
     "video_preprocessor_config.json",
     "processor_config.json",
 )
-"""Copied from the origin as they are, where it has them."""
+"""The files that are copied unchanged from the origin, if it has them."""
 
 
 def export(
@@ -58,16 +58,16 @@ def export(
 
     Args:
       run: the run directory; it may be in use.
-      out: does not exist, is empty, or holds an earlier export, which is replaced.
-      step: of the checkpoint, or "best" for that of the best held-out accuracy; None for the newest.
-      dtype: of the weights; None for the checkpoint's own.
+      out: a directory that does not exist, is empty, or holds an earlier export, which is replaced.
+      step: the step of the checkpoint, or "best" for the best held-out accuracy; None for the newest.
+      dtype: the dtype of the weights; None for the checkpoint's.
       origin: the Hugging Face directory that the run started from; None for the one that its config.json names.
       heartbeat: shows what is being read and written.
 
     Raises:
       ConfigError: a wrong argument.
       WorkdirError: the run has no such checkpoint, or it is damaged.
-      FileNotFoundError, ValueError: the origin is not there or not whole; CheckpointError: `out` cannot be written.
+      FileNotFoundError, ValueError: the origin is missing or incomplete; CheckpointError: `out` cannot be written.
     """
     heartbeat = heartbeat or Heartbeat()
     chosen = _choose_step(run, step)
@@ -139,7 +139,7 @@ def _origin(run: Path, given: str | None) -> Path:
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    """What is needed of a run's configuration; the rest may be of another version of this package."""
+    """The settings of a run that are needed here; the others may be from another version of this package."""
     try:
         content = json.loads(read_file(file).decode())
         path, rebuild = content["model"]["path"], content["warmstart"]["rebuild"]
@@ -151,13 +151,13 @@ def _settings(file: Path) -> dict[str, Any]:
 
 
 def _write_processor(directory: Path, source: Path, processor: Processor) -> None:
-    """The origin's own files; what it lacks is written. Both stop ids end a response in any case."""
+    """Copies the origin's files, and writes those that it lacks. Both stop ids end a response in any case."""
     processor.save(directory)
     generation = json.loads((directory / "generation_config.json").read_text())
     for name in PROCESSOR_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
     original = source / "generation_config.json"
-    if original.is_file():  # how to sample is the origin's to say
+    if original.is_file():  # the origin's sampling settings stay
         generation = json.loads(original.read_text()) | generation
     write_atomically(directory / "generation_config.json", json.dumps(generation, indent=2).encode() + b"\n")
