@@ -1,4 +1,4 @@
-"""Meshes of devices, and the one table that says which logical axis of an array lies on which mesh axis."""
+"""Meshes of devices, and the one table that maps the logical axes of arrays to mesh axes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The processes of a run: what they exchange, and which devices each of them has.
+"""The hosts of a run: what they exchange, and which devices each of them has.
 
-A run over several hosts is one program on each. Rollouts are a host's own: it decodes, scores and reformulates its
-share of a step's questions on its own devices, with a copy of the parameters, and waits for nobody. What all must know
-(rewards, which prompts exist, which numbers of rows) they gather, so that each takes the same decisions by itself; the
-update runs on all devices at once.
+A run over several hosts is one process on each, with the same program. Rollouts are local: a host decodes, scores and
+reformulates its share of a step's questions on its own devices, with a copy of the parameters, without waiting for the
+others. What all must know (rewards, which prompts exist, numbers of rows) is gathered, so that each host makes the same
+decisions; the update runs on all devices at once.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ ROLL_CALL_SECONDS = 15.0
 
 
 class HostError(RunError):
-    """Another host failed, or did not come."""
+    """Another host failed, or did not join."""
 
 
 def connect(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins the processes of a run, before anything else uses jax. What is not given jax finds out by itself on TPU
-    pods, under SLURM, in Kubernetes and under Open MPI.
+    """Joins the processes of a run, before anything else uses jax. jax finds missing arguments by itself on TPU pods,
+    under SLURM, in Kubernetes and under Open MPI.
 
-    Raises HostError when neither says who the others are, or when they do not come.
+    Raises HostError if the other processes are unknown, or if they do not join.
     """
     try:
         jax.distributed.initialize(coordinator or None, num_processes, process_id)
@@ -54,7 +54,7 @@ def connect(coordinator: str = "", num_processes: int | None = None, process_id:
 
 @dataclasses.dataclass
 class Hosts:
-    """This process among the others; `timeout_seconds` is how long it waits for them."""
+    """This process among those of the run; `timeout_seconds` is how long it waits for the others."""
 
     index: int = 0
     count: int = 1
@@ -64,22 +64,22 @@ class Hosts:
 
     @classmethod
     def all(cls, timeout_seconds: float) -> Hosts:
-        """Those that jax knows."""
+        """The hosts that jax knows."""
         return cls(jax.process_index(), jax.process_count(), timeout_seconds)
 
     @property
     def leads(self) -> bool:
-        """Whether this host writes what is written once."""
+        """Whether this host writes the files that are written once."""
         return self.index == 0
 
     def share_of(self, values: Sequence[T]) -> Sequence[T]:
-        """This host's share of what all have: every `count`-th."""
+        """This host's share of values that all hosts have: every `count`-th."""
         return values[self.index :: self.count]
 
     def gather(self, value: Any, what: str) -> list[Any]:
-        """The JSON values of all hosts, by host. All call it in the same order.
+        """Gathers the JSON values of all hosts, by host. Collective: all hosts call it in the same order.
 
-        Raises HostError, which names those that have not come within the time.
+        Raises HostError, which names the hosts that have not called it in time.
         """
         if self.count == 1:
             return [value]
@@ -95,19 +95,19 @@ class Hosts:
         return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes.tolist(), strict=True)]
 
     def take_waited(self) -> float:
-        """Seconds that `gather` took since this was last asked, most of them waiting for the slowest host."""
+        """Returns the seconds that `gather` took since the last call, most of it waiting for the slowest host."""
         waited, self._waited = self._waited, 0.0
         return waited
 
-    def gather_dealt(self, own: Sequence[Any], what: str) -> list[Any]:
+    def gather_dealt(self, share: Sequence[Any], what: str) -> list[Any]:
         """Inverse of `share_of`: gathers all shares and restores the original order."""
-        parts = self.gather(list(own), what)
+        parts = self.gather(list(share), what)
         longest = max(map(len, parts))
         return [part[place] for place in range(longest) for part in parts if place < len(part)]
 
     @contextlib.contextmanager
     def together(self, what: str) -> Iterator[None]:
-        """What every host must have done before any goes on; raises HostError where another one failed."""
+        """Waits at the end of the block until every host has finished it; raises HostError if another host failed."""
         try:
             yield
         except Exception as error:
@@ -119,12 +119,12 @@ class Hosts:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """What fails meanwhile because another host is gone is a HostError that names it."""
+        """If the block fails because another host is gone, raises a HostError that names it."""
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
             failure = self._wait(f"the roll call after meeting {self._meetings}", ROLL_CALL_SECONDS)
-            if failure is None:  # all are there: it is another fault
+            if failure is None:  # all hosts are alive: another error
                 raise
             raise HostError(
                 f"{_missing(failure)} is gone, as host {self.index} found out when it worked with it: look why, then "
@@ -132,7 +132,7 @@ class Hosts:
             ) from error
 
     def _meet(self, what: str) -> None:
-        """Waits for all; a collective operation by itself would wait for ever, and gloo's but half a minute."""
+        """Waits for all hosts; a collective operation itself would wait for ever, or with gloo only half a minute."""
         self._meetings += 1
         failure = self._wait(f"{what}, meeting {self._meetings}", self.timeout_seconds)
         if failure is not None:
@@ -143,20 +143,20 @@ class Hosts:
             )
 
     def _wait(self, key: str, seconds: float) -> str | None:
-        """Until all hosts wait under this key; why they do not, where they do not in time."""
+        """Waits until all hosts wait under this key; returns the reason if they do not in time."""
         if self.count == 1:
             return None
-        import orbax.checkpoint.multihost  # a second, which only runs over several hosts should pay
+        import orbax.checkpoint.multihost  # takes a second, so only in runs over several hosts
 
         try:
             orbax.checkpoint.multihost.get_barrier_sync_fn()(key=key, timeout_ms=int(1000 * seconds))
-        except Exception as error:  # the runtime's own kinds
+        except Exception as error:  # the runtime has its own exceptions
             return " ".join(str(error).split())
         return None
 
 
 def _missing(reason: str) -> str:
-    """Who did not come, as far as the runtime says."""
+    """The hosts that did not come, as far as the runtime says."""
     named = re.search(r"timed out task names: ([\d, ]+)", reason)
     return f"host {named[1].strip()}" if named else "another host"
 
@@ -165,30 +165,30 @@ def _missing(reason: str) -> str:
 
 
 def hosts_of(mesh: Mesh) -> list[int]:
-    """The hosts that have its devices, ascending."""
+    """The hosts that have devices of the mesh, ascending."""
     return sorted({device.process_index for device in mesh.devices.flat})
 
 
 def host_mesh(mesh: Mesh, host: int) -> Mesh:
-    """The devices of a mesh that one host has, where fsdp takes what the tensor axis leaves; the mesh itself where no
-    other host has any. Raises ValueError where the tensor axis reaches over hosts."""
+    """A mesh of one host's devices in `mesh`: fsdp takes what the tensor axis leaves. The mesh itself if no other host
+    has any. Raises ValueError if the tensor axis spans hosts."""
     if hosts_of(mesh) == [host]:
         return mesh
-    own = [device for device in mesh.devices.flat if device.process_index == host]
-    return meshes.make_mesh(1, -1, mesh.shape["tensor"], own)
+    devices = [device for device in mesh.devices.flat if device.process_index == host]
+    return meshes.make_mesh(1, -1, mesh.shape["tensor"], devices)
 
 
 @dataclasses.dataclass
 class HostCopy:
     """A copy of parameters sharded over `mesh`, resharded onto this host's devices, so that it samples without
-    collectives across hosts; the parameters themselves where there is one host."""
+    collectives across hosts; the parameters themselves if there is one host."""
 
     mesh: Mesh | None
     axes: Any
     _made: tuple[Any, Any] | None = None
 
     def get(self, params: Any) -> Any:
-        """The copy of these very parameters, made where there is none. All hosts call it at the same time."""
+        """Returns the copy of these parameters; makes it if there is none. Collective: all hosts call it."""
         if self.mesh is None or len(hosts_of(self.mesh)) == 1:
             return params
         if self._made is None or self._made[0] is not params:
@@ -201,23 +201,23 @@ class HostCopy:
         self._made = None
 
     def _copied(self, mesh: Mesh, params: Any) -> Any:
-        """Copied to every host at once, on a mesh whose first axis are the hosts; then each takes what it has of it."""
+        """Copies to every host at once, on a mesh whose first axis are the hosts; then each takes its part."""
         parts = {host: host_mesh(mesh, host) for host in hosts_of(mesh)}
         everywhere = Mesh(np.stack([part.devices for part in parts.values()]), ("hosts", *meshes.AXES))
         copies = jax.device_put(params, rules.shardings(everywhere, params, self.axes))
-        return jax.tree.map(functools.partial(_own_part, parts[jax.process_index()]), copies)
+        return jax.tree.map(functools.partial(_part_on, parts[jax.process_index()]), copies)
 
 
-def _own_part(mesh: Mesh, leaf: jax.Array) -> jax.Array:
+def _part_on(mesh: Mesh, leaf: jax.Array) -> jax.Array:
     assert isinstance(leaf.sharding, NamedSharding)
     shards = [shard.data for shard in leaf.addressable_shards]
     return jax.make_array_from_single_device_arrays(leaf.shape, NamedSharding(mesh, leaf.sharding.spec), shards)
 
 
 def host_shards(mesh: Mesh) -> list[int]:
-    """Which of the parts of the axis `batch` lie on this host, ascending.
+    """The parts of the axis `batch` that are on this host, ascending.
 
-    Raises ValueError where a part is shared by hosts: tensor neighbours must be of one host.
+    Raises ValueError if hosts share a part: tensor neighbours must be on one host.
     """
     parts = mesh.devices.reshape(-1, mesh.shape["tensor"])
     hosts = [{device.process_index for device in part} for part in parts]
@@ -227,7 +227,7 @@ def host_shards(mesh: Mesh) -> list[int]:
 
 
 def from_hosts(mesh: Mesh, values: dict[str, np.ndarray], axes: dict[str, Any]) -> dict[str, jax.Array]:
-    """One array of all hosts' rows for each name, where `values` are this host's own, in the order of its parts."""
+    """Makes one array of all hosts' rows for each name; `values` are this host's rows, in the order of its parts."""
 
     def one(name: str, value: np.ndarray) -> jax.Array:
         names, shape = axes[name], list(value.shape)

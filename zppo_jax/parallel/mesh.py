@@ -18,9 +18,9 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1) -> tuple[int, int, int]:
-    """Sizes of the three axes; one of them may be -1, which takes the devices that the others leave.
+    """The sizes of the three axes; one of them may be -1, which takes the devices that the others leave.
 
-    Raises ValueError when the product is not the number of devices.
+    Raises ValueError if the product is not the number of devices.
     """
     sizes = [data, fsdp, tensor]
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
@@ -37,7 +37,7 @@ def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1)
 
 
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of `devices` (all of all processes by default), neighbours along `tensor` nearest to each other."""
+    """Makes a mesh of `devices` (default: all of all processes); neighbours along `tensor` are nearest to each other."""
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(len(devices), data, fsdp, tensor)
     grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
@@ -45,8 +45,8 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[
 
 
 def reshaped(mesh: Mesh, data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
-    """The devices of a mesh in the same order and another shape, so that one program may read arrays of both; the mesh
-    itself where that is its shape."""
+    """A mesh of the same devices in the same order and another shape, so that one program may read arrays of both; the
+    mesh itself if it has that shape."""
     shape = mesh_shape(mesh.size, data, fsdp, tensor)
     return mesh if shape == mesh.devices.shape else Mesh(mesh.devices.reshape(shape), AXES, axis_types=mesh.axis_types)
 
@@ -60,7 +60,7 @@ def abstract_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh
 def use(mesh: Mesh | None) -> Iterator[None]:
     """Trace and run under `mesh`, so that `rules.constrain` knows it; None changes nothing.
 
-    The context belongs to the thread: whoever compiles in another thread enters it there.
+    The context belongs to the thread: code that compiles in another thread must enter it there.
     """
     if mesh is None:
         yield

@@ -1,7 +1,7 @@
-"""Logical axes onto mesh axes: one table for parameters, activations and caches.
+"""The mapping of logical axes to mesh axes: one table for parameters, activations and caches.
 
-An array axis whose size the mesh axes do not divide stays whole, which is always right and sometimes wasteful: two
-key-value heads over a tensor axis of four are replicated on every device. `undivided` lists these.
+An array axis whose size the mesh axes do not divide stays whole, which is always correct and sometimes wasteful: two
+key-value heads over a tensor axis of four are replicated on every device. `undivided` lists such axes.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ RULES: dict[str, tuple[str, ...]] = {
 
 
 def partition_spec(axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
-    """Where each axis of an array lies; `axes` names its last axes, leading axes of layers are never cut."""
+    """The mesh axes of each axis of an array; `axes` names its last axes, leading axes of layers are never cut."""
     names: list[Any] = [None] * (len(shape) - len(axes))
     for name, size in zip(axes, shape[len(names) :], strict=True):
         axes_of_one = _mesh_axes(name, size, mesh)
         names.append(axes_of_one if len(axes_of_one) > 1 else next(iter(axes_of_one), None))
-    while names and names[-1] is None:  # as the compiler writes it: else its results would be compiled for again
+    while names and names[-1] is None:  # the compiler's form: another one would compile again
         names.pop()
     return P(*names)
 
 
 def _mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> MeshAxes:
-    """The mesh axes of one array axis: as many of the rule's as divide its size, from the left."""
+    """The mesh axes of one array axis: as many of the rule's, from the left, as divide its size."""
     chosen: MeshAxes = ()
     for axis in RULES[name] if name else ():
         if size % math.prod([mesh.shape[each] for each in (*chosen, axis)]) == 0:
@@ -62,7 +62,7 @@ def shardings(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Any:
 
 
 def place(mesh: Mesh, values: Any, axes: Any) -> Any:
-    """NumPy values (the same on every process) as arrays on the mesh; each device is given its own part only."""
+    """Places NumPy values (the same on every process) on the mesh; each device gets only its own part."""
 
     def one(value: Any, names: Axes) -> jax.Array:
         value = np.asarray(value)
@@ -73,7 +73,7 @@ def place(mesh: Mesh, values: Any, axes: Any) -> Any:
 
 
 def undivided(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Iterator[str]:
-    """What stays whole although a rule would cut it: "path: axis of size n over tensor=m"."""
+    """Yields the axes that stay whole although a rule would cut them: "path: axis of size n over tensor=m"."""
     paths = jax.tree_util.tree_leaves_with_path(abstract)
     for (path, leaf), names in zip(paths, jax.tree.leaves(axes, is_leaf=_is_axes), strict=True):
         for name, size in zip(names, leaf.shape[len(leaf.shape) - len(names) :], strict=True):
@@ -84,7 +84,7 @@ def undivided(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Iterator[s
 
 
 def describe(mesh: Mesh | AbstractMesh, abstract: Any, axes: Any) -> Iterator[str]:
-    """What a person should know about arrays on several devices: the mesh, and what it could not cut."""
+    """Yields lines for the user about arrays on several devices: the mesh, and the axes that it could not cut."""
     if mesh.size > 1:
         yield "mesh " + " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
         yield from undivided(mesh, abstract, axes)
@@ -95,44 +95,45 @@ def _is_axes(value: Any) -> bool:
 
 
 def in_use() -> bool:
-    """Whether a mesh is in use where this is traced."""
+    """Whether a mesh is in use during this trace."""
     return not jax.sharding.get_abstract_mesh().empty
 
 
 def num_shards(name: str) -> int:
-    """Into how many parts the mesh in use cuts a logical axis, where its size allows."""
+    """The number of parts into which the mesh in use cuts a logical axis, if its size allows."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in RULES[name])
 
 
 def cut(name: str, size: int) -> tuple[MeshAxes, int]:
-    """Which axes of the mesh in use cut a logical axis of that size, and the size of a part; without a mesh none do."""
+    """The axes of the mesh in use that cut a logical axis of that size, and the size of a part; none without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     axes = () if mesh.empty else _mesh_axes(name, size, mesh)
     return axes, size // math.prod(mesh.shape[axis] for axis in axes)
 
 
 def on_parts(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-    """`function` run by each device of the mesh in use on its own parts of the arrays, as `cut` names them; without a
-    mesh, itself. What it exchanges and whether its results agree where nothing cuts them, it sees to itself."""
+    """Maps `function` over the devices of the mesh in use: each runs it on its own parts of the arrays, as `cut` names
+    them. Without a mesh, returns `function`. The function itself must do the exchanges between devices, and must give
+    equal results along axes that are not cut."""
     if not in_use():
         return function
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Says to the compiler where `x` lies, by the logical names of its last axes; nothing happens without a mesh."""
+    """Constrains the sharding of `x` by the logical names of its last axes; does nothing without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))
 
 
 def constrain_tree(tree: Any, axes: Any) -> Any:
-    """`constrain` for each leaf; `axes` is the tree of their logical axes."""
+    """Applies `constrain` to each leaf; `axes` is the tree of their logical axes."""
     return jax.tree.map(lambda leaf, names: constrain(leaf, *names), tree, axes)
 
 
 def device_bytes(shapes: Any) -> int:
-    """Bytes on each device of arrays, or of shapes that say where they lie."""
+    """Bytes on each device of arrays, or of shapes with shardings."""
 
     def one(leaf: Any) -> int:
         sharding = getattr(leaf, "sharding", None)
@@ -142,7 +143,7 @@ def device_bytes(shapes: Any) -> int:
 
 
 def placed_shapes(shapes: Any, axes: Any) -> Any:
-    """Shapes of arrays that lie where the rules put them, to compile for; nothing is added without a mesh."""
+    """Adds the shardings of the rules to shapes, to compile for; adds nothing without a mesh."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return shapes
