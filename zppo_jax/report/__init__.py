@@ -1,4 +1,4 @@
-"""A run directory turned into pictures."""
+"""Pictures of a run directory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """curves.png: one picture of a run, drawn from its metrics.jsonl.
 
-What a step did not measure (null) is left out of the line, and a panel without any value says so. Drawn with the Agg
-canvas directly, without pyplot: no display is needed and no global state of a notebook is touched.
+A value that a step did not measure (null) is left out of the line, and a panel without any value says so. The picture
+is drawn with the Agg canvas directly, without pyplot: this needs no display and changes no global state of a notebook.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def draw_curves(workdir: Path | str) -> Path:
     """Draws `workdir/curves.png` from `workdir/metrics.jsonl` and returns its path.
 
     Raises:
-      ValueError: when there is no row to draw.
+      ValueError: if there is no row to draw.
     """
     workdir = Path(workdir)
     rows = read_metrics(workdir / "metrics.jsonl")
@@ -76,7 +76,7 @@ def _lines(
     scale: float = 1.0,
     **options: Any,
 ) -> None:
-    """The metrics of a panel as lines over the steps; `smooth` draws the running mean as well, and the values fade;
+    """Draws the metrics of a panel as lines over the steps; `smooth` adds the running mean and fades the values;
     `scale` multiplies them."""
     metrics = (metric for metric in METRICS if metric.panel == panel)
     for metric, colour in zip(metrics, itertools.cycle(colours), strict=False):
@@ -99,7 +99,7 @@ def _draw_line(axis: Axes, rows: Rows, metric: Metric, colour: str, smooth: bool
 
 
 def _evaluation(axis: Axes, rows: Rows) -> None:
-    """Held-out accuracy, all questions with their interval of 95 % and each level."""
+    """Draws the held-out accuracy: all questions with their interval of 95 %, and each level."""
     levels = list(dict.fromkeys(name for row in rows for name in row if name.startswith("eval/accuracy/")))
     palette = (_ORANGE, _GREEN, _PURPLE, _RED, _GREY, "#3aa6b9", "#a88b2d", "#5c6f2f")
     for number, name in enumerate(levels):
@@ -111,14 +111,14 @@ def _evaluation(axis: Axes, rows: Rows) -> None:
     if measured:
         steps_N, values_N = series(measured, "eval/accuracy")
         ends_2N = np.asarray([[row.get(f"eval/wilson_{end}") for row in measured] for end in ("low", "high")], float)
-        errors_2N = np.abs(ends_2N - values_N)  # NaN, which draws none, in rows of earlier versions
+        errors_2N = np.abs(ends_2N - values_N)  # NaN in rows of earlier versions, which draws no bars
         axis.errorbar(steps_N, 100 * values_N, 100 * errors_2N, fmt="s-", color=_BLUE, capsize=3, markersize=4,
                       linewidth=2, label="all, and its interval of 95 %")  # fmt: skip
     _finish(axis, "Held-out accuracy", "%", rows, bottom=0, top=100)
 
 
 def _times(axis: Axes, rows: Rows) -> None:
-    """Where the seconds of a step go: its phases stacked, what none of them covers on top."""
+    """Draws the seconds of a step: its phases stacked, and the rest on top."""
     timed = [row for row in rows if row.get("time/step") is not None]
     names = [one.name for one in METRICS if one.panel == "time" and one.label and series(timed, one.name)[0].size]
     if timed:
@@ -128,7 +128,7 @@ def _times(axis: Axes, rows: Rows) -> None:
         labels = [*(name.removeprefix("time/") for name in names), "rest"]
         colours = {"rollout": _BLUE, "teacher": _GREEN, "update": _ORANGE, "rest": "#cccccc"}
         axis.stackplot(steps_N, *parts_KN, rest_N, labels=labels, colors=[colours[label] for label in labels])
-        # The steps that compile would flatten all others.
+        # Steps that compile take so long that they would flatten all others.
         axis.set_ylim(0, 1.3 * float(np.percentile(series(timed, "time/step")[1], 95)) or 1.0)
     _finish(axis, "Time of a step", "seconds", rows, bottom=0)
 
@@ -137,7 +137,7 @@ def _finish(
     axis: Axes, title: str, unit: str, rows: Rows, bottom: float | None = None, top: float | None = None,
     log: bool = False,
 ) -> None:  # fmt: skip
-    """Title, units and grid; the legend below the panel, where it hides no data."""
+    """Adds title, units and grid, and the legend below the panel, where it hides no data."""
     axis.set_title(title, loc="left", fontsize=12, fontweight="bold")
     axis.set_xlabel("step")
     axis.set_ylabel(unit)
@@ -149,7 +149,7 @@ def _finish(
         axis.text(0.5, 0.5, "not measured", ha="center", va="center", color=_GREY, transform=axis.transAxes)
         return
     if log and _is_positive(axis):
-        axis.set_yscale("log", nonpositive="mask")  # a step without a clipped token is a gap, not a fall to the floor
+        axis.set_yscale("log", nonpositive="mask")  # a step without a clipped token is a gap, not a drop to zero
     elif bottom is not None:
         axis.set_ylim(bottom=bottom)
     if top is not None:
