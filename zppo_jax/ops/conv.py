@@ -16,14 +16,15 @@ def causal_conv(x_BT: jax.Array, kernel: jax.Array, context_BJ: jax.Array) -> ja
     """Depthwise convolution over time in which token t sees the inputs t-J .. t.
 
     `x_BT` is [B, T, *channels], `kernel` [J + 1, *channels]; `context_BJ` [B, J, *channels] holds the raw inputs before
-    the first token (zeros at the start of a sequence), so a long sequence may be fed in pieces. Summed in float32
-    (rounded after each tap, a bfloat16 model errs half as much again). Returns the shape and dtype of `x_BT`.
+    the first token (zeros at the start of a sequence), so a long sequence may be fed in pieces. Taps are summed in
+    float32 (rounding after each tap would raise a bfloat16 model's error by half). Returns the shape and dtype of
+    `x_BT`.
     """
     return _forward(x_BT, kernel, context_BJ)[0]
 
 
 def _taps(x_BT: jax.Array, context_BJ: jax.Array, num_taps: int) -> list[jax.Array]:
-    """What each tap sees, tap by tap [B, T, *channels]; the last one is the token itself."""
+    """The inputs of each tap, [B, T, *channels] each; those of the last tap are the tokens themselves."""
     padded = jnp.concatenate([context_BJ.astype(x_BT.dtype), x_BT], axis=1)
     return [padded[:, tap : tap + x_BT.shape[1]] for tap in range(num_taps)]
 
@@ -35,8 +36,8 @@ def _forward(x_BT, kernel, context_BJ):
 
 
 def _backward(kept, cotangent_BT):
-    """Each kernel weight's gradient is one sum over rows of channels; derived by transposition it would be a reduction
-    in the middle of an array, eleven times slower on a CPU."""
+    """The gradients. Each kernel weight's is one sum over rows of channels; by automatic transposition it would be a
+    reduction in the middle of an array, eleven times slower on a CPU."""
     x_BT, kernel, context_BJ = kept
     slope, rows = cotangent_BT.astype(jnp.float32), (-1, *kernel.shape[1:])
     products = [tap * slope for tap in _taps(x_BT, context_BJ, len(kernel))]
@@ -70,7 +71,7 @@ def next_context(x_BT: jax.Array, context_BJ: jax.Array, end_B: jax.Array) -> ja
 
 
 def conv_step(x_B: jax.Array, kernel: jax.Array, context_BJ: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """One token [B, *channels] after `context_BJ`: (what `causal_conv` gives for it, the context after it)."""
+    """Processes one token [B, *channels] after `context_BJ`: (its output as in `causal_conv`, the context after it)."""
     seen = [context_BJ[:, tap] for tap in range(context_BJ.shape[1])] + [x_B]
     weighted = [tap.astype(jnp.float32) * weight for tap, weight in zip(seen, kernel.astype(jnp.float32), strict=True)]
     after_BJ = jnp.concatenate([context_BJ[:, 1:], x_B[:, None].astype(context_BJ.dtype)], axis=1)

@@ -17,10 +17,10 @@ SMALL_BLOCK = 16
 
 
 def gated_delta_step(q_BNK, k_BNK, v_BNV, g_BN, beta_BN, state_BNKV):
-    """One token. Returns (o_BNV, state_BNKV); all float32.
+    """Processes one token. Returns (o_BNV, state_BNKV); all float32.
 
-    The state is read once, before it changes: what k and q see of it is one product, and the output follows from
-    o = exp(g) S^T q + (q . k) d. Then it is updated in one pass, in place where the caller gives it over.
+    The state is read once, before it changes: one product applies it to k and q, and the output follows from
+    o = exp(g) S^T q + (q . k) d. Then it is updated in one pass, in place if the caller donates it.
     """
     kq_BN2K = jnp.stack([k_BNK, q_BNK], axis=-2)
     read_BN2V = jnp.matmul(kq_BN2K, state_BNKV, precision=HIGHEST) * jnp.exp(g_BN)[..., None, None]
@@ -31,7 +31,7 @@ def gated_delta_step(q_BNK, k_BNK, v_BNV, g_BN, beta_BN, state_BNKV):
 
 
 def gated_delta_recurrent(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV):
-    """Token by token, as the equations stand: the slow, obvious form that the other two are tested against."""
+    """Applies the equations token by token: the slow, obvious form that the other two are tested against."""
 
     def step(state_BNKV, token):
         q, k, v, g, beta = token
@@ -49,11 +49,11 @@ def gated_delta_recurrent(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV):
 def inverse_unit_lower(strict_LM: jax.Array) -> jax.Array:
     """(I + S)^-1 for strictly lower triangular S of shape [..., L, L], L a power of two, by block doubling.
 
-    From the inverses of two diagonal blocks of size b, X and Y, follows that of the block of size 2b which they begin
-    and end: its lower left corner is -Y (S's corner) X. Matrix products only, and every intermediate is an exact
-    inverse of a principal block, so near-parallel keys stay harmless; power-series (Neumann, Newton-Schulz) forms
-    overflow there. The gradient is the inverse's own, dS = -X^T dX X^T: two products instead of a walk back through
-    every level.
+    The inverses X and Y of two neighbouring diagonal blocks of size b give the inverse of the block of size 2b: its
+    lower left corner is -Y (S's corner) X. These are matrix products only, and every intermediate is an exact inverse
+    of a principal block, so near-parallel keys are harmless; power-series (Neumann, Newton-Schulz) forms overflow
+    there. The gradient is that of an inverse, dS = -X^T dX X^T: two products instead of backpropagation through every
+    level.
     """
     length = strict_LM.shape[-1]
     size = min(length, SMALL_BLOCK)
@@ -69,7 +69,7 @@ def inverse_unit_lower(strict_LM: jax.Array) -> jax.Array:
 
 
 def _diagonal_blocks(x_LM: jax.Array, size: int, below: int) -> jax.Array:
-    """Blocks [..., L / size - below, size, size] of the diagonal, or of the one `below` it."""
+    """The blocks [..., L / size - below, size, size] of the diagonal, or of the diagonal `below` it."""
     count = x_LM.shape[-1] // size
     blocks = x_LM.reshape(*x_LM.shape[:-2], count, size, count, size)
     chosen = [blocks[..., index + below, :, index, :] for index in range(count - below)]
@@ -77,9 +77,9 @@ def _diagonal_blocks(x_LM: jax.Array, size: int, below: int) -> jax.Array:
 
 
 def _small_inverse(strict_LM: jax.Array) -> jax.Array:
-    """The same for small blocks, by products of whole blocks with a mask: at this size cheaper than cutting."""
+    """Inverts small blocks, by products of whole blocks with a mask: at this size cheaper than slicing."""
     length = strict_LM.shape[-1]
-    inverse = jnp.eye(length, dtype=strict_LM.dtype) - _corners(strict_LM, 1)  # blocks of one number are their inverses
+    inverse = jnp.eye(length, dtype=strict_LM.dtype) - _corners(strict_LM, 1)  # blocks of size 1 are their own inverses
     block = 2
     while block < length:
         product = jnp.matmul(inverse, _corners(strict_LM, block), precision=HIGHEST)
@@ -89,7 +89,7 @@ def _small_inverse(strict_LM: jax.Array) -> jax.Array:
 
 
 def _corners(strict_LM: jax.Array, block: int) -> jax.Array:
-    """Keeps the lower left corner of every two neighbours of that size on the diagonal, zero elsewhere."""
+    """Keeps the lower left corner of every two neighbouring blocks on the diagonal; zero elsewhere."""
     index = jnp.arange(strict_LM.shape[-1])
     pair, second = index // (2 * block), (index // block) % 2 == 1
     return jnp.where((pair[:, None] == pair) & second[:, None] & ~second, strict_LM, 0.0)
@@ -110,7 +110,7 @@ inverse_unit_lower.defvjp(_inverse_forward, _inverse_backward)
 
 
 def chunk_length(num_tokens: int, limit: int = 64) -> int:
-    """The smallest power of two that holds the sequence, at most `limit`: short rows pay for no padding."""
+    """The smallest power of two that holds the sequence, at most `limit`, so that short rows need no padding."""
     length = 1
     while length < min(num_tokens, limit):
         length *= 2
@@ -118,15 +118,15 @@ def chunk_length(num_tokens: int, limit: int = 64) -> int:
 
 
 def longest_chunk(key_dim: int) -> int:
-    """In rows of trees, for heads of that size: what a chunk does within itself grows with its length, what it does
-    with the state grows with the head; and a prompt that is shorter than a chunk fills one with pads."""
+    """The longest chunk in rows of trees, for heads of that size: the work inside a chunk grows with its length, the
+    work on the state with the head; and a prompt that is shorter than a chunk is padded to one."""
     return min(max(key_dim // 2, 32), 64)
 
 
 def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, *, limit: int = 64):
-    """The delta rule in chunks of matrix products (WY form). Same values as `gated_delta_recurrent`.
+    """Computes the delta rule in chunks of matrix products (WY form). Same values as `gated_delta_recurrent`.
 
-    Args are float32: q already scaled by 1/sqrt(K), q and k already normalised. Returns (o [B, T, N, V], the state
+    Arguments are float32: q already scaled by 1/sqrt(K), q and k already normalised. Returns (o [B, T, N, V], the state
     after the last token).
     """
     num_tokens = q_BTNK.shape[1]
@@ -146,14 +146,14 @@ def gated_delta_chunked(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, state_BNKV, *, 
 
 
 CONTINUES, BRANCHES, BEGINS = 0, 1, 2
-"""Where the state of a chunk comes from: the chunk before it, the end of the trunk before it, nowhere."""
+"""The source of a chunk's state: the chunk before it, the end of the trunk before it, or none (zeros)."""
 
 
 def gated_delta_tree(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, source_BC, is_trunk_BC):
-    """The same for rows of trees: a trunk (a prompt), then branches (its responses), then perhaps another trunk.
+    """Computes the delta rule for rows of trees: a trunk (a prompt), its branches (responses), perhaps another trunk.
 
-    Each trunk and each branch fills whole chunks, with neutral pads at its end. `source_BC` says where the state of a
-    chunk comes from, `is_trunk_BC` which chunks are a trunk's. T is a multiple of C. Returns o [B, T, N, V].
+    Each trunk and each branch fills whole chunks, with neutral pads at its end. `source_BC` is the source of each
+    chunk's state, `is_trunk_BC` whether the chunk belongs to a trunk. T is a multiple of C. Returns o [B, T, N, V].
     """
     length = q_BTNK.shape[1] // source_BC.shape[1]
     parts = _local(*(_chunks(x, length) for x in (q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN)))
@@ -163,19 +163,20 @@ def gated_delta_tree(q_BTNK, k_BTNK, v_BTNV, g_BTN, beta_BTN, source_BC, is_trun
 
 
 def _chunks(x_BT: jax.Array, length: int) -> jax.Array:
-    """[B, T, N, ...] as [C, B, N, L, ...]."""
+    """Reshapes [B, T, N, ...] to [C, B, N, L, ...]."""
     return jnp.moveaxis(x_BT.reshape(x_BT.shape[0], -1, length, *x_BT.shape[2:]), (1, 3), (0, 2))
 
 
 def _rows(x_CBNLV: jax.Array) -> jax.Array:
-    """[C, B, N, L, V] as [B, T, N, V]."""
+    """Reshapes [C, B, N, L, V] to [B, T, N, V]."""
     x = jnp.moveaxis(x_CBNLV, (0, 2), (1, 3))
     return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
 @jax.checkpoint
 def _local(q, k, v, g, beta):
-    """What needs no state, for all chunks at once; computed again backwards, because it is ten times its arguments."""
+    """The part that needs no state, for all chunks at once; recomputed in the backward pass, because it is ten times as
+    large as its arguments."""
     length = q.shape[-2]
     lower = jnp.tril(jnp.ones((length, length), bool))
     decay = jnp.cumsum(g, axis=-1)
@@ -194,14 +195,14 @@ def _local(q, k, v, g, beta):
 
 
 def _advance(state, part):
-    """From chunk to chunk: the state behind it, and what it writes (the d of all its tokens)."""
+    """Advances the state over one chunk; returns the state after it, and the chunk's writes (d of all its tokens)."""
     u, w, _, _, carried, total = part
     new = u - jnp.matmul(w, state, precision=HIGHEST)
     return total * state + jnp.einsum("bnlk,bnlv->bnkv", carried, new, precision=HIGHEST), new
 
 
 def _read(state, new, part):
-    """The outputs of a chunk, or of all at once, by the state before it and what it writes."""
+    """The outputs of a chunk, or of all at once, from the state before it and what it writes."""
     _, _, attention, query, _, _ = part
     return jnp.matmul(query, state, precision=HIGHEST) + jnp.matmul(attention, new, precision=HIGHEST)
 
@@ -217,7 +218,7 @@ def _transposed(x: jax.Array) -> jax.Array:
 def _states(parts, source_CB, is_trunk_CB):
     """The states [C, B, N, K, V] before the chunks of rows of trees, and what each chunk writes, [C, B, N, L, V].
 
-    What one chunk hands to the next is all that goes step by step, in the gradient as well: two products a chunk, where
+    Only the state passed from chunk to chunk is sequential, in the gradient as well: two products per chunk, where
     differentiating the scan would make eight. The rest are products over all chunks at once.
     """
 
@@ -244,7 +245,7 @@ def _states_backward(residuals, slopes):
     w, carried, total, source_CB, is_trunk_CB, states, new = residuals
 
     def step(carry, chunk):
-        after, trunk = carry  # slopes of the state behind this chunk, and of the trunk's that later branches read
+        after, trunk = carry  # gradients of the state after this chunk, and of the trunk's for later branches
         w, carried, total, source, is_trunk, of_state, of_new = chunk
         after = after + jnp.where(is_trunk, trunk, 0.0)
         of_new = of_new + jnp.matmul(carried, after, precision=HIGHEST)

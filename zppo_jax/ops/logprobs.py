@@ -1,9 +1,9 @@
 """Log-probabilities of given tokens from hidden states, without the logits of a large vocabulary (vocabulary.py).
 
-Backward, the scores of a chunk are computed again, and the gradient of the chunk is written where its rows lie.
+In the backward pass the scores of a chunk are recomputed, and the chunk's gradient is written into its rows.
 
 Shape suffixes: X positions (any leading axes), N positions on one axis, D model, V vocabulary, C a chunk of it. In
-functions named `_local`, N, V and D are what one device holds.
+functions named `_local`, N, V and D are the sizes on one device.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def target_logprobs(
 ) -> jax.Array:
     """log softmax(hidden @ head^T / temperature)[target] over the ids that are not banned, float32 [X].
 
-    A banned target has minus infinity, and its position no gradient. Products are summed in float32 whatever the dtype
-    of the model. `chunk` rows of the head are read at a time; None takes them all, and keeps their logits for the
-    backward pass, where these are small (KEPT_BYTES a device), and else as many as CHUNK_BYTES allow.
+    A banned target gets minus infinity, and its position no gradient. Products are summed in float32 whatever the dtype
+    of the model. `chunk` rows of the head are read at a time. None: all rows, with their logits kept for the backward
+    pass, if these are small (KEPT_BYTES per device); otherwise as many rows as CHUNK_BYTES allow.
     """
     plan = vocabulary.plan_of(hidden_XD, head_VD, temperature, chunk)
     hidden_ND, target_N = hidden_XD.reshape(-1, hidden_XD.shape[-1]), target_X.reshape(-1)
@@ -82,13 +82,14 @@ def _local_forward(plan: Plan, hidden_ND, head_VD, target_N, banned_V):
     nothing = vocabulary.no_sums(len(hidden_ND)), jnp.full(len(hidden_ND), NEGATIVE, jnp.float32)
     sums, chosen_N = vocabulary.over_chunks(len(head_VD), plan.chunk, fold, nothing)
     sums, chosen_N = vocabulary.joined(plan, sums), lax.pmax(chosen_N, plan.vocabulary)
-    # Two numbers, not their sum: beside a score of 10,000 the logarithm would lose three digits.
+    # Two numbers, not their sum: next to a score of 10,000 the logarithm would lose three digits.
     norm = sums.max_N, jnp.log(sums.total_N)
     return chosen_N - norm[0] - norm[1], norm, kept
 
 
 def _local_backward(plan: Plan, hidden_ND, head_VD, target_N, banned_V, norm, kept, cotangent_N):
-    # Without the barrier the compiler shares `scores - maximum` with the forward pass, and writes it down for that.
+    # Without the barrier the compiler shares `scores - maximum` with the forward pass, and stores it in memory for
+    # that.
     max_N1, log_total_N1, cotangent_N1 = (value[:, None] for value in (*lax.optimization_barrier(norm), cotangent_N))
     target_N1 = (target_N - vocabulary.first_id(plan, head_VD))[:, None]
 
@@ -111,6 +112,6 @@ def _local_backward(plan: Plan, hidden_ND, head_VD, target_N, banned_V, norm, ke
 
 
 def _summed(plan: Plan, part_CD: jax.Array) -> jax.Array:
-    """A chunk's gradient summed over the devices with other positions, cut by width as the head is."""
+    """Sums a chunk's gradient over the devices with other positions; the result is cut by width, as the head is."""
     part_CD = lax.psum_scatter(part_CD, plan.width, scatter_dimension=1, tiled=True)
     return lax.psum(part_CD, tuple(axis for axis in plan.positions if axis not in plan.width))

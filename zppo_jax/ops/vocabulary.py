@@ -1,11 +1,11 @@
-"""Reading the head of a large vocabulary chunk by chunk, without the logits of all positions.
+"""Reads the head of a large vocabulary chunk by chunk, without the logits of all positions.
 
-The rows of the head are read chunk by chunk, and the scores of a chunk are folded into running sums (Milakov and
-Gimelshein, arXiv:1805.02867). On a mesh each device does this for its own part of the vocabulary and its own positions,
-as the table of `parallel.rules` cuts them, and the sums of the parts are joined at the end.
+The scores of each chunk of rows are folded into running sums (Milakov and Gimelshein, arXiv:1805.02867). On a mesh each
+device does this for its own part of the vocabulary and its own positions, as the table of `parallel.rules` cuts them,
+and the sums of the parts are joined at the end.
 
-Shape suffixes: X positions (any leading axes), N positions on one axis, D model, V vocabulary, C a chunk of it. In what
-a `Plan` is given to, N, V and D are what one device holds.
+Shape suffixes: X positions (any leading axes), N positions on one axis, D model, V vocabulary, C a chunk of it. In
+functions that take a `Plan`, N, V and D are the sizes on one device.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from zppo_jax import parallel
 NEGATIVE = float("-inf")
 
 KEPT_BYTES = 2**29
-"""Float32 logits up to this size (on a device) are kept for the backward pass, whole. Computed again, they are a fourth
-product beside three: a fifth more time on a CPU (benchmarks/README.md, "Log-probabilities")."""
+"""Float32 logits up to this size (on a device) are kept whole for the backward pass. Recomputing them would be a fourth
+product besides three: a fifth more time on a CPU (benchmarks/README.md, "Log-probabilities")."""
 
 CHUNK_BYTES = 2**25
 """Larger logits are read in chunks of about this size, of which two are held at a time."""
 
 LEAST_ROWS = 2048
-"""Size of a chunk for many positions: every chunk adds to the float32 gradient of all hidden states, which with fewer
-rows would cost more than the products."""
+"""The least number of rows in a chunk for many positions: every chunk adds to the float32 gradient of all hidden
+states, which with fewer rows would cost more than the products."""
 
 _EMPTY = -1e30
-"""Stands for the maximum of no scores: finite, because a difference of two infinities is not a number."""
+"""The maximum of no scores: finite, because a difference of two infinities is not a number."""
 
 
 def scaled_logits(logits_XV: jax.Array, temperature: jax.Array | float, banned_V: ArrayLike) -> jax.Array:
-    """Logits in float32 at a temperature (0 counts as 1), banned ids at minus infinity.
+    """Scales logits to a temperature, in float32 (0 counts as 1), with banned ids at minus infinity.
 
     The sampler and the trainer both start from this, so that their distributions are the same function of the logits.
     """
@@ -52,8 +52,8 @@ def scaled_logits(logits_XV: jax.Array, temperature: jax.Array | float, banned_V
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is known before anything runs: the temperature, rows of the head at a time, whether logits are kept, and the
-    mesh axes that cut positions, vocabulary and width (none without a mesh: every exchange is then the identity)."""
+    """The static settings: the temperature, the rows of the head at a time, whether logits are kept, and the mesh axes
+    that cut positions, vocabulary and width (none without a mesh: every exchange is then the identity)."""
 
     temperature: float
     chunk: int
@@ -84,23 +84,23 @@ class Plan:
 
 
 def plan_of(hidden_XD: jax.Array, head_VD: jax.Array, temperature: float, chunk: int | None) -> Plan:
-    """For these shapes on the mesh in use."""
+    """Makes the plan for these shapes on the mesh in use."""
     num_positions, (num_rows, width) = math.prod(hidden_XD.shape[:-1]), head_VD.shape
     positions, own_positions = parallel.cut("batch", num_positions)
     vocabulary, own_rows = parallel.cut("vocab", num_rows)
     width_axes, _ = parallel.cut("embed", width)
     # A chunk's gradient is summed over positions and cut by width in one exchange, which needs both on the same axes.
-    # Where positions do not divide, the head is gathered whole.
+    # If positions do not divide, the head is gathered whole.
     width_axes = width_axes if set(width_axes) <= set(positions) else ()
     chunk = min(chunk or chunk_rows(own_positions, own_rows), own_rows)
     return Plan(temperature, chunk, chunk == own_rows, positions, vocabulary, width_axes)
 
 
 def chunk_rows(num_positions: int, num_rows: int) -> int:
-    """How many of a device's `num_rows` rows of the head are read at a time: all, or chunks of nearly equal sizes.
+    """The number of a device's `num_rows` rows of the head to read at a time: all, or chunks of nearly equal sizes.
 
-    These are odd multiples of 128: of 128 for the lanes of a TPU, odd because a CPU's caches have room for few lines
-    that lie a power of two apart (4,224 rows are 10 % faster than 4,096).
+    Sizes are odd multiples of 128: of 128 for the lanes of a TPU, odd because a CPU's caches hold few lines that are a
+    power of two apart (4,224 rows are 10 % faster than 4,096).
     """
     row_bytes = 4 * num_positions
     if row_bytes * num_rows <= KEPT_BYTES:
@@ -110,10 +110,10 @@ def chunk_rows(num_positions: int, num_rows: int) -> int:
 
 
 def over_chunks(num_rows: int, chunk: int, fold: Callable[..., Any], carry: Any) -> Any:
-    """`carry = fold(start, own_C, carry)` for chunks of rows, from the last to the first.
+    """Folds chunks of rows, from the last to the first: `carry = fold(start, own_C, carry)`.
 
-    All have one size, so the last may begin among rows of the one before: those are not its own. That one comes after
-    it, so what it writes for them holds.
+    All chunks have one size, so the last may overlap the one before it; `own_C` excludes the shared rows there. The
+    other chunk comes later, so its values for these rows remain.
     """
     num_chunks = math.ceil(num_rows / chunk)
 
@@ -126,18 +126,18 @@ def over_chunks(num_rows: int, chunk: int, fold: Callable[..., Any], carry: Any)
 
 
 def rows(plan: Plan, head_VD: jax.Array, start: ArrayLike) -> jax.Array:
-    """A chunk of the head in its whole width."""
+    """Gathers a chunk of the head in its whole width."""
     rows_CD = lax.dynamic_slice_in_dim(head_VD, start, plan.chunk)
     return lax.all_gather(rows_CD, plan.width, axis=1, tiled=True)
 
 
 def first_id(plan: Plan, head_VD: jax.Array) -> jax.Array:
-    """The token of the first row on this device."""
+    """The token id of the first row on this device."""
     return lax.axis_index(plan.vocabulary) * len(head_VD)
 
 
 def scores(plan: Plan, hidden_ND, rows_CD, banned_V, start: ArrayLike, own_C, kept: list[jax.Array]) -> jax.Array:
-    """Scores of the rows that a chunk alone has; minus infinity for the others."""
+    """The scores of a chunk's own rows; minus infinity for rows that it shares with another chunk."""
     logits_NC = kept[0] if kept else product("nd,cd->nc", hidden_ND, rows_CD)
     banned_C = lax.dynamic_slice_in_dim(banned_V, start, plan.chunk)
     return scaled_logits(logits_NC, plan.temperature, banned_C | ~own_C)
@@ -159,13 +159,13 @@ def no_sums(num_positions: int) -> Sums:
 
 
 def add(sums: Sums, scores_NC: jax.Array) -> Sums:
-    """With a chunk's scores."""
+    """Adds a chunk's scores to the sums."""
     max_N = jnp.maximum(sums.max_N, jnp.max(scores_NC, axis=1))
     total_N = jnp.sum(jnp.exp(scores_NC - max_N[:, None]), axis=1)
     return Sums(max_N, sums.total_N * jnp.exp(sums.max_N - max_N) + total_N)
 
 
 def joined(plan: Plan, sums: Sums) -> Sums:
-    """The sums of all parts of the vocabulary."""
+    """Joins the sums of all parts of the vocabulary."""
     max_N = lax.pmax(sums.max_N, plan.vocabulary)
     return Sums(max_N, lax.psum(sums.total_N * jnp.exp(sums.max_N - max_N), plan.vocabulary))
