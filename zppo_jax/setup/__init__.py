@@ -1,4 +1,4 @@
-"""From a configuration to everything a run needs. Nothing here decides anything: every value comes from the config."""
+"""Makes everything that a run needs from its configuration. Every value comes from the config; none is chosen here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a run: models, data and programs, as its configuration says."""
+"""The parts of a run: models, data and programs, from its configuration."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ from zppo_jax.zppo.methods import Method
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-    """What a run works with; the student's state and the step are the loop's.
+    """The parts of a run; the loop holds the student's state and the step.
 
-    `limit` is the cap on reformulated prompts a step.
+    `limit` is the cap on reformulated prompts per step.
     """
 
     config: Config
@@ -63,7 +63,7 @@ class Components:
     hosts: Hosts
 
     def random(self, step: int, purpose: str) -> RandomStream:
-        """The random stream of a purpose in a step."""
+        """The random stream for a purpose in a step."""
         return RandomStream(self.config.seed, step, purpose)
 
     def learned_from(self, plain: Cohort, helped: Cohort, step: int, phase: Phase) -> Cohort:
@@ -92,10 +92,10 @@ def build(
     sampler: Compiler | None = None,
     heartbeat: Heartbeat | None = None,
 ) -> tuple[Components, State]:
-    """Load models and data and start compiling, all on the compiler's mesh; returns the parts and the student's state.
+    """Loads models and data and starts compiling, on the compiler's mesh; returns the parts and the student's state.
 
-    `report` is called with how far the rollouts of a step are. Over several hosts, `sampler` compiles for the devices
-    of this one alone, where everything but the update runs. `heartbeat` shows what is being loaded.
+    `report` is called with the progress of a step's rollouts. With several hosts, `sampler` compiles for the devices of
+    this host only, where everything but the update runs. `heartbeat` shows what is being loaded.
     """
     hosts, sampler, heartbeat = hosts or Hosts(), sampler or compiler, heartbeat or Heartbeat()
     check_hosts(config, compiler.mesh, hosts)
@@ -166,7 +166,7 @@ def _helper(
     hosts: Hosts,
 ) -> Helper:
     def fits(prompt: Prompt) -> bool:
-        """By its text: the images are those of the plain prompt, which was sampled."""
+        """Whether some bucket holds the prompt. Only its text is new: the images are those of a sampled prompt."""
         return student.engine.shapes.holds_tokens(process.num_tokens(prompt))
 
     return Helper(
@@ -186,9 +186,9 @@ def _helper(
 def _checkpoint(
     config: Config, key: str, path: Path, compiler: Compiler, heartbeat: Heartbeat
 ) -> tuple[qwen3_5.Model, Processor]:
-    """Model and processor of a Hugging Face directory; ConfigError in one line, naming the key, when it is none."""
+    """Loads model and processor of a Hugging Face directory; raises ConfigError, naming the key, if it is not one."""
     try:
-        # The compiler's mesh: over several hosts, not the one in use.
+        # The compiler's mesh: with several hosts it is not the one in use.
         with parallel.use(compiler.mesh), heartbeat.during(f"loading {key}={path}") as report:
             model = qwen3_5.load(path, config.model.dtype, compiler.mesh, report)
         return model, _processor(config, path, config.prompt.enable_thinking)
@@ -229,7 +229,7 @@ def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler
 
 
 def _writer(config: Config, teacher: Processor, student: Actor, engine: Engine) -> Actor:
-    """The teacher without thinking: the tokens of a candidate leave no room for it."""
+    """The teacher without thinking, as a writer: the tokens of a candidate leave no room for thinking."""
     processor = teacher.configured(enable_thinking=False)
     return dataclasses.replace(student, engine=engines.compressor_engine(config, engine), processor=processor)
 

@@ -1,4 +1,4 @@
-"""The devices of a configuration: the mesh of the update, and what each host samples on."""
+"""The devices of a configuration: the mesh of the update, and the mesh that each host samples on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zppo_jax.parallel import Hosts
 
 
 def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
-    """All devices (or those given) as `config.mesh` says; ConfigError when it does not use exactly these."""
+    """Makes the mesh `config.mesh` of all devices (or those given); raises ConfigError if it does not use them all."""
     try:
         return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     except ValueError as error:
@@ -31,7 +31,7 @@ def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def find_hosts(config: Config) -> Hosts:
-    """This process and the others; ConfigError when they have not been joined."""
+    """This process and the others; raises ConfigError if they have not been joined."""
     hosts = Hosts.all(config.watchdog.host_seconds)
     if hosts.count > 1 and not jax.distributed.is_initialized():
         raise ConfigError(f"this is one of {hosts.count} processes: add --distributed to the command on every host")
@@ -41,10 +41,10 @@ def find_hosts(config: Config) -> Hosts:
 
 
 def _require_same_run(found: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ConfigError where a host has another configuration or program than the first: they would train on, each
-    its own part of the parameters in its own way."""
-    for host, own in enumerate(found):
-        for name, (first, other) in changed_keys(found[0], own, ignore=()).items():
+    """Raises ConfigError if a host has another configuration or program than the first: each would train its part of
+    the parameters in a different way, without an error."""
+    for host, settings in enumerate(found):
+        for name, (first, other) in changed_keys(found[0], settings, ignore=()).items():
             key = name.removeprefix("config.")
             raise ConfigError(
                 f"{key} = {first!r} on host 0 and {other!r} on host {host}: start the same program with the same "
@@ -53,7 +53,7 @@ def _require_same_run(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _program() -> dict[str, str]:
-    """The versions of what this host runs, to compare with another's."""
+    """The versions of the software on this host, to compare with the other hosts'."""
     folder = Path(zppo_jax.__file__).parent
     sources = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
@@ -62,7 +62,7 @@ def _program() -> dict[str, str]:
 
 
 def check_hosts(config: Config, mesh: Mesh | None, hosts: Hosts) -> None:
-    """What several hosts ask of a configuration; ConfigError in one line."""
+    """Checks what a configuration must satisfy for several hosts; raises ConfigError in one line."""
     if hosts.count == 1 or mesh is None:
         return
     if config.warmstart.rebuild:
@@ -75,7 +75,7 @@ def check_hosts(config: Config, mesh: Mesh | None, hosts: Hosts) -> None:
 
 
 def sampling_mesh(config: Config, mesh: Mesh) -> Mesh:
-    """The devices of this host, on which it samples."""
+    """The mesh of this host's devices, on which it samples."""
     try:
         return parallel.host_mesh(mesh, jax.process_index())
     except ValueError as error:
@@ -83,7 +83,7 @@ def sampling_mesh(config: Config, mesh: Mesh) -> Mesh:
 
 
 def decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | None:
-    """The devices of the run as `chosen`, which is the section `where` of the config."""
+    """The run's devices in the mesh shape `chosen`, section `where` of the config; None without a mesh."""
     if compiler.mesh is None:
         return None
     try:
@@ -93,8 +93,8 @@ def decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | 
 
 
 def num_rows(config: Config, mesh: Mesh | None, hosts: Hosts) -> int:
-    """Rows of a micro-batch: as many as asked for; over several hosts so many more that all devices have equally many,
-    which then may stay empty."""
+    """Rows of a micro-batch: as many as configured; with several hosts rounded up so that all devices have equally many
+    (the added rows may stay empty)."""
     with parallel.use(mesh):
         shares = parallel.num_shards("batch") if hosts.count > 1 else 1
     return -(-config.update.rows_per_microbatch // shares) * shares
@@ -103,7 +103,7 @@ def num_rows(config: Config, mesh: Mesh | None, hosts: Hosts) -> int:
 def describe_mesh(
     config: Config, mesh: Mesh, params: dict[str, Any], model: qwen3_5.Config, hosts: Hosts
 ) -> Iterator[str]:
-    """What a person should know about a run on several devices."""
+    """Yields lines for the user about a run on several devices."""
     yield from parallel.describe(mesh, params, vlm.logical_axes(model))
     asked, given = config.update.rows_per_microbatch, num_rows(config, mesh, hosts)
     if given != asked:

@@ -23,7 +23,7 @@ from zppo_jax.setup.devices import decoding_mesh
 from zppo_jax.zppo import get_method
 
 BUSY_TOKENS = 16_384
-"""Most tokens of prompts that a device runs at once: more make its products no faster, and only take memory."""
+"""The most prompt tokens that a device runs at once: more would not make its products faster, only take memory."""
 
 
 def shapes_of_prompts(config: Config, model: qwen3_5.Config) -> Shapes:
@@ -44,8 +44,9 @@ def engine_of(
     name: str = "",
     report: Callable[[str], None] | None = None,
 ) -> Engine:
-    """Slots: as requested, at most what cache memory holds. Prompts per prefill call: enough groups to fill the slots,
-    a multiple of the prefilling devices (otherwise each computes all of them), at most BUSY_TOKENS per device."""
+    """Makes an engine. Slots: as requested, at most what cache memory holds. Prompts per prefill call: enough groups to
+    fill the slots, a multiple of the prefilling devices (otherwise each computes all of them), at most BUSY_TOKENS per
+    device."""
     chosen, dtypes = config.rollout, (config.model.dtype, config.rollout.state_dtype)
     with parallel.use(mesh):
         num_slots = memory.plan(model, shapes, chosen.slots, 1e9 * chosen.cache_gigabytes, dtypes)
@@ -64,23 +65,23 @@ def student_engine(
     sampler: Compiler,
     report: Callable[[str], None] | None = None,
 ) -> Engine:
-    """The student's, on the devices of `sampler`."""
+    """The student's engine, on the devices of `sampler`."""
     mesh = decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
     return engine_of(config, model, banned_V, sampler, shapes_of_prompts(config, model), mesh, report=report)
 
 
 def training_sampling(config: Config) -> Sampling:
-    """How the student's rollouts are drawn."""
+    """The sampling settings of the student's rollouts."""
     return Sampling(config.rollout.temperature, config.rollout.top_k, config.rollout.top_p)
 
 
 def teacher_sampling(config: Config) -> Sampling:
-    """How the teacher's responses are drawn."""
+    """The sampling settings of the teacher's responses."""
     return Sampling(config.teacher.temperature, top_p=config.teacher.top_p)
 
 
 def evaluation_sampling(config: Config) -> Sampling:
-    """How the responses of an evaluation are drawn."""
+    """The sampling settings of an evaluation's responses."""
     chosen = config.eval
     return Sampling(
         temperature=chosen.temperature,
@@ -93,17 +94,18 @@ def evaluation_sampling(config: Config) -> Sampling:
 
 
 def evaluation_engine(config: Config, student: Engine) -> Engine:
-    """The student's, unless the evaluation has penalties: then one beside it whose slots remember tokens, for which
-    training pays nothing. Weights, features and prefilled prompts are the student's; a slot takes two bytes more for
-    each token of the vocabulary, which `rollout.cache_gigabytes` does not count."""
+    """The engine of an evaluation: the student's, unless the evaluation has penalties. Then it is a second engine whose
+    slots remember tokens, so that training does not pay for that. Weights, features and prefilled prompts are the
+    student's; a slot takes two bytes more for each token of the vocabulary, which `rollout.cache_gigabytes` does not
+    count."""
     return dataclasses.replace(student, penalises=True) if evaluation_sampling(config).penalises else student
 
 
 def prepare_student(
     config: Config, params: dict[str, Any], student: Engine, evaluation: Engine, buckets: Iterable[int] | None = None
 ) -> None:
-    """Starts compiling what the evaluation, which comes first, and the rollouts need; `buckets` are those of held-out
-    prompts (None: all). `params` may be shapes."""
+    """Starts compiling the programs of the evaluation, which comes first, and of the rollouts; `buckets` are those of
+    held-out prompts (None: all). `params` may be shapes."""
     rollouts, held_out = training_sampling(config), evaluation_sampling(config)
     if evaluation is student:
         student.prepare(params, (rollouts, held_out))
@@ -113,12 +115,12 @@ def prepare_student(
 
 
 def teacher_writes(config: Config) -> bool:
-    """Whether the teacher is asked to write, be it summaries or what a prompt cannot do without."""
+    """Whether the teacher is asked to write: summaries, or texts that a prompt needs."""
     return config.teacher.compress.enabled or get_method(config.method).needs_texts
 
 
 def teacher_engine(config: Config, model: qwen3_5.Config, banned_V: np.ndarray, student: Engine) -> Engine:
-    """A teacher of the student's architecture, on the same mesh, shares its compiled programs."""
+    """The teacher's engine. A teacher of the student's architecture, on the same mesh, shares its compiled programs."""
     mesh, compiler = decoding_mesh(student.compiler, config.teacher.mesh, "teacher.mesh"), student.compiler
     if (model, mesh) == (student.config, student.mesh):
         return dataclasses.replace(student, kept=Kept())
@@ -126,7 +128,7 @@ def teacher_engine(config: Config, model: qwen3_5.Config, banned_V: np.ndarray, 
 
 
 def compressor_engine(config: Config, teacher: Engine) -> Engine:
-    """The teacher's with prompts that hold a whole response, and the few tokens of a candidate."""
+    """The teacher's engine with prompts that hold a whole response, and the few new tokens of a candidate."""
     longest = max(*config.prompt.buckets, config.rollout.max_new_tokens + 512)
     tokens = config.teacher.compress.max_tokens
     shapes = dataclasses.replace(teacher.shapes, buckets=(longest,), max_new_tokens=tokens)

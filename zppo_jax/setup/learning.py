@@ -31,7 +31,7 @@ def learner_of(
     hosts: Hosts | None = None,
     reference: qwen3_5.Model | None = None,
 ) -> Learner:
-    """The learner; `reference` is the model that the method's objective compares with, on the compiler's mesh."""
+    """Makes the learner; `reference` is the model that the method's objective compares with, on the compiler's mesh."""
     update, sizes, hosts = config.update, engine.shapes, hosts or Hosts()
     num_microbatch_rows = num_rows(config, compiler.mesh, hosts)
     chunk = longest_chunk(model.text.linear_key_head_dim)
@@ -48,7 +48,7 @@ def learner_of(
 
 
 def recipe_of(config: Config, model: qwen3_5.Config, reference: qwen3_5.Config | None = None) -> Recipe:
-    """What is static about the update."""
+    """The static settings of the update."""
     method = get_method(config.method)
     objective = OBJECTIVES[method.objective](config)
     if objective.needs_reference != method.reference:
@@ -65,7 +65,7 @@ def recipe_of(config: Config, model: qwen3_5.Config, reference: qwen3_5.Config |
 
 
 def schedule_of(config: Config) -> Schedule:
-    """Mini-batches and epochs: one update on the whole batch where the method says so, else the configuration's."""
+    """Mini-batches and epochs: one update on the whole batch if the method says so, else the configuration's."""
     if get_method(config.method).whole_batch:
         return Schedule(1, 1, config.update.old_logprobs)
     return Schedule(config.update.num_minibatches, config.update.inner_epochs, config.update.old_logprobs)
@@ -79,7 +79,8 @@ def transform_of(config: Config) -> optax.GradientTransformation:
 
 @functools.cache
 def _adamw(chosen: OptimizerConfig, num_steps: int, updates_per_step: int) -> optax.GradientTransformation:
-    """Cached: its identity is a part of the compiled update, which a second run in a process need not trace again."""
+    """Makes the optimiser. Cached: the compiled update is keyed by its identity, so a second run in the same process
+    need not trace again."""
     counts = (chosen.warmup_steps * updates_per_step, num_steps * updates_per_step)  # optax counts updates
     rate = optimizer.learning_rate(chosen.schedule, chosen.learning_rate, *counts)
     return optimizer.adamw(

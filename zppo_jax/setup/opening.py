@@ -1,4 +1,4 @@
-"""A run, opened: its hosts, its directory, its devices and its parts, in the order in which each can fail."""
+"""Opens a run: its hosts, directory, devices and parts, in the order in which they can fail."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from zppo_jax.warmstart import directories
 
 @dataclasses.dataclass
 class Opened:
-    """The parts of a run with the student's initial state, and where it is written and shown."""
+    """The parts of an open run with the student's initial state, its directory and its console."""
 
     components: Components
     state: State | None
@@ -40,7 +40,7 @@ class Opened:
     stop: StopRequest
 
     def take_state(self) -> State:
-        """The initial state, once: whoever takes it is the only one to hold its arrays, and can free them."""
+        """Returns the initial state, once: the caller then holds the only reference, and can free the arrays."""
         state, self.state = self.state, None
         assert state is not None
         return state
@@ -58,7 +58,7 @@ class Opened:
 def open_run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> Iterator[Opened]:
     """Opens everything that a run needs, and closes it at the end of the block.
 
-    Raises ConfigError and RunError, in one line, on whatever host it fails.
+    Raises ConfigError and RunError, in one line, on the host that fails.
     """
     compilation.use_cache()
     with (heartbeat or Heartbeat()).during("finding the devices"):
@@ -79,7 +79,7 @@ def open_run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) 
             records = Records(directory, config, checkpoints.latest_step, hosts, console.message)
         stack.callback(records.close)
         opened = Opened(components, state, directory, checkpoints, records, console, stop)
-        del state  # this function waits here for the whole run
+        del state  # this frame lives for the whole run, and must not hold the arrays
         yield opened
 
 
@@ -94,7 +94,7 @@ def _directory(config: Config, workdir: Path, hosts: Hosts, stack: contextlib.Ex
 
 
 def _console(config: Config, hosts: Hosts, heartbeat: Heartbeat | None, stack: contextlib.ExitStack) -> RunConsole:
-    """The console of the first host; those of the others are silent."""
+    """The console: the first host's writes, those of the other hosts are silent."""
     if hosts.leads:
         return stack.enter_context(RunConsole(config.num_steps, heartbeat=heartbeat))
     silent = stack.enter_context(open(os.devnull, "w"))  # noqa: SIM115
@@ -109,7 +109,7 @@ def _built(
     stop: StopRequest,
     stack: contextlib.ExitStack,
 ) -> tuple[Components, Any]:
-    """The parts, with compilers for the mesh of the update and for that of sampling."""
+    """Makes the parts, with one compiler for the mesh of the update and one for that of sampling."""
     student, teacher = directories(config, directory.path, console.message)
     mesh = make_mesh(config)
     stack.enter_context(parallel.use(mesh))
