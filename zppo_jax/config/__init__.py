@@ -1,8 +1,8 @@
 """The configuration of a run: frozen dataclasses, complete and checked.
 
-A config file (configs/tiny.py) returns an `ml_collections.ConfigDict`, which is what the command line overrides. The
-rest of the package never reads that: it reads the `Config` that `from_config_dict` makes of it, whose fields are
-complete (there are no defaults in the code), typed and in range. What cannot work is refused before anything is
+A config file (configs/tiny.py) returns an `ml_collections.ConfigDict`, which the command line overrides. The rest of
+the package does not read that: it reads the `Config` that `from_config_dict` makes from it, whose fields are complete
+(there are no defaults in the code), typed and in range. A configuration that cannot work is refused before anything is
 compiled, in one line that names the key, the value and the fix.
 
 A key is declared once, in schema.py: its meaning, which `--help` prints, its range, and whether it may change when a

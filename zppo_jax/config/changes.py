@@ -1,4 +1,4 @@
-"""Configurations as JSON, how two of them differ, and which keys may differ when a run is continued."""
+"""Configurations as JSON, the differences between two, and the keys that may change when a run is continued."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zppo_jax.config.schema import Config
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The configuration as nested dicts and lists, exactly what `config.json` holds."""
+    """Converts the configuration to nested dicts and lists, as in `config.json`."""
     return json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False))
 
 
@@ -29,14 +29,14 @@ def _free_keys() -> tuple[str, ...]:
 
 
 FREE_KEYS = _free_keys()
-"""Beginnings of the names of keys that are declared with `may_change`. A section in which every key may change stands
-as a whole, so that a key of another version in it may change too."""
+"""Prefixes of the names of keys that are declared with `may_change`. A section in which every key may change is one
+prefix, so that a key of another version in it may change too."""
 
 
 def changed_keys(
     old: Mapping[str, Any], new: Mapping[str, Any], ignore: tuple[str, ...] = FREE_KEYS
 ) -> dict[str, tuple[Any, Any]]:
-    """The keys that differ between two `to_json` values: {dotted name: (old, new)}; "absent" where there is none.
+    """The keys that differ between two `to_json` values: {dotted name: (old, new)}; "absent" if one has no such key.
 
     Names that begin with one of `ignore` are left out.
     """

@@ -1,4 +1,4 @@
-"""Values that are in range key by key but cannot work together. A check returns the fault as one line, or None."""
+"""Checks for values that are each in range but cannot work together. A check returns the fault as one line, or None."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _mesh_sizes(where: str, mesh: MeshConfig) -> str | None:
 
 
 def _rounding(config: Config) -> str | None:
-    """bfloat16 values near a weight of 0.02 are 1e-4 apart, so rounding to nearest undoes changes of less than half."""
+    """bfloat16 values near a weight of 0.02 are 1e-4 apart, so rounding to nearest undoes changes below 5e-5."""
     rate, rounding = config.optimizer.learning_rate, config.optimizer.parameter_rounding
     if config.model.dtype == "bfloat16" and rounding == "nearest" and 0 < rate < 1e-5:
         return (

@@ -1,4 +1,4 @@
-"""The keys of a configuration by dotted name: all of them, and the one that a misspelt name most likely meant."""
+"""The keys of a configuration by dotted name, and the most likely key for a misspelt name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zppo_jax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key of a configuration: dotted name, type (a tuple with that of its items) and `Setting`."""
+    """One key of a configuration: dotted name, type (for a tuple, with that of its items) and `Setting`."""
 
     name: str
     type: Any
@@ -61,7 +61,7 @@ def closest_key(name: str, known: Sequence[str]) -> str | None:
 
 
 def unknown_key(name: str, value: object) -> ConfigError:
-    """The error for a key that no configuration has, with the key that was probably meant."""
+    """The error for an unknown key, with the key that was probably meant."""
     known = [key.name for key in keys()]
     members = [key for key in known if key.startswith(name + ".")]
     if members:

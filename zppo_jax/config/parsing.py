@@ -1,4 +1,4 @@
-"""From a ConfigDict to a checked `Config`: names, types, ranges, combinations."""
+"""Turns a ConfigDict into a checked `Config`: names, types, ranges, combinations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _build(schema: Any, checked: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def _checked(key: Key, value: Any) -> Any:
-    """The value in the key's type; raises `ConfigError` when it has another type or is out of range."""
+    """The value in the key's type; raises `ConfigError` if it has another type or is out of range."""
     typed = _typed(key.type, value)
     if typed is None:
         raise ConfigError(f"{key.name} = {value!r} has the wrong type: give {type_words(key.type)}")
@@ -51,7 +51,7 @@ def _checked(key: Key, value: Any) -> Any:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """The value as `kind`, or None when it has another type. Neither True nor 4.0 is an integer."""
+    """The value as `kind`; None if it has another type. Neither True nor 4.0 is an integer."""
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if typing.get_origin(kind) is tuple and isinstance(value, tuple | list):
@@ -60,7 +60,7 @@ def _typed(kind: Any, value: Any) -> Any:
 
 
 def _check_combinations(config: Config) -> None:
-    """Refuses what is in range key by key but cannot work together."""
+    """Raises ConfigError for values that are each in range but cannot work together."""
     for check in COMBINATIONS:
         fault = check(config)
         if fault is not None:

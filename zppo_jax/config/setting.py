@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a key means, which values it may take, and whether it may change when a run is continued.
+    """The meaning of a key, its allowed values, and whether it may change when a run is continued.
 
-    `minimum` and `maximum` are allowed values themselves, `above` and `below` are not. Keys that `may_change` say how
-    long a run trains, what it writes, and how it uses the machine: what it computes stays the same but for rounding.
+    `minimum` and `maximum` are allowed values themselves, `above` and `below` are not. Keys that `may_change` control
+    how long a run trains, what it writes, and how it uses the machine: its results stay the same up to rounding.
     """
 
     doc: str
@@ -23,7 +23,7 @@ class Setting:
     may_change: bool = False
 
     def rule(self) -> str:
-        """The allowed values in words; empty when every value of the type is allowed."""
+        """The allowed values in words; empty if every value of the type is allowed."""
         if self.choices:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
         bounds = [

@@ -1,4 +1,4 @@
-"""How many questions a step has: the rules that a configuration is checked with and that the code applies.
+"""The number of questions in a step: the rules that check a configuration and that the code applies.
 
 A fault is one line that names key, value and fix, or None.
 """
@@ -10,7 +10,7 @@ import math
 
 
 def data_fault(num_questions: int, questions_per_step: int) -> str | None:
-    """Why a data set of `num_questions` questions cannot fill a step."""
+    """The fault of a data set of `num_questions` questions that cannot fill a step."""
     if num_questions == 0:
         return "data.num_questions = 0: the source is empty; set data.num_questions to 1 or more"
     if questions_per_step < 1:
@@ -25,9 +25,9 @@ def data_fault(num_questions: int, questions_per_step: int) -> str | None:
 
 
 def share_fault(key: str, fraction: float, questions_per_step: int) -> str | None:
-    """Why a step has no such share; `key` is the name of the fraction.
+    """The fault of a fraction that gives an empty share of a step; `key` is the name of the fraction.
 
-    A positive fraction that floors to nothing is a fault: it would switch a part of the method off without a word.
+    A positive fraction that floors to 0 is a fault: it would silently switch off a part of the method.
     """
     if not 0 <= fraction < math.inf:
         return f"{key} = {fraction:g} is not a share of the new questions: give 0 or a positive number"
@@ -55,5 +55,5 @@ def _floor(fraction: float, questions_per_step: int) -> int:
 
 
 def _as_written(fraction: float) -> fractions.Fraction:
-    """The decimal fraction that a person wrote: in binary 0.29 * 100 is below 29, and its floor would be 28."""
+    """The decimal fraction as written: in binary 0.29 * 100 is below 29, and its floor would be 28."""
     return fractions.Fraction(str(float(fraction)))
