@@ -35,8 +35,8 @@ from zppo_jax.zppo import get_method
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """The arrays of a run on a slice, as shapes: `state` on `mesh`; on `sampling_mesh`, a single host's, the copy of the
-    parameters to sample with and the teacher. With one host both meshes and both copies are the same."""
+    """The arrays of a run on a slice, as shapes: `state` on `mesh`; the copy of the parameters to sample with and the
+    teacher on `sampling_mesh`, that of one host. On a single host both meshes and copies are the same."""
 
     mesh: jax.sharding.Mesh
     sampling_mesh: jax.sharding.Mesh
