@@ -1,1 +1,1 @@
-"""A run on disk, on screen and in time: its directory, checkpoints, records, console, and what watches over it."""
+"""A run on disk, on screen and in time: its directory, checkpoints, records, console, timers and watchdogs."""

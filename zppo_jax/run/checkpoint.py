@@ -1,10 +1,10 @@
-"""One checkpoint holds everything a run is: parameters, optimiser, step, data position, replay buffer.
+"""One checkpoint holds the whole state of a run: parameters, optimiser, step, data position, replay buffer.
 
-Random keys need no place in it: every draw comes from (seed, step, purpose). Arrays are Orbax arrays, the rest JSON;
-nothing is pickled. A checkpoint that was cut short is never chosen, because Orbax renames it into place when complete,
-with a digest of every file (saved.py), and what the disk has changed since is refused.
-Writing goes on in the background while the next steps are made: what fails is reported at the next `check` or `save`.
-Hosts write one checkpoint together; what one of them cannot write, none has written.
+It needs no random keys: every draw comes from (seed, step, purpose). Arrays are Orbax arrays, the rest JSON; nothing is
+pickled. A checkpoint that was cut short is never used, because Orbax renames it into place when it is complete, with a
+digest of every file (saved.py); files that the disk has changed since are refused.
+Checkpoints are written in the background while training goes on; a failure is reported at the next `check` or `save`.
+Hosts write one checkpoint together: if one of them cannot write its part, the checkpoint fails on all.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from zppo_jax.run.saved import continues, saved_steps
 from zppo_jax.update.programs import State
 
 BARRIER_SECONDS = 300
-"""How long one host that has written waits for another, at most `watchdog.host_seconds`."""
+"""How long a host that has written waits for the others; at most `watchdog.host_seconds`."""
 
 
 class _Signed(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """A checkpoint that is read back and gets its digests when all its files are there, and then its name."""
+    """A checkpoint that, once all files are written, is read back and gets its digests, and then its name."""
 
     async def finalize(self) -> None:
-        """Orbax's name for what is still being written lasts until the digests are there."""
+        """Keeps Orbax's temporary name until the digests are written."""
         suffix, final = ocp.path.atomicity.TMP_DIR_SUFFIX, self._final_path
         if suffix in final.parent.name:  # a part of a checkpoint
             return await super().finalize()
@@ -50,7 +50,7 @@ class _Signed(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
 
 def _read_back(path: Path) -> None:
-    """What could not be restored is a failed save, and not a surprise after the run."""
+    """Reads the checkpoint back, so that a save which could not be restored fails now and not after the run."""
     try:
         _stored_tree(path)
     except Exception as error:  # as in `restore`
@@ -61,13 +61,13 @@ def _read_back(path: Path) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of a run, by step. What is saved is copied off the device at once and written in the background.
+    """The checkpoints of a run, by step. A state is copied off the device at once and written in the background.
 
     Args:
-      directory: where they lie; created on the first save.
-      keep: how many of the newest stay.
-      keep_best: how many stay beside them, those of the best held-out accuracy.
-      hosts: this one among those that save; all call the same methods in the same order.
+    directory: the directory of the checkpoints; created on the first save.
+    keep: how many of the newest are kept.
+    keep_best: how many more are kept, those of the best held-out accuracy.
+    hosts: this host among those that save; all call the same methods in the same order.
     """
 
     def __init__(self, directory: Path, keep: int, keep_best: int = 0, hosts: Hosts | None = None) -> None:
@@ -80,7 +80,7 @@ class Checkpoints:
         ]
         self._manager = self._opened()
         self._saving: int | None = None
-        self._saved = self.latest_step  # kept, not looked up: hosts that look at different moments would not agree
+        self._saved = self.latest_step  # cached: hosts that look at different moments would not agree
 
     def _opened(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -92,36 +92,36 @@ class Checkpoints:
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
         unread = [step for step, accuracy in saved.accuracies(self._directory).items() if accuracy is None]
-        if unread:  # the constructor reads the metrics of all
+        if unread:  # the constructor reads the metrics of all checkpoints
             reason = f"{saved.METRICS_FILE}: its content is not what was saved"
             raise WorkdirError(saved.damaged(self._directory, unread[-1], reason))
         return ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
 
     @property
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint's step, None when there is none."""
+        """The step of the newest complete checkpoint; None if there is none."""
         return max(saved_steps(self._directory), default=None)
 
     def save(self, step: int, state: State, host: dict[str, Any], accuracy: float | None = None) -> None:
-        """Begin to write both parts under one step; `host` is JSON, `accuracy` held-out where it was measured at this
-        step. A step that is saved already is left alone.
+        """Begins to write both parts under one step; `host` is JSON, `accuracy` the held-out accuracy if it was
+        measured at this step. A step that is already saved is left unchanged.
 
-        Raises WorkdirError when this one, or the one before that was still being written, cannot be written (disk full,
-        quota, file-size limit), on whatever host; the earlier ones are whole, and a later save may succeed.
+        Raises WorkdirError if this checkpoint, or the previous one that was still being written, cannot be written
+        (disk full, quota, file-size limit) on some host; the earlier ones are intact, and a later save may succeed.
         """
         self.finish()
         if step == self._saved:
             return
         parts = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host | saved.SIGNED))
-        with self._agreed(step):  # orbax's own hosts wait for one another: none begins what another one cannot
+        with self._agreed(step):  # orbax's hosts wait for one another, so none may begin a save that fails on another
             self._require_space(step, state)
-            probe(self._directory)  # else orbax's threads wait long for a directory that cannot be made
+            probe(self._directory)  # orbax's threads would wait long for a directory that cannot be made
         with self._agreed(step):
             self._manager.save(step, args=parts, metrics=None if accuracy is None else {"accuracy": accuracy})
         self._saving = step
 
     def finish(self) -> None:
-        """Wait until everything is written; raises WorkdirError when it cannot be."""
+        """Waits until everything is written; raises WorkdirError if that fails."""
         step, self._saving = self._saving, None
         if step is not None:
             with self._agreed(step):
@@ -129,8 +129,8 @@ class Checkpoints:
             self._saved = step
 
     def check(self) -> None:
-        """Raises WorkdirError when what is being written has failed; does not wait. Several hosts learn it from
-        `finish`, which all call at the same time."""
+        """Raises WorkdirError if the checkpoint that is being written has failed; does not wait. With several hosts
+        only the collective `finish` reports this."""
         if self._saving is not None and self._hosts.count == 1:
             with self._agreed(self._saving):
                 self._manager.check_for_errors()
@@ -143,14 +143,14 @@ class Checkpoints:
         try:
             with quiet():
                 yield
-        except Exception as error:  # tensorstore and orbax have kinds of their own for a full disk
+        except Exception as error:  # tensorstore and orbax have their own exceptions for a full disk
             failure, cause = self._described(step, error), error
         failures = self._hosts.gather(failure, f"the checkpoint of step {step}")
         if not any(failures):
             return
         self._saving = None
         self.close()
-        with contextlib.suppress(Exception), quiet():  # the directory itself may be gone
+        with contextlib.suppress(Exception), quiet():  # the directory may be gone
             self._manager = self._opened()
         host = next(host for host, reason in enumerate(failures) if reason)
         raise WorkdirError(failure or f"host {host}: {failures[host]}") from cause
@@ -164,35 +164,35 @@ class Checkpoints:
         )
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether this machine is about to be taken away, as all hosts agree at the end of a step."""
+        """Whether a machine is about to be preempted; all hosts agree on it at the end of a step."""
         return self._manager.reached_preemption(step)
 
     def restore(
         self, state: State, report: Callable[[str], None] = lambda line: None
     ) -> tuple[int, State, dict[str, Any]]:
-        """The newest checkpoint, whatever mesh and number of processes have saved it: (step, state in the shapes and
-        shardings of `state`, arrays or shapes, host values). `report` is called when it has no digests. Raises
-        WorkdirError when it is damaged: an older one is never taken in silence, that is for a person to decide.
+        """Restores the newest checkpoint, whatever mesh and number of processes saved it: (step, state in the shapes
+        and shardings of `state`, which holds arrays or shapes, host values). `report` is called if it has no digests.
+        Raises WorkdirError if it is damaged: an older one is never taken silently, because the user must decide that.
         """
         self.finish()
         step, target = saved_steps(self._directory)[-1], placed_shapes(state)
         path, share = self._directory / str(step), (self._hosts.index, self._hosts.count)
-        with self._hosts.together(f"checking the checkpoint of step {step}"):  # Orbax's hosts wait for one another
+        with self._hosts.together(f"checking the checkpoint of step {step}"):  # Orbax's hosts wait for each other
             saved.require_sound(self._directory, step, share=share, report=report)
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
         try:
             with quiet():
-                _require_same(path, _stored_tree(path)["params"], state["params"])  # else it is called damaged
+                _require_same(path, _stored_tree(path)["params"], state["params"])  # or it would be called damaged
                 restored = self._manager.restore(step, args=parts)
         except WorkdirError:
             raise
-        except Exception as error:  # every layer below has kinds of its own for a damaged file
+        except Exception as error:  # every layer below has its own exceptions for a damaged file
             raise WorkdirError(saved.damaged(self._directory, step, first_line(error))) from error
         host = {name: value for name, value in restored["host"].items() if name not in saved.SIGNED}
         return step, restored["state"], host
 
     def _require_space(self, step: int, state: State) -> None:
-        """Refuses before anything is written: on a full disk, tensorstore's threads bury one line under many."""
+        """Raises WorkdirError before anything is written: on a full disk tensorstore's threads print many lines."""
         needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self._directory).free
         if free < needed:
             raise WorkdirError(
@@ -204,28 +204,28 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        """A host that fails among several does not wait for what all would have to end together."""
+        """Closes the manager, except on a host that fails among several: it would wait for the others."""
         if error is None or self._hosts.count == 1:
             self.close()
 
     def close(self) -> None:
-        """Waits for what is being written; its failure was reported by `finish` or `check`, or is not."""
+        """Waits for the checkpoint that is being written; only `finish` and `check` report failures."""
         with contextlib.suppress(Exception), quiet():
             self._manager.close()
 
 
 def placed_shapes(state: State) -> State:
-    """Shapes, dtypes and shardings of a state: all that restoring needs of it."""
+    """Shapes, dtypes and shardings of a state, which is all that restoring needs."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
 
 
 def restore_params(
     directory: Path, step: int, abstract: dict[str, Any], report: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Only the parameters of a checkpoint, as arrays of this machine's first CPU, whatever mesh saved them.
+    """Restores only the parameters of a checkpoint, as arrays on this machine's first CPU, whatever mesh saved them.
 
-    `abstract` is the tree of their shapes; the dtypes are those of the checkpoint. `report` is called when it has no
-    digests. Raises WorkdirError when it is damaged or holds another model.
+    `abstract` is the tree of their shapes; the dtypes are those of the checkpoint. `report` is called if it has no
+    digests. Raises WorkdirError if it is damaged or holds another model.
     """
     path = directory.absolute() / str(step)
     saved.require_sound(directory, step, saved.exporting, report=report)
@@ -246,7 +246,7 @@ def restore_params(
 
 
 def _stored_tree(path: Path) -> dict[str, Any]:
-    """Shapes and dtypes of the arrays of a checkpoint; raises an error where Orbax finds none."""
+    """Shapes and dtypes of the arrays of a checkpoint; raises an error if Orbax finds none."""
     found: Any = ocp.PyTreeCheckpointer().metadata(path / "state")
     return found.item_metadata.tree
 
@@ -268,7 +268,7 @@ def _require_same(path: Path, stored: dict[str, Any], abstract: dict[str, Any]) 
 
 
 def equal(first: State, second: State) -> bool:
-    """Whether two states are the same to the bit; unlike for ==, a NaN is itself and -0.0 is not 0.0."""
+    """Whether two states are bit-identical; unlike ==, a NaN equals itself and -0.0 differs from 0.0."""
     if jax.tree.structure(first) != jax.tree.structure(second):
         return False
     pairs = zip(map(np.asarray, jax.tree.leaves(first)), map(np.asarray, jax.tree.leaves(second)), strict=True)

@@ -1,7 +1,7 @@
-"""What the person at the terminal sees: what is compiling, how each step went, what the run achieved, where it lies.
+"""The console of a run: what is compiling, the result of each step, the final accuracies, the files.
 
-On a terminal the current step and any compilation are live at the bottom of the screen. Anywhere else (a file, a pipe,
-a CI log) the same facts are plain lines without control characters, and a heartbeat says what takes long.
+On a terminal the current step and any compilation are shown live at the bottom of the screen. Anywhere else (a file, a
+pipe, a CI log) the same information is plain lines without control characters, and a heartbeat reports long phases.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class RunConsole:
     """Reports one run: `with RunConsole(num_steps) as console: ...`.
 
     Args:
-      num_steps: of the whole run, for the time left.
+      num_steps: the number of steps of the whole run, for the time left.
       file: where to write; standard output by default.
-      live: whether to draw on a terminal; found out from `file` by default.
-      heartbeat: of the same file, where one beats already.
+      live: whether to draw on a terminal; detected from `file` by default.
+      heartbeat: a heartbeat of the same file, if one is running already.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class RunConsole:
 
     @contextlib.contextmanager
     def compiling(self, program: str) -> Iterator[None]:
-        """Says that `program` is being compiled, for how long while it lasts, and how long it took."""
+        """Shows that `program` is being compiled, for how long so far, and at the end how long it took."""
         start = time.monotonic()
         if self._live:
             task = self._progress.add_task(f"compiling {program}", compiling=True)
@@ -114,18 +114,18 @@ class RunConsole:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A phase of a step, for a trace and for whoever waits."""
-        import jax  # the console of a command that computes nothing must not need it
+        """Marks a phase of a step, in a trace and on the screen."""
+        import jax  # a command that computes nothing must not need it
 
         with jax.profiler.TraceAnnotation(name), self.heartbeat.during(name):
             yield
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Shows how the step went; `metrics` are those of its row in metrics.jsonl."""
+        """Shows the result of a step; `metrics` are those of its row in metrics.jsonl."""
         now = time.monotonic()
         self._recent.append(now - self._last)
         self._last = now
-        # The median: a step that compiled or evaluated says nothing about those to come.
+        # The median: a step that compiled or evaluated does not predict the next ones.
         left = statistics.median(self._recent) * (self._num_steps - step)
         line = step_line(step, self._num_steps, metrics, left)
         if self._live:
@@ -134,8 +134,7 @@ class RunConsole:
             self.message(line)
 
     def status(self, line: str) -> None:
-        """Shows how things stand, in the place of what it said before; without a terminal only when it takes
-        long."""
+        """Shows a status line in place of the last one; without a terminal only if the phase takes long."""
         if not self._live:
             self.heartbeat.detail(line)
             return
@@ -145,18 +144,18 @@ class RunConsole:
             self._progress.update(self._task, description=line)
 
     def start_clock(self) -> None:
-        """Marks the beginning of the first step, so that what went before does not count as a step's time."""
+        """Marks the beginning of the first step, so that the time before it does not count."""
         self._last = time.monotonic()
 
     def results(self, before: Mapping[str, Result], after: Mapping[str, Result], when: str) -> None:
-        """The final table: held-out accuracy by level, before training and after it.
+        """Prints the final table: held-out accuracy by level, before and after training.
 
         Args:
-          before: by level; the order is kept.
-          after: the same after training.
-          when: the second was measured, such as "after 240 steps".
+        before: the accuracy before training, by level; the order is kept.
+        after: the same after training.
+        when: when the second was measured, such as "after 240 steps".
         """
-        self._progress.stop()  # nothing is under way any more
+        self._progress.stop()  # nothing is running any more
         box = rich.box.SIMPLE if self._live else rich.box.ASCII2
         table = rich.table.Table(
             title="held-out accuracy in %, and its interval of 95 %", title_justify="left", box=box
@@ -169,7 +168,7 @@ class RunConsole:
         self._console.print(table)
 
     def files(self, workdir: Path | str) -> None:
-        """Lists the files of the run that exist, with what each holds."""
+        """Lists the existing files of the run, with their contents in words."""
         self.message(f"files in {workdir}")
         for name, meaning in _FILES.items():
             if (Path(workdir) / name).exists():
@@ -177,17 +176,16 @@ class RunConsole:
 
 
 class _CompileClock(rich.progress.TimeElapsedColumn):
-    """The time since a compilation began; nothing beside the line of a step, which has a clock of its own."""
+    """The time since a compilation began; empty next to the line of a step, which has its own clock."""
 
     def render(self, task: rich.progress.Task) -> rich.text.Text:
         return super().render(task) if task.fields.get("compiling") else rich.text.Text()
 
 
 def step_line(step: int, num_steps: int, metrics: Mapping[str, Any], seconds_left: float) -> str:
-    """The progress line of a step, as METRICS says; a value that the step does not have is a dash.
+    """The progress line of a step, with the columns of METRICS; a value that the step does not have is a dash.
 
-    What a step lost stands at the end, where it lost any: prompts that no bucket holds, rollouts that the scorer could
-    not decide.
+    Warnings come last: prompts longer than every bucket, rollouts that the scorer could not decide.
     """
     shown = (one.console.format(_value(metrics.get(one.name), one.unit)) for one in METRICS if one.console)
     warnings = (

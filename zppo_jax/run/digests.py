@@ -1,8 +1,8 @@
-"""Digests of the files of a folder, kept in it as SHA256SUMS: what has changed since it was written is found.
+"""Digests of the files of a folder, kept in it as SHA256SUMS, to detect files that have changed since.
 
-The file is the one that `sha256sum` writes, and `sha256sum --check SHA256SUMS` reads it; its last line, a comment to
-that program, is the digest of the lines before. SHA-256 because a person can check it too; most processors compute it
-themselves, 1.1 GB a second on each core of a small cloud machine (CRC-32: 2.8, BLAKE2b: 0.5).
+The file has the format of `sha256sum`, and `sha256sum --check SHA256SUMS` reads it; its last line, a comment to that
+program, is the digest of the lines before. SHA-256, so that a user can check it too; most processors have instructions
+for it, 1.1 GB a second on each core of a small cloud machine (CRC-32: 2.8, BLAKE2b: 0.5).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def exist(folder: Path) -> bool:
 
 
 def fault(folder: Path, only: str | None = None, share: tuple[int, int] = (0, 1)) -> str:
-    """The first file that is not as it was when the digests were written, and what is wrong; "" where all are.
+    """The first file that has changed since the digests were written, and what is wrong; "" if none has.
 
     Args:
-      folder: one in which the digests `exist`.
-      only: the name of the one file to read, instead of all.
-      share: (index, count): of `count` readers that share the work, the files of this one.
+    folder: a folder in which the digests `exist`.
+    only: the name of the one file to read, instead of all.
+    share: (index, count): this reader among the `count` that share the files.
     """
     try:
         expected = _read(folder / FILE)
@@ -52,7 +52,8 @@ def fault(folder: Path, only: str | None = None, share: tuple[int, int] = (0, 1)
 
 
 def _digests(folder: Path, names: Sequence[str]) -> list[str]:
-    """hashlib leaves other threads the interpreter; the largest files come first, so that none is left with one."""
+    """Hashes the files in threads, since hashlib releases the interpreter's lock; the largest files first, so that no
+    thread ends up alone with one."""
     by_size = sorted(names, key=lambda name: -(folder / name).stat().st_size)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         found = dict(zip(by_size, threads.map(lambda name: _digest(folder / name), by_size), strict=True))
@@ -65,7 +66,7 @@ def _digest(file: Path) -> str:
 
 
 def _read(file: Path) -> dict[str, str]:
-    """The digests by name; raises ValueError where one bit is not as it was written."""
+    """Reads the digests by name; raises ValueError if one bit of the file has changed."""
     content = file.read_bytes().decode()
     lines = content.splitlines(keepends=True)
     if content != _signed("".join(lines[:-1])):

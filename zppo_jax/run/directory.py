@@ -4,7 +4,7 @@ with RunDirectory(path) as directory:
     directory.accept(config)
     ...
 
-Whatever else lies in it, a start ends with one line that names it, or goes on.
+If other files in it prevent a start, one line names them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from zppo_jax.files import probe, read_file, sweep, write_atomically
 
 
 class RunDirectory:
-    """A directory that this process alone writes, with the names of the files a run keeps there.
+    """A directory that only this process writes, with the names of the files a run keeps there.
 
-    Over several hosts all share the directory: the first one holds it, and each has a place of its `own` for what it
-    alone can write.
+    With several hosts, all share the directory: the first host holds it, and each has its own `host_folder` for files
+    that only it can write.
 
-    Raises `WorkdirError` when another process holds it, it cannot be written, or its name is a pattern. The locks are
-    the kernel's, so those of a killed process are free at once. One is on the directory itself, because `.lock` can be
-    deleted; that file says who holds it, and is the only lock where directories have none (NFS).
+    Raises `WorkdirError` if another process holds it, it cannot be written, or its name is a pattern. The locks are the
+    kernel's, so those of a killed process are free at once. One is on the directory itself, because `.lock` can be
+    deleted; that file names the holder, and is the only lock if directories cannot be locked (NFS).
     """
 
     def __init__(self, path: Path | str, host: int = 0) -> None:
@@ -60,22 +60,22 @@ class RunDirectory:
         self.release()
 
     def release(self) -> None:
-        """Lets another process have the directory."""
+        """Releases the directory for other processes."""
         self._locks.close()
 
     def accept(self, config: Config, restored_step: int = 0, saved: Mapping[str, Any] | None = None) -> None:
         """Writes `config.json` at the first start, and afterwards refuses a configuration that differs from it.
 
-        A start that failed before its first row of metrics (a wrong model path, say) binds nobody.
+        A start that failed before its first row of metrics (a wrong model path, for example) does not bind later ones.
 
         Args:
-          config: of this start. Its `num_steps` may differ from before, but not be less than `restored_step`.
-          restored_step: step of the checkpoint that the run continues from; 0 when there is none.
-          saved: the keys that this checkpoint was saved with; None when it does not say.
+        config: the configuration of this start. Its `num_steps` may change, but not below `restored_step`.
+        restored_step: the step of the checkpoint that the run continues from; 0 if there is none.
+        saved: the keys that this checkpoint was saved with; None if it does not hold them.
 
         Raises:
-          ConfigError: naming the keys that changed, with their values.
-          WorkdirError: when nothing says with which configuration the run was begun.
+        ConfigError: naming the keys that changed, with their values.
+        WorkdirError: if the configuration that the run was begun with is unknown.
         """
         new = to_json(config)
         if restored_step > 0 or read_file(self.metrics_file):
@@ -103,7 +103,7 @@ class RunDirectory:
             ) from error
 
     def _hold(self, locks: contextlib.ExitStack) -> None:
-        """Locks the directory itself, where its file system knows how to."""
+        """Locks the directory itself, if its file system supports that."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         locks.callback(os.close, descriptor)
         try:
@@ -134,14 +134,14 @@ class RunDirectory:
 
     @property
     def mark(self) -> str:
-        """The mark of this directory while this run holds it, different from any other's; "" where nobody holds it."""
+        """The unique mark of this directory while this run holds it; "" if no run holds it."""
         try:
             return self._lock_file.read_text()
         except (OSError, ValueError):
             return ""
 
     def require_shared(self, marks: Sequence[str]) -> None:
-        """Raises WorkdirError where the hosts, whose `marks` these are, do not share the directory."""
+        """Raises WorkdirError if the hosts with these `marks` do not share the directory."""
         for host, mark in enumerate(marks):
             if mark != marks[0]:
                 raise WorkdirError(
@@ -153,7 +153,7 @@ class RunDirectory:
         return self.mark.partition("\n")[0] or "another process"
 
     def _begun_with(self, saved: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """What the run was begun with: `config.json`, which anybody can edit or delete, under what is `saved`."""
+        """The keys that the run was begun with: `saved` overrides `config.json`, which a user can edit or delete."""
         values = flat(self._read_config()) if self.config_file.exists() else {}
         values |= saved if isinstance(saved, Mapping) else {}
         if not values:
@@ -190,8 +190,8 @@ class RunDirectory:
 
 
 def require_name(path: Path, flag: str) -> None:
-    """Raises WorkdirError for a run directory whose checkpoints Orbax could not find again: it takes the whole path for
-    a pattern of `glob`. Control characters and what is no UTF-8 have no place in a line of text."""
+    """Raises WorkdirError for a run directory whose checkpoints Orbax could not find again: it treats the whole path as
+    a `glob` pattern. Also for control characters and bytes that are not UTF-8, which cannot be printed in a line."""
     whole = str(path.absolute())
     odd = "".join(
         dict.fromkeys(char for char in whole if char in "*?[\\" or char < " " or "\ud800" <= char <= "\udfff")

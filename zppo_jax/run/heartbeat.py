@@ -1,7 +1,6 @@
-"""A sign of life for whoever reads a log: what a command is doing, where no terminal shows it.
+"""A heartbeat in the log: what a command is doing, if no terminal shows it.
 
-Importing, loading and compiling take minutes for a large model, and a log that says nothing meanwhile looks like a
-process that hangs.
+Importing, loading and compiling take minutes for a large model; without a line in the log the process seems to hang.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import ClassVar, Self, TextIO
 
 Detail = Callable[[str], None]
-"""Is given how far a phase is, in words."""
+"""Takes the progress of a phase, in words."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -29,14 +28,14 @@ class _Phase:
 
 
 class Heartbeat:
-    """Writes what is being done whenever nothing was written for a while: `with Heartbeat(sys.stdout) as heartbeat`.
+    """Writes what is being done if nothing was written for a while: `with Heartbeat(sys.stdout) as heartbeat`.
 
-    Every line is written whole and flushed. The thread sleeps between two lines, and ends with the process. Nothing is
-    written for the file None, nor to a terminal, where a console shows more.
+    Every line is written whole and flushed. The thread sleeps between two lines, and ends with the process. Writes
+    nothing if the file is None or a terminal, where a console shows more.
     """
 
     first: ClassVar[float] = 0.5
-    """Seconds before the first line: what ends sooner, such as a mistake on the command line, needs none."""
+    """Seconds before the first line: a command that ends sooner, as after a mistake on the command line, needs none."""
 
     interval: ClassVar[float] = 30.0
     """Seconds of silence before each further one."""
@@ -57,22 +56,22 @@ class Heartbeat:
         self.stop()
 
     def start(self) -> None:
-        """Beats from now on; nothing happens where it does already."""
+        """Starts beating; does nothing if it already beats."""
         if self._file is not None and self._thread is None:
             self._thread = threading.Thread(target=self._run, args=(self._file,), name="heartbeat", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Writes nothing more."""
+        """Stops beating."""
         with self._changed:
             self._thread = None
             self._changed.notify_all()
 
     @contextlib.contextmanager
     def during(self, what: str) -> Iterator[Detail]:
-        """`what` is done meanwhile, such as "loading the student"; the innermost phase is the one that is shown.
+        """Names the phase of the block, such as "loading the student"; the innermost phase is shown.
 
-        Yields a function that is given how far it is.
+        Yields a function that takes its progress.
         """
         phase = _Phase(what, time.monotonic())
         with self._changed:
@@ -84,17 +83,17 @@ class Heartbeat:
                 self._phases.remove(phase)
 
     def detail(self, text: str) -> None:
-        """How far the innermost phase is."""
+        """Sets the progress of the innermost phase."""
         with self._changed:
             if self._phases:
                 self._phases[-1].detail = text
 
     def watch(self, source: Callable[[], str]) -> None:
-        """Adds what `source` says at that time to each line, unless it is empty."""
+        """Adds the current text of `source` to each line, unless it is empty."""
         self._sources.append(source)
 
     def heard(self) -> None:
-        """Somebody else has written a line."""
+        """Restarts the wait, because another part has written a line."""
         self._due = time.monotonic() + self.interval
 
     def _run(self, file: TextIO) -> None:
@@ -103,11 +102,11 @@ class Heartbeat:
             try:
                 file.write(words)
                 file.flush()
-            except (OSError, ValueError):  # a full disk, a closed pipe: the command itself will say so
+            except (OSError, ValueError):  # a full disk, a closed pipe: the command itself reports it
                 return
 
     def _waits(self) -> bool:
-        """Until a line is due; False when there is to be none any more."""
+        """Waits until a line is due; returns False if there will be no more."""
         with self._changed:
             while self._thread is threading.current_thread():
                 left = self._due - time.monotonic()
@@ -118,7 +117,7 @@ class Heartbeat:
         return False
 
     def _words(self) -> str:
-        """A line, or nothing where nothing is under way."""
+        """The line to write; empty if no phase is running."""
         with self._changed:
             if not self._phases:
                 return ""

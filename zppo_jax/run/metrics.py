@@ -1,6 +1,6 @@
-"""The metrics of a run as one table: name, meaning, unit, and where people see it.
+"""The metrics of a run as one table: name, meaning, unit, and where each is shown.
 
-What every row of metrics.jsonl has, the progress line, the panels of curves.png and docs/metrics.md are made from it.
+The columns of metrics.jsonl, the progress line, the panels of curves.png and docs/metrics.md are made from it.
 
     python -m zppo_jax.run.metrics > docs/metrics.md
 """
@@ -15,15 +15,15 @@ from zppo_jax.zppo import HELPS
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number of a step.
+    """A metric of a step.
 
     Attributes:
-      name: in metrics.jsonl; with a `*` it stands for several that are not in every row.
-      meaning: in one sentence.
+    name: its name in metrics.jsonl; with a `*`, a pattern for several that are not in every row.
+    meaning: its meaning in one sentence.
       unit: "share" is in [0, 1], "" a plain number.
       panel: the panel of curves.png that draws it, and `label` its line there.
-      console: how the progress line shows it, where `{}` is the value.
-      warning: words for the end of the progress line, in a step where it is not zero.
+      console: its form in the progress line, where `{}` is the value.
+      warning: words for the end of the progress line, in a step in which it is not zero.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Metric:
 
     @property
     def always(self) -> bool:
-        """Whether every row has it, null where the step has no such value."""
+        """Whether every row has it (null if the step has no such value)."""
         return "*" not in self.name
 
 
@@ -165,7 +165,7 @@ METRICS: tuple[Metric, ...] = (
 """All metrics, in the order of the documentation and of the progress line."""
 
 SCHEMA = tuple(metric.name for metric in METRICS if metric.always)
-"""The names that every row of metrics.jsonl has beside `step`; null where the step has no such value."""
+"""The names that every row of metrics.jsonl has besides `step`; null if the step has no such value."""
 
 
 def depends_on_clock(name: str) -> bool:
@@ -174,7 +174,7 @@ def depends_on_clock(name: str) -> bool:
 
 
 def document() -> str:
-    """docs/metrics.md."""
+    """The text of docs/metrics.md."""
     rows = "\n".join(f"| `{metric.name}` | {metric.meaning} | {metric.unit} |" for metric in METRICS)
     return f"""\
 # The metrics of a run

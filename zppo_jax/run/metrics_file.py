@@ -1,7 +1,7 @@
-"""metrics.jsonl and TensorBoard: a row a step.
+"""metrics.jsonl and TensorBoard: one row per step.
 
-Each line is written at once and is strict JSON. On resuming, everything after the restored step is cut away, so that
-a run that was killed and continued leaves the same files as one that was not.
+Each line is written at once and is strict JSON. On resuming, everything after the restored step is cut off, so that a
+run that was killed and continued leaves the same files as one that was not.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class MetricsWriter:
         self._events = _Events(Path(workdir) / "tensorboard") if tensorboard else None
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one row; names of `SCHEMA` that are not given, and values that are not finite, become null."""
+        """Appends one row; names of `SCHEMA` that are missing, and values that are not finite, become null."""
         row = {"step": int(step), **dict.fromkeys(SCHEMA), **{name: scalar(value) for name, value in values.items()}}
         append(self._file, json_line(row))
         if self._events is not None:
-            with contextlib.suppress(OSError):  # made again from the rows when the run is continued
+            with contextlib.suppress(OSError):  # rebuilt from the rows when the run is continued
                 self._events.write(row)
 
     def truncate(self, step: int) -> int:
-        """Cuts metrics and events back to rows of at most `step`, and returns the last one's; -1 empties them, for a
-        run without a checkpoint. Raises WorkdirError, and cuts nothing, where a line is damaged."""
+        """Cuts metrics and events back to rows of at most `step`, and returns the step of the last row; -1 empties
+        them, for a run without a checkpoint. Raises WorkdirError, and cuts nothing, if a line is damaged."""
         rows = [row for row in read_metrics(self._file) if row["step"] <= step]
         cut(self._file, step)
         if self._events is not None:
@@ -48,8 +48,8 @@ class MetricsWriter:
 class _Events:
     """TensorBoard events, rebuilt from the rows on resuming: an event file itself cannot be cut.
 
-    tensorboardX's own SummaryWriter hands events to a thread, and what that has not written is lost with the process;
-    the writer underneath it is used here, so that a row is on disk when `write` returns.
+    tensorboardX's SummaryWriter writes events in a thread, and events not yet written are lost with the process. The
+    writer underneath it is used here, so that a row is on disk when `write` returns.
     """
 
     def __init__(self, directory: Path) -> None:

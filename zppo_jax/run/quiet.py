@@ -1,4 +1,4 @@
-"""What fails in Orbax, once and in one line: by itself it logs tracebacks of what it also raises, from every thread."""
+"""Reports errors of Orbax once, in one line: by itself it also logs the traceback of each error, from every thread."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from absl import logging
 
 
 def silence_late_errors() -> None:
-    """Stops orbax's threads, asyncio and the interpreter from printing an error of the disk again for every array.
+    """Stops orbax's threads, asyncio and the interpreter from printing a disk error again for every array.
 
-    Such errors reach us as exceptions. Process-wide, and for good.
+    Such errors reach us as exceptions. Process-wide, and permanent.
     """
     logging.set_verbosity(logging.FATAL)
     stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL)
@@ -31,7 +31,7 @@ def silence_late_errors() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Orbax logs the traceback of an error that it raises as well; ours is the one line that a person reads."""
+    """Silences Orbax in the block: it logs tracebacks of errors that it also raises; we report one line."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:
@@ -41,6 +41,6 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Kind and first line of an error, the middle of a long one left out, and what tensorstore was asked for."""
+    """The kind and the first line of an error, without the middle of a long one and without tensorstore's request."""
     line = next(iter(str(error).splitlines()), "").partition(" [tensorstore_spec=")[0]
     return f"{type(error).__name__}: {line if len(line) <= 200 else f'{line[:80]} ... {line[-110:]}'}"

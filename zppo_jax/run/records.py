@@ -1,6 +1,6 @@
-"""What a run writes for people, step by step.
+"""The records of a run for its users, step by step.
 
-Over several hosts the first one writes the metrics, which are those of all; each writes the samples that it has.
+With several hosts the first one writes the metrics, which cover all; each writes its own samples.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Records:
                     f"!! {directory.metrics_file} ends before step {kept}, with which the run continues: rows are lost"
                 )
             for folder in directory.path.glob("hosts/*"):
-                if folder.name.isdecimal() and int(folder.name) >= hosts.count:  # of a run continued with fewer
+                if folder.name.isdecimal() and int(folder.name) >= hosts.count:  # the run is continued with fewer hosts
                     SampleWriter(folder, *limits).truncate(kept)
         self._samples.truncate(kept)
 
     def write_step(self, step: Step, metrics: dict[str, Any]) -> None:
-        """Writes a row of metrics, a line for each of this host's groups, and what each update that was skipped was to
-        learn from. What cannot be written is reported, and waits for the next step."""
+        """Writes a row of metrics, a line for each of this host's groups, and the groups of each skipped update. If a
+        write fails, that is reported, and the data waits for the next step."""
         if self._metrics is not None:
             self._waiting.append(functools.partial(self._metrics.write, step.number, metrics))
         advantages = step.advantages
@@ -64,13 +64,13 @@ class Records:
             self._report(f"!! {problem}: free some space. Training goes on; what is not written waits")
 
     def write_row(self, step: int, metrics: dict[str, Any]) -> None:
-        """Writes a row of metrics. Raises WorkdirError where it cannot be written."""
+        """Writes a row of metrics. Raises WorkdirError if it cannot be written."""
         if self._metrics is not None:
             self._waiting.append(functools.partial(self._metrics.write, step, metrics))
         self.finish()
 
     def _skipped(self, step: int, number: int, groups: Sequence[Group], advantages: dict[str, Any]) -> str:
-        """Writes what update `number` (from 0) was to learn from, tokens and log-probabilities too; the file."""
+        """Writes the groups of skipped update `number` (from 0), tokens and logprobs included; returns the file."""
         file = self.skipped_folder / f"step-{step}-update-{number + 1}.jsonl"
 
         def write() -> None:
@@ -82,7 +82,8 @@ class Records:
         return str(file)
 
     def flush(self) -> str:
-        """Writes what waits, in order; why something cannot be written, "" where all is. It waits for the next call."""
+        """Writes the waiting data, in order. Returns the reason if something cannot be written, which then waits for
+        the next call; else ""."""
         while self._waiting:
             try:
                 self._waiting[0]()
@@ -92,7 +93,7 @@ class Records:
         return ""
 
     def finish(self) -> None:
-        """Raises WorkdirError where something cannot be written to the last."""
+        """Writes the waiting data; raises WorkdirError if something still cannot be written."""
         problem = self.flush()
         if problem:
             raise WorkdirError(
@@ -101,7 +102,7 @@ class Records:
 
     @contextlib.contextmanager
     def traced(self, step: int) -> Iterator[None]:
-        """Traces what is done meanwhile where it is the step that `profile.step` names: for Perfetto and XProf."""
+        """Traces the block if `step` is `profile.step`: for Perfetto and XProf."""
         if step != self._traced_step:
             yield
             return
@@ -112,7 +113,7 @@ class Records:
             yield
 
     def close(self) -> None:
-        """Writes what waits of a run that failed, as far as it can be written."""
+        """Writes the waiting data of a run that failed, as far as possible."""
         try:
             self.flush()
         finally:
@@ -124,6 +125,6 @@ def _whole_sample(step: int, group: Group, advantages_G: Any) -> dict[str, Any]:
     return sample_row(step, group, advantages_G) | {
         "prompt_token_ids": group.features.token_ids_T.tolist(),
         "token_ids": [rollout.token_ids_T.tolist() for rollout in group.rollouts],
-        # As text, because a log-probability may be what is not finite.
+        # As text, because a log-probability may not be finite.
         "logprobs": [[str(value) for value in rollout.logprobs_T.tolist()] for rollout in group.rollouts],
     }

@@ -1,7 +1,7 @@
 """Files of rows: a JSON object with a step on each line, strict JSON in UTF-8. Appended whole, read, cut back.
 
-A killed process can leave one thing, a last line without its end, and that alone is ever left out. Any other line that
-is not as it was written is an error that names it: nothing is dropped in silence.
+A killed process may leave a last line without its end; only such a line is ever left out. Any other damaged line is an
+error that names it: nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from zppo_jax.files import read_file, write_atomically
 
 
 def read_rows(file: Path | str) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file that this package wrote; a half-written last line is left out, no file is no rows.
+    """Reads the rows of a .jsonl file of this package; a half-written last line is left out, no file gives no rows.
 
-    Raises WorkdirError, which names file and line, where another line is not as it was written.
+    Raises WorkdirError, which names file and line, if another line is damaged.
     """
     return [row for row, _ in _parsed_lines(Path(file))]
 
 
 def read_metrics(file: Path | str) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, as `read_rows`; all values are numbers or None."""
+    """Reads the rows of a metrics.jsonl, like `read_rows`; all values are numbers or None."""
     rows = read_rows(file)
     for number, row in enumerate(rows, 1):
         for name, value in row.items():
@@ -40,7 +40,7 @@ def read_metrics(file: Path | str) -> list[dict[str, Any]]:
 
 
 def _parsed_lines(file: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Rows with their bytes. Only what a killed process can leave is left out: a last line without its end."""
+    """Yields rows with their bytes. Leaves out only what a killed process can leave: a last line without its end."""
     for number, line in enumerate(read_file(file).split(b"\n")[:-1], 1):
         try:
             yield _row(line), line + b"\n"
@@ -75,23 +75,23 @@ def append(file: Path, line: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.truncate(file, size)
-        raise OSError(error.errno, error.strerror, str(file)) from error  # a failed write does not say of what
+        raise OSError(error.errno, error.strerror, str(file)) from error  # a failed write does not name the file
 
 
 def cut(file: Path, step: int) -> None:
-    """Keeps the rows of at most `step`, byte for byte; raises WorkdirError, and cuts none, where one is damaged."""
+    """Keeps the rows of at most `step`, byte for byte; raises WorkdirError, and cuts none, if one is damaged."""
     if file.exists():
         write_atomically(file, b"".join(line for row, line in _parsed_lines(file) if row["step"] <= step))
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:
-    """The line of a row; raises ValueError where a value has no JSON."""
-    # A lone surrogate has no UTF-8; its backslash escape is what JSON would write anyway.
+    """The line of a row; raises ValueError for a value that JSON cannot express."""
+    # A lone surrogate has no UTF-8; its backslash escape is valid JSON.
     return json.dumps(row, allow_nan=False, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def scalar(value: Any) -> float | int | bool | None:
-    """A JSON number from a Python, NumPy or JAX scalar; None when there is none or it is not finite."""
+    """A JSON number from a Python, NumPy or JAX scalar; None if it is None or not finite."""
     if value is None:
         return None
     number = np.asarray(value).item()

@@ -1,4 +1,4 @@
-"""samples.jsonl: a line for each group of rollouts, with its lineage, in files of bounded size and number."""
+"""samples.jsonl: one line per group of rollouts, with its lineage, in files of bounded size and number."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from zppo_jax.types import Group
 
 
 class SampleWriter:
-    """Writes `samples.jsonl`, a line a group with its lineage, in files of bounded size and number.
+    """Writes `samples.jsonl`, one line per group with its lineage, in files of bounded size and number.
 
-    A full file becomes `samples.1.jsonl`, that one `samples.2.jsonl` and so on; beyond `keep` they are deleted. When
-    to rotate depends on the lines alone, never on the clock.
+    A full file becomes `samples.1.jsonl`, that one `samples.2.jsonl` and so on; beyond `keep` they are deleted.
+    Rotation depends only on the lines, never on the clock.
     """
 
     def __init__(self, workdir: Path | str, max_megabytes: float, keep: int) -> None:
@@ -26,7 +26,7 @@ class SampleWriter:
         self._keep = keep
 
     def write(self, step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> None:
-        """Appends one group; `advantages_G` are those that entered the loss."""
+        """Appends one group; `advantages_G` are the advantages that entered the loss."""
         line = json_line(sample_row(step, group, advantages_G))
         size = self._file.stat().st_size if self._file.exists() else 0
         if size > 0 and size + len(line) > self._max_bytes:
@@ -34,8 +34,8 @@ class SampleWriter:
         append(self._file, line)
 
     def truncate(self, step: int) -> None:
-        """Cuts current and rotated files back to lines of at most `step`, and undoes rotations that came later. Raises
-        WorkdirError where a line is damaged."""
+        """Cuts current and rotated files back to lines of at most `step`, and undoes later rotations. Raises
+        WorkdirError if a line is damaged."""
         for file in self.files():
             cut(file, step)
         remaining = [file for file in self.files() if file.stat().st_size > 0]
@@ -46,7 +46,7 @@ class SampleWriter:
             file.replace(self._rotated(number))
 
     def files(self) -> list[Path]:
-        """The sample files there are, newest first."""
+        """The existing sample files, newest first."""
         numbered = (self._rotated(number) for number in range(self._keep + 1))
         return [file for file in numbered if file.exists()]
 
@@ -61,9 +61,9 @@ class SampleWriter:
 
 
 def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> dict[str, Any]:
-    """The line of a group in samples.jsonl: the prompt with what it shows (who wrote it, whole and as shown) and the
-    question's gold; of each response its text, parsed answer, length in tokens, reward (None: undecided), the scorer's
-    status and the advantage that entered the loss."""
+    """The line of a group in samples.jsonl: the prompt with the responses that it shows (author, whole text, shown
+    text) and the question's gold; for each response its text, parsed answer, length in tokens, reward (None:
+    undecided), scorer's status and the advantage that entered the loss."""
     prompt = group.prompt
     return {
         "step": int(step),

@@ -1,7 +1,7 @@
-"""The checkpoints that lie in a folder, looked at without opening them for writing: steps, accuracies, what is damaged.
+"""Reads the checkpoints in a folder without opening them for writing: steps, accuracies, damage.
 
-Every file of a checkpoint has a digest (digests.py), which is written before Orbax renames the checkpoint into place:
-one that is complete has them. Only those of earlier versions of this package have none.
+Every file of a checkpoint has a digest (digests.py), which is written before Orbax renames the checkpoint into place,
+so every complete checkpoint has digests. Only those of earlier versions of this package have none.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from zppo_jax.run import digests
 
 HOST_FILE, METRICS_FILE = "host/metadata", "metrics/metrics"
 SIGNED = {"digests": digests.FILE}
-"""Stands in the host values of every checkpoint that has digests: where they are missing, it is damaged."""
+"""Part of the host values of every checkpoint with digests: if the digests are missing, it is damaged."""
 
 
 def saved_steps(directory: Path) -> list[int]:
-    """The complete checkpoints in a directory; unlike `Checkpoints` it leaves everything there as it is."""
+    """The steps of the complete checkpoints in a directory; unlike `Checkpoints`, this changes nothing there."""
     if not directory.is_dir():
         return []
     names = [path.name for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()]
@@ -29,9 +29,9 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def newest(directory: Path) -> tuple[int, dict[str, Any]]:
-    """(step, host values) of the newest checkpoint; (0, {}) where there is none.
+    """The (step, host values) of the newest checkpoint; (0, {}) if there is none.
 
-    Raises WorkdirError when that, or any folder there that has the name of a step, is not a whole checkpoint.
+    Raises WorkdirError if it, or any folder named like a step, is not a whole checkpoint.
     """
     if (directory.exists() or directory.is_symlink()) and not directory.is_dir():
         raise WorkdirError(f"{directory} is not a folder: move it away, then the same command goes on")
@@ -46,7 +46,7 @@ def newest(directory: Path) -> tuple[int, dict[str, Any]]:
 
 
 def host_values(directory: Path, step: int) -> dict[str, Any]:
-    """What a checkpoint holds beside arrays. Raises WorkdirError when the file is damaged."""
+    """Reads the values of a checkpoint that are not arrays. Raises WorkdirError if the file is damaged."""
     folder = directory / str(step)
     try:
         reason = digests.fault(folder, only=HOST_FILE) if digests.exist(folder) else ""
@@ -61,17 +61,17 @@ def host_values(directory: Path, step: int) -> dict[str, Any]:
 
 
 def continuing(step: int | None) -> str:
-    """How a run goes on from another checkpoint than a damaged one, `step` or none."""
+    """Advice on how to continue a run after a damaged checkpoint: from checkpoint `step`, or without one."""
     return f"delete it, then the same command {continues(step)}"
 
 
 def exporting(step: int | None) -> str:
-    """How another checkpoint than a damaged one is exported, `step` or none."""
+    """Advice on how to export after a damaged checkpoint: checkpoint `step`, or none."""
     return "continue the run to its next checkpoint" if step is None else f"choose another with --step={step}"
 
 
 def continues(step: int | None) -> str:
-    """What the same command does next, after `step` or from the start."""
+    """Says that the same command then continues, after `step` or from the start."""
     return "starts from the beginning" if step is None else f"continues after step {step}"
 
 
@@ -82,14 +82,14 @@ def require_sound(
     share: tuple[int, int] = (0, 1),
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Reads every file of a checkpoint; raises WorkdirError, which names the first one that is not what was saved.
+    """Reads every file of a checkpoint; raises WorkdirError, which names the first one that has changed.
 
     Args:
-      directory: where the checkpoints lie.
-      step: of the checkpoint.
-      advice: says what to do, given the newest other checkpoint that is sound.
-      share: (index, count): of `count` readers that share the work, this one.
-      report: called with one line about a checkpoint that has no digests, because an earlier version saved it.
+    directory: the directory of the checkpoints.
+    step: the step of the checkpoint.
+    advice: says what to do, given the newest other checkpoint that is sound.
+    share: (index, count): this reader among the `count` that share the files.
+    report: called with one line about a checkpoint that has no digests, because an earlier version saved it.
     """
     reason = _fault(directory / str(step), share)
     if reason is None:
@@ -99,14 +99,14 @@ def require_sound(
 
 
 def damaged(directory: Path, step: int, reason: str, advice: Callable[[int | None], str] = continuing) -> str:
-    """The line about a checkpoint that cannot be used, with the one to use instead."""
+    """The error line for a checkpoint that cannot be used, with the one to use instead."""
     others = (other for other in reversed(saved_steps(directory)) if other != step)
     sound = next((other for other in others if not _fault(directory / str(other))), None)
     return f"the checkpoint {directory / str(step)} is damaged ({reason}): {advice(sound)}"
 
 
 def _fault(folder: Path, share: tuple[int, int] = (0, 1)) -> str | None:
-    """What is wrong with a checkpoint, "" where nothing is; None where nothing says how it was."""
+    """The fault of a checkpoint, "" if it has none; None if it has no digests to compare with."""
     if digests.exist(folder):
         return digests.fault(folder, share=share)
     try:
@@ -117,7 +117,7 @@ def _fault(folder: Path, share: tuple[int, int] = (0, 1)) -> str | None:
 
 
 def accuracies(directory: Path) -> dict[int, float | None]:
-    """Held-out accuracy of the checkpoints that were evaluated, by step; None where it cannot be read."""
+    """Held-out accuracy of the evaluated checkpoints, by step; None if it cannot be read."""
     found: dict[int, float | None] = {}
     for step in saved_steps(directory):
         folder = directory / str(step)
@@ -130,6 +130,6 @@ def accuracies(directory: Path) -> dict[int, float | None]:
 
 
 def best_step(directory: Path) -> int | None:
-    """The complete checkpoint of the best held-out accuracy, the newest of equals; None where none was evaluated."""
+    """The step of the checkpoint with the best held-out accuracy, the newest of equals; None if none was evaluated."""
     found = {step: accuracy for step, accuracy in accuracies(directory).items() if accuracy is not None}
     return max(found, key=lambda step: (found[step], step), default=None)

@@ -1,4 +1,4 @@
-"""Checkpoints during a run: one that cannot be written ends nothing, the next one is tried in its turn."""
+"""Checkpoints during a run: if one cannot be written, training goes on, and the next one is tried when it is due."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from zppo_jax.run.checkpoint import Checkpoints
 
 
 class Saves:
-    """Saves through `checkpoints`; what cannot be written is reported and counted in `failed`."""
+    """Saves through `checkpoints`; failures are reported and counted in `failed`."""
 
     def __init__(self, checkpoints: Checkpoints, report: Callable[[str], None]) -> None:
         self._checkpoints, self._report = checkpoints, report
         self.failed = 0
 
     def save(self, step: int, state: Any, host: dict[str, Any], accuracy: float | None) -> None:
-        """Waits for the checkpoint before, and begins to write this one."""
+        """Waits for the previous checkpoint, and begins to write this one."""
         self.finish()
         self._try(functools.partial(self._checkpoints.save, step, state, host, accuracy))
 
     def check(self) -> None:
-        """Reports what has failed of the checkpoint that is being written; does not wait."""
+        """Reports a failure of the checkpoint that is being written; does not wait."""
         self._try(self._checkpoints.check)
 
     def finish(self) -> None:
@@ -31,7 +31,7 @@ class Saves:
         self._try(self._checkpoints.finish)
 
     def last(self, step: int, state: Any, host: dict[str, Any], accuracy: float | None) -> None:
-        """Saves the end of a run unless it is saved already, and waits for it. Raises WorkdirError where it cannot."""
+        """Saves the end of a run unless it is already saved, and waits for it. Raises WorkdirError if that fails."""
         self.finish()
         self._checkpoints.save(step, state, host, accuracy)
         self._checkpoints.finish()

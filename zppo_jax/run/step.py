@@ -1,4 +1,4 @@
-"""What one training step leaves, and the row of metrics that says it in numbers."""
+"""The result of one training step, and its row of metrics."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Step:
     """The result of one training step.
 
     Attributes:
-      number: of the step; the first is 1.
-      plain: groups on new and replayed questions.
-      hard: outcomes of those that count as hard.
-      reformulated: groups on prompts with help.
+      number: the number of the step; the first is 1.
+      plain: the groups on new and replayed questions.
+      hard: the outcomes of the hard ones.
+      reformulated: the groups on prompts with help.
       helped: metrics of how these prompts were made.
-      sampler: what the samplers of all hosts did.
+      sampler: the counters of the samplers of all hosts.
       learned: the groups that were learned from.
-      update: what the update gave (without the state).
-      replay: what the replay buffer did and holds after the step; {} without a buffer.
+      update: the result of the update (without the state).
+      replay: the changes and the contents of the replay buffer after the step; {} without a buffer.
     """
 
     number: int
@@ -49,7 +49,7 @@ class Step:
 
     @property
     def advantages(self) -> dict[str, np.ndarray]:
-        """What each response counted for, [G] by the uid of its group; of all hosts."""
+        """The weight of each response in the loss, [G] by the uid of its group; of all hosts."""
         pairs = zip(self.learned.outcomes, self.update.weights_PG, strict=True)
         return {outcome.uid: weights_G for outcome, weights_G in pairs}
 
@@ -64,8 +64,8 @@ class Step:
     def metrics(self) -> dict[str, Any]:
         """The row of metrics.jsonl, under the names of run.metrics.
 
-        `rollout/accuracy` and `rollout/hard_fraction` are of all plain groups, replayed questions included, which are
-        harder than new ones: methods with and without a buffer are compared by `rollout/new_accuracy` and
+        `rollout/accuracy` and `rollout/hard_fraction` cover all plain groups, replayed questions included, which are
+        harder than new ones: compare methods with and without a buffer by `rollout/new_accuracy` and
         `rollout/new_hard_fraction`. Groups with an undecided rollout have no accuracy.
         """
         row = _rollouts(self.plain.outcomes, self.hard, self.reformulated.outcomes)
@@ -100,12 +100,12 @@ def _rollouts(plain: Sequence[Outcome], hard: Sequence[Outcome], helped: Sequenc
 
 
 def _share(outcomes: Sequence[Outcome], uids: Collection[str]) -> float | None:
-    """The share of the decided groups that have these uids; None without any."""
+    """The share of the decided groups that have these uids; None if no group is decided."""
     decided = [outcome for outcome in outcomes if outcome.decided]
     return sum(outcome.uid in uids for outcome in decided) / len(decided) if decided else None
 
 
 def _accuracy(outcomes: Sequence[Outcome]) -> float | None:
-    """Mean over the decided groups; None without any."""
+    """The mean accuracy of the decided groups; None if there are none."""
     accuracies = [outcome.accuracy for outcome in outcomes if outcome.decided]
     return float(np.mean(accuracies)) if accuracies else None

@@ -1,4 +1,4 @@
-"""A safe way to stop a run: a signal is a request, which the loop obeys between steps.
+"""A safe way to stop a run: a signal is a request, which the loop checks between steps.
 
 with StopRequest() as stop:
     while not stop.requested:
@@ -17,16 +17,16 @@ from typing import Any, Self
 
 
 class StopRequested(Exception):
-    """Somebody wants the run to end."""
+    """The user wants the run to end."""
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a flag that the loop asks between steps; a second one stops at once.
+    """Turns the first SIGINT or SIGTERM into a flag that the loop checks between steps; a second one stops at once.
 
-    What takes long can be interrupted: inside `interruptible()`, a report that was made `interrupting` raises
+    Long work can be interrupted: inside `interruptible()`, a report that was wrapped by `interrupting` raises
     StopRequested.
 
-    The handlers are in force inside the `with` block only. Outside the main thread, where Python allows none, the
+    The handlers are installed inside the `with` block only. Outside the main thread, where Python allows none, the
     flag is never set.
     """
 
@@ -37,7 +37,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether somebody wants the run to save and end."""
+        """Whether the user wants the run to save and end."""
         return self._requested.is_set()
 
     @contextlib.contextmanager

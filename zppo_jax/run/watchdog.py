@@ -1,4 +1,4 @@
-"""What watches over a run: updates that are not finite are counted, and too many of them in a row end it."""
+"""The watchdog of updates: those that are not finite are counted, and too many of them in a row end the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class NotFiniteError(RunError):
 
 
 class SkippedUpdates:
-    """Counts the updates that were skipped in a row, over the ends of steps."""
+    """Counts the updates that were skipped in a row, across steps."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -21,18 +21,18 @@ class SkippedUpdates:
         self._longest = 0
 
     def count(self, num_updates: int, skipped: Collection[int]) -> None:
-        """The updates of a step, in order; `skipped` are the numbers of those that were."""
+        """Counts the updates of a step, in order; `skipped` are the numbers of the skipped ones."""
         for number in range(num_updates):
             self._in_a_row = self._in_a_row + 1 if number in skipped else 0
             self._longest = max(self._longest, self._in_a_row)
 
     @property
     def alarmed(self) -> bool:
-        """Whether there were more than the limit in a row."""
+        """Whether more than the limit were skipped in a row."""
         return self._longest > self._limit
 
     def check(self, step: int, where: Path, saved_step: int | None) -> None:
-        """Raises NotFiniteError when there were; `saved_step` is the newest checkpoint's."""
+        """Raises NotFiniteError if alarmed; `saved_step` is the newest checkpoint's."""
         if self.alarmed:
             kept = f"step {step} is saved without them" if saved_step == step else f"step {step} could not be saved"
             raise NotFiniteError(
