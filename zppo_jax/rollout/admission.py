@@ -1,4 +1,4 @@
-"""Waiting rollouts that are given a slot, as the arrays that `fill` reads.
+"""Admits waiting rollouts to slots: makes the arrays that `fill` reads.
 
 Shape suffixes: P prompts, B rows (slots), T prompt tokens, V vocabulary.
 """
@@ -30,7 +30,7 @@ class Admission(NamedTuple):
 
 
 def new_rows(admitted: Sequence[Admission], batch: Inputs, num_slots: int, num_seen: int) -> NewRows:
-    """The arrays that slots.fill reads for prompts of `batch`; with `num_seen` V > 0 also the tokens of each prompt."""
+    """Makes the arrays for slots.fill from prompts of `batch`; with `num_seen` V > 0 also each prompt's tokens."""
     prompt_B, limit_B = np.full(num_slots, -1, np.int32), np.zeros(num_slots, np.int32)
     sampling, keys_of = [Sampling()] * num_slots, [(RandomStream(), "", 0)] * num_slots
     for slot, prompt, request, index, limit in admitted:
@@ -49,7 +49,7 @@ def new_rows(admitted: Sequence[Admission], batch: Inputs, num_slots: int, num_s
 
 
 def _seen(batch: Inputs, vocab_size: int) -> np.ndarray:
-    """Which tokens each prompt holds, bool [P, V]."""
+    """Whether each prompt contains each token, bool [P, V]."""
     seen_PV = np.zeros((len(batch["tokens_BT"]), vocab_size), bool)
     for row, (tokens_T, mask_T, last) in enumerate(
         zip(batch["tokens_BT"], batch["mask_BT"], batch["last_B"], strict=True)

@@ -9,7 +9,7 @@ from zppo_jax.processor import Processor
 
 
 def banned_mask(config: Config, processor: Processor | None = None) -> np.ndarray:
-    """Ids that are never sampled, bool [V]: a sampled vision pad would ask for an image that is not there.
+    """The ids that are never sampled, bool [V]: a sampled vision pad would refer to an image that does not exist.
 
     With a processor also its other control tokens of turns and images, and the embedding's rows beyond its tokenizer.
     """

@@ -1,4 +1,4 @@
-"""Counters of what a sampler has done."""
+"""Counters of a sampler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Counters:
         return taken
 
     def line(self, total: int, seconds: float) -> str:
-        """Progress of `total` rollouts after `seconds`, as a line for people."""
+        """The progress of `total` rollouts after `seconds`, as a line for the user."""
         return (
             f"rollouts {self.finished}/{total}  {self.tokens} tokens, {self.tokens / max(seconds, 1e-9):.0f} a second  "
             f"slots {100 * self.occupancy:.0f} % used  {100 * self.truncated / max(self.finished, 1):.0f} % truncated  "
@@ -39,5 +39,5 @@ class Counters:
 
     @property
     def occupancy(self) -> float:
-        """The share of the slots' steps that gave a token."""
+        """The share of the slots' steps that produced a token."""
         return self.tokens / max(self.slot_steps, 1)

@@ -1,4 +1,4 @@
-"""The calls of a sampler: each runs one of its programs. session.py decides what runs when."""
+"""The calls of a sampler: each runs one of its programs. session.py decides which one runs next."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zppo_jax.rollout.state import Chunk, Slots
 
 
 class Prefilled(NamedTuple):
-    """Prompts of one bucket: their caches, and the arrays that they were."""
+    """Prefilled prompts of one bucket: their caches, and their input arrays."""
 
     cache: text.Cache
     batch: Inputs
@@ -29,11 +29,11 @@ class Prefilled(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Engine(Programs):
-    """A sampler: its programs, and what their calls need besides.
+    """A sampler: its programs, and the other things that their calls need.
 
-    `decode_text`, from token ids to text, is needed for stop strings. `report` is given a line for people after every
-    chunk of sample.py; what it raises ends the sampling. `kept` is what is kept between calls; engines that sample from
-    other parameters must not share it.
+    `decode_text`, from token ids to text, is needed for stop strings. `report` gets a line for the user after every
+    chunk of sample.py; an exception in it ends the sampling. `kept` holds what is cached between calls; engines that
+    sample from different parameters must not share it.
     """
 
     decode_text: Callable[[np.ndarray], str] | None = None
@@ -41,12 +41,12 @@ class Engine(Programs):
     kept: Kept = dataclasses.field(default_factory=Kept)
 
     def limit_of(self, request: Request) -> int:
-        """Most new tokens of a response."""
+        """The most new tokens of a response."""
         longest = self.shapes.max_new_tokens
         return longest if request.max_new_tokens is None else min(request.max_new_tokens, longest)
 
     def get_weights(self, params: dict[str, Any]) -> decode_weights.Weights:
-        """The weights of decoding, made of the parameters once; `kept.release()` gives their memory back."""
+        """Returns the decoding weights, made from the parameters once; `kept.release()` frees their memory."""
         join = self.compile_join(params)
 
         def make() -> decode_weights.Weights:
@@ -56,7 +56,7 @@ class Engine(Programs):
         return self.kept.weights.get(join, params, make)
 
     def prefill(self, params: dict[str, Any], requests: Sequence[Request], bucket: int) -> Prefilled:
-        """Runs the prompts of up to `prompts_per_call` requests, but for their last tokens."""
+        """Runs the prompts of up to `prompts_per_call` requests, without their last tokens."""
         batch = self.batch_prompts([request.features for request in requests], bucket)
         batch["features_IMD"] = self._image_features(params, requests, batch)
         chosen = {name: batch[name] for name in slots.PREFILL_INPUTS}
@@ -69,9 +69,9 @@ class Engine(Programs):
         return self.kept.features.get(keys, params["vision"], lambda: self.compile_encode(params)(params, *images))
 
     def fill(self, params: dict[str, Any], state: Slots, prefilled: Prefilled, admitted: Sequence[Admission]) -> Slots:
-        """Lays prefilled prompts into free slots; `state` is donated."""
+        """Copies prefilled prompts into free slots; `state` is donated."""
         rows = new_rows(admitted, prefilled.batch, self.num_slots, self.penalised_tokens)
-        rows = jax.device_get(rows)  # from the host, the program takes them wherever the compiler wants them
+        rows = jax.device_get(rows)  # from the host, the program places them wherever the compiler wants
         fill = self.compile_fill(params, prefilled.bucket, state.mask_BS.shape[1])
         return fill(state, prefilled.cache, rows)
 
@@ -84,7 +84,7 @@ class Engine(Programs):
         num_steps: int,
         ended: Sequence[int],
     ) -> tuple[Slots, Chunk]:
-        """Starts a chunk of up to `num_steps` tokens, after `ended` slots have ended; `state` is donated. Returns the
-        slots and what is new."""
+        """Starts a chunk of up to `num_steps` tokens, after ending the slots `ended`; `state` is donated. Returns the
+        slots and the new tokens."""
         decode = self.compile_decode(params, state.mask_BS.shape[1], truncates)
         return decode(weights, state, *self.decode_arguments(num_steps, ended))

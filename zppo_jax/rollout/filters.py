@@ -1,6 +1,6 @@
-"""From logits to a sampled token: banned ids, penalties, temperature, truncation, inverse-CDF sampling.
+"""Samples a token from logits: banned ids, penalties, temperature, truncation, inverse-CDF sampling.
 
-All settings are traced, one value a row, so changing them compiles nothing. Log-probabilities are always those of the
+All settings are traced, one value per row, so changing them compiles nothing. Log-probabilities are always those of the
 untruncated distribution at the sampling temperature: with truncated ones the importance ratio would be wrong by the
 kept mass.
 
@@ -19,15 +19,15 @@ import numpy as np
 from jax.typing import ArrayLike
 
 BLOCK = 64
-"""Tokens of a block, which the inverse CDF sums up at once."""
+"""The number of tokens in a block; the inverse CDF sums a block at once."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """Settings of sampling; temperature 0 is greedy, the other defaults change nothing.
 
-    `repetition_penalty` divides (multiplies, below 0) the scores of all tokens of prompt and response, as in
-    transformers; `presence_penalty` is taken off the scores of the response's tokens, as in OpenAI's interface.
+    `repetition_penalty` divides (multiplies, if below 0) the scores of all tokens of prompt and response, as in
+    transformers; `presence_penalty` is subtracted from the scores of the response's tokens, as in OpenAI's API.
     """
 
     temperature: float = 1.0
@@ -66,7 +66,7 @@ NAMES = tuple(field.name for field in dataclasses.fields(Sampling))
 
 
 def settings(rows: Sequence[Sampling]) -> dict[str, np.ndarray]:
-    """The settings of all rows as the programs take them: an array [B] for each."""
+    """The settings of all rows in the form that the programs take: an array [B] for each."""
     kinds = {"top_k": np.int32}
     return {name: np.asarray([getattr(row, name) for row in rows], kinds.get(name, np.float32)) for name in NAMES}
 
@@ -74,7 +74,7 @@ def settings(rows: Sequence[Sampling]) -> dict[str, np.ndarray]:
 def penalise(
     scores_BV: jax.Array, sampling: dict[str, Any], in_text_BV: jax.Array, in_response_BV: jax.Array
 ) -> jax.Array:
-    """Scores before the temperature, less what repetition and presence cost."""
+    """Applies the repetition and presence penalties to the scores before the temperature."""
     repetition_B1, presence_B1 = (sampling[f"{name}_penalty"][:, None] for name in ("repetition", "presence"))
     repeated_BV = jnp.where(scores_BV < 0, scores_BV * repetition_B1, scores_BV / repetition_B1)
     scores_BV = jnp.where(in_text_BV, repeated_BV, scores_BV)
@@ -82,7 +82,7 @@ def penalise(
 
 
 def truncate(scores_BV: jax.Array, top_k: ArrayLike, top_p: ArrayLike, min_p: ArrayLike) -> jax.Array:
-    """Mask of the tokens of softmax(scores) that survive top-k, then top-p, then min-p, each with transformers'
+    """The mask of the tokens of softmax(scores) that pass top-k, then top-p, then min-p, each with transformers'
     conventions.
 
     The settings are numbers for all rows, or arrays [B].
@@ -93,7 +93,7 @@ def truncate(scores_BV: jax.Array, top_k: ArrayLike, top_p: ArrayLike, min_p: Ar
     last_B1 = jnp.where(k_B1 > 0, jnp.minimum(k_B1, vocab), vocab) - 1
     kth_B1 = jnp.take_along_axis(ordered_BV, last_B1, axis=-1)
     keep_BV = logprobs_BV >= kth_B1
-    # top-p works on what top-k left, renormalised; a token stays while the mass before it is below top_p.
+    # top-p works on the tokens that top-k kept, renormalised; a token stays while the mass before it is below top_p.
     kept_BV = jnp.where(ordered_BV >= kth_B1, jnp.exp(ordered_BV), 0.0)
     kept_BV = kept_BV / jnp.sum(kept_BV, axis=-1, keepdims=True)
     before_BV = jnp.cumsum(kept_BV, axis=-1) - kept_BV
@@ -105,12 +105,13 @@ def truncate(scores_BV: jax.Array, top_k: ArrayLike, top_p: ArrayLike, min_p: Ar
 
 
 def draw(scores_BV: jax.Array, uniform_B: jax.Array, greedy_B: ArrayLike = False) -> tuple[jax.Array, jax.Array]:
-    """One token of softmax(scores) a row by the inverse CDF, where greedy the first of the likeliest ones; minus
+    """Draws one token of softmax(scores) per row by the inverse CDF, if greedy the first of the likeliest; minus
     infinity is never drawn. Returns (tokens, int32 [B], and their log-probabilities).
 
     Every C-th token of the vocabulary belongs to the same block. First a block is chosen by the sums of all blocks,
-    then a token in it: only the running sums over the blocks and over one block are ever made, and nothing of the size
-    of the vocabulary is written down. On a CPU maxima over W, a middle axis, take a tenth of those over the last one.
+    then a token in it: only running sums over the blocks and over one block are computed, and nothing of the size of
+    the vocabulary is written to memory. On a CPU, maxima over W, a middle axis, take a tenth of the time of those over
+    the last axis.
     """
     num_rows, vocab = scores_BV.shape
     scores_BWC = jnp.pad(scores_BV, [(0, 0), (0, -vocab % BLOCK)], constant_values=-jnp.inf)
@@ -129,8 +130,8 @@ def draw(scores_BV: jax.Array, uniform_B: jax.Array, greedy_B: ArrayLike = False
 
 
 def _choose(weight_BN: jax.Array, uniform_B: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(an index with its weight's probability, what is left of the uniform number in it, the total)."""
-    # A running sum may round up where the weight is 0: what cannot be drawn is taken out of it.
+    """Chooses an index by its weight. Returns (the index, the rest of the uniform number in it, the total weight)."""
+    # A running sum may round up where the weight is 0: entries that cannot be drawn are excluded.
     cumulative_BN = jnp.where(weight_BN > 0.0, jnp.cumsum(weight_BN, axis=-1), 0.0)
     total_B = jnp.max(cumulative_BN, axis=-1)
     # Strictly below the total even when rounding says otherwise, so that some index always exceeds the target.

@@ -17,7 +17,7 @@ from zppo_jax.rollout.state import NewRows, empty
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Generation:
-    """Sampled responses: B rows, N samples a row, T = max_new_tokens.
+    """Sampled responses: B rows, N samples per row, T = max_new_tokens.
 
     `tokens` int32 [B, N, T] with pad ids after the stop token, `logprobs` float32 [B, N, T] of the untruncated
     distribution at the sampling temperature (at temperature 1 when greedy), 0 after the stop token; `lengths` [B, N]
@@ -31,7 +31,7 @@ class Generation:
 
 
 def split_last(batch: inputs.Inputs, deltas_B: np.ndarray) -> tuple[inputs.Inputs, np.ndarray, np.ndarray]:
-    """Take each row's last valid token off the prompt: (inputs to prefill, last token [B], its rope position [B])."""
+    """Remove each row's last valid token: (inputs to prefill, last token [B], its rope position [B])."""
     mask_BT = np.asarray(batch["mask_BT"])
     if not mask_BT.any(axis=1).all():
         raise ValueError(
@@ -56,9 +56,9 @@ def generate(
     seed: int = 0,
     stop_ids: Sequence[int] | None = None,
 ) -> Generation:
-    """Sample `num_samples` responses for every row of `hf_inputs` (what the HF processor returns).
+    """Sample `num_samples` responses for every row of `hf_inputs` (the output of the HF processor).
 
-    Each prompt is prefilled once and its cache forked. temperature 0 is greedy. `stop_ids` None means the model's own,
+    Each prompt is prefilled once and its cache forked. temperature 0 is greedy. `stop_ids` None means the model's ids,
     [] never stops. The same seed gives the same responses; another seed or other sampling settings compile nothing.
     """
     config = model.config

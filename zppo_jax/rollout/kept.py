@@ -1,4 +1,4 @@
-"""What a sampler keeps from one call to the next: weights of decoding, features of images, counters.
+"""The caches that a sampler keeps from one call to the next: decoding weights, image features, counters.
 
 Shape suffixes: P prompts, I rows of patches, M merged slots, D model.
 """
@@ -18,19 +18,19 @@ from zppo_jax.models.qwen3_5.decode_weights import Weights
 from zppo_jax.rollout.counters import Counters
 
 NO_IMAGE = ""
-"""The key of a prompt without images: any features will do."""
+"""The key of a prompt without images, which may get any features."""
 
 
 @dataclasses.dataclass
 class DecodingWeights:
-    """Caches the weights of decoding of the parameters that were sampled from last: a copy as large as the language
-    model. Call `release()` before that memory is needed for something else."""
+    """Caches the decoding weights of the parameters that were sampled from last: a copy as large as the language model.
+    Call `release()` before that memory is needed for something else."""
 
     _made: tuple[Program, dict[str, Any], Weights] | None = None
 
     def get(self, join: Program, params: dict[str, Any], make: Callable[[], Weights]) -> Weights:
-        """The cached weights where this program made them of these very parameters, else what `make` gives. Two sets
-        never exist at the same time."""
+        """Returns the cached weights if this program made them from these parameters, else makes them with `make`. Two
+        sets never exist at the same time."""
         if self._made is None or self._made[0] is not join or self._made[1] is not params:
             self.release()
             self._made = join, params, make()
@@ -50,8 +50,8 @@ def _stack(rows: tuple[jax.Array, ...], index_P: jax.Array) -> jax.Array:
 class VisionFeatures:
     """Caches the features of images between prompts that show the same ones: a question, its BCQ and its NCQ prompt.
 
-    They are those of one state of the vision tower, and take up to `budget` bytes on the device (then no more is kept).
-    `encoded` counts calls of the tower, `reused` those that were saved.
+    All are from one state of the vision tower, and take at most `budget` bytes on the device (further ones are not
+    kept). `encoded` counts calls of the tower, `reused` those that were saved.
     """
 
     budget: int = 2**30
@@ -63,10 +63,10 @@ class VisionFeatures:
     _blank: jax.Array | None = None
 
     def get(self, keys: Sequence[str | None], tower: Any, encode: Callable[[], jax.Array]) -> jax.Array:
-        """Features [P, M, D] of the prompts' images: the cached ones if all are there, else what `encode` gives.
+        """Returns features [P, M, D] of the prompts' images: the cached ones if all are cached, else those of `encode`.
 
         `keys` name the images of each prompt; None means that they will not be needed again. `tower` are the parameters
-        of the vision tower; when they are not the last ones, everything is forgotten.
+        of the vision tower; if they have changed, the cache is emptied.
         """
         if all(key == NO_IMAGE for key in keys):
             return self._for_texts(encode)
@@ -91,7 +91,7 @@ class VisionFeatures:
         self._tower, self._held, self._bytes = None, {}, 0
 
     def _for_texts(self, encode: Callable[[], jax.Array]) -> jax.Array:
-        """The features of the first call, whatever they are: prompts of text alone must not pay for the tower again."""
+        """The features of the first call, whatever they are, so that prompts without images skip the tower."""
         if self._blank is None:
             self.encoded += 1
             self._blank = encode()
@@ -100,13 +100,13 @@ class VisionFeatures:
 
 @dataclasses.dataclass
 class Kept:
-    """Everything that one sampler keeps between calls. An engine for other parameters needs another one."""
+    """All caches that one sampler keeps between calls. An engine for other parameters needs another one."""
 
     weights: DecodingWeights = dataclasses.field(default_factory=DecodingWeights)
     features: VisionFeatures = dataclasses.field(default_factory=VisionFeatures)
     counters: Counters = dataclasses.field(default_factory=Counters)
 
     def release(self) -> None:
-        """Gives back the memory of weights and features; the counters stay."""
+        """Frees the memory of weights and features; the counters stay."""
         self.weights.release()
         self.features.release()

@@ -1,4 +1,4 @@
-"""How many rollouts fit: the caches of the sampler, planned in bytes before anything is allocated."""
+"""Plans how many rollouts fit: the bytes of the sampler's caches, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.rollout.state import empty
 
 MARGIN = 0.2
-"""Share of the free memory that is left for everything unplanned: temporaries of prefill and decoding, features of
-images, gaps between blocks."""
+"""The share of the free memory that is reserved for everything unplanned: temporaries of prefill and decoding, features
+of images, fragmentation."""
 
 
 class BudgetMessages(NamedTuple):
-    """What to call a caller's budget (`given`: GB), and the advice where it holds no rollout (`need`: GB)."""
+    """Texts for errors: the name of a budget (`given`: GB), and the advice if it is too small (`need`: GB)."""
 
     budget: str = "rollout.cache_gigabytes = {given:g}"
     advice: str = "raise it to {need:g} or more, or lower rollout.max_new_tokens or the largest of prompt.buckets"
@@ -45,9 +45,9 @@ def plan(
     penalises: bool = False,
     messages: BudgetMessages = _TRAINING,
 ) -> int:
-    """How many slots to make: `wanted`, or what fits in `budget` bytes of each device; infinity means no limit.
+    """The number of slots to make: `wanted`, or as many as fit in `budget` bytes of each device (infinity: no limit).
 
-    Slots come in multiples of the devices over which rows are divided. Raises ConfigError, which says by how much, when
+    Slots come in multiples of the devices over which rows are divided. Raises ConfigError, which says by how much, if
     not even one for each fits.
     """
     unit = parallel.num_shards("batch")
@@ -56,7 +56,7 @@ def plan(
     fitting = math.floor(min(-(-wanted // unit), (budget - fixed) / each))
     if fitting < 1:
         given = messages.budget.format(given=budget / 1e9)
-        advice = messages.advice.format(need=math.ceil(one / 1e6) / 1e3)  # rounded down, it would be refused again
+        advice = messages.advice.format(need=math.ceil(one / 1e6) / 1e3)  # rounded up: less would be refused again
         raise ConfigError(
             f"{given}: a rollout of {shapes.buckets[-1]} + {shapes.max_new_tokens} tokens keeps {one / 1e9:.3g} GB, "
             f"{(one - budget) / 1e9:.3g} GB more: {advice}"
@@ -65,10 +65,10 @@ def plan(
 
 
 def free_budget(config: Config, params: dict[str, Any], num_rows: int) -> float:
-    """Bytes of each device that caches may take beside loaded `params`, on the mesh in use; infinity where devices do
+    """Bytes of each device that caches may take next to the loaded `params`, on the mesh in use; infinity if devices do
     not report their free memory (CPUs).
 
-    MARGIN and the weights of decoding are subtracted.
+    MARGIN and the decoding weights are subtracted.
     """
     devices = jax.tree.leaves(params)[0].sharding.addressable_devices
     free = min(_free_bytes(device) for device in devices)
@@ -81,7 +81,7 @@ def _free_bytes(device: Any) -> float:
 
 
 def _weight_bytes(config: Config, params: dict[str, Any], num_rows: int) -> int:
-    """Bytes on each device of the weights of decoding: the copies, and while a chunk runs all that is divided by its
+    """Bytes on each device of the decoding weights: the copies, and while a chunk runs all weights that are cut by
     width, which XLA gathers before the loop."""
     axes, shards = decode_weights.weight_axes(config.text), parallel.num_shards("embed")
     copied = jax.eval_shape(lambda: decode_weights.join(params["text"], config.text, num_rows))

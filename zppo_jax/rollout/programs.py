@@ -1,12 +1,12 @@
-"""The compiled programs of a sampler, and what they hold.
+"""The compiled programs of a sampler, and the memory that they use.
 
-One `join` for the weights of decoding, one `encode` for images, one `prefill` and one `fill` for each prompt bucket,
-one `decode` for each ring (and one more where a request truncates its distribution). A sampler that penalises has slots
-of another shape, hence a `fill` and a `decode` of its own; all other programs it may share with one that does not.
+One `join` for the decoding weights, one `encode` for images, one `prefill` and one `fill` for each prompt bucket, one
+`decode` for each ring (and one more if a request truncates its distribution). A sampler with penalties has slots of
+another shape, hence a separate `fill` and `decode`; it may share all other programs with one without penalties.
 
-Prompts are encoded and prefilled on the compiler's mesh, where the parameters lie. Decoding may have a mesh of another
-shape: parameters that are cut over fsdp would be gathered again in every step. `join` moves the weights there, `fill`
-the caches.
+Prompts are encoded and prefilled on the compiler's mesh, that of the parameters. Decoding may have a mesh of another
+shape: parameters that are cut over fsdp would be gathered again in every step. `join` moves the weights to that mesh,
+`fill` the caches.
 
 Shape suffixes: P prompts, B rows (slots), I rows of patches, M merged slots, D model.
 """
@@ -37,13 +37,13 @@ from zppo_jax.types import Features
 class Programs:
     """A bounded set of compiled programs that samples responses for any number of prompts.
 
-    `num_slots` rollouts are decoded at the same time, `prompts_per_call` prompts prefilled; the host looks at what has
-    finished every `chunk` tokens. `banned_V` are ids that are never sampled. `name` tells these programs from those of
-    another sampler with other shapes.
+    `num_slots` rollouts are decoded at the same time, `prompts_per_call` prompts prefilled; the host collects finished
+    rollouts every `chunk` tokens. `banned_V` are ids that are never sampled. `name` distinguishes these programs from
+    those of another sampler with other shapes.
 
-    `key_dtype` (of keys, values and convolution contexts) None means the parameters' own; `state_dtype` is that of the
-    recurrent states. `penalises` says whether requests may ask for penalties, which costs two flags for each row and
-    token of the vocabulary. `mesh` is that of decoding, the compiler's own by default.
+    `key_dtype` (of keys, values and convolution contexts) None means the parameters' dtype; `state_dtype` is that of
+    the recurrent states. `penalises` says whether requests may ask for penalties, which costs two flags for each row
+    and token of the vocabulary. `mesh` is the mesh of decoding, by default the compiler's.
     """
 
     config: Config
@@ -65,8 +65,8 @@ class Programs:
         samplings: Sequence[Sampling] = (Sampling(),),
         buckets: Iterable[int] | None = None,
     ) -> None:
-        """Start compiling what requests with these settings and prompts of these `buckets` (None: of all) need, short
-        prompts first; `params` may be shapes."""
+        """Start compiling the programs for requests with these settings and prompts of these `buckets` (None: all),
+        short prompts first; `params` may be shapes."""
         self.compile_encode(params)
         self.compile_join(params)
         for bucket in sorted(range(len(self.shapes.buckets)) if buckets is None else set(buckets)):
@@ -77,8 +77,8 @@ class Programs:
                 self.compile_decode(params, ring, truncates)
 
     def resident_bytes(self, params: dict[str, Any], bucket: int) -> dict[str, int]:
-        """Bytes that sampling holds on each device from one program to the next: "weights" of decoding (those that the
-        parameters do not share), "slots", prefilled "prompts" of the bucket, and "features" of one call's images."""
+        """Bytes that sampling holds on each device from one program to the next: decoding "weights" (those not shared
+        with the parameters), "slots", prefilled "prompts" of the bucket, and "features" of one call's images."""
         with parallel.use(self.mesh):
             shared = {} if self.moves else decode_weights.uncopied(params["text"], self.num_slots)
             weights = {name: part for name, part in self._weight_shapes(params).items() if name not in shared}
@@ -92,7 +92,7 @@ class Programs:
         """Whether decoding has another mesh than the parameters."""
         return self.mesh is not None and self.mesh != self.compiler.mesh
 
-    # ---------------------------------------------------------------- one method a program: compiles it, once
+    # ---------------------------------------------------------------- one method per program: compiles it, once
 
     def compile_encode(self, params: dict[str, Any]) -> Program:
         def lower() -> Any:
@@ -117,7 +117,7 @@ class Programs:
         def lower() -> Any:
             held, cache = self._slots_shapes(params, ring), self._cache_shapes(params, bucket)
             no_rows = (), self.batch_prompts((), bucket), self.num_slots, self.penalised_tokens
-            rows = jax.eval_shape(lambda: new_rows(*no_rows))  # keys are drawn, which no absent device can
+            rows = jax.eval_shape(lambda: new_rows(*no_rows))  # it draws keys, and aot's devices cannot run anything
             return slots.fill.lower(held, self.config, cache, rows)
 
         name = f"fill of {ring} keys after {self.shapes.buckets[bucket]} tokens"
@@ -138,13 +138,13 @@ class Programs:
 
     @property
     def _kind_of_slots(self) -> str:
-        """Prefix of the names of programs whose slots have the flags for penalties."""
+        """The prefix of the names of programs whose slots have the flags for penalties."""
         return "penalised " if self.penalises else ""
 
     # ---------------------------------------------------------------- their arguments
 
     def batch_prompts(self, features: Sequence[Features], bucket: int) -> inputs.Inputs:
-        """Up to `prompts_per_call` prompts of a bucket as the arrays of one call."""
+        """Makes the arrays of one call from up to `prompts_per_call` prompts of a bucket."""
         length, patch_slots = self.shapes.buckets[bucket], self.shapes.patch_slots
         return inputs.from_features(self.config, features, self.prompts_per_call, length, patch_slots)
 
@@ -164,11 +164,11 @@ class Programs:
 
     @property
     def penalised_tokens(self) -> int:
-        """How many tokens each slot remembers: the vocabulary where it penalises, else none."""
+        """The number of tokens for which each slot has flags: the vocabulary if it penalises, else 0."""
         return self.config.text.vocab_size if self.penalises else 0
 
     def make_slots(self, params: dict[str, Any], ring: int) -> Slots:
-        """Slots without rollouts, of `ring` keys each, on the mesh of decoding."""
+        """Makes empty slots of `ring` keys each, on the mesh of decoding."""
         with parallel.use(self.mesh):
             return self._empty(params, ring)
 
@@ -181,7 +181,7 @@ class Programs:
         return parallel.placed_shapes(shapes, shapes.axes(self.config))
 
     def _cache_shapes(self, params: dict[str, Any], bucket: int) -> text.Cache:
-        """The cache of one call's prompts, where the prefill leaves it."""
+        """The shapes of the cache of one call's prompts, sharded as the prefill leaves it."""
         batch = self.prefill_shapes(params, bucket)
         cache = jax.eval_shape(lambda params, batch: slots.prefill(params, self.config, batch), params, batch)
         with parallel.use(self.compiler.mesh):

@@ -1,4 +1,4 @@
-"""Requests to the sampler and its answers.
+"""Requests to the sampler, and its samples.
 
 Shape suffixes: T tokens, B rows (slots).
 """
@@ -20,8 +20,8 @@ from zppo_jax.types import Features, FinishReason
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """One sampled response: token ids (stop token included), why it ended, and log-probabilities: of the untruncated
-    distribution at the sampling temperature, and of the one that was drawn from (penalised, truncated)."""
+    """One sampled response: token ids (stop token included), the reason why it ended, and two log-probabilities: of the
+    untruncated distribution at the sampling temperature, and of the one drawn from (penalised, truncated)."""
 
     token_ids_T: np.ndarray
     logprobs_T: np.ndarray
@@ -31,7 +31,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One prompt that wants `num_samples` responses; `uid` seeds them.
+    """A request for `num_samples` responses to one prompt; `uid` seeds them.
 
     `max_new_tokens` None means the engine's limit. A response ends, with reason "stop", at the token that completes one
     of `stop_strings`. Prompts with the same `vision_key` show the same images: they are encoded once.
@@ -56,7 +56,7 @@ def _row_keys(draw_B3: jax.Array, uid_B: jax.Array, sample_B: jax.Array) -> jax.
 
 
 def row_keys(rollouts: Sequence[tuple[RandomStream, str, int]]) -> jax.Array:
-    """The key [B, 2] of each rollout, as numbers: from its draw, its prompt's uid and its number in the group."""
+    """The key [B, 2] of each rollout, as numbers: from its random stream, its prompt's uid and its index."""
     draws = [(draw.seed % 2**32, draw.step, ROLLOUTS[draw.purpose]) for draw, _, _ in rollouts]
     uids = [int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "little") for _, uid, _ in rollouts]
     samples = [sample for _, _, sample in rollouts]

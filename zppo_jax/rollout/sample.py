@@ -18,7 +18,7 @@ Finished = list[tuple[int, int, Sample]]
 
 
 def sample(engine: Engine, params: dict[str, Any], requests: Sequence[Request]) -> list[list[Sample]]:
-    """All responses of each request, in order. Adds to the engine's counters."""
+    """Samples all responses of each request; returns them in order. Adds to the engine's counters."""
     found: list[dict[int, Sample]] = [{} for _ in requests]
     for finished in stream(engine, params, requests):
         for request, number, one in finished:
@@ -32,7 +32,7 @@ def stream(engine: Engine, params: dict[str, Any], requests: Sequence[Request]) 
     done = Counters()
     chunks = _run_rings(engine, params, requests, done)
     while True:
-        with parallel.use(engine.compiler.mesh):  # not while the caller has the turn
+        with parallel.use(engine.compiler.mesh):  # not while the caller runs
             finished = next(chunks, None)
         if finished is None:
             break
@@ -43,13 +43,13 @@ def stream(engine: Engine, params: dict[str, Any], requests: Sequence[Request]) 
 def _run_rings(
     engine: Engine, params: dict[str, Any], requests: Sequence[Request], counters: Counters
 ) -> Iterator[Finished]:
-    """One session for each ring, one after the other."""
+    """Runs one session for each ring, one after the other."""
     start, total = time.monotonic(), sum(request.num_samples for request in requests)
     buckets = [engine.shapes.bucket_of(request.features, request.uid) for request in requests]
     order = sorted(range(len(requests)), key=buckets.__getitem__)
 
     def run_ring(ring: int, members: Iterable[int]) -> Iterator[Finished]:
-        """A session ends with this call: its slots are gone before those of the next ring are made."""
+        """Runs one session; its slots are freed at the end, before those of the next ring are made."""
         session = Session(engine, params, ring, counters)
         place = {session.submit(requests[index]): index for index in members}
         while session.busy:

@@ -1,7 +1,7 @@
 """The host side of sampling: chooses which prompt is prefilled next and which slot takes which rollout.
 
-Between two chunks of decoding the host takes out the rollouts that have ended and gives free slots to waiting ones. Its
-decisions follow from the requests, their tokens and their seeds, never from the clock, so a run can be repeated.
+Between two chunks of decoding the host removes the rollouts that have ended and gives free slots to waiting ones. Its
+decisions depend on the requests, their tokens and their seeds, never on the clock, so a run can be repeated.
 
 Shape suffixes: B rows (slots), K tokens of a chunk.
 """
@@ -37,7 +37,7 @@ class Event:
 
 @dataclasses.dataclass(eq=False)
 class _Rollout:
-    """A rollout that has a slot."""
+    """A rollout in a slot."""
 
     ticket: int
     index: int
@@ -71,13 +71,13 @@ class _Source:
 
 
 class Session:
-    """Requests in, finished rollouts out. `advance` runs one chunk on the device while the caller uses the last one."""
+    """Takes requests, gives rollouts. `advance` runs one chunk on the device while the caller uses the previous one."""
 
     def __init__(
         self, engine: Engine, params: dict[str, Any], ring: int | None = None, counters: Counters | None = None
     ) -> None:
-        """`ring` key slots (Shapes.ring_of), by default as many as the longest prompt needs. `counters` are counted
-        up as the session runs."""
+        """`ring` is the number of key slots (Shapes.ring_of), by default as many as the longest prompt needs. The
+        session adds to `counters`."""
         self.engine, self.params = engine, params
         self.counters = Counters() if counters is None else counters
         self._weights = engine.get_weights(params)
@@ -101,11 +101,11 @@ class Session:
 
     @property
     def num_free(self) -> int:
-        """Slots without a rollout."""
+        """The number of slots without a rollout."""
         return self._rows.count(None)
 
     def submit(self, request: Request) -> int:
-        """Queues a request and returns its ticket. Raises PromptTooLongError when no bucket holds it."""
+        """Queues a request and returns its ticket. Raises PromptTooLongError if no bucket holds it."""
         if request.sampling.penalises and not self.engine.penalises:
             raise ValueError("this engine was made without penalties: Engine(penalises=True)")
         if request.stop_strings and self.engine.decode_text is None:
@@ -121,7 +121,7 @@ class Session:
         return ticket
 
     def cancel(self, ticket: int) -> list[Event]:
-        """Gives up a request; its slots are free from the next chunk on. Returns its running rollouts, aborted."""
+        """Cancels a request; its slots are free from the next chunk on. Returns its running rollouts, aborted."""
         events = []
         if ticket in self._waiting:
             self._waiting.remove(ticket)
@@ -183,7 +183,7 @@ class Session:
         return rollout.to_sample(reason)
 
     def _stop_string_end(self, rollout: _Rollout, new_K: np.ndarray) -> int | None:
-        """Number of new tokens up to the one that completes a stop string; None if none does."""
+        """The number of new tokens up to the one that completes a stop string; None if none does."""
         tokens = np.concatenate([np.zeros(0, np.int32), *rollout.tokens, new_K]).astype(np.int32)
         stops, ends = rollout.request.stop_strings, range(1, len(new_K) + 1)
         if not self._contains_stop(tokens, stops):
@@ -195,7 +195,7 @@ class Session:
         text = self.engine.decode_text(tokens_T)
         return any(stop in text for stop in stops)
 
-    # ---------------------------------------------------------------- the next one begins
+    # ---------------------------------------------------------------- the next chunk begins
 
     def _admit(self) -> None:
         while (free := [slot for slot, rollout in enumerate(self._rows) if rollout is None]) and self._find_source():
@@ -211,7 +211,7 @@ class Session:
             self._slots = self.engine.fill(self.params, self._slots, source.prefilled, admitted)
 
     def _find_source(self) -> bool:
-        """Whether a prefilled prompt has rollouts that wait; prefills the next prompts of one bucket if none has."""
+        """Whether a prefilled prompt has waiting rollouts; prefills the next prompts of one bucket if none has."""
         if self._source is not None and not self._source.waiting:
             self._source = None
         if self._source is None and self._waiting:

@@ -10,14 +10,14 @@ from zppo_jax.types import Features
 
 
 class PromptTooLongError(ConfigError):
-    """A prompt that no bucket holds; the message names it, its size and the key to raise."""
+    """A prompt is longer than every bucket; the message names it, its size and the key to raise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """`buckets`: prompt lengths in tokens, ascending; `patch_slots`: patches of all images of a prompt together;
-    `max_new_tokens`: of a response; `one_ring`: all prompts are decoded together, so that none waits for prompts of
-    another length to end."""
+    """The static sizes. `buckets`: prompt lengths in tokens, ascending; `patch_slots`: patches of all images of a
+    prompt together; `max_new_tokens`: of a response; `one_ring`: whether all prompts are decoded together, so that none
+    waits until prompts of another length have ended."""
 
     buckets: tuple[int, ...]
     patch_slots: int
@@ -26,14 +26,14 @@ class Shapes:
 
     @property
     def num_keys(self) -> int:
-        """Key slots of a rollout: the longest prompt and the longest response."""
+        """The key slots of a rollout: the longest prompt and the longest response."""
         return self.buckets[-1] + self.max_new_tokens
 
     def ring_of(self, bucket: int) -> int:
-        """Number of key slots with which prompts of a bucket are decoded.
+        """The number of key slots with which prompts of a bucket are decoded.
 
-        Every step reads all key slots, so short prompts are decoded in a smaller ring where that is worth a program of
-        its own: buckets whose rings differ by less than half share the larger one.
+        Every step reads all key slots, so short prompts are decoded in a smaller ring if that is worth a separate
+        program: buckets whose rings differ by less than half share the larger one.
         """
         if self.one_ring:
             return self.num_keys
@@ -44,15 +44,15 @@ class Shapes:
         return rings[bucket]
 
     def holds(self, features: Features) -> bool:
-        """Whether some bucket is long enough, and a prompt's row of patches for its images."""
+        """Whether some bucket is long enough, and the prompt's row of patches holds its images."""
         return self.holds_tokens(features.num_tokens) and len(features.patches_IC) <= self.patch_slots
 
     def holds_tokens(self, num_tokens: int) -> bool:
-        """Whether some bucket is long enough for a prompt of that many tokens, of which the last is not prefilled."""
+        """Whether some bucket holds a prompt of `num_tokens` tokens, of which the last is not prefilled."""
         return num_tokens - 1 <= self.buckets[-1]
 
     def bucket_of(self, features: Features, name: str = "") -> int:
-        """Index of the smallest bucket that holds the prompt without its last token."""
+        """The index of the smallest bucket that holds the prompt without its last token."""
         if len(features.patches_IC) > self.patch_slots:
             raise PromptTooLongError(
                 f"prompt {name} shows {len(features.grid_thw_N3)} images of together {len(features.patches_IC)} "

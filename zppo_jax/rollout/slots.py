@@ -1,17 +1,17 @@
 """The functions that fill slots and advance them, which programs.py compiles.
 
 A slot holds one rollout: its states, its keys, its next token (state.py). All slots write their keys at the same place,
-a cursor that runs round a ring of S key slots, so a step writes one slice, in place; a mask says which keys are a row's
-own. A prompt is laid into the ring right before the cursor, whenever its row becomes free. A ring of T + R slots
-therefore holds any prompt of a bucket T and R new tokens: what the cursor overwrites first is the prompt of the oldest
-row, when that row has had its R tokens.
+a cursor that moves round a ring of S key slots, so a step writes one slice, in place; a mask says which keys belong to
+a row. A prompt is copied into the ring right before the cursor, when its row becomes free. A ring of T + R slots
+therefore holds any prompt of a bucket T and R new tokens: the cursor first overwrites the prompt of the oldest row,
+when that row has its R tokens.
 
-A prompt's last token is not prefilled but is the first input of decoding; so a step always means "feed one token,
+A prompt's last token is not prefilled: it is the first input of decoding. So a step always means "feed one token,
 sample the next", and no logits of the prefill are needed.
 
-Random numbers: a row's token number t is drawn with fold_in(key_b, t) alone, so a rollout depends on its own seed and
-position, never on its slot or its neighbours. Keys travel as the numbers that they are made of (key_B2), which lie on a
-mesh like any other array, and can be compiled for from their shape alone.
+Random numbers: token number t of a row is drawn with fold_in(key_b, t) only, so a rollout depends on its seed and
+position, never on its slot or its neighbours. Keys are passed as raw numbers (key_B2), which can be placed on a mesh
+like any other array, and compiled for from their shape.
 
 Shape suffixes: P prompts, B rows (slots), I rows of patches, M merged slots, T prompt tokens, S key slots, K tokens of
 a chunk, V vocabulary, D model.
@@ -40,25 +40,25 @@ PREFILL_INPUTS = ("tokens_BT", "mask_BT", "positions_3BT", "feature_BT", "featur
 
 @functools.partial(jax.jit, static_argnums=1)
 def encode(params: dict[str, Any], config: Config, patches_ISC: jax.Array, grid_IS5: jax.Array) -> jax.Array:
-    """Vision features [I, M, D] of rows of patches, in the dtype of the language model; whole on every device, because
-    a later prompt may want them anywhere."""
+    """Computes vision features [I, M, D] of rows of patches, in the dtype of the language model; whole on every device,
+    because a later prompt may need them on any device."""
     features_IMD = vlm.vision_features(params, config, {"patches_ISC": patches_ISC, "grid_IS5": grid_IS5})
     return parallel.constrain(features_IMD, None, None, None)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def prefill(params: dict[str, Any], config: Config, inputs: dict[str, Any]) -> text.Cache:
-    """Caches of a batch of prompts without their last tokens."""
+    """Computes the caches of a batch of prompts without their last tokens."""
     return parallel.constrain_tree(vlm.prefill(params, config, inputs)[1], text.CACHE_AXES)
 
 
 @functools.partial(jax.jit, static_argnums=1, donate_argnums=0)
 def fill(slots: Slots, config: Config, cache: text.Cache, rows: NewRows) -> Slots:
-    """Lays prompts of `cache` into free slots, in place."""
+    """Copies prompts of `cache` into free slots, in place."""
     chosen_B = rows.prompt_B >= 0
     prompt_B = jnp.maximum(rows.prompt_B, 0)
     num_tokens, num_keys = cache["mask"].shape[1], slots.mask_BS.shape[1]
-    # Key slot s takes the prompt's token index_S[s], where there is one: the prompt ends right before the cursor.
+    # Key slot s takes the prompt's token index_S[s], if it exists: the prompt ends right before the cursor.
     index_S = (jnp.arange(num_keys) - slots.cursor + num_tokens) % num_keys
     inside_S, index_S = index_S < num_tokens, jnp.minimum(index_S, num_tokens - 1)
 
@@ -68,8 +68,8 @@ def fill(slots: Slots, config: Config, cache: text.Cache, rows: NewRows) -> Slot
     last = cache["mask"]
 
     def gathered(new: jax.Array) -> jax.Array:
-        """All prompts on every device, because any row may continue any of them. On a mesh one array after the other:
-        all at once would take as much memory as the slots."""
+        """Gathers all prompts on every device, because any row may continue any of them. On a mesh one array after the
+        other: all at once would take as much memory as the slots."""
         if not parallel.in_use():
             return new
         new, _ = jax.lax.optimization_barrier((new, last))
@@ -125,7 +125,7 @@ def decode(
 ) -> tuple[Slots, Chunk]:
     """Samples up to `num_steps` <= `chunk` more tokens in every live row, in place; state.py says when a row ends.
 
-    `weights` are those of decode_weights.prepare; `end_B` are rows that end before the first step.
+    `weights` are from decode_weights.prepare; `end_B` are rows that end before the first step.
     """
     num_rows, num_keys = slots.mask_BS.shape
     steps_K = jnp.arange(chunk)
@@ -173,7 +173,7 @@ def decode(
     live = dataclasses.replace(slots, live_B=slots.live_B & ~end_B)
     slots, out = jax.lax.while_loop(more, advance, (live, out))
     new = Chunk(**out, live_B=slots.live_B, count_B=slots.count_B)
-    # What is constrained within a loop may leave it as the compiler likes.
+    # An array that is constrained within a loop may leave it with any sharding.
     return slots.constrained(config), jax.tree.map(lambda x: parallel.constrain(x, *(None,) * x.ndim), new)
 
 

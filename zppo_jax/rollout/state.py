@@ -1,10 +1,10 @@
 """The arrays of decoding: the slots, the rows that begin in them, the tokens of a chunk.
 
-A rollout ends for one of five reasons, the first three seen on the device and the others by the host:
+A rollout ends for one of four reasons. The device checks the first two; for the others the host names the slot in
+`end_B` of the next chunk:
 
 - a stop id was sampled: `Chunk.stopped_B`, finish reason "stop";
 - it has `limit_B` tokens: finish reason "length";
-- `end_B` names its slot, because the host ended it before this chunk:
 - its text holds a stop string (session.py looks after every chunk): "stop", cut at that token;
 - its request was cancelled: "abort".
 
@@ -32,18 +32,18 @@ from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.rollout import filters
 
 Array = jax.Array | np.ndarray
-"""On the host NumPy's, in a program JAX's."""
+"""NumPy arrays on the host, JAX arrays in a program."""
 
 
 def _of(kind: str, meaning: str, *axes: str | None) -> dict[str, Any]:
-    """Metadata of a field: its dtype and shape, what it means, the logical names of its axes."""
+    """The metadata of a field: its dtype and shape, its meaning, the logical names of its axes."""
     return {"kind": kind, "meaning": meaning, "axes": axes}
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """One rollout for each of B rows; all rows share the ring's cursor (slots.py says why that is enough).
+    """One rollout for each of B rows; all rows share the ring's cursor (slots.py explains why that is enough).
 
     Each field is declared with dtype and shape, meaning and logical axes; `axes` derives from that.
     """
@@ -66,7 +66,7 @@ class Slots:
     )
 
     def axes(self, config: Config) -> Slots:
-        """The same tree with the logical names of the axes in place of the arrays."""
+        """The same tree with the logical names of the axes in place of arrays."""
         named: dict[str, Any] = {
             one.name: jax.tree.map(lambda _, axes=one.metadata["axes"]: axes, getattr(self, one.name))
             for one in dataclasses.fields(self)
@@ -75,15 +75,15 @@ class Slots:
         return Slots(**named)
 
     def constrained(self, config: Config) -> Slots:
-        """The slots where the rules put them on the mesh in use."""
+        """Constrains the slots to the shardings of the rules on the mesh in use."""
         return parallel.constrain_tree(self, self.axes(config))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NewRows:
-    """Rows that begin: row b continues prompt `prompt_B[b]` of a prefilled batch. -1 leaves the row alone; then its
-    other values mean nothing. As in Slots: `limit_B`, `key_B2`, `sampling`."""
+    """Rows that begin: row b continues prompt `prompt_B[b]` of a prefilled batch. -1 leaves the row unchanged; its
+    other values are then ignored. As in Slots: `limit_B`, `key_B2`, `sampling`."""
 
     prompt_B: Array
     token_B: Array
@@ -94,7 +94,7 @@ class NewRows:
     key_B2: Array
     sampling: Mapping[str, Array]
     seen_PV: Array | None = None
-    """Tokens of each prompt, bool [P, V], where slots penalise."""
+    """The tokens of each prompt, bool [P, V], if slots penalise."""
 
 
 @jax.tree_util.register_dataclass
@@ -102,18 +102,18 @@ class NewRows:
 class Chunk:
     """The result of one call of `decode`, for every row; whole on every device, because every process reads it.
 
-    A row's new tokens stand at the left of `tokens_BK`, followed by zeros; there are as many as `count_B` has grown.
+    A row's new tokens are at the left of `tokens_BK`, followed by zeros; their number is the increase of `count_B`.
     """
 
     num_steps: jax.Array
-    """Steps that were run, int32 []."""
+    """The number of steps that were run, int32 []."""
     tokens_BK: jax.Array
     logprobs_BK: jax.Array
     """Log-probabilities of the untruncated distribution at the sampling temperature, float32."""
     kept_logprobs_BK: jax.Array
-    """Log-probabilities of the distribution that was drawn from (penalised, truncated); 0 where greedy."""
+    """Log-probabilities of the distribution drawn from (penalised, truncated); 0 if greedy."""
     count_B: jax.Array
-    """Tokens of the row so far, this chunk included."""
+    """The tokens of the row so far, this chunk included."""
     live_B: jax.Array
     stopped_B: jax.Array
     """Whether the row ended in this chunk at a stop id."""
@@ -121,7 +121,7 @@ class Chunk:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def empty(config: Config, num_rows: int, num_keys: int, dtypes: tuple[str, str], penalises: bool = False) -> Slots:
-    """Slots without rollouts. `dtypes`: of keys, values and convolution contexts; of the recurrent states."""
+    """Makes empty slots. `dtypes`: of keys, values and convolution contexts; of the recurrent states."""
     cache = text.empty_cache(config.text, num_rows, num_keys, jnp.dtype(dtypes[0]))
     cache["recurrent"] = cache["recurrent"].astype(dtypes[1])
     zeros: dict[str, Any] = {
