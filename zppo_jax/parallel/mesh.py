@@ -37,7 +37,7 @@ def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1)
 
 
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """Makes a mesh of `devices` (default: all of all processes); neighbours along `tensor` are nearest to each other."""
+    """Makes a mesh of `devices` (default: all of all processes); neighbours along `tensor` are nearest neighbours."""
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(len(devices), data, fsdp, tensor)
     grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
