@@ -19,8 +19,8 @@ from zppo_jax.rollout.state import NewRows
 
 
 class Admission(NamedTuple):
-    """Sample number `index` of a request gets `slot`: it continues row `prompt` of the prefilled batch by at most
-    `limit` tokens."""
+    """One admission: sample `index` of a request gets `slot`, and continues row `prompt` of the prefilled batch by at
+    most `limit` tokens."""
 
     slot: int
     prompt: int
