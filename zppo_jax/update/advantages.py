@@ -1,4 +1,4 @@
-"""Group-relative advantages in two steps (Eqs 2, 3 and 5 of arXiv:2606.18216). NumPy: a few hundred numbers a step.
+"""Group-relative advantages in two steps (Eqs 2, 3 and 5 of arXiv:2606.18216). NumPy: a few hundred numbers per step.
 
 Shape suffixes: P groups, G rollouts.
 """
@@ -11,7 +11,7 @@ NORMALISATIONS = ("nonzero", "all", "none")
 
 
 def group_advantages(rewards_PG: np.ndarray, normalisation: str = "nonzero", eps: float = 1e-6) -> np.ndarray:
-    """Advantages, float32 [P, G].
+    """Computes advantages, float32 [P, G].
 
     Step 1 subtracts the group mean (no division by the group's own spread, Eq 2). Step 2 divides by the population
     spread over all entries of the groups in S (Eq 3): "nonzero" takes the groups with any spread (the paper's default),

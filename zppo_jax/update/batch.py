@@ -1,4 +1,4 @@
-"""Which groups a mini-batch takes. Host only.
+"""The groups of each mini-batch. Host only.
 
 Shape suffixes: P groups, G rollouts.
 """
@@ -14,22 +14,22 @@ from zppo_jax.types import Outcome
 
 
 def split(num_groups: int, num_minibatches: int, seed: int, step: int, epoch: int) -> list[np.ndarray]:
-    """Group indices of each mini-batch: a permutation from (seed, step, epoch) in parts whose sizes differ by one."""
+    """The group indices of each mini-batch: a permutation from (seed, step, epoch) in parts of nearly equal size."""
     order_P = RandomStream(seed, step, "minibatches").order(num_groups, epoch)
     return [part for part in np.array_split(order_P, num_minibatches) if len(part)]
 
 
 def with_gradient(groups: Sequence[int], weights_PG: np.ndarray) -> list[int]:
-    """Those of the groups of which any response has a weight.
+    """The groups in which any response has a nonzero weight.
 
-    With group-relative credit all weights are exactly zero where all are right or all are wrong, and so is the
-    gradient: such groups count among the tokens of the mean and are not computed. Most groups are of this kind, so this
-    is most of the update's time.
+    With group-relative credit all weights of a group are exactly zero if all its responses are right or all are wrong,
+    and so is the gradient: such groups count among the tokens of the mean and are not computed. Most groups are of this
+    kind, so this saves most of the update's time.
     """
     return [index for index in groups if np.any(weights_PG[index] != 0.0)]
 
 
 def num_tokens(outcomes: Sequence[Outcome]) -> int:
-    """Sampled tokens of the decided groups: what the loss is divided by. Of the others nothing is known, not even that
-    their gradient is zero."""
+    """The number of sampled tokens of the decided groups, which the loss is divided by. Undecided groups are excluded:
+    not even a zero gradient is known for them."""
     return sum(outcome.num_tokens for outcome in outcomes if outcome.decided)

@@ -1,4 +1,4 @@
-"""What each response of a step counts for: pure functions of the outcomes, chosen by the method.
+"""Credit: the weight of each response of a step, as pure functions of the outcomes, chosen by the method.
 
 Shape suffixes: P groups, G rollouts.
 """
@@ -17,12 +17,12 @@ from zppo_jax.update.advantages import group_advantages
 
 
 class Credit(Protocol):
-    """The weights of all responses of a step."""
+    """Gives the weights of all responses of a step."""
 
     def __call__(self, outcomes: Sequence[Outcome], minibatches: Sequence[np.ndarray]) -> np.ndarray:
-        """Weights, float32 [P, G]; zero for a response that nothing is learned from.
+        """Computes weights, float32 [P, G]; zero for a response that is not learned from.
 
-        `minibatches` are the numbers of the groups of each mini-batch of an epoch.
+        `minibatches` are the group indices of each mini-batch of an epoch.
         """
         ...
 
@@ -31,7 +31,7 @@ class Credit(Protocol):
 class GroupRelative:
     """Advantages within each group, normalised over the whole batch or over each mini-batch (`scope`; Eqs 2 and 3).
 
-    A group with an undecided rollout has no baseline: its advantages are zero, and it enters no statistics.
+    A group with an undecided rollout has no baseline: its advantages are zero, and the statistics exclude it.
     """
 
     normalisation: str
@@ -40,7 +40,7 @@ class GroupRelative:
 
     @classmethod
     def of(cls, config: Config) -> GroupRelative:
-        """As `advantage.*` says."""
+        """Makes the credit from the keys `advantage.*`."""
         return cls(config.advantage.normalisation, config.advantage.scope, config.advantage.eps)
 
     def __call__(self, outcomes: Sequence[Outcome], minibatches: Sequence[np.ndarray]) -> np.ndarray:
@@ -54,4 +54,4 @@ class GroupRelative:
 
 
 CREDITS: dict[str, Callable[[Config], Credit]] = {"group_relative": GroupRelative.of}
-"""Ways to give credit by the name that a method has for one, made from a configuration."""
+"""Makers of credits from a configuration, by the name in a method's row."""

@@ -1,11 +1,11 @@
-"""Frozen parameters: which they are, and the trainable half of a tree of parameters.
+"""Frozen parameters: the patterns that select them, and the trainable half of a tree of parameters.
 
-A frozen parameter has no gradient and no optimiser state, and is the same to the bit at the end of a run.
+A frozen parameter has no gradient and no optimiser state, and is bit-identical at the end of a run.
 
 A pattern (`optimizer.freeze`) is compared with the whole path of a parameter, such as text/linear/mixer/qkv/kernel,
-part by part: `*`, `?` and `[abc]` stand for characters within a part (the rules of `fnmatch`, case counts), and a part
-`**` for any number of parts, none included. So `vision/**` is the vision tower, `text/embed` the embedding and
-`**/*norm/**` what lies under a norm. Layers are stacked, so a pattern cannot tell one layer from another.
+part by part: `*`, `?` and `[abc]` match characters within a part (the rules of `fnmatch`, case-sensitive), and a part
+`**` matches any number of parts, including none. So `vision/**` is the vision tower, `text/embed` the embedding and
+`**/*norm/**` everything under a norm. Layers are stacked, so a pattern cannot select a single layer.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from zppo_jax.models.qwen3_5.parameters import flatten, unflatten
 
 
 def split(params: dict[str, Any], patterns: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The (trainable, frozen) halves of nested `params` (arrays or shapes); paths in each are those of the whole.
+    """Splits nested `params` (arrays or shapes) into (trainable, frozen); the paths in each are those of the whole.
 
-    Raises ConfigError for a pattern that matches nothing, and when nothing is left to train.
+    Raises ConfigError for a pattern that matches nothing, and if nothing is left to train.
     """
     flat = flatten(params)
     frozen = _frozen(list(flat), patterns)
@@ -34,13 +34,13 @@ def split(params: dict[str, Any], patterns: Sequence[str]) -> tuple[dict[str, An
 
 
 def merge(trainable: Any, frozen: Any) -> dict[str, Any]:
-    """The whole that `split` has cut."""
+    """Merges the halves of `split` again."""
     flat = (flatten(half) for half in (trainable, frozen))
     return unflatten(next(flat) | next(flat))
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether the pattern means this path; the rule is at the top of this file."""
+    """Whether the pattern matches this path; the rules are at the top of this file."""
     return _matches(path.split("/"), pattern.split("/"))
 
 

@@ -1,8 +1,8 @@
-"""The host side of the update: from a cohort to I optimiser steps and one row of metrics.
+"""The host side of the update: makes I optimiser steps and one row of metrics from a cohort.
 
-The learner packs groups into rows, accumulates gradients and updates. What a response counts for is the credit's
-business, what is minimised the objective's. With several hosts each lays its own groups into its own rows of a
-micro-batch; weights, mini-batches and numbers of tokens come from the outcomes of all groups, which all hosts know.
+The learner packs groups into rows, accumulates gradients and updates. The credit gives the weight of a response, the
+objective gives the loss. With several hosts, each packs its own groups into its own rows of a micro-batch; weights,
+mini-batches and numbers of tokens come from the outcomes of all groups, which all hosts know.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from zppo_jax.update.rows import RowShapes
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How a cohort becomes updates (Table 8 of arXiv:2606.18216): `num_minibatches` parts, `inner_epochs` times.
+    """The updates of a cohort (Table 8 of arXiv:2606.18216): `num_minibatches` parts, `inner_epochs` times.
 
-    `old_logprobs`: whose the ratio divides by, those of the "sampler", or the "trainer"'s before the first update.
+    `old_logprobs`: the denominator of the ratio, "sampler" or "trainer" (the trainer's before the first update).
     """
 
     num_minibatches: int
@@ -46,8 +46,8 @@ class Schedule:
 
 
 class Updated(NamedTuple):
-    """What the updates of a step gave: the weights [P, G] of all groups in the first epoch, means of the metrics, and
-    of each update that was skipped because it was not finite, the numbers of its groups (by number of the update)."""
+    """The result of the updates of a step: the weights [P, G] of all groups in the first epoch, means of the metrics,
+    and the group indices of each update that was skipped because it was not finite (by number of the update)."""
 
     weights_PG: np.ndarray
     metrics: dict[str, float]
@@ -56,8 +56,8 @@ class Updated(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """Updates the student; holds no parameters of it. `reference` are those of the objective's reference model, on the
-    compiler's mesh."""
+    """Updates the student, whose parameters it does not hold. `reference` are the parameters of the objective's
+    reference model, on the compiler's mesh."""
 
     recipe: Recipe
     shapes: RowShapes
@@ -69,11 +69,12 @@ class Learner:
 
     @functools.cached_property
     def microbatches(self) -> Microbatches:
-        """Makes the arrays of both passes."""
+        """The maker of the arrays of both passes."""
         return Microbatches(self.recipe.model, self.compiler.mesh, self.hosts)
 
     def init(self, params: dict[str, Any]) -> State:
-        """Parameters and a fresh optimiser state for the trainable ones; ConfigError when a pattern means none."""
+        """Makes the state: `params` and a fresh optimiser state for the trainable ones. Raises ConfigError for a
+        pattern that matches none."""
         return {"params": params, "optimizer": programs.init_optimizer(params, self.recipe)}
 
     def prepare(self, state: State) -> None:
@@ -85,9 +86,9 @@ class Learner:
             self._logprobs(state["params"], shapes)
 
     def update(self, state: State, cohort: Cohort, credit: Credit, *, seed: int, step: int) -> tuple[State, Updated]:
-        """I mini-batches, K times, of the groups of `cohort`.
+        """Updates on I mini-batches of the groups of `cohort`, K times.
 
-        The old state is donated: it must not be used afterwards. Raises ValueError where two groups have one uid: one
+        The old state is donated: it must not be used afterwards. Raises ValueError if two groups have the same uid: one
         of them would be learned from twice, the other not at all.
         """
         self._wait_for_all(state)
@@ -114,7 +115,7 @@ class Learner:
         return state, Updated(weights_PG, metrics, skipped)
 
     def _epoch(self, cohort: Cohort, credit: Credit, seed: int, step: int, epoch: int) -> _Epoch:
-        """Each epoch deals the groups again, and the statistics of a mini-batch (`advantage.scope`) with them."""
+        """Deals the groups to mini-batches again for an epoch, and recomputes their statistics (`advantage.scope`)."""
         parts = batch.split(len(cohort.outcomes), self.schedule.num_minibatches, seed, step, epoch)
         return _Epoch(parts, credit(cohort.outcomes, parts))
 
@@ -130,7 +131,7 @@ class Learner:
     def _step(
         self, state: State, local: Mapping[int, Group], weights_PG: np.ndarray, part: np.ndarray, num_tokens: int
     ) -> tuple[State, dict[str, Any]]:
-        """One mini-batch: its gradient, then one update."""
+        """Computes the gradient of one mini-batch, and makes one update."""
         chosen = [index for index in part.tolist() if index in local]
         placed = rows.arrange(local, batch.with_gradient(chosen, weights_PG), self.shapes)
         sums = self.gradient(state["params"], local, weights_PG, placed)
@@ -139,9 +140,9 @@ class Learner:
     def gradient(
         self, params: dict[str, Any], groups: rows.Groups, weights_PG: np.ndarray, placed: Sequence[rows.Row]
     ) -> programs.Sums:
-        """Sums over the tokens of all rows, micro-batch by micro-batch: gradient and metrics.
+        """Sums gradient and metrics over the tokens of all rows, micro-batch by micro-batch.
 
-        `placed` are this host's rows; there are as many micro-batches as the host with the most of them needs.
+        `placed` are this host's rows; the number of micro-batches is what the host with the most rows needs.
         """
         sums, size = self._zero(params)(params), self.shapes.num_rows // self.hosts.count
         count = max(self.hosts.gather(-(-len(placed) // size), "the rows of a mini-batch"))
@@ -154,10 +155,10 @@ class Learner:
     def mismatch(
         self, params: dict[str, Any], groups: rows.Groups, weights_PG: np.ndarray, *, seed: int, step: int
     ) -> dict[str, float]:
-        """How far the trainer's log-probabilities lie from the sampler's, under the same parameters, on a few groups.
+        """The mismatch of the trainer's and the sampler's log-probabilities, with the same parameters, on a few groups.
 
-        Mean absolute difference and the k3 estimate of KL(sampler || trainer) in nats a token, before any update: for
-        steps whose first mini-batch has no gradient. The others see it in their first update, at no cost.
+        Mean absolute difference and the k3 estimate of KL(sampler || trainer) in nats per token, before any update. For
+        steps whose first mini-batch has no gradient; other steps measure it in their first update, at no cost.
         """
         shapes, known = self.compared, groups if isinstance(groups, Mapping) else range(len(groups))
         order = RandomStream(seed, step, "compared").order(len(weights_PG)).tolist()
@@ -169,8 +170,8 @@ class Learner:
     def with_old_logprobs(
         self, params: dict[str, Any], groups: Mapping[int, Group], weights_PG: np.ndarray
     ) -> tuple[dict[int, Group], dict[str, float]]:
-        """The groups with the trainer's log-probabilities in the place of the sampler's where they are learned from,
-        and how far the two lie apart ({} where nothing is learned): one forward pass over all rows."""
+        """Replaces the sampler's log-probabilities by the trainer's in groups that are learned from, in one forward
+        pass over all rows. Returns (the groups, the mismatch of the two: {} if nothing is learned)."""
         shapes, chosen = self.shapes, batch.with_gradient(sorted(groups), weights_PG)
         placed, size = rows.arrange(groups, chosen, shapes), shapes.num_rows // self.hosts.count
         new: dict[tuple[int, int], np.ndarray] = {}
@@ -191,13 +192,13 @@ class Learner:
         placed: Sequence[rows.Row],
         shapes: RowShapes,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """The trainer's log-probabilities [B, T] of this host's rows, and their micro-batch."""
+        """Computes the trainer's log-probabilities [B, T] of this host's rows; returns them and the micro-batch."""
         micro = self.microbatches.part(groups, weights_PG, placed, shapes)
         whole_BT = self._logprobs(params, shapes)(params, self.microbatches.joined(micro), self.banned_V)
         return np.asarray(whole_BT)[self.microbatches.places(shapes)], micro
 
     def _mismatch_between(self, new: Sequence[np.ndarray], old: Sequence[np.ndarray]) -> dict[str, float]:
-        """Over the tokens of all hosts."""
+        """The mismatch over the tokens of all hosts."""
         difference = np.concatenate([np.zeros(0), *(a.astype(np.float64) - b for a, b in zip(new, old, strict=True))])
         sums = [np.sum(np.expm1(difference) - difference), np.sum(np.abs(difference)), difference.size]
         kl, distance, count = np.sum(self.hosts.gather([float(each) for each in sums], "the mismatch"), axis=0)
@@ -205,22 +206,22 @@ class Learner:
 
     @property
     def compared(self) -> RowShapes:
-        """Shapes of the rows that `mismatch` reads: one per device, because a full micro-batch would cost a fifth of an
-        update."""
+        """The shapes of the rows that `mismatch` reads: one row per device, because a full micro-batch would cost a
+        fifth of an update."""
         with parallel.use(self.compiler.mesh):
             shares = parallel.num_shards("batch")
         return dataclasses.replace(self.shapes, num_rows=min(shares, self.shapes.num_rows))
 
     def _mismatch_of(self, updates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """As `mismatch`, of all tokens of the first update that was made: a skipped one has moved nothing, so its
-        parameters are still those of the sampler. NaN where it computed no token, or where none was made."""
+        """The mismatch over all tokens of the first update that was made: a skipped one has changed nothing, so the
+        parameters are still those of the sampler. NaN if it computed no token, or if none was made."""
         first: Mapping[str, Any] = next((row for row in updates if not row["skipped"]), {"tokens": 0})
         seen = first["tokens"] > 0
         return {name: float(first[of]) if seen else math.nan for name, of in self.recipe.objective.mismatch.items()}
 
     def _means(self, updates: Sequence[dict[str, Any]]) -> dict[str, float]:
-        """Means over the updates of a step that were made, of sums over computed tokens those with any (NaN without);
-        tokens, and updates that were skipped, are summed."""
+        """Means over the updates of a step that were made; for sums over computed tokens, over those that computed any
+        (NaN if none). The numbers of tokens and of skipped updates are summed."""
         made = [row for row in updates if not row["skipped"]]
         computed = [row for row in made if row["tokens"] > 0]
         over_computed = {one.name for one in self.recipe.objective.sums if one.over == "computed"}
@@ -261,7 +262,7 @@ class Learner:
 
     @property
     def _logprobs_shapes(self) -> tuple[RowShapes, ...]:
-        """Shapes of the forward passes that a run may need."""
+        """The shapes of the forward passes that a run may need."""
         return (self.compared, self.shapes) if self.schedule.old_logprobs == "trainer" else (self.compared,)
 
     def _logprobs(self, params: dict[str, Any], shapes: RowShapes) -> Program:
@@ -280,7 +281,7 @@ class _Epoch(NamedTuple):
 
 
 def _places(cohort: Cohort) -> dict[str, int]:
-    """The number of each group of all hosts by its uid."""
+    """The index of each group of all hosts, by its uid."""
     places = {outcome.uid: place for place, outcome in enumerate(cohort.outcomes)}
     if len(places) < len(cohort.outcomes):
         twice = next(outcome.uid for place, outcome in enumerate(cohort.outcomes) if places[outcome.uid] != place)
@@ -289,8 +290,7 @@ def _places(cohort: Cohort) -> dict[str, int]:
 
 
 def _shares(cohort: Cohort, weights_PG: np.ndarray) -> dict[str, float]:
-    """How much of a cohort is learned from: the share of the decided groups with any weight, and of the responses with
-    a positive one."""
+    """The shares of decided groups with a nonzero weight and of responses with a positive one."""
     decided = np.asarray([outcome.decided for outcome in cohort.outcomes], bool)
     return {
         "nonzero_group_fraction": float(np.any(weights_PG != 0.0, axis=1).sum() / max(decided.sum(), 1)),

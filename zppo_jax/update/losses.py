@@ -14,10 +14,10 @@ from jax.typing import ArrayLike
 
 
 class Sum(NamedTuple):
-    """A metric that is a sum over tokens, divided once a mini-batch.
+    """A metric that is a sum over tokens, divided once per mini-batch.
 
-    `over`: "all" tokens of the mini-batch, those of groups without weight too, which are not computed and add nothing;
-    or the "computed" ones alone.
+    `over`: "all" tokens of the mini-batch, including those of groups without weight, which are not computed and add 0;
+    or only the "computed" ones.
     """
 
     name: str
@@ -32,7 +32,7 @@ SUMS = (
     Sum("kl", "computed"),
     Sum("log_ratio_abs", "computed"),
 )
-"""What `surrogate_sums` computes."""
+"""The sums that `surrogate_sums` computes."""
 
 
 def surrogate_sums(
@@ -44,13 +44,13 @@ def surrogate_sums(
     clip_high: float,
     dual_clip: float,
 ) -> dict[str, jax.Array]:
-    """Sums over the unmasked tokens, under the names of SUMS.
+    """Computes sums over the unmasked tokens, under the names of SUMS.
 
     L = max(-A r, -A clip(r, 1 - low, 1 + high)); for A < 0 also at most -A * dual_clip, which bounds the loss of a
-    token that the policy has come to like far too much.
+    token whose probability has grown far too much.
     """
     is_real = mask_BT.astype(bool)
-    # Masked positions may hold infinities: they are replaced before any arithmetic, so that their gradient is zero.
+    # Masked positions may hold infinities: these are replaced before any arithmetic, so that their gradient is zero.
     logprobs = jnp.where(is_real, logprobs_BT, 0.0)
     old = jnp.where(is_real, old_logprobs_BT, 0.0)
     advantages = jnp.where(is_real, advantages_BT, 0.0)
@@ -72,7 +72,7 @@ def surrogate_sums(
         "clip_fraction": total(clipped > plain),
         "dual_clip_fraction": total(is_dual),
         "ratio": total(ratio),
-        "kl": total(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1 would round what fresh rollouts show to nothing
+        "kl": total(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1 would round fresh rollouts' differences to 0
         "log_ratio_abs": total(jnp.abs(log_ratio)),
     }
 
@@ -101,7 +101,7 @@ def clipped_surrogate(
 def means(
     declared: Sequence[Sum], sums: Mapping[str, jax.Array], num_tokens: jax.Array, num_computed: jax.Array
 ) -> dict[str, jax.Array]:
-    """Token means of sums: over all `num_tokens`, or over the `num_computed` that were computed, as each declares.
+    """Token means of sums: over all `num_tokens`, or over the `num_computed` computed ones, as each sum declares.
 
     A token that was not computed has no weight: it adds nothing to the loss and is never clipped.
     """

@@ -1,4 +1,4 @@
-"""Rows as arrays on the update's mesh: each host lays its part of a micro-batch, all parts are one array.
+"""Rows as arrays on the update's mesh: each host makes its part of a micro-batch, all parts form one array.
 
 Shape suffixes: B rows, T slots of a row, P groups, G rollouts.
 """
@@ -22,7 +22,7 @@ from zppo_jax.update.rows import RowShapes
 
 @dataclasses.dataclass(frozen=True)
 class Microbatches:
-    """Makes micro-batches for `mesh`, of which every host has equally many rows."""
+    """Makes micro-batches for `mesh`, in which every host has equally many rows."""
 
     config: Config
     mesh: Mesh | None
@@ -31,12 +31,12 @@ class Microbatches:
     def part(
         self, groups: rows.Groups, weights_PG: np.ndarray, placed: Sequence[rows.Row], shapes: RowShapes
     ) -> dict[str, Any]:
-        """This host's rows of a micro-batch."""
+        """Makes this host's rows of a micro-batch."""
         local = dataclasses.replace(shapes, num_rows=shapes.num_rows // self.hosts.count)
         return rows.microbatch(self.config, groups, weights_PG, placed, local)
 
     def joined(self, part: dict[str, Any]) -> dict[str, Any]:
-        """The micro-batch of all hosts' rows, of which this one has `part`."""
+        """Makes the micro-batch of all hosts' rows; this host's are `part`."""
         if self.mesh is None or self.hosts.count == 1:
             return part
         num_features = part["grid_IS5"][..., 0].size // self.config.vision.spatial_merge_size**2
@@ -44,7 +44,7 @@ class Microbatches:
         return parallel.from_hosts(self.mesh, part | {"feature_BT": feature_BT}, rows.AXES)
 
     def places(self, shapes: RowShapes) -> np.ndarray:
-        """Where this host's rows are among those of all."""
+        """The indices of this host's rows among those of all hosts."""
         numbers = np.arange(shapes.num_rows)
         if self.mesh is None or self.hosts.count == 1:
             return numbers

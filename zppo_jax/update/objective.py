@@ -1,8 +1,8 @@
-"""What an update minimises: objectives as rows of one table, and the clipped policy loss of the paper (Eq 6).
+"""The objectives that an update minimises, as rows of one table, and the clipped policy loss of the paper (Eq 6).
 
-An objective declares the sums over tokens that it computes, and computes them from what the student, and where it asks
-for one a reference model, make of a micro-batch. The learner packs, accumulates, divides and updates, and
-knows no loss.
+An objective declares the sums over tokens that it computes, and computes them from the outputs of the student, and of a
+reference model if it asks for one, on a micro-batch. The learner packs, accumulates, divides and updates; it contains
+no loss.
 
 Shape suffixes: B rows, T slots of a row, D model, V vocabulary.
 """
@@ -22,9 +22,9 @@ from zppo_jax.update.losses import Sum
 
 
 class ModelOutput(NamedTuple):
-    """What a model makes of a micro-batch: the hidden state of every slot, and what turns it into a distribution.
+    """A model's output on a micro-batch: the hidden state of every slot, and the values that make it a distribution.
 
-    The distribution is the sampler's own: at its temperature, without the tokens of `banned_V`.
+    The distribution is the sampler's: at its temperature, without the tokens of `banned_V`.
     """
 
     hidden_BTD: jax.Array
@@ -33,7 +33,7 @@ class ModelOutput(NamedTuple):
     banned_V: jax.Array
 
     def logprobs(self, target_BT: jax.Array) -> jax.Array:
-        """Log-probabilities [B, T] of the targets; of use where a slot is counted."""
+        """Log-probabilities [B, T] of the targets; only those of counted slots are meaningful."""
         return target_logprobs(self.hidden_BTD, self.head_VD, target_BT, self.temperature, self.banned_V)
 
 
@@ -41,9 +41,9 @@ class Objective(Protocol):
     """A loss over tokens. Hashable: it is a static argument of the compiled gradient.
 
     Attributes:
-      sums: what it computes; "loss" is one of them.
-      mismatch: metrics that say how far the student of the first update of a step lies from the sampler, under the
-        names that they have among `sums`; {} where the objective does not see the sampler's log-probabilities.
+      sums: the sums that it computes; "loss" is one of them.
+      mismatch: the metrics of the mismatch between student and sampler in the first update of a step, with their
+      names among `sums`; {} if the objective does not use the sampler's log-probabilities.
       needs_reference: whether it is called with a reference model.
     """
 
@@ -54,7 +54,7 @@ class Objective(Protocol):
     def __call__(
         self, student: ModelOutput, reference: ModelOutput | None, micro: Mapping[str, Any]
     ) -> dict[str, jax.Array]:
-        """The sums over the counted slots of a micro-batch, scalars by name.
+        """Computes the sums over the counted slots of a micro-batch, scalars by name.
 
         `micro` has target_BT (the id that a slot predicts), old_logprobs_BT (the sampler's), weights_BT (the credit of
         the response) and counted_BT (whether the slot predicts a sampled token).
@@ -76,7 +76,7 @@ class Clipped:
 
     @classmethod
     def of(cls, config: Config) -> Clipped:
-        """With the limits of `update.clip_*`."""
+        """Makes the objective with the limits of `update.clip_*`."""
         return cls(config.update.clip_low, config.update.clip_high, config.update.dual_clip)
 
     def __call__(
@@ -95,4 +95,4 @@ class Clipped:
 
 
 OBJECTIVES: dict[str, Callable[[Config], Objective]] = {"clipped": Clipped.of}
-"""Objectives by the name that a method has for one, made from a configuration."""
+"""Makers of objectives from a configuration, by the name in a method's row."""

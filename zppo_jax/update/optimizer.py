@@ -1,11 +1,11 @@
 """AdamW with global-norm clipping and a constant, linear or cosine schedule (Table 8 of arXiv:2606.18216).
 
-The paper trains bfloat16 parameters with an optimiser state in bfloat16 (AnyPrecisionAdamW). Everything is computed in
-float32 here and rounded when it is stored, which loses two things if done plainly:
+The paper trains bfloat16 parameters with an optimiser state in bfloat16 (AnyPrecisionAdamW). Here everything is
+computed in float32 and rounded when it is stored. Rounding to nearest would lose two things:
 
 - the second moment: with b2 = 0.999 its decay is below the rounding, so it could only grow. Moments in bfloat16 are
   therefore rounded stochastically (rounding.py);
-- the learning: at a rate of 1e-6 a change is a hundredth of the distance between two bfloat16 numbers about a weight of
+- the learning: at a rate of 1e-6 a change is a hundredth of the distance between bfloat16 numbers near a weight of
   0.02. `adamw` has three ways to keep it.
 """
 
@@ -43,13 +43,13 @@ def adamw(
     state_dtype: str = "float32",
     parameter_rounding: str = "nearest",
 ) -> optax.GradientTransformation:
-    """Clip the global gradient norm, then AdamW, computed in float32 and kept in `state_dtype`; then what is added to
-    the parameters so that they become numbers of their own dtype. By `parameter_rounding` these are
+    """Clips the global gradient norm, then applies AdamW, computed in float32 and kept in `state_dtype`. The changes
+    are such that the sums with the parameters are numbers of their dtype. By `parameter_rounding` these are
 
     - nearest: the nearest; smaller changes are lost, and float32 needs no more;
     - stochastic: one of the two neighbours at random; right on average over updates and parameters, costs no memory;
-    - kahan: the nearest, and what that loses is kept in the state's dtype and added to the next change;
-    - master: the nearest to a copy of the parameters in float32, which is what AdamW moves.
+    - kahan: the nearest; the rounding error is kept in the state's dtype and added to the next change;
+    - master: the nearest to a copy of the parameters in float32, which AdamW updates.
     """
     moments = _in_float32(
         optax.chain(
@@ -66,7 +66,7 @@ def adamw(
 
 
 def _cast(tree: Any, dtype: Any) -> Any:
-    """Floating-point leaves in another dtype."""
+    """Casts floating-point leaves to another dtype."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
@@ -83,7 +83,7 @@ def _in_float32(transform: optax.GradientTransformation) -> optax.GradientTransf
 
 
 class Stored(NamedTuple):
-    """A state in another dtype than it is computed in; `count` makes the random bits of each update its own."""
+    """A state in another dtype than it is computed in; `count` gives each update different random bits."""
 
     count: jax.Array
     state: Any
@@ -135,17 +135,17 @@ def _kahan() -> optax.GradientTransformation:
 
 
 class Mastered(NamedTuple):
-    """The parameters in float32, and the state of what moves them."""
+    """The parameters in float32, and the state of their optimiser."""
 
     params: Any
     state: Any
 
 
 def _with_master(transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The transformation works on float32 parameters of its own; the changes follow their nearest numbers."""
+    """Applies the transformation to a float32 copy of the parameters; the changes lead to its nearest numbers."""
 
     def init(params: Any) -> Mastered:
-        # A copy even of float32: the update is given the parameters' and the state's buffers to overwrite.
+        # A copy even of float32: the update donates the buffers of both the parameters and the state.
         return Mastered(jax.tree.map(lambda p: jnp.array(p, jnp.float32), params), transform.init(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Mastered]:
@@ -161,5 +161,5 @@ def _change_to_nearest(value: jax.Array, param: jax.Array) -> jax.Array:
 
 
 def _change(stored: jax.Array, param: jax.Array) -> jax.Array:
-    """What to add in float32 to `param` for `stored`, a number of its dtype."""
+    """The float32 change that takes `param` to `stored`, a number of its dtype."""
     return stored.astype(jnp.float32) - param.astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""Gradients of micro-batches and the update that they add up to: pure functions, two compiled programs for the run.
+"""Gradients of micro-batches and the update from their sum: pure functions, two compiled programs per run.
 
-Each group's prompt is run once for all its rollouts; gradients flow back through every branch into it and into the
-vision tower.
+Each group's prompt is run once for all its rollouts; gradients flow back from every branch into it and into the vision
+tower.
 
 Shape suffixes: B rows, T slots, V vocabulary.
 """
@@ -29,16 +29,16 @@ Sums = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything static about an update: one static argument of every program.
+    """The static settings of an update: one static argument of every program.
 
     Attributes:
-      model: the student's architecture.
-      objective: what is minimised.
-      transform: the optimiser.
-      temperature: of the sampler, whose distribution the log-probabilities are of.
-      frozen_patterns: which parameters stay as they are (freeze.py).
-      remat: what the backward pass computes again instead of keeping it.
-      reference: the architecture of the reference model, where the objective needs one.
+    model: the student's architecture.
+    objective: the loss to minimise.
+    transform: the optimiser.
+    temperature: the sampler's temperature, whose distribution the log-probabilities are of.
+    frozen_patterns: the parameters that do not change (freeze.py).
+    remat: what the backward pass recomputes instead of keeping.
+    reference: the architecture of the reference model, if the objective needs one.
     """
 
     model: Config
@@ -58,13 +58,13 @@ def output_of(
     banned_V: jax.Array,
     remat: Remat = "none",
 ) -> ModelOutput:
-    """What a model makes of a micro-batch."""
+    """The output of a model on a micro-batch."""
     return ModelOutput(vlm.run_tree(params, model, micro, remat), text.head(params["text"]), temperature, banned_V)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
 def logprobs(params: dict[str, Any], model: Config, micro: dict[str, Any], temperature: float, banned_V: jax.Array):
-    """The trainer's log-probabilities [B, T] of one micro-batch, whole on every device."""
+    """Computes the trainer's log-probabilities [B, T] of one micro-batch, whole on every device."""
     output = output_of(params, model, micro, temperature, banned_V)
     return parallel.constrain(output.logprobs(micro["target_BT"]), None, None)
 
@@ -81,7 +81,7 @@ def _loss_sum(trainable, frozen, reference, recipe: Recipe, micro: dict[str, Any
 
 @functools.partial(jax.jit, static_argnums=1)
 def zero_sums(params: dict[str, Any], recipe: Recipe) -> Sums:
-    """The sums of no micro-batch: {"gradient" of the trainable parameters, float32, "metrics"}."""
+    """The zero sums to start from: {"gradient" of the trainable parameters, float32, "metrics"}."""
     trainable, _ = freeze.split(params, recipe.frozen_patterns)
     gradient = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trainable)
     metrics = {name: jnp.float32(0.0) for name in (*(one.name for one in recipe.objective.sums), "tokens")}
@@ -99,8 +99,8 @@ def add_gradient(
 ) -> Sums:
     """Adds the gradient of one micro-batch's loss, summed over its tokens, and its metrics; `sums` are donated.
 
-    Nothing is computed or kept for the frozen parameters, nor backwards for the `reference` model's (None without one).
-    Token sums are added up and divided once, so how a mini-batch is cut and packed changes nothing but rounding.
+    No gradient is computed or kept for the frozen parameters, nor for the `reference` model's (None without one).
+    Token sums are added up and divided once, so splitting and packing a mini-batch changes only rounding.
     """
     trainable, frozen = freeze.split(params, recipe.frozen_patterns)
     gradient, metrics = jax.grad(_loss_sum, has_aux=True)(trainable, frozen, reference, recipe, micro, banned_V)
@@ -110,12 +110,12 @@ def add_gradient(
 
 @functools.partial(jax.jit, static_argnums=1, donate_argnums=0)
 def update(state: State, recipe: Recipe, sums: Sums, num_tokens: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-    """One optimiser step on the token mean of `sums`. `state` is {"params", "optimizer"} and is donated. Returns the
-    new state and scalars.
+    """Makes one optimiser step on the token mean of `sums`. `state` is {"params", "optimizer"} and is donated. Returns
+    the new state and scalars.
 
-    The optimiser, its clipping and its weight decay see the trainable parameters only. Where the loss or the gradient
-    is not finite, nothing changes, not even the number of updates, and "skipped" is 1: one such step would make every
-    parameter NaN for good.
+    The optimiser, its clipping and its weight decay see only the trainable parameters. If the loss or the gradient is
+    not finite, nothing changes, not even the number of updates, and "skipped" is 1: one such step would make every
+    parameter NaN permanently.
     """
     gradient = jax.tree.map(lambda g: g / jnp.maximum(num_tokens, 1.0), sums["gradient"])
     computed = sums["metrics"]["tokens"]
@@ -138,18 +138,18 @@ def optimized(state: State, gradient: Any, recipe: Recipe) -> State:
 
 @functools.partial(jax.jit, static_argnums=1)
 def init_optimizer(params: dict[str, Any], recipe: Recipe) -> Any:
-    """A fresh optimiser state, each part of it where the parameter lies that it belongs to."""
+    """Makes a fresh optimiser state, each part with the sharding of its parameter."""
     trainable, _ = freeze.split(params, recipe.frozen_patterns)
     return in_place({"params": params, "optimizer": recipe.transform.init(trainable)}, recipe)["optimizer"]
 
 
 def in_place(state: State, recipe: Recipe) -> State:
-    """The state with every array where the rules put it, which on a mesh the compiler is free to forget."""
+    """Constrains every array of the state to the sharding of the rules, which on a mesh the compiler may change."""
     return parallel.constrain_tree(state, state_axes(state, recipe))
 
 
 def state_axes(state: State, recipe: Recipe) -> State:
-    """Logical names of the axes of a state; what belongs to a parameter lies where it lies."""
+    """The logical names of the axes of a state; the optimiser's arrays are sharded like their parameters."""
     axes = vlm.logical_axes(recipe.model)
     trainable_axes, _ = freeze.split(axes, recipe.frozen_patterns)
     optimizer_axes = optax.tree.map_params(
@@ -159,7 +159,7 @@ def state_axes(state: State, recipe: Recipe) -> State:
 
 
 def sums_axes(sums: Sums, recipe: Recipe) -> Sums:
-    """Logical names of the axes of sums: a gradient lies where its parameter lies."""
+    """The logical names of the axes of sums: a gradient is sharded like its parameter."""
     trainable_axes, _ = freeze.split(vlm.logical_axes(recipe.model), recipe.frozen_patterns)
     return {"gradient": trainable_axes, "metrics": dict.fromkeys(sums["metrics"], ())}
 

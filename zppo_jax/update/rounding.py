@@ -1,8 +1,8 @@
-"""Float32 numbers stored in a narrower dtype: as its nearest number, or at random as one of two neighbours.
+"""Rounds float32 numbers to a narrower dtype: to the nearest number, or stochastically to one of two neighbours.
 
-To the nearest, every change smaller than half the distance between two numbers is lost every time: bfloat16 keeps
-8 bits, so v * 0.999 is v again. By lot, up with the probability that is the part cut off, the mean is the number itself
-and small changes arrive on average (stochastic rounding: Gupta et al., arXiv:1502.02551).
+Rounding to nearest loses every change smaller than half the distance between two numbers, each time: bfloat16 keeps
+8 bits, so v * 0.999 is v again. Stochastic rounding goes up with a probability equal to the fraction that is cut off:
+the mean is the number itself, and small changes count on average (Gupta et al., arXiv:1502.02551).
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import jax
 import jax.numpy as jnp
 
 _BITS_OF_BFLOAT16 = 0xFFFF0000
-"""Those bits of a float32 number that bfloat16 has too."""
+"""The bits of a float32 number that bfloat16 has too."""
 
 
 def nearest(x: jax.Array, dtype: Any) -> jax.Array:
-    """`x` in float32 as the nearest number of `dtype`; of two as near, the even one."""
+    """Rounds `x`, in float32, to the nearest number of `dtype`; ties to even."""
     kind = jnp.finfo(dtype)
-    # Not the cast alone: XLA may leave out a cast there and back, for better precision.
+    # A cast alone is not enough: XLA may leave out a cast there and back, for better precision.
     return jax.lax.reduce_precision(x, kind.nexp, kind.nmant).astype(dtype)
 
 
 def stochastic(x: jax.Array, dtype: Any, seed_2: jax.Array) -> jax.Array:
-    """`x` in float32 as a number of `dtype`, float32 or bfloat16, at random so that the mean is `x`.
+    """Rounds `x`, in float32, to a number of `dtype`, float32 or bfloat16, at random so that the mean is `x`.
 
-    What bfloat16 holds stays what it is, infinities and NaN too; between its largest number and 2^128, infinity stands
-    for 2^128. In integers (16 random bits added below bfloat16's last bit, then cut off), so that XLA cannot take it
-    for a cast to leave out. `seed_2` are two random words.
+    Numbers of bfloat16 are unchanged, infinities and NaN too; above its largest number, the upper neighbour 2^128 is
+    represented by infinity. Done in integers (16 random bits added below bfloat16's last bit, then cut off), so that
+    XLA cannot treat it as a cast and leave it out. `seed_2` are two random words.
     """
     if x.dtype == dtype:
         return x
@@ -38,10 +38,10 @@ def stochastic(x: jax.Array, dtype: Any, seed_2: jax.Array) -> jax.Array:
 
 
 def stochastic_like(tree: Any, like: Any, purpose: int, count: jax.Array) -> Any:
-    """Each leaf by `stochastic` in the dtype of its place in `like`; a leaf that has it already stays.
+    """Rounds each leaf stochastically to the dtype of its place in `like`; a leaf that already has it is unchanged.
 
     The bits come from (purpose, count, number of the leaf) and the element's place in the whole array: the same after a
-    resume and on every mesh, and each device makes those of its own part.
+    resume and on every mesh, and each device makes those of its part.
     """
     leaves, structure = jax.tree.flatten(tree)
     key = jax.random.fold_in(jax.random.key(purpose), count)
@@ -53,8 +53,9 @@ def stochastic_like(tree: Any, like: Any, purpose: int, count: jax.Array) -> Any
 def random_bits(seed_2: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """16 random bits for each element, in uint32: a hash of its place in the array (triple32 of hash-prospector).
 
-    Not `jax.random.bits`: its cipher makes AdamW with bfloat16 moments take four times as long on a CPU, 16 bytes of
-    memory an element and three times the compilation. These bits need to be even and unlike their neighbours', no more.
+    Not `jax.random.bits`: its cipher makes AdamW with bfloat16 moments four times as slow on a CPU, with 16 bytes of
+    memory per element and three times the compilation. Here it is enough that bits are uniform and independent of
+    their neighbours'.
     """
     place = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):

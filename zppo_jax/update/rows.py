@@ -1,8 +1,8 @@
-"""From groups of rollouts to rows of one length: who stands in which row, and the arrays of that. Host only.
+"""Packs groups of rollouts into rows of one length: assigns groups to rows, and makes the arrays. Host only.
 
 A row holds trees (models/qwen3_5/tree.py): prompts, each once and before its responses. So rollouts of ten and of ten
-thousand tokens fill the same compiled shape, and little of it stays empty. A group that no row holds whole stands in
-several, its prompt in each.
+thousand tokens fill the same compiled shape, and little of it stays empty. A group that is too long for one row is
+split over several, with its prompt in each.
 
 Shape suffixes: B rows, T slots of a row, C chunks, J convolution context, P groups, G rollouts.
 """
@@ -21,7 +21,7 @@ from zppo_jax.ops.gated_delta import BEGINS, BRANCHES, CONTINUES, chunk_length
 from zppo_jax.types import Group, Rollout
 
 SHORTEST_CHUNK = 4
-"""In which the context of a convolution of four taps lies whole."""
+"""The shortest chunk: it holds the whole context of a convolution of four taps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RowShapes:
     patch_slots: int
 
     def rounded(self, num_tokens: int) -> int:
-        """Slots that a trunk or a branch takes: whole chunks, at least one."""
+        """The number of slots that a trunk or a branch takes: whole chunks, at least one."""
         return max(-(-num_tokens // self.chunk), 1) * self.chunk
 
 
@@ -50,8 +50,8 @@ def shapes(
     patch_slots: int,
     longest_chunk: int = 64,
 ) -> RowShapes:
-    """Rows of `row_tokens` slots, or as many as the longest prompt and response take, in chunks that suit responses, of
-    `longest_chunk` slots at most (ops.gated_delta)."""
+    """Chooses the sizes: rows of `row_tokens` slots, or as many as the longest prompt and response take, in chunks that
+    suit responses, of at most `longest_chunk` slots (ops.gated_delta)."""
     chunk = max(chunk_length(response_tokens, longest_chunk), SHORTEST_CHUNK)
     sizes = RowShapes(num_rows, 0, chunk, prompts_per_row, prompt_tokens, patch_slots)
     longest = sizes.rounded(prompt_tokens) + sizes.rounded(response_tokens)
@@ -67,11 +67,11 @@ class Part(NamedTuple):
 
 Row = list[Part]
 Groups = Sequence[Group] | Mapping[int, Group]
-"""Groups by their number among all of a step; a host has some of them."""
+"""Groups by their index among all groups of a step; a host has some of them."""
 
 
 def arrange(groups: Groups, chosen: Sequence[int], shapes: RowShapes) -> list[Row]:
-    """Rows for the chosen groups, the fullest first: first fit by falling size, the same for the same lengths."""
+    """Assigns the chosen groups to rows, the fullest first: first fit by decreasing size, a function of the lengths."""
     parts = [part for index in chosen for part in _parts(index, groups[index], shapes)]
     rows: list[Row] = []
     free: list[int] = []
@@ -88,7 +88,7 @@ def arrange(groups: Groups, chosen: Sequence[int], shapes: RowShapes) -> list[Ro
 
 
 def _parts(index: int, group: Group, shapes: RowShapes) -> Iterator[Part]:
-    """A group in as few rows as hold it."""
+    """Splits a group into as few parts as rows can hold."""
     room = shapes.num_tokens - shapes.rounded(group.features.num_tokens - 1)
     bins: list[tuple[int, list[int]]] = []
     sizes = [shapes.rounded(len(rollout.token_ids_T)) for rollout in group.rollouts]
@@ -120,7 +120,7 @@ def _size(part: Part, groups: Groups, shapes: RowShapes) -> int:
 def microbatch(
     config: Config, groups: Groups, weights_PG: np.ndarray, rows: Sequence[Row], shapes: RowShapes
 ) -> dict[str, Any]:
-    """Up to `num_rows` rows as the model's inputs, and for each slot: target_BT (the id that it is to predict),
+    """Makes the model's inputs from up to `num_rows` rows, and for each slot: target_BT (the id to predict),
     old_logprobs_BT, weights_BT and counted_BT (whether it predicts a sampled token)."""
     parts = [(row, part) for row, members in enumerate(rows) for part in members]
     prompts = inputs.from_features(
@@ -142,7 +142,7 @@ def microbatch(
 def by_rollout(
     values_BT: np.ndarray, counted_BT: np.ndarray, groups: Groups, rows: Sequence[Row]
 ) -> dict[tuple[int, int], np.ndarray]:
-    """What stands at the sampled tokens of a micro-batch, [T] by (number of the group, number of the rollout)."""
+    """The values at the sampled tokens of a micro-batch, [T] by (index of the group, index of the rollout)."""
     found: dict[tuple[int, int], np.ndarray] = {}
     for row, members in enumerate(rows):
         laid = [(part.group, rollout) for part in members for rollout in part.rollouts]  # as `microbatch` lays them
@@ -152,7 +152,7 @@ def by_rollout(
 
 
 def with_logprobs(group: Group, index: int, logprobs: Mapping[tuple[int, int], np.ndarray]) -> Group:
-    """The group of that number with these log-probabilities of its rollouts, where there are any."""
+    """The group at `index` with these log-probabilities for its rollouts; those without any keep theirs."""
     rollouts = tuple(
         dataclasses.replace(rollout, logprobs_T=logprobs.get((index, number), rollout.logprobs_T))
         for number, rollout in enumerate(group.rollouts)
@@ -165,8 +165,8 @@ AXES = inputs.AXES | dict.fromkeys(("target_BT", "old_logprobs_BT", "weights_BT"
 
 
 def joined_features(feature_BT: np.ndarray, parts: Sequence[int], num_features: int) -> np.ndarray:
-    """A host's feature_BT as it must be among all hosts: its rows of patches, `num_features` in all, lie in the given
-    parts of the global axis, in this order."""
+    """Converts a host's feature_BT to the indices among all hosts: its rows of patches, `num_features` in all, are in
+    the given parts of the global axis, in this order."""
     size = num_features // len(parts)
     shifted_BT = np.asarray(parts, np.int32)[feature_BT // size] * size + feature_BT % size
     return np.where(feature_BT >= 0, shifted_BT, -1).astype(np.int32)
@@ -210,12 +210,13 @@ class _Writer:
         where = self._lay(row, len(ids_T), BRANCHES)
         self.arrays["tokens_BT"][row, where] = np.concatenate([prompts["last_B"][place : place + 1], ids_T[:-1]])
         self.arrays["positions_3BT"][:, row, where] = prompts["last_position_B"][place] + np.arange(len(ids_T))
-        own = {"target_BT": ids_T, "old_logprobs_BT": rollout.logprobs_T, "weights_BT": advantage}
-        for name, value in (own | {"counted_BT": True}).items():
+        values = {"target_BT": ids_T, "old_logprobs_BT": rollout.logprobs_T, "weights_BT": advantage}
+        for name, value in (values | {"counted_BT": True}).items():
             self.arrays[name][row, where] = value
 
     def _lay(self, row: int, num_tokens: int, source: int) -> slice:
-        """Room for a trunk or a branch, whose slots it returns; says who continues what."""
+        """Reserves whole chunks for a trunk or a branch, records the source of its state and convolution context, and
+        returns the slots of its tokens."""
         chunk, start = self._shapes.chunk, self._used[row]
         self._used[row] += self._shapes.rounded(num_tokens)
         self._segments[row] += 1
