@@ -1,4 +1,4 @@
-"""What the command lines share: flags, configuration files and their overrides, and how a command ends. No jax."""
+"""The shared parts of the command lines: flags, configuration files and their overrides, exit statuses. No jax."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from zppo_jax.config import ConfigTree
 from zppo_jax.errors import ConfigError, one_line
 
 _ROOT = Path(zppo_jax.__file__).resolve().parent.parent
-"""The root of the repository, where the package was not copied out of it: in a clone, or installed with `-e`."""
+"""The root of the repository, if the package is in it: in a clone, or installed with `-e`."""
 
 
 def load_config(path: str) -> ConfigTree:
-    """What `FILE.py:METHOD` stands for, with nothing overridden; raises `ConfigError` when that cannot be had."""
+    """Loads the configuration of `FILE.py:METHOD`, without overrides; raises `ConfigError` if that fails."""
     file, _, method = path.partition(":")
     if not Path(file).is_file():
         raise ConfigError(f"--config={path}: there is no file {file!r}; try {_nearby_config(file)}")
@@ -30,7 +30,7 @@ def load_config(path: str) -> ConfigTree:
         with importable(path):
             spec.loader.exec_module(module)
             return module.get_config(*([method] if method else []))
-    except Exception as error:  # a config file is a program: whatever it raises, a person wants one line
+    except Exception as error:  # a config file is a program: whatever it raises becomes one line
         how = f"; {_MISSING}" if isinstance(error, ModuleNotFoundError) and error.name == "configs" else ""
         raise ConfigError(f"--config={path}: the file does not load, {one_line(error)}{how}") from error
 
@@ -40,10 +40,9 @@ _MISSING = "configs/ is not installed with the package: clone the repository and
 
 @contextlib.contextmanager
 def importable(path: str) -> Iterator[None]:
-    """Lets a configuration file import, wherever it lies and the command is run, what Python lets a script import:
-    first its neighbours, also as `configs.x` where that is the name of their folder; and last the files of the
-    repository's configs/. A package `configs` (with an __init__.py) beside the file or in the current folder is taken
-    instead of the repository's.
+    """Lets a configuration file import like a script, wherever it is and the command is run: first its neighbours, also
+    as `configs.x` if their folder has that name; last the files of the repository's configs/. A package `configs` (with
+    an __init__.py) next to the file or in the current folder replaces the repository's.
     """
     folder, before = Path(path.partition(":")[0]).resolve().parent, list(sys.path)
     neighbours = [folder.parent, folder] if folder.name == "configs" else [folder]
@@ -58,8 +57,8 @@ def importable(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _joined(theirs: Path, ours: Path | None) -> Iterator[None]:
-    """Both folders as one package, `theirs` first, where it is a folder without an __init__.py: Python would not look
-    into it."""
+    """Joins both folders into one package, `theirs` first, if it is a folder without an __init__.py: Python would not
+    look into it."""
     if ours is None or theirs == ours or not theirs.is_dir() or (theirs / "__init__.py").exists():
         yield
         return

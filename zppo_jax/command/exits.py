@@ -1,4 +1,4 @@
-"""How a command ends: in one line on standard error, and with a status."""
+"""The end of a command: one line on standard error, and an exit status."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _FIXES = {
 
 
 def disk_fault(error: BaseException, workdir: Path) -> str | None:
-    """The line about an error of the disk: one that a person can fix anywhere, or any about a file of the run
-    directory, where something lies that no run has put there. None for what is a fault of the program."""
+    """The line about a disk error: an error that a user can fix, wherever it is, or any error about a file of the run
+    directory that no run has put there. None for a fault of the program."""
     if not isinstance(error, OSError):
         return None
     named = isinstance(error.filename, str) and Path(error.filename).absolute().is_relative_to(workdir.absolute())

@@ -1,4 +1,4 @@
-"""Flags of the commands: absl flags of their own, read without jax, and mistakes in one line."""
+"""Flags of the commands: separate sets of absl flags, read without jax, with mistakes in one line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 
 def read(values: flags.FlagValues, argv: Sequence[str], program: str, example: str, needed: Sequence[Any]) -> None:
     """Reads a command line into `values`. Raises ConfigError in one line: an unknown flag, a value of another type, an
-    argument that is none, one of the `needed` flags left out."""
+    argument that is not a flag, one of the `needed` flags left out."""
     values.unparse_flags()
     try:
         rest = values(list(argv))
@@ -51,8 +51,8 @@ def read(values: flags.FlagValues, argv: Sequence[str], program: str, example: s
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """On what a model runs: the mesh (-1: devices that the other axes leave; `tensor` 0: as many as fit the model), and
-    GB of each device for caches (None: what is free)."""
+    """The devices of a model: the mesh (-1: devices that the other axes leave; `tensor` 0: as many as fit the model),
+    and GB of each device for caches (None: all that is free)."""
 
     data: int = -1
     fsdp: int = 1
@@ -61,7 +61,7 @@ class Devices:
 
 
 def device_flags(values: flags.FlagValues) -> Callable[[], Devices]:
-    """Defines the flags about devices, explained by `device_help`; what it returns reads them."""
+    """Defines the flags about devices, explained by `device_help`; returns a function that reads them."""
     sizes: dict[str, Any] = {
         axis: flags.DEFINE_integer(f"mesh_{axis}", getattr(Devices, axis), axis, lower_bound=-1, flag_values=values)
         for axis in ("data", "fsdp", "tensor")
@@ -86,7 +86,7 @@ def device_help(width: int) -> str:
 
 
 def last_value(argv: Sequence[str], flag: str) -> str | None:
-    """The value of `--flag=VALUE` or `--flag VALUE`, the last one as absl has it."""
+    """The value of `--flag=VALUE` or `--flag VALUE`; the last one, as in absl."""
     value = None
     for position, argument in enumerate(argv):
         if argument == "--":

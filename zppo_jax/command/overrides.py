@@ -49,7 +49,7 @@ def overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def quoted(argv: Sequence[str]) -> list[str]:
-    """The command line with every tuple of texts as Python writes it, which is how config_flags reads one."""
+    """The command line with every tuple of texts in Python's notation, as config_flags needs it."""
     words, names = list(argv), {key.name for key in keys() if key.type == tuple[str, ...]}
     for position, argument in enumerate(argv):
         if argument == "--":
@@ -65,7 +65,7 @@ def quoted(argv: Sequence[str]) -> list[str]:
 
 
 def check_override(name: str, text: str | None) -> None:
-    """Refuses an unknown key, and a value that does not read as the key's type; `text` None stands for no value."""
+    """Raises ConfigError for an unknown key or a value of another type; `text` None means no value."""
     key = {key.name: key for key in keys()}.get(name)
     if key is None:
         raise unknown_key(name, "" if text is None else text)
