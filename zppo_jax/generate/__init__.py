@@ -1,5 +1,5 @@
 """`python -m zppo_jax.generate`: responses of a model to a prompt, on the command line.
 
-`model` (a directory's model, processor and engine), `devices` (where these lie) and `text` (a response's text, token by
-token) serve the server too.
+The server also uses `model` (a directory's model, processor and engine), `devices` (their devices) and `text` (a
+response's text, token by token).
 """

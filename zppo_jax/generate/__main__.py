@@ -57,7 +57,7 @@ Examples:
   python -m zppo_jax.generate --model=exports/9b --prompt=- --top_p=0.95 --top_k=20 --temperature=0.6 < question.txt
 """
 
-# Flags of their own: those of absl's global list belong to zppo_jax.main and to the libraries.
+# Separate flags: absl's global ones belong to zppo_jax.main and to the libraries.
 _FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", None, "directory", flag_values=_FLAGS)
 _PROMPT = flags.DEFINE_string("prompt", None, "what to ask", flag_values=_FLAGS)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(argv: Sequence[str]) -> None:
     parse(argv)
     try:
-        # Compilation and progress never stand among responses that go to a file or a pipe.
+        # Compilation and progress are never mixed with responses that go to a file or a pipe.
         target = sys.stdout if sys.stdout.isatty() and not _JSON.value else sys.stderr
         with _ctrl_c(), Heartbeat(target) as heartbeat:
             _generate(target, heartbeat)
@@ -158,7 +158,7 @@ def _generate(target: TextIO, heartbeat: Heartbeat) -> None:
 
 
 def _finite(responses: Iterator[Any]) -> Iterator[Any]:
-    """Passes responses on; exits with status 1 where the model computes values that are not finite."""
+    """Passes responses on; exits with status 1 if the model computes values that are not finite."""
     from zppo_jax.generate.text import NotFiniteError
 
     try:
@@ -172,7 +172,7 @@ _interrupted = threading.Event()
 
 @contextlib.contextmanager
 def _ctrl_c() -> Iterator[None]:
-    """Ctrl-C as ever, and a flag besides: what a signal raises within a callback of a library is lost."""
+    """Also sets a flag at Ctrl-C, because a KeyboardInterrupt inside a callback of a library is lost."""
 
     def handle(number: int, frame: object) -> None:
         _interrupted.set()
@@ -215,12 +215,12 @@ def _conversation() -> tuple[list[dict[str, Any]], list[Any]]:
 
 
 def _harmless(text: str) -> str:
-    """Text for a terminal: a model may spell control sequences."""
+    """Makes text safe for a terminal: a model may write control sequences."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
 def _leave(status: int) -> NoReturn:
-    """sys.exit would wait for a program that is still compiling, which may take minutes."""
+    """Exits at once; sys.exit would wait for a program that is still compiling, which may take minutes."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""On which devices a model is loaded, and how much of their memory is for caches."""
+"""The devices that a model is loaded on, and their memory for caches."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _FREE = BudgetMessages("{given:.3g} GB of each device are free for caches", f"{_
 
 
 def make_mesh(wanted: Devices, config: qwen3_5.Config) -> jax.sharding.Mesh | None:
-    """All devices; None where there is only one, which needs no mesh. Raises ConfigError when `wanted` does not use
-    exactly these.
+    """Makes a mesh of all devices; None if there is only one, which needs no mesh. Raises ConfigError if `wanted` does
+    not use exactly these.
 
-    Without a word of the user, heads are divided as far as both weights and caches are (by the key-value heads), and
-    what is left holds copies. `fsdp` would save memory between the chunks of decoding alone: the compiler gathers what
-    it divides before the loop.
+    By default heads are divided as far as both weights and caches can be (by the key-value heads), and the other
+    devices hold copies. `fsdp` would save memory only between the chunks of decoding: the compiler gathers what it
+    divides before the loop.
     """
     tensor = wanted.tensor or _tensor(wanted, config.text.num_key_value_heads)
     try:
@@ -44,7 +44,7 @@ def _tensor(wanted: Devices, num_heads: int) -> int:
 def cache_budget(
     wanted: Devices, config: qwen3_5.Config, params: dict[str, Any], num_slots: int
 ) -> tuple[float, BudgetMessages]:
-    """Bytes of each device for the caches of up to `num_slots`, on the mesh in use, and the messages about them."""
+    """Bytes of each device for caches of up to `num_slots`, on the mesh in use, and the texts of errors about it."""
     if wanted.cache_gigabytes is not None:
         return 1e9 * wanted.cache_gigabytes, _GIVEN
     return memory.free_budget(config, params, num_slots), _FREE

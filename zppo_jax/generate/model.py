@@ -26,13 +26,13 @@ from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.shapes import Shapes
 
 MAX_PIXELS = 1_048_576
-"""Default size to which larger images are shrunk: one that fills the published limit of 16 million pixels takes 16,384
+"""The default size to which larger images are shrunk: one at the published limit of 16 million pixels takes 16,384
 tokens."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model directory; `params` lie on `mesh`, or on the default device. Enter `mesh` to use them."""
+    """A loaded model directory; `params` are on `mesh`, or on the default device. Enter `mesh` to use them."""
 
     config: qwen3_5.Config
     params: dict[str, Any]
@@ -41,7 +41,7 @@ class Loaded:
     mesh: jax.sharding.Mesh | None
 
     def describe(self) -> Iterator[str]:
-        """Lines for people about a model on several devices."""
+        """Yields lines for the user about a model on several devices."""
         if self.mesh is not None:
             yield from parallel.describe(self.mesh, self.params, vlm.logical_axes(self.config))
 
@@ -54,8 +54,8 @@ class Loaded:
         penalises: bool,
         report: Callable[[str], None],
     ) -> Engine:
-        """An engine for this model that knows its stop ids and its text. `report` gets a line when it has fewer slots
-        than `num_slots`; raises ConfigError when memory holds none."""
+        """Makes an engine for this model, with its stop ids and its decoder. `report` gets a line if it has fewer slots
+        than `num_slots`; raises ConfigError if memory holds none."""
         fitting = self._num_slots(shapes, num_slots, penalises, report)
         banned_V, decode = banned_mask(self.config, self.processor), self.processor.decode
         return Engine(
@@ -63,7 +63,7 @@ class Loaded:
         )
 
     def _num_slots(self, shapes: Shapes, wanted: int, penalises: bool, report: Callable[[str], None]) -> int:
-        """`wanted`, or as many as the memory for caches holds."""
+        """The number of slots: `wanted`, or as many as the memory for caches holds."""
         dtypes = (str(self.params["text"]["embed"].dtype), Engine.state_dtype)
         budget, messages = devices.cache_budget(self.devices, self.config, self.params, wanted)
         fitting = memory.plan(self.config, shapes, wanted, budget, dtypes, penalises, messages)
@@ -82,12 +82,11 @@ def load(
     wanted: Devices | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Loaded:
-    """Reads a directory, or OWNER/NAME of the Hub, onto the `wanted` devices (None: the defaults of the commands).
-    Raises ConfigError in one line when it is not a checkpoint.
+    """Loads a directory, or OWNER/NAME of the Hub, onto the `wanted` devices (None: the defaults of the commands).
+    Raises ConfigError in one line if it is not a checkpoint.
 
-    `dtype` None means float32 on CPUs and bfloat16 elsewhere; `enable_thinking` None what the chat template does by
-    itself; `max_pixels` None the directory's limit, but no more than MAX_PIXELS. `report` gets a line of
-    progress for people.
+    `dtype` None means float32 on CPUs and bfloat16 elsewhere; `enable_thinking` None the chat template's default;
+    `max_pixels` None the directory's limit, but at most MAX_PIXELS. `report` gets lines of progress for the user.
     """
     wanted, dtype = wanted or Devices(), dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     with _explained(path):
@@ -104,7 +103,7 @@ def load(
 
 @contextlib.contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """Raises anything that is wrong with a directory as a ConfigError."""
+    """Turns any error about a directory into a ConfigError."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -123,5 +122,5 @@ def _processor(directory: Path, enable_thinking: bool | None, max_pixels: int | 
 
 
 def power_of_two(size: int, smallest: int) -> int:
-    """The next power of two: so that prompts of other lengths mostly find their programs in the cache."""
+    """The next power of two, so that the programs for prompts of other lengths are mostly in the cache."""
     return max(smallest, 1 << max(size - 1, 0).bit_length())

@@ -1,4 +1,4 @@
-"""The responses to one prompt, as they finish."""
+"""Samples the responses to one prompt, as they finish."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["GenerateRequest", "Response", "Sampling", "responses"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GenerateRequest:
-    """One prompt, and how many responses of which kind it wants."""
+    """One prompt, the number of responses, and their sampling settings."""
 
     features: Features
     num_samples: int
@@ -35,7 +35,7 @@ class GenerateRequest:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Response:
-    """A finished response; `text` begins with what the generation prompt holds of it (`<think>`)."""
+    """A finished response; `text` begins with its part in the generation prompt (`<think>`)."""
 
     index: int
     text: str
@@ -48,7 +48,7 @@ class Response:
         return sum(self.logprobs)
 
     def as_text(self, num_samples: int) -> str:
-        """The response as text for people."""
+        """The response as text for the user."""
         tokens = f"{len(self.token_ids)} token{'s' * (len(self.token_ids) != 1)}"
         facts = f"{self.finish_reason} after {tokens}, log-probability {self.logprob:.2f}"
         return f"--- response {self.index + 1} of {num_samples}: {facts}\n{self.text}\n"
@@ -85,7 +85,7 @@ def responses(
     begin: float | None = None
     while session.busy:
         events = session.advance()
-        begin = begin or time.monotonic()  # what is compiled before the first chunk does not count
+        begin = begin or time.monotonic()  # compiling before the first chunk does not count
         on_progress(session.counters.line(request.num_samples, time.monotonic() - begin))
         for event in events:
             if event.sample is not None:
@@ -93,7 +93,7 @@ def responses(
 
 
 def _shapes(request: GenerateRequest) -> Shapes:
-    """Powers of two: a prompt of another length mostly finds its programs in the cache."""
+    """The shapes, in powers of two, so that the programs for a prompt of another length are mostly in the cache."""
     return Shapes(
         buckets=(power_of_two(request.features.num_tokens - 1, 64),),
         patch_slots=power_of_two(len(request.features.patches_IC), 16),

@@ -1,4 +1,4 @@
-"""The text of a response while its tokens arrive: whole characters only, and nothing of a stop string."""
+"""The text of a response while its tokens arrive: only whole characters, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zppo_jax.processor import Processor
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """A sampled token: where in the text it begins, what it adds in UTF-8, and its log-probability."""
+    """A sampled token: its start in the text, the UTF-8 bytes that it adds, and its log-probability."""
 
     start: int
     content: bytes
@@ -28,14 +28,14 @@ class Piece:
 
 
 class NotFiniteError(ArithmeticError):
-    """A log-probability that is not a number: what was sampled with it means nothing."""
+    """A log-probability is not a number, so the sample is meaningless."""
 
 
 class ResponseText:
     """Decodes a response as `Processor.decode` does, cut before the first of `stops`.
 
-    Pieces joined are the same whatever the sizes of the chunks in which tokens arrive. The end of the text is held back
-    while it may be the beginning of a stop string or of a character.
+    The joined pieces do not depend on the sizes of the chunks in which tokens arrive. The end of the text is held back
+    while it may be the beginning of a stop string or a part of a character.
     """
 
     def __init__(self, processor: Processor, stops: Sequence[str] = ()) -> None:
@@ -63,7 +63,7 @@ class ResponseText:
         return self._release(len(self._text) - self._num_held())
 
     def finish(self) -> Piece:
-        """The rest, when no more tokens will come."""
+        """Returns the rest, after the last token."""
         if not self.stopped:
             self._extend(self._decoder.decode(b"", final=True))
         return self._release(len(self._text))
@@ -76,7 +76,7 @@ class ResponseText:
             self._text, self.stopped = self._text[: min(found)], True
 
     def _num_held(self) -> int:
-        """Length of the end of the text with which a stop string may have begun."""
+        """The length of the text's end that may be the beginning of a stop string."""
         if self.stopped:
             return 0
         lengths = range(min(self._longest - 1, len(self._text)), 0, -1)
