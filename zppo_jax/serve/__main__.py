@@ -67,7 +67,7 @@ Examples:
     --model_args model=NAME,base_url=http://127.0.0.1:8000/v1/chat/completions,num_concurrent=16
 """
 
-# Flags of their own: those of absl's global list belong to zppo_jax.main and to the libraries.
+# Separate flags: absl's global ones belong to zppo_jax.main and to the libraries.
 _FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", None, "directory", flag_values=_FLAGS)
 _NAME = flags.DEFINE_string("served_model_name", None, "for clients", flag_values=_FLAGS)
@@ -126,7 +126,7 @@ def _serve(heartbeat: Heartbeat) -> None:
         raise ConfigError(f"the server needs {error.name}: pip install 'zppo-jax[serve]'") from error
     with _listening() as listener:
         with heartbeat.during("starting: importing jax"):
-            # A mistake on the command line should not wait for it.
+            # Imported here: a mistake on the command line should not wait for it.
             from zppo_jax import compilation, parallel
             from zppo_jax.generate import model
             from zppo_jax.run.console import RunConsole
@@ -151,13 +151,13 @@ def _serve(heartbeat: Heartbeat) -> None:
             if options.api_key is None and not _is_loopback(host):
                 console.message("everybody who reaches this address may use it: give --api_key")
             settings = connections.configuration(server, log_level="warning", timeout_graceful_shutdown=5)
-            with contextlib.suppress(KeyboardInterrupt):  # uvicorn has answered what it could, and raises it again
+            with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished its answers, and raises it again
                 uvicorn.Server(settings).run(sockets=[listener])
             server.close()
 
 
 def _listening() -> socket.socket:
-    """The port, taken before anything is loaded."""
+    """Binds the port before anything is loaded."""
     family = socket.AF_INET6 if ":" in _HOST.value else socket.AF_INET
     try:
         return socket.create_server((_HOST.value, _PORT.value), family=family)
@@ -172,7 +172,7 @@ def _options() -> Any:
     from zppo_jax.serve.limits import Limits
     from zppo_jax.serve.start import Options
 
-    hidden = os.environ.pop(_KEY_VARIABLE, None)  # so that no child that a library starts is given it
+    hidden = os.environ.pop(_KEY_VARIABLE, None)  # so that no child process of a library inherits it
     key = _KEY.value if _KEY.value is not None else hidden
     return Options(
         name=_NAME.value or Path(_MODEL.value or "").resolve().name,

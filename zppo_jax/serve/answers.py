@@ -1,4 +1,4 @@
-"""Chat completions for clients, whole or in chunks, in OpenAI's form."""
+"""Chat completions for clients, whole or in chunks, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zppo_jax.rollout.session import Event
 from zppo_jax.serve.errors import ApiError
 from zppo_jax.serve.protocol import ChatRequest
 
-_LOWEST_LOGPROB = -9999.0  # OpenAI's, for what is all but impossible
+_LOWEST_LOGPROB = -9999.0  # OpenAI's value for tokens that are all but impossible
 DONE = b"data: [DONE]\n\n"
 
 
@@ -49,7 +49,7 @@ class Answer:
         return piece
 
     def whole(self) -> Iterator[bytes]:
-        """The chat completion, in pieces: all log-probabilities of many responses take a second to write."""
+        """Yields the chat completion in pieces: all log-probabilities of many responses take a second to write."""
         yield written(self._head | {"object": "chat.completion"})[:-1] + b', "choices": ['
         for index, (pieces, reason) in enumerate(zip(self._pieces, self._reasons, strict=True)):
             message = {"role": "assistant", "content": "".join(piece.text for piece in pieces), "refusal": None}
@@ -61,12 +61,12 @@ class Answer:
     # ---------------------------------------------------------------- server-sent events
 
     def first_chunks(self) -> Iterator[bytes]:
-        """The role, for each response."""
+        """Yields the chunk with the role, for each response."""
         for index in range(self._chat.num_samples):
             yield self._chunk([self._choice(index, {"role": "assistant", "content": ""}, None, None)])
 
     def chunks(self, event: Event) -> Iterator[bytes]:
-        """The chunks that an event adds."""
+        """Yields the chunks that an event adds."""
         piece = self.take(event)
         if piece.text or piece.tokens:
             yield self._chunk([self._choice(event.index, {"content": piece.text}, self._logprobs(piece.tokens), None)])
@@ -107,7 +107,7 @@ def _entry(token: Token) -> dict[str, Any]:
 
 
 def written(content: dict[str, Any]) -> bytes:
-    """JSON. In ASCII, since a client's text may hold half a surrogate pair; and NaN, which JSON lacks, is an error."""
+    """Encodes JSON, in ASCII, since a client's text may hold half a surrogate pair; NaN is an error."""
     return json.dumps(content, allow_nan=False).encode()
 
 

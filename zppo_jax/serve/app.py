@@ -113,7 +113,7 @@ async def _starlette_error(_: Request, error: Exception) -> Response:
 
 
 async def _server_error(_: Request, error: Exception) -> Response:
-    del error  # starlette raises it again, so it is logged
+    del error  # starlette raises it again, and so logs it
     return json_response(ApiError("an error of the server; its log says more", 500).body, 500)
 
 
@@ -141,7 +141,7 @@ def _described(server: Server) -> dict[str, Any]:
 
 
 async def _chat_completions(server: Server, request: Request) -> Response:
-    # A page in a browser cannot send this type elsewhere without asking first, and is not answered.
+    # A web page cannot send this type to another site without a preflight request, which is not answered.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError("the request must have the header `Content-Type: application/json`", 415)
     chat, features = await server.reader.read(request)
@@ -149,7 +149,7 @@ async def _chat_completions(server: Server, request: Request) -> Response:
 
 
 class _Completion(Response):
-    """Submits the request and sends the answer; gives up when the client disconnects."""
+    """Submits the request and sends the answer; cancels it if the client disconnects."""
 
     def __init__(self, server: Server, chat: ChatRequest, features: Features) -> None:
         self._server, self._chat, self._features = server, chat, features
@@ -205,7 +205,7 @@ class _Completion(Response):
             parts = []
             for part in self._answer.whole():
                 parts.append(part)
-                await asyncio.sleep(0)  # others wait for the loop too
+                await asyncio.sleep(0)  # lets other tasks run
             response = Response(b"".join(parts), media_type="application/json")
         except ApiError as error:
             response = json_response(error.body, error.status)

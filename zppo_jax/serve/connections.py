@@ -1,8 +1,8 @@
-"""Connections: how many there may be, and how long one may keep the server waiting.
+"""Connections: their limit, and how long one may keep the server waiting.
 
-uvicorn closes a connection that is silent between two requests. Here a request's head has a deadline too, however its
-bytes trickle in; an answer that the client does not read is given up; and at the limit on connections, the one that has
-been sending its request for the longest time is closed. So idle connections keep no client out.
+uvicorn closes a connection that is silent between two requests. Here a request's head has a deadline too, however
+slowly its bytes arrive; an answer that the client does not read is dropped; and at the limit on connections, the one
+that has been sending its request for the longest time is closed. So idle connections keep no client out.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _UNREAD_SECONDS = 30.0
 _MOST_CONNECTIONS = 4096
 _BACKLOG = 512
 _OTHER_FILES = 256
-"""Files that the process has open besides, and spare."""
+"""Open files of the process other than connections, with a reserve."""
 
 
 class Connection(H11Protocol):
     """One connection of a server with at most `limit` of them; `incomplete` holds those whose request has not fully
-    come, the longest waiting first."""
+    arrived, the oldest first."""
 
     limit: ClassVar[int]
     incomplete: ClassVar[dict[Connection, None]]
@@ -55,12 +55,12 @@ class Connection(H11Protocol):
         self._note_progress()
 
     def on_response_complete(self) -> None:
-        self.app_state["arrived"] = time.monotonic()  # of a request that has come already
+        self.app_state["arrived"] = time.monotonic()  # of a request that has already arrived
         was_sending = self.conn.their_state is h11.SEND_BODY
         super().on_response_complete()
         if self.transport.is_closing():
             return
-        if was_sending:  # for longer than `lingering` reads on
+        if was_sending:  # for longer than `lingering` keeps reading
             self.transport.close()
         elif self.conn.their_state is h11.IDLE:
             self._await_request()
@@ -100,10 +100,11 @@ class Connection(H11Protocol):
 
 
 def configuration(server: Server, **settings: Any) -> uvicorn.Config:
-    """uvicorn's settings for a server; `settings` are further ones."""
+    """Makes uvicorn's configuration for a server; `settings` are additional ones."""
     limit = max(16, min(_MOST_CONNECTIONS, _file_limit() - _BACKLOG - _OTHER_FILES))
     kind = type("LimitedConnection", (Connection,), {"limit": limit, "incomplete": {}})
-    # asyncio's loop accepts all connections that wait; uvloop one in each turn, behind everybody's bytes.
+    # asyncio's loop accepts all waiting connections at once; uvloop only one per turn, after reading all clients'
+    # bytes.
     return uvicorn.Config(
         make_app(server), loop="asyncio", http=kind, ws="none", backlog=_BACKLOG,
         limit_concurrency=limit + _OTHER_FILES, **settings,

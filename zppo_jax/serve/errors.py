@@ -1,4 +1,4 @@
-"""Errors for clients, in OpenAI's form and with an HTTP status."""
+"""Errors for clients, in OpenAI's format and with an HTTP status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LONGEST_MESSAGE, _LONGEST_NAME = 1000, 100
 
 
 def shortened(text: str, longest: int = _LONGEST_NAME) -> str:
-    """Text of a client, cut to the length that an answer may repeat."""
+    """A client's text, cut to the length that an answer may repeat."""
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
 
 
@@ -43,5 +43,5 @@ class ApiError(Exception):
 
 
 def busy(message: str, status: int = 503, code: str | None = None) -> ApiError:
-    """An error after which the client may try again in a while."""
+    """An error after which the client may try again later."""
     return ApiError(message, status, code=code, headers={"Retry-After": str(_RETRY_SECONDS)})

@@ -44,9 +44,9 @@ class Deadline:
 
 
 class Bodies:
-    """Room in memory for the bodies of all requests together, first come, first served; for the event loop alone.
+    """Room in memory for the bodies of all requests together, first come, first served; for the event loop only.
 
-    The first bytes of each need none, so that large ones, half sent perhaps, keep no short question out.
+    The first bytes of each body need none, so that large ones, perhaps half sent, keep no short question out.
     """
 
     def __init__(self, num_bytes: int) -> None:
@@ -54,7 +54,7 @@ class Bodies:
         self._waiting: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
 
     async def take(self, num_bytes: int) -> None:
-        """Waits until there is so much room."""
+        """Waits until there is room for `num_bytes`, and takes it."""
         place = (num_bytes, asyncio.get_running_loop().create_future())
         self._waiting.append(place)
         self.give(0)
@@ -69,7 +69,7 @@ class Bodies:
             raise
 
     def give(self, num_bytes: int) -> None:
-        """Gives room back, and grants it to those who wait."""
+        """Returns room, and grants it to waiting requests."""
         self._left += num_bytes
         while self._waiting and self._waiting[0][0] <= self._left:
             wanted, granted = self._waiting.popleft()
@@ -78,7 +78,7 @@ class Bodies:
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request, limit: int, deadline: Deadline) -> AsyncIterator[bytes]:
-        """The body of a request, which has its room until the end. Raises ApiError."""
+        """The body of a request, whose room is held until the end of the block. Raises ApiError."""
         declared = request.headers.get("content-length", "")
         known = int(declared) if declared.isdecimal() else None
         if known is not None and known > limit:
@@ -110,7 +110,7 @@ class _Parts:
         self.size, self.ended = 0, False
 
     async def read(self, enough: int) -> None:
-        """Reads until more than `enough` bytes are there, or all. Raises ApiError when they are too many."""
+        """Reads until more than `enough` bytes have arrived, or all. Raises ApiError if there are too many."""
         try:
             while self.size <= enough and not self.ended:
                 part = await anext(self._stream, None)
@@ -123,7 +123,7 @@ class _Parts:
             raise _too_large(self._limit)
 
     def whole(self) -> bytes:
-        """All of it, and nothing is kept here."""
+        """Returns the whole body, and keeps nothing of it."""
         content, self._content = b"".join(self._content), []
         return content
 

@@ -1,8 +1,8 @@
 """The child process that decodes images: `python -m zppo_jax.serve.image_worker`.
 
 A request is a JSON line ({"size", "name", "max_pixels"}) and `size` bytes of a file; the reply is a JSON line, either
-{"error"} or {"height", "width"} and the RGB bytes. Memory and the processor time of an image are limited by the kernel;
-the wall clock is the parent's business.
+{"error"} or {"height", "width"} and the RGB bytes. The kernel limits memory and the processor time of an image; the
+parent limits the wall clock.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _NICENESS = 10
 
 
 def decode(content: bytes, name: str, max_pixels: int) -> np.ndarray:
-    """RGB uint8 [H, W, 3]; an image of more than `max_pixels` is refused by its header. Raises ValueError."""
+    """Decodes to RGB uint8 [H, W, 3]; refuses more than `max_pixels` by the header. Raises ValueError."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
-    except Exception as error:  # on damaged files Pillow raises many kinds
+    except Exception as error:  # Pillow raises many kinds on damaged files
         raise ValueError(f"{name}: not an image, or an empty or damaged one (convert it to PNG or JPEG)") from error
     if width * height > max_pixels:
         raise ValueError(f"{name}: {width} x {height} pixels exceed the limit of {max_pixels}: shrink the image")

@@ -1,6 +1,6 @@
-"""Images of requests: data URIs, decoded by child processes that are killed when they take too long.
+"""Images of requests: data URIs, decoded by child processes that are killed if they take too long.
 
-A file from a stranger is opened nowhere else, not even its header: a fault in a decoder ends a child, not the server.
+A client's file is opened nowhere else, not even its header: a fault in a decoder ends a child, not the server.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from zppo_jax.serve.errors import ApiError, busy
 
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+(?:;[a-z0-9=._-]+)*;base64,", re.IGNORECASE)
 _STARTUP_SECONDS = 30.0
-# Processor time decides, so that a busy machine refuses no good image; the wall clock is the backstop.
+# The limit is on processor time, so that a busy machine refuses no good image; the wall clock is the backstop.
 _WALL_FACTOR = 4.0
 
 
 def content_of(uri: str, name: str) -> bytes:
-    """The file in a data URI. Raises ApiError."""
+    """Decodes the file in a data URI. Raises ApiError."""
     match = _DATA_URI.match(uri)
     if match is None:
         raise ApiError(
@@ -40,7 +40,7 @@ def content_of(uri: str, name: str) -> bytes:
 
 
 class _DiedError(Exception):
-    """The child has ended, and not because of a limit."""
+    """The child has ended, not because of a limit."""
 
 
 class _Child:
@@ -53,8 +53,8 @@ class _Child:
         self._is_new = True
 
     def decode(self, content: bytes, name: str, max_pixels: int, seconds: float) -> np.ndarray | str:
-        """The image or what is wrong with it. Raises TimeoutError when it takes too long, here at most `seconds`, and
-        _DiedError when the child has ended."""
+        """Returns the image, or the fault of the file. Raises TimeoutError if it takes too long (at most `seconds`),
+        and _DiedError if the child has ended."""
         late = threading.Event()
         allowed = min(self._wall_seconds + _STARTUP_SECONDS * self._is_new, seconds)
         killer = threading.Timer(max(allowed, 0.0), lambda: (late.set(), self._process.kill()))
@@ -92,8 +92,8 @@ class _Child:
 class ImageDecoder:
     """Decodes images in at most `num_workers` children, which start when the first image comes.
 
-    An image of more than `max_pixels` is refused by its header; one that takes longer than `seconds` of processor time
-    or more memory than `memory_megabytes` as well. A child that dies is replaced, and the image tried once more. Any
+    An image of more than `max_pixels` is refused by its header; so is one that takes longer than `seconds` of processor
+    time or more memory than `memory_megabytes`. A child that dies is replaced, and the image is tried once more. Any
     thread may call, and waits for a free child.
     """
 
@@ -108,7 +108,7 @@ class ImageDecoder:
             self._places.put(None)
 
     def decode(self, content: bytes, name: str, deadline: float = math.inf) -> np.ndarray:
-        """RGB uint8 [H, W, 3], before `deadline` of the monotonic clock. Raises ApiError."""
+        """Decodes to RGB uint8 [H, W, 3], before `deadline` of the monotonic clock. Raises ApiError."""
         for _ in range(2):
             try:
                 decoded = self._lend(content, name, deadline)
@@ -126,7 +126,7 @@ class ImageDecoder:
         raise ApiError(message, param="messages")
 
     def _lend(self, content: bytes, name: str, deadline: float) -> np.ndarray | str:
-        """The answer of a child. Raises TimeoutError and _DiedError."""
+        """Lets a child decode. Raises TimeoutError and _DiedError."""
         try:
             child, kept = self._places.get(timeout=_until(deadline)), None
         except queue.Empty as error:
@@ -142,7 +142,7 @@ class ImageDecoder:
             self._places.put(kept)
 
     def close(self) -> None:
-        """Ends the children, when those that decode have finished."""
+        """Ends the children, after those that decode have finished."""
         for _ in range(self.num_workers):
             if (child := self._places.get()) is not None:
                 child.end()

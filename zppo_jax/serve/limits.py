@@ -8,7 +8,7 @@ from zppo_jax.processor import Processor
 from zppo_jax.rollout.shapes import Shapes
 
 SMALL_BODY = 2**16
-"""Bytes of a body for which there is always room: a few lines of text do not wait for what is large."""
+"""Bytes of a body for which there is always room, so that a few lines of text do not wait for large bodies."""
 _BODIES = 8
 _TOKENS_PER_MESSAGE = 4  # two marks, the role and a line end: the template writes them around every message
 _MARKS_PER_TOKEN, _MARKS = 8, 10_000
@@ -32,7 +32,7 @@ class Limits:
 class PromptLimits:
     """Limits on the messages of a request, which are counted before anything is rendered.
 
-    They follow from the longest prompt of `tokens` tokens: more of anything has too many tokens for certain
+    They follow from the longest prompt of `tokens` tokens: a request beyond them certainly has too many tokens
     (`characters`, `messages`), or is not a prompt that people write (`parts` of messages, `marks`: brackets and
     commas, `escapes`: backslashes).
     """
@@ -62,5 +62,5 @@ class PromptLimits:
         return _MARKS_PER_TOKEN * self.tokens + _MARKS
 
     def max_escapes(self, num_bytes: int) -> int:
-        """Backslashes of a body: two for each character beyond ASCII, and one for each slash of base64."""
+        """The most backslashes of a body: two for each character beyond ASCII, and one for each slash of base64."""
         return 2 * self.characters + num_bytes // 32

@@ -1,7 +1,7 @@
-"""Answers that come before the request has been read, so that the client reads them.
+"""Lets clients receive answers that are sent before the request has been read.
 
-A connection that is closed with unread bytes is reset, and the client loses the answer that was on its way. So the
-answer goes out whole, and what the client still sends is thrown away for a while before the connection ends.
+A connection that is closed with unread bytes is reset, and the client loses the answer in transit. So the whole answer
+is sent, and what the client still sends is discarded for a while before the connection is closed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _BYTES = 64 * 2**20
 _SECONDS, _SILENT_SECONDS = 10.0, 1.0
-"""Longest time in all, and longest without a byte."""
+"""The longest time in all, and the longest without a byte."""
 
 
 class Lingering:
-    """An ASGI application around another."""
+    """An ASGI application that wraps another."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The messages of a request, checked one by one and counted before anything of them is rendered."""
+"""Checks the messages of a request one by one, and counts them before anything is rendered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 
 
 def read(messages: Any, limits: PromptLimits) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """The messages in transformers' form, and the files of their images in order. Raises ApiError."""
+    """Returns the messages in transformers' format, and the files of their images in order. Raises ApiError."""
     if not isinstance(messages, list) or not messages:
         raise ApiError("messages must be a list of at least one message", param="messages")
     if len(messages) > limits.messages:
@@ -24,13 +24,13 @@ def read(messages: Any, limits: PromptLimits) -> tuple[list[dict[str, Any]], lis
 
 
 def too_long(size: str, longest: int) -> ApiError:
-    """A prompt of that size, where `longest` is the limit in tokens."""
+    """The error for a prompt of that size, where `longest` is the limit in tokens."""
     message = f"the prompt has {size}, more than the {longest} tokens of this server (--max_prompt_tokens)"
     return ApiError(message, param="messages", code="context_length_exceeded")
 
 
 class _Found:
-    """Counts what all messages together hold: everything that a template may write."""
+    """Counts the contents of all messages together: everything that a template may write."""
 
     def __init__(self, limits: PromptLimits) -> None:
         self._limits = limits
@@ -48,7 +48,7 @@ class _Found:
         return parts
 
     def check(self) -> None:
-        """Raises ApiError where a limit is exceeded."""
+        """Raises ApiError if a limit is exceeded."""
         if len(self.image_uris) > self._limits.images:
             message = f"{len(self.image_uris)} images, and the limit is {self._limits.images} (--max_images)"
             raise ApiError(message, param="messages")

@@ -1,6 +1,6 @@
 """Requests of OpenAI's chat completions, read and checked field by field.
 
-A field that this server does not have is refused where it would change the answer, and ignored where it would not.
+A field that this server does not support is refused if it would change the answer, and ignored if it would not.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from zppo_jax.serve.errors import ApiError, shortened
 from zppo_jax.serve.limits import PromptLimits
 
 MAX_SAMPLES = 128
-_LOWEST_TEMPERATURE = 0.01  # to which a lower one is raised, as in vLLM: scores divided by less overflow
-_LOWEST_TOP_P = 1e-6  # keeps the likeliest token alone, which is what 0 asks for
+_LOWEST_TEMPERATURE = 0.01  # lower ones are raised to it, as in vLLM: scores divided by less overflow
+_LOWEST_TOP_P = 1e-6  # keeps only the likeliest token, which is what 0 asks for
 MAX_STOPS, MAX_STOP_LENGTH = 16, 500
 
 _READ = {
@@ -29,7 +29,7 @@ _HARMLESS = {
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
     *("parallel_tool_calls", "request_id", "rid", "session_id", "cache_salt"),
 }
-"""Fields that do not change the answer: accounting, caching, and how tools are called, which there are none of."""
+"""Fields that do not change the answer: accounting, caching, and how to call tools, of which there are none."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
@@ -40,7 +40,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
-    # What clients of vLLM and SGLang send: fields beyond OpenAI's, with the values that stand for their absence.
+    # Fields beyond OpenAI's that clients of vLLM and SGLang send, with the values that mean "not set".
     "ignore_eos": (False,),
     "stop_token_ids": ([],),
     "stop_regex": ([], ""),
@@ -69,12 +69,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "media_io_kwargs": ({},),
     "priority": (0,),
 }
-"""Fields that this server does not support, with the values that ask for nothing."""
+"""Fields that this server does not support, with the values that mean "not set"."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChatRequest:
-    """A checked request; `messages` have transformers' form, `images` are the files of all messages in order."""
+    """A checked request; `messages` have transformers' format, `images` are the files of all messages in order."""
 
     messages: list[dict[str, Any]]
     images: list[bytes]
@@ -90,8 +90,8 @@ class ChatRequest:
 
 
 def read(content: bytes, model: str, max_new_tokens: int, limits: PromptLimits) -> ChatRequest:
-    """The request in a body, for a server of that model, most new tokens and prompts. Takes as long as the body is
-    large; called outside the event loop. Raises ApiError."""
+    """Reads the request in a body, for a server with this model, most new tokens and limits on prompts. Takes time in
+    proportion to the body, so it is called outside the event loop. Raises ApiError."""
     body = _parsed(content, limits)
     body = {name: value for name, value in body.items() if value is not None}
     _refuse_unknown(body)
@@ -121,8 +121,8 @@ def read(content: bytes, model: str, max_new_tokens: int, limits: PromptLimits) 
 
 
 def _parsed(content: bytes, limits: PromptLimits) -> dict[str, Any]:
-    """The JSON object of a body. What would take long to parse is counted first: Python parses a string of 20 MB in a
-    twentieth of a second, and as many brackets in ten seconds, with its lock held."""
+    """Parses the JSON object of a body. Brackets, which take long to parse, are counted first: Python parses a string
+    of 20 MB in a twentieth of a second, and as many brackets in ten seconds, with its lock held."""
     marks = sum(content.count(mark) for mark in (b"[", b"{", b","))
     if marks > limits.marks:
         raise ApiError(f"the body holds {marks} brackets and commas, and the limit is {limits.marks}", 413)

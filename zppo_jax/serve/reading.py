@@ -48,7 +48,7 @@ class Reader:
             pool.shutdown(cancel_futures=True)
 
     async def read(self, request: Request) -> tuple[ChatRequest, Features]:
-        """A request and its prompt; room for its responses is taken. Raises ApiError."""
+        """Reads a request and its prompt, and reserves room for its responses. Raises ApiError."""
         deadline = Deadline(request, self._limits.seconds)
         async with (
             self._bodies.body(request, self._limits.body_bytes, deadline) as body,
@@ -67,7 +67,7 @@ class Reader:
             raise
 
     async def _with_images(self, chat: ChatRequest, deadline: Deadline) -> Features:
-        """Reserves room for responses when the images are there, so that slow images keep no text out of the queue."""
+        """Reserves room for responses only after decoding the images, so that slow ones keep no text out of the queue."""
         self._reserve(chat)
         self._scheduler.release(chat.num_samples)
         if self._num_with_images >= self._scheduler.max_responses:
@@ -97,7 +97,7 @@ class Reader:
         return protocol.read(body, self._name, self._shapes.max_new_tokens, self._prompts)
 
     def _features(self, chat: ChatRequest, deadline: Deadline) -> Features:
-        """The prompt of a request. Raises ApiError."""
+        """Encodes the prompt of a request. Raises ApiError."""
         decoded = [self._decoder.decode(file, f"image {place}", deadline.at) for place, file in enumerate(chat.images)]
         try:
             features = self._processor.chat_features(chat.messages, decoded, chat.enable_thinking)

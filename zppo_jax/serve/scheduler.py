@@ -22,11 +22,11 @@ from zppo_jax.rollout.session import Event, Session
 _LOG = logging.getLogger(__name__)
 
 Deliver = Callable[[Event | Exception], object]
-"""Called in the engine's thread, so it must not wait; after an exception nothing more comes."""
+"""Called in the engine's thread, so it must not block; an exception is the last value."""
 
 
 class QueueFullError(Exception):
-    """The server already has as many responses as it takes."""
+    """The server already has the maximum number of responses."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -44,8 +44,8 @@ class Scheduler:
 
     Args:
       make_session: called in the thread, at the start and again after an error of the engine.
-      max_responses: that may wait or run at the same time.
-      mesh: on which the engine runs; None for the default device.
+      max_responses: the most responses that may wait or run at the same time.
+      mesh: the mesh on which the engine runs; None for the default device.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Scheduler:
 
     @property
     def num_responses(self) -> int:
-        """Responses that wait or run, including those whose prompts are being read."""
+        """The number of responses that wait or run, including those whose prompts are being read."""
         return self._taken
 
     @property
@@ -83,7 +83,7 @@ class Scheduler:
             self._taken += num_responses
 
     def release(self, num_responses: int) -> None:
-        """Gives back reserved room that is not used, or no longer."""
+        """Returns reserved room that is not or no longer used."""
         with self._lock:
             self._taken -= num_responses
 
@@ -94,11 +94,11 @@ class Scheduler:
         return pending
 
     def cancel(self, pending: Pending) -> None:
-        """Gives up the responses of a request that have not ended: their slots are free from the next chunk on."""
+        """Cancels the responses of a request that have not ended: their slots are free from the next chunk on."""
         self._commands.put(lambda: self._drop(pending))
 
     def close(self, seconds: float = 10.0) -> None:
-        """Ends the thread after the chunk that runs."""
+        """Ends the thread after the running chunk."""
         self._commands.put(None)
         self._thread.join(seconds)
 
@@ -118,7 +118,7 @@ class Scheduler:
                 continue
             try:
                 events = self._session.advance()
-            except Exception as error:  # whatever the device raises: what it held is lost, the server goes on
+            except Exception as error:  # any error of the device: its requests are lost, the server goes on
                 _LOG.exception("the engine failed; %d requests end with an error", len(self._pending))
                 self._fail_all(error)
                 continue
@@ -126,7 +126,7 @@ class Scheduler:
                 self._deliver(event)
 
     def _waiting_commands(self) -> list[Callable[[], None] | None]:
-        """The commands that have arrived; waits for one when there is nothing else to do."""
+        """The commands that have arrived; waits for one if there is nothing else to do."""
         commands = []
         if self._session is None or not self._session.busy:
             commands.append(self._commands.get())
@@ -157,7 +157,7 @@ class Scheduler:
                 self._drop(pending)
 
     def _drop(self, pending: Pending) -> None:
-        """Forgets a request that has ended or been given up; the second time nothing happens."""
+        """Forgets a request that has ended or was cancelled; a second call does nothing."""
         # Another request may have the ticket: a new session numbers from 0 again.
         if self._pending.get(pending.ticket) is pending and self._session is not None:
             del self._pending[pending.ticket]
@@ -177,5 +177,5 @@ class Scheduler:
         self._send(pending, error)
 
     def _send(self, pending: Pending, what: Event | Exception) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop that waited for it has been closed
+        with contextlib.suppress(RuntimeError):  # the event loop that waited has been closed
             pending.deliver(what)

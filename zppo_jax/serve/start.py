@@ -41,8 +41,8 @@ class Options:
 
 
 def make_server(loaded: Loaded, options: Options, compiler: Compiler, report: Callable[[str], None]) -> Server:
-    """Compiles everything and runs it once, on the mesh in use, then starts the engine's thread. `report` gets
-    lines for people."""
+    """Compiles everything and runs it once, on the mesh in use, then starts the engine's thread. `report` gets lines
+    for the user."""
     shapes = _shapes(loaded.processor, options)
     engine = loaded.make_engine(shapes, options.num_slots, options.prompts_per_call, compiler, True, report)
     engine.prepare(loaded.params)
@@ -64,7 +64,7 @@ def _shapes(processor: Processor, options: Options) -> Shapes:
 def _first_requests(processor: Processor, shapes: Shapes) -> Iterator[list[Request]]:
     """Yields requests that use every program: each bucket, an image, truncation.
 
-    The features of the image are kept under its key, so that no prompt without images ever needs the vision tower.
+    The features of the image stay cached under its key, so that no prompt without images ever needs the vision tower.
     """
     features = [_text(processor, bucket + 1) for bucket in shapes.buckets]
     side = processor.config.factor
@@ -76,7 +76,7 @@ def _first_requests(processor: Processor, shapes: Shapes) -> Iterator[list[Reque
 
 
 def _text(processor: Processor, num_tokens: int) -> Features:
-    """A prompt of that many tokens."""
+    """Makes a prompt of that many tokens."""
     ids = np.full(num_tokens, processor.encode_text("x")[0], np.int32)
     positions_3T = np.broadcast_to(np.arange(num_tokens, dtype=np.int32), (3, num_tokens))
     patches_IC, grid_N3 = np.zeros((0, processor.config.patch_width), np.uint8), np.zeros((0, 3), np.int32)
@@ -84,7 +84,7 @@ def _text(processor: Processor, num_tokens: int) -> Features:
 
 
 def describe(server: Server, address: str) -> Iterator[str]:
-    """Lines for people about a server that has started."""
+    """Yields lines for the user about a server that has started."""
     shapes, limits = server.shapes, server.limits
     yield f"serving {server.name} on {address}/v1"
     yield (
