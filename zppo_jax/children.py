@@ -1,8 +1,8 @@
-"""Child processes of this package: how they are started and ended, what they see, and the limits they set themselves.
+"""Child processes of this package: how they start and end, their environment, and the limits they set themselves.
 
-Children open files of strangers, render their templates or compare what a model wrote: the kernel bounds their memory
-and processor time, and keys and tokens stay with the parent. A list of what may pass fails safe: a variable that nobody
-thought of does not pass.
+Children open untrusted files, render untrusted templates or compare text of a model: the kernel bounds their memory and
+processor time, and keys and tokens stay with the parent. Variables pass by an allowlist, which fails safe: an unknown
+variable does not pass.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEPT_PREFIX = "LC_"
 
 
 def environment() -> dict[str, str]:
-    """The variables for a child: the kept ones, this very package in front of the path, one thread for libraries."""
+    """The variables for a child: the allowed ones, this package first on the path, one thread for libraries."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIX)}
     paths = [str(Path(__file__).resolve().parents[1]), kept.get("PYTHONPATH", "")]
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
@@ -43,10 +43,10 @@ def command(module: str, *arguments: object) -> list[str]:
 
 
 def start(command: Sequence[str], new_session: bool = True) -> subprocess.Popen[bytes]:
-    """A process with pipes for requests and replies, which Ctrl-C in the parent's terminal does not reach.
+    """Starts a process with pipes for requests and replies, which Ctrl-C in the parent's terminal does not reach.
 
-    Without a new session it has a process group alone: where the system schedules sessions against each other, a low
-    priority inside a session of one process would not count. Raises OSError.
+    Without a new session it gets only its own process group: if the system schedules sessions against each other, a low
+    priority inside a session of one process would have no effect. Raises OSError.
     """
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(),
@@ -55,7 +55,7 @@ def start(command: Sequence[str], new_session: bool = True) -> subprocess.Popen[
 
 
 def end(process: subprocess.Popen[bytes], grace_seconds: float = 0.0) -> int:
-    """Kills the process unless it ends by itself within the grace, frees its pipes, returns its exit code."""
+    """Kills the process unless it ends by itself within the grace, closes its pipes, returns its exit code."""
     try:
         process.wait(timeout=grace_seconds)
     except subprocess.TimeoutExpired:
@@ -71,7 +71,7 @@ def end(process: subprocess.Popen[bytes], grace_seconds: float = 0.0) -> int:
 
 
 def replies() -> BinaryIO:
-    """The pipe to the parent, moved out of the reach of libraries that print; Ctrl-C is left to the parent."""
+    """Returns the pipe to the parent, moved out of reach of libraries that print; leaves Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     sys.stdout = sys.stderr
@@ -80,7 +80,7 @@ def replies() -> BinaryIO:
 
 
 def limit_memory(megabytes: int) -> None:
-    """Caps this process's address space and forbids core files. macOS refuses: the limits of time still hold there."""
+    """Caps this process's address space and forbids core files. macOS refuses; only the time limits hold there."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20, megabytes * 2**20))

@@ -22,15 +22,15 @@ import jax
 from zppo_jax import parallel
 
 Kind = Literal["sequence", "step"]
-"""What a program works on: whole sequences, or one token of each row in a loop."""
+"""The kind of a program: it processes whole sequences, or one token of each row in a loop."""
 
 _OPTIONS: dict[str, dict[Kind, dict[str, Any]]] = {
     "cpu": {
-        # XLA orders instructions for threads that small models do not feed, and holds a third more temporaries for it;
-        # every page of these costs time.
+        # XLA orders instructions for more threads than small models can use, and holds a third more temporaries for
+        # that; every page of these costs time.
         "sequence": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
-        # Temporaries of a step are small. Its products go to the library of kernels, its sums, small too, do not: a
-        # tenth of the time.
+        # Temporaries of a step are small. Its products go to the kernel library; its sums, which are small too, do not:
+        # this saves a tenth of the time.
         "step": {
             "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
             "xla_cpu_prefer_vector_width": 512,
@@ -38,13 +38,13 @@ _OPTIONS: dict[str, dict[Kind, dict[str, Any]]] = {
         },
     }
 }
-"""By platform."""
+"""Compile options by platform."""
 
 Announce = Callable[[str], AbstractContextManager[Any]]
 
 
 def shapes_of(tree: Any) -> Any:
-    """The same tree of shapes, dtypes and places on a mesh, nothing allocated: what a program is compiled for."""
+    """The tree of shapes, dtypes and shardings that a program is compiled for; nothing is allocated."""
 
     def one(x: Any) -> jax.ShapeDtypeStruct:
         sharding = getattr(x, "sharding", None)
@@ -55,7 +55,7 @@ def shapes_of(tree: Any) -> Any:
 
 
 class Program:
-    """A program that is being compiled or ready; calling it waits, and says so, if it must."""
+    """A program that is being compiled or ready; a call waits until it is ready, and announces that."""
 
     def __init__(self, name: str, future: Future[Any], announce: Announce) -> None:
         self.name = name
@@ -67,12 +67,12 @@ class Program:
 
     @property
     def is_ready(self) -> bool:
-        """Whether nobody has to wait for it any more."""
+        """Whether a call need not wait."""
         return self._future.done()
 
     @property
     def compiled(self) -> jax.stages.Compiled:
-        """What XLA made; waits for it."""
+        """The result of XLA; waits for it."""
         if not self.is_ready:
             with self._announce(self.name):
                 self._future.result()
@@ -83,9 +83,9 @@ class Compiler:
     """Compiles programs by name, once each.
 
     Args:
-      announce: a context manager for the time that somebody waits for a program (the console shows it).
-      num_threads: compilations at the same time.
-      mesh: what the programs run on; None for the default device.
+      announce: a context manager for the time that a call waits for a program (the console shows it).
+      num_threads: the number of compilations at the same time.
+      mesh: the mesh of the programs; None for the default device.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class Compiler:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything that was compiled so far, in order."""
+        """The names of all programs so far, in order."""
         return tuple(self._programs)
 
     def standing(self) -> str:
-        """How far it is, as "3 of 11 programs ready, compiling gradient (62 s), update (40 s)"; empty once all are."""
+        """The progress, as "3 of 11 programs ready, compiling gradient (62 s), update (40 s)"; empty at the end."""
         with self._lock:
             ready = [name for name, program in self._programs.items() if program.is_ready]
             begun = {name: start for name, start in self._begun.items() if name not in ready}
@@ -118,9 +118,9 @@ class Compiler:
     def program(
         self, name: str, lower: Callable[[], Any], kind: Kind = "sequence", mesh: jax.sharding.Mesh | None = None
     ) -> Program:
-        """The program of that name; `lower()` makes the `jax.stages.Lowered` the first time it is asked for.
+        """The program of that name; at the first call `lower()` makes its `jax.stages.Lowered`.
 
-        `mesh`, of the same devices, where it is another than the compiler's own.
+        `mesh` is another mesh of the same devices, if the program does not use the compiler's.
         """
         with self._lock:
             if name not in self._programs:
@@ -135,14 +135,14 @@ class Compiler:
             return lower().compile(_OPTIONS.get(jax.default_backend(), {}).get(kind))
 
     def close(self) -> None:
-        """Gives up what has not begun to compile."""
+        """Cancels compilations that have not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def use_cache() -> None:
     """Keep compiled programs on disk, so that the second run starts at once.
 
-    JAX_COMPILATION_CACHE_DIR, where set, decides the place (empty: no cache); XDG_CACHE_HOME is respected.
+    JAX_COMPILATION_CACHE_DIR, if set, gives the directory (empty: no cache); XDG_CACHE_HOME is respected.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -152,16 +152,16 @@ def use_cache() -> None:
 
 
 def keep_memory() -> None:
-    """On a CPU under glibc: memory that a program has used stays with the process, for the next call to use.
+    """On a CPU with glibc: keeps memory that a program has used in the process, for the next call.
 
-    XLA asks for the temporaries again in each call, and glibc gives blocks of that size back to the system after it, so
-    every call faults all its pages in: a fifth of a training step. The price is a process that does not shrink. Call it
-    before the first array is made. Where GLIBC_TUNABLES is set, the user has decided.
+    XLA allocates its temporaries in each call, and glibc returns blocks of that size to the system after it, so every
+    call faults in all its pages: a fifth of a training step. The cost is that the process does not shrink. Call it
+    before the first array is made. If GLIBC_TUNABLES is set, the user has decided, and nothing changes.
     """
     libc = ctypes.CDLL(None)
     if "GLIBC_TUNABLES" in os.environ or not hasattr(libc, "mallopt"):
         return
-    _set_options(libc, _KEEP)  # before the backend starts, because its threads open heaps of their own
+    _set_options(libc, _KEEP)  # before the backend starts, because each of its threads opens a heap
     if jax.default_backend() != "cpu":
         _set_options(libc, _DEFAULT)
 
@@ -169,7 +169,7 @@ def keep_memory() -> None:
 _ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1
 _KEEP = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
 _DEFAULT = {_ARENA_MAX: 0, _MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 * 1024}
-"""Options of glibc's malloc.h. Kept means: one heap for all threads, no block by mmap, nothing given back."""
+"""The options of glibc's malloc.h. Kept means: one heap for all threads, no block by mmap, nothing returned."""
 
 
 def _set_options(libc: ctypes.CDLL, options: dict[int, int]) -> None:
@@ -179,7 +179,7 @@ def _set_options(libc: ctypes.CDLL, options: dict[int, int]) -> None:
 
 @contextlib.contextmanager
 def compiler(announce: Announce | None = None, mesh: jax.sharding.Mesh | None = None) -> Iterator[Compiler]:
-    """A `Compiler` that is closed at the end."""
+    """Makes a `Compiler` that is closed at the end of the block."""
     made = Compiler(announce, mesh=mesh)
     try:
         yield made

@@ -1,10 +1,10 @@
-"""The errors that end a command in one line for a person: what happened, where, and how to fix it."""
+"""The errors that end a command in one line for the user: what happened, where, and how to fix it."""
 
 from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names key, value and fix."""
+    """A configuration cannot be run; the message names key, value and fix."""
 
 
 class RunError(RuntimeError):
@@ -12,9 +12,9 @@ class RunError(RuntimeError):
 
 
 class WorkdirError(RunError):
-    """A run directory that cannot be used; the message names directory, reason and fix."""
+    """A run directory cannot be used; the message names directory, reason and fix."""
 
 
 def one_line(error: BaseException) -> str:
-    """Kind and message of an error."""
+    """The kind and message of an error, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")

@@ -1,4 +1,4 @@
-"""Files as a run needs them: read or refused in one line, replaced whole, and nothing left behind by a crash."""
+"""The files of a run: errors in one line, atomic replacement, and cleaning up after a crash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zppo_jax.errors import WorkdirError
 
 
 def read_file(file: Path) -> bytes:
-    """The content of a file, nothing where there is none. Raises WorkdirError where it cannot be read."""
+    """Reads a file, empty if it does not exist. Raises WorkdirError if it cannot be read."""
     try:
         if file.exists() and not file.is_file():
             raise WorkdirError(
@@ -24,7 +24,7 @@ def read_file(file: Path) -> bytes:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file so that a reader, or a crash, meets the old content or the new one and nothing between."""
+    """Replaces a file so that a reader, or a crash, sees the old content or the new one and nothing between."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # hosts in containers have equal process ids
     try:
         with temporary.open("wb") as file:
@@ -38,7 +38,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def probe(directory: Path) -> None:
-    """Writes a small file and takes it away again; raises OSError where that cannot be done."""
+    """Writes a small file and deletes it again; raises OSError if that fails."""
     file = directory / f".probe-{uuid.uuid4().hex}"
     try:
         write_atomically(file, b"probe")
@@ -51,7 +51,7 @@ _LEFT_BEHIND = re.compile(r"\.probe-[0-9a-f]{32}|\..+\.[0-9a-f]{32}\.tmp")
 
 
 def sweep(directory: Path) -> None:
-    """Deletes what a killed process left of `probe` and `write_atomically`; only whoever holds the directory may."""
+    """Deletes files that a killed process left of `probe` and `write_atomically`; only the directory's holder may call it."""
     for path in directory.iterdir() if directory.is_dir() else ():
         if _LEFT_BEHIND.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""All random numbers of a run: every draw comes from (seed, step, purpose), never from a generator that others use.
+"""The random numbers of a run: every draw comes from (seed, step, purpose), never from a shared generator.
 
 A shared generator would make a draw depend on how many draws came before it: adding one would change all later ones,
 and a resumed run could differ. `RandomStream` names a stream; the sampler folds it into the key of each rollout
@@ -18,7 +18,7 @@ ROLLOUTS = {"student": 1, "teacher": 2, "reformulated": 3, "evaluate": 4, "write
 """Purposes of sampling on the device, with the number that is folded into the keys."""
 
 ORDERS = {"minibatches": 0x5B, "compared": 0x3A}
-"""Purposes of permutations of a step's groups: the mini-batches of an epoch, and which groups are compared for the
+"""Purposes of permutations of a step's groups: the mini-batches of an epoch, and the choice of groups that measure the
 mismatch between trainer and sampler."""
 
 STATE_ROUNDING, PARAMETER_ROUNDING = range(2)
@@ -43,9 +43,9 @@ class RandomStream:
         return int.from_bytes(hashlib.blake2b(message.encode(), digest_size=16).digest(), "big")
 
     def generator(self, question_id: str = "") -> np.random.Generator:
-        """A fresh generator, independent of those of all other streams and questions."""
+        """Makes a generator, independent of those of all other streams and questions."""
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.hash(question_id))))
 
     def order(self, count: int, *more: int) -> np.ndarray:
-        """A permutation of range(count), for a purpose of ORDERS; `more` numbers (an epoch) make it another one."""
+        """A permutation of range(count), for a purpose of ORDERS; it also depends on the numbers `more` (an epoch)."""
         return np.random.default_rng([self.seed, self.step, *more, ORDERS[self.purpose]]).permutation(count)

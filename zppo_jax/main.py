@@ -1,7 +1,7 @@
-"""The command line: `--config` and `--workdir` to a checked configuration, and that to the training loop.
+"""The command line: makes a checked configuration from `--config` and `--workdir`, and starts the training loop.
 
-absl and config_flags read the flags, but answer a mistyped key with a traceback. So the overrides are looked at
-first, without jax, and every mistake is one line that names the key, the value and the fix (exit status 2).
+absl and config_flags read the flags, but answer a mistyped key with a traceback. So the overrides are checked first,
+without jax, and every mistake is one line that names the key, the value and the fix (exit status 2).
 """
 
 from __future__ import annotations
@@ -68,22 +68,22 @@ def main() -> None:
 
 
 def parse(argv: Sequence[str], program: str = "zppo_jax.main", example: str = _EXAMPLE) -> list[str]:
-    """Reads the flags into `flags.FLAGS` and returns what is left; raises `ConfigError` on any mistake.
+    """Reads the flags into `flags.FLAGS` and returns the rest; raises `ConfigError` on any mistake.
 
     Args:
-      argv: the whole command line, program name first.
-      program: the module that was called, for its mistakes, and an `example` of how.
+    argv: the whole command line, program name first.
+    program: the name of the command, for errors, with an `example` of its use.
     """
     path = command.last_value(argv, "config")
     if not path:
         raise ConfigError(f"--config is missing: name a configuration file, as in `{example}`")
-    command.load_config(path)  # config_flags loads it again, and would hide what is wrong with it
+    command.load_config(path)  # config_flags loads it again, and would hide its errors
     for name, text in overrides.overrides(argv):
         overrides.check_override(name, text)
     try:
         with command.importable(path):
             rest = flags.FLAGS(overrides.quoted(argv))
-    except Exception as error:  # absl and config_flags raise many kinds, and each message is for a person to read
+    except Exception as error:  # absl and config_flags raise many kinds, each with a readable message
         raise ConfigError(f"{one_line(error)}; `python -m {program} --help` lists the flags") from error
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r} is not a flag: a key is changed by --config.KEY=VALUE")
@@ -93,7 +93,7 @@ def parse(argv: Sequence[str], program: str = "zppo_jax.main", example: str = _E
 
 
 def help_text(path: str | None = None) -> str:
-    """What `--help` prints; with a config file, each key's value there as well."""
+    """The text of `--help`; with a config file also each key's value in it."""
     values = command.load_config(path) if path else None
     of = f" with their values in {path}" if path else ""
     lines = "\n".join(_key_lines(values))
@@ -126,9 +126,9 @@ def _run(argv: Sequence[str]) -> None:
 
 def _train(config: Config, heartbeat: Heartbeat) -> None:
     with heartbeat.during(f"starting {config.method} in {_WORKDIR.value}: importing jax and the trainer"):
-        from zppo_jax import train  # imports jax, which a mistake on the command line should not wait for
+        from zppo_jax import train  # imports jax; a mistake on the command line should not wait for that
 
-    logging.set_verbosity(logging.WARNING)  # at INFO orbax logs what every thread does
+    logging.set_verbosity(logging.WARNING)  # at INFO orbax logs every action of its threads
     if _is_one_of_several():
         from zppo_jax import parallel
 
@@ -150,7 +150,7 @@ def _parse_or_exit(argv: Sequence[str]) -> list[str]:
 def _exit(message: object, status: int) -> NoReturn:
     print(f"zppo_jax: {message}", file=sys.stderr, flush=True)
     if _is_one_of_several():
-        os._exit(status)  # jax would wait at the exit for the others, who may be why this one ends
+        os._exit(status)  # at exit jax would wait for the other hosts, whose failure may be why this one ends
     sys.exit(status)
 
 
@@ -159,7 +159,7 @@ def _is_one_of_several() -> bool:
 
 
 def check_method(config: Config) -> None:
-    """Raises ConfigError when the method is not a row of the table."""
+    """Raises ConfigError if the method is not a row of METHODS."""
     from zppo_jax.zppo.methods import METHODS
 
     if config.method not in METHODS:

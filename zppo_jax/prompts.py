@@ -2,11 +2,12 @@ r"""Every template constant of the project, byte-exact, and the text functions t
 
 The wording of the "paper" template is verbatim from arXiv:2606.18216: Fig 8 (the RL closer), Fig 16 (compression),
 Fig 17 (BCQ) and Fig 18 (NCQ). The figures lost their line breaks; the layout here is: question, blank line, block with
-each tag on a line of its own, blank line, closer. "compact" keeps blocks and order in fewer words, because a tiny model
-pays for every token.
+each tag on a separate line, blank line, closer. "compact" keeps blocks and order in fewer words, because every token
+costs a tiny model context.
 
-Candidates and listed wrong answers are text that a model wrote, so they are hostile: `bcq_text`, `ncq_text` and
-`compress_text` neutralise them themselves, and no caller can forget it. The question is left as the source wrote it.
+Candidates and listed wrong answers are text of a model, so they are untrusted: `bcq_text`, `ncq_text` and
+`compress_text` neutralise them themselves, so that no caller can forget it. The question is left as the source wrote
+it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ BLANK_LINE = "\n\n"
 class Template:
     """The words around a question.
 
-    `closer` ends every prompt. `bcq_intro` stands before the two candidates of a BCQ prompt. An NCQ prompt begins with
+    `closer` ends every prompt. `bcq_intro` comes before the two candidates of a BCQ prompt. An NCQ prompt begins with
     `ncq_list_open`, the boxed wrong answers joined with `ncq_list_separator`, `ncq_list_close`, and then `ncq_intro`;
-    the sentence with the list is left out where no wrong answer could be parsed.
+    the sentence with the list is left out if no wrong answer could be parsed.
     """
 
     closer: str
@@ -76,11 +77,11 @@ Rules:
 <response>
 {candidate response}
 </response>"""
-"""The compression prompt to the frozen teacher (Fig 16); the question is not in it. Fill it with `compress_text`."""
+"""The compression prompt for the frozen teacher (Fig 16), without the question. Fill it with `compress_text`."""
 
 
 def get_template(name: str) -> Template:
-    """The template of that name; ValueError names the known ones."""
+    """Returns the template of that name; raises ValueError, which lists the known ones."""
     if name not in TEMPLATES:
         raise ValueError(f"prompt.template={name!r} is unknown; use one of {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
@@ -128,18 +129,18 @@ def _with_block(question_text: str, intro: str, candidates: Sequence[str], templ
     return BLANK_LINE.join((question_text, block, template.closer))
 
 
-# Tags that mean something to the model or to a template. Special tokens of the form <|...|> need no list.
+# Tags with a meaning for the model or a template. Special tokens of the form <|...|> need no list.
 _TAG_NAMES = ("think", "tool_call", "tool_response", "candidate", "response", "summary", r"tts_\w++")
-# White space that the eye does not see counts as white space. Possessive, so that a long run of it costs linear time.
+# Invisible characters count as white space. Possessive, so that a long run of it costs linear time.
 _SPACE = r"[\s\u200b-\u200f\u2060\ufeff]*+"
 _TAG = re.compile(rf"<({_SPACE}/?{_SPACE}(?:{'|'.join(_TAG_NAMES)}){_SPACE}/?{_SPACE})>", re.IGNORECASE)
 _PIPE_BRACKET = re.compile(r"(?<=<)(?=\|)|(?<=\|)(?=>)")
 
 
 def neutralise(text: str) -> str:
-    """Makes text that a model wrote harmless inside a prompt, and keeps it readable.
+    """Makes a model's text harmless inside a prompt, and keeps it readable.
 
-    `<|` and `|>` are parted by a space (so `|x|<|y|` still reads as it did, and no `<|...|>` token can be spelled);
-    tags such as `</think>` or `< / CANDIDATE >` get square brackets. Idempotent: a neutralised text stays as it is.
+    A space separates `<|` and `|>` (so `|x|<|y|` stays readable, and no `<|...|>` token can be spelled);
+    tags such as `</think>` or `< / CANDIDATE >` get square brackets. Idempotent: a neutralised text does not change.
     """
     return _TAG.sub(r"[\1]", _PIPE_BRACKET.sub(" ", text))

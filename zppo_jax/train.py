@@ -1,7 +1,7 @@
 """Training: Algorithm 1 of arXiv:2606.18216, one step after the other.
 
-`train_step` is the algorithm, `Run` what surrounds it: evaluation, checkpoints, records, stopping. Over several hosts
-each runs this very program. A group is one host's; the outcomes of all are known to all, and every decision is taken
+`train_step` is the algorithm; `Run` adds evaluation, checkpoints, records and stopping. With several hosts, each runs
+this same program. A group is on one host; the outcomes of all groups are known to all hosts, and every decision is made
 from them.
 """
 
@@ -37,7 +37,7 @@ def train_step(parts: Components, state: State, batch: StepBatch, phase: Phase) 
             plain = student.cohort(batch.items, parts.random(step, "student"))
         # 2. The hard questions, hardest first (the order of the pre-cap).
         hard = select.ranked(select.hard(plain.outcomes, threshold), parts.random(step, "pre_cap_ties"))
-        # 3-4. The teacher answers; BCQ and NCQ prompts, built one block of questions after the other, fill the cap.
+        # 3-4. The teacher answers; BCQ and NCQ prompts, built block by block of questions, fill the cap.
         listing = parts.helper.listing(plain, hard, parts.limit, seed, step)
         with phase("teacher"):
             kept, num_too_long = select.post_cap(listing, parts.limit)
@@ -47,7 +47,7 @@ def train_step(parts: Components, state: State, batch: StepBatch, phase: Phase) 
         with phase("rollout"):
             helped = student.cohort(items, parts.random(step, "reformulated"), order=[prompt.uid for prompt in kept])
         sampled = student.counts()
-    # 6. I updates on all groups, each response weighed by the method's credit; the buffer learns from plain ones alone.
+    # 6. I updates on all groups, each response weighted by the method's credit; only plain groups refresh the buffer.
     learned = parts.learned_from(plain, helped, step, phase)
     with phase("update"):
         state, update = parts.learner.update(state, learned, parts.credit, seed=seed, step=step)
@@ -63,7 +63,7 @@ def run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> St
     """Trains from the newest checkpoint in `workdir`, or from the start, to `config.num_steps` or a request to stop;
     returns the state after the last step.
 
-    `heartbeat` beats already, where the caller has one.
+    `heartbeat` is the caller's, already beating, if it has one.
     """
     with Run.open(config, workdir, heartbeat) as training:
         for _ in training:
@@ -75,14 +75,14 @@ class Run:
     """A training run that can be stepped: `with Run.open(config, workdir) as run: for step in run: ...`.
 
     The order of a step is a contract: draw questions, step, evaluate, write records, save. A checkpoint is therefore
-    the state after a whole step, and a run that continues from it is the run that was never interrupted. At the end of
-    the block what was not saved yet is saved, also where the loop was left early.
+    the state after a whole step, and a run that continues from it equals one that was never interrupted. The end of the
+    block saves what was not yet saved, also if the loop was left early.
 
     Attributes:
-      parts: what the run works with.
-      state: parameters and optimiser after the last step.
-      step: how many steps have been made.
-      done: whether the last step was made or somebody wants the run to stop.
+    parts: the parts of the run.
+    state: parameters and optimiser after the last step.
+    step: the number of steps made.
+    done: whether the last step was made or the user wants the run to stop.
     """
 
     def __init__(self, opened: setup.Opened) -> None:
@@ -92,7 +92,7 @@ class Run:
         self._timers = PhaseTimers(self.console.phase)
         self._saves = Saves(opened.checkpoints, self.console.message)
         self._skipped = SkippedUpdates(self.config.watchdog.max_skipped)
-        self._accuracy: float | None = None  # of the evaluation after the last step, where there was one
+        self._accuracy: float | None = None  # of the evaluation after the last step, if there was one
 
     @classmethod
     @contextlib.contextmanager
@@ -100,7 +100,7 @@ class Run:
         """Opens a run directory, loads models and data and starts compiling; continues from the newest checkpoint, or
         evaluates the start.
 
-        Raises ConfigError and RunError, in one line, for what cannot be run.
+        Raises ConfigError and RunError, in one line, if the run cannot start.
         """
         with setup.open_run(config, workdir, heartbeat) as opened:
             training = cls(opened)
@@ -109,14 +109,14 @@ class Run:
             training._finish()
 
     def __iter__(self) -> Iterator[Step]:
-        """Makes the steps that are left."""
+        """Makes the remaining steps."""
         while not self.done:
             result = self.advance()
             if result is not None:
                 yield result
 
     def advance(self) -> Step | None:
-        """Makes one step; None where it was given up, because somebody wants the run to stop."""
+        """Makes one step; returns None if it was given up because the user wants the run to stop."""
         opened, before = self._opened, self.parts.stream.get_state()
         with opened.records.traced(self.step + 1):
             with self._timers("data"):
@@ -124,7 +124,7 @@ class Run:
             try:
                 with opened.stop.interruptible():
                     self.state, result = train_step(self.parts, self.state, batch, self._timers)
-            except StopRequested:  # nothing but rollouts has happened yet, and the same are made again
+            except StopRequested:  # only rollouts have been made, and a resumed run makes the same again
                 self.parts.stream.set_state(before)
                 self.done = True
                 return None
@@ -135,7 +135,7 @@ class Run:
         return result
 
     def _begin(self) -> None:
-        """Restores the newest checkpoint; without one evaluates the start."""
+        """Restores the newest checkpoint; without one, evaluates the initial student."""
         try:
             if self._opened.checkpoints.latest_step is None:
                 with self._opened.stop.interruptible():
@@ -157,7 +157,7 @@ class Run:
         self.done = self._ends()
 
     def _restore(self) -> None:
-        """The fresh state is given up first: both would not fit the memory of the devices."""
+        """Restores the state. The initial one is freed first: the devices could not hold both."""
         shapes, self.state = placed_shapes(self.state), {}
         with self.console.heartbeat.during("restoring the checkpoint"):
             self.step, self.state, host = self._opened.checkpoints.restore(shapes, self.console.message)
@@ -165,7 +165,7 @@ class Run:
         self.console.message(f"continuing after step {self.step}")
 
     def _evaluate(self) -> dict[str, Any]:
-        """Walks the evaluators that are due; their values are metrics of the step."""
+        """Runs the evaluators that are due; their values are metrics of the step."""
         found: dict[str, Any] = {}
         last = self.step in (0, self.config.num_steps)
         for evaluator in self.parts.evaluators:
@@ -186,7 +186,7 @@ class Run:
             self._skipped.count(self.parts.learner.schedule.num_updates, result.update.skipped)
 
     def _save(self) -> None:
-        """Saves where a checkpoint is due. A failure ends nothing; too many updates that were not finite do."""
+        """Saves if a checkpoint is due. A failed save does not end the run; too many skipped updates do."""
         self.done, alarmed = self._ends(), self._skipped.alarmed
         due = self.step % self.config.checkpoint.every == 0 or self._accuracy is not None
         with self._timers("checkpoint"):
@@ -197,7 +197,7 @@ class Run:
             self._skipped.check(self.step, self._opened.records.skipped_folder, self._opened.checkpoints.latest_step)
 
     def _report_scoring(self) -> None:
-        """Says how often comparisons of this host had to be given up or made once more, where any had."""
+        """Reports how many comparisons of this host were given up or repeated, if any were."""
         counted = self.parts.student.actor.scorer.pool.counters
         if any(counted.values()):
             self.console.message(
@@ -208,13 +208,13 @@ class Run:
         return {"stream": self.parts.stream.get_state(), "config": binding(self.config)}
 
     def _ends(self) -> bool:
-        """Asked once a step: whatever ends the loop has saved. What one host is asked to do, all do."""
+        """Whether the loop ends after this step; called once per step. A request to one host stops all."""
         hosts, opened = self.parts.hosts, self._opened
         wanted = opened.stop.requested or (hosts.count > 1 and opened.checkpoints.reached_preemption(self.step))
         return self.step >= self.config.num_steps or any(hosts.gather(wanted, "the end of a step"))
 
     def _finish(self) -> None:
-        """Saves what is not saved yet, where a failure is an error now, and shows the results."""
+        """Saves what is not yet saved (a failure is now an error), and shows the results."""
         if self.step == 0:
             return
         self._saves.last(self.step, self.state, self._host_values(), self._accuracy)

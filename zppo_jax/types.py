@@ -1,6 +1,6 @@
-"""The host's vocabulary: what travels between the stages of a training step.
+"""The host's types: the values that pass between the stages of a training step.
 
-NumPy only, no jax: these values cross process borders (Grain workers, scoring workers) and checkpoints.
+NumPy only, no jax: these values cross process boundaries (Grain workers, scoring workers) and go into checkpoints.
 
 Shape suffixes: T tokens, I patches, C values of one patch, N images and videos, G rollouts of one group.
 """
@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 PLAIN_KINDS = ("plain", "replay")
-"""Kinds of prompts that ask a question as it is: a new question, and one from the replay buffer. All other kinds are
+"""Kinds of prompts that ask a question unchanged: a new question, and one from the replay buffer. All other kinds are
 names of `zppo.HELPS`: a hard question with help in its prompt."""
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -43,7 +43,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A response that a prompt shows: who wrote it, the whole of it, its parsed answer, and the text shown of it."""
+    """A response that a prompt shows: its author, its whole text, its parsed answer, and the text that is shown."""
 
     author: str
     response: str
@@ -80,10 +80,10 @@ class Features:
     """A prompt as the model reads it, without padding.
 
     `token_ids_T` int32, image placeholders already expanded; `token_types_T` int32 (0 text, 1 image, 2 video);
-    `positions_3T` int32, the M-RoPE rows (time, height, width); `rope_delta` is what is added to the number of
-    valid tokens to get the next position; `patches_IC` are grey levels, uint8, in merge-block order
-    (`processor.patches.normalised` makes them what the model reads), `grid_thw_N3` int32 in patches, both in the order
-    in which the images and videos stand in the prompt. A video is a run of tokens for each step of time.
+    `positions_3T` int32, the M-RoPE rows (time, height, width); `rope_delta` is added to the number of valid tokens to
+    get the next position; `patches_IC` are grey levels, uint8, in merge-block order (`processor.patches.normalised`
+    converts them to the model's input), `grid_thw_N3` int32 in patches, both in the order of the images and videos in
+    the prompt. A video is a run of tokens for each step of time.
     """
 
     token_ids_T: np.ndarray
@@ -98,7 +98,7 @@ class Features:
         return int(self.token_ids_T.shape[0])
 
     def followed_by(self, ids: Sequence[int]) -> Features:
-        """The same prompt with these text tokens at its end."""
+        """The same prompt followed by these text tokens."""
         if not len(ids):
             return self
         new_T = np.asarray(ids, np.int32)
@@ -121,7 +121,7 @@ class Features:
 
 
 class Response(Protocol):
-    """A scored response, whoever wrote it; the fields are explained in `Rollout`."""
+    """A scored response of any author; `Rollout` explains the fields."""
 
     @property
     def text(self) -> str: ...
@@ -139,10 +139,10 @@ class Response(Protocol):
 class Rollout:
     """One sampled response with its verdict.
 
-    `token_ids_T` int32 includes the stop token when there is one; `logprobs_T` float32 are the sampler's own, of the
+    `token_ids_T` int32 includes the stop token if there is one; `logprobs_T` float32 are the sampler's, of the
     untruncated distribution at the sampling temperature; `text` is the decoded response without the stop token and
     with the prefilled `<think>` of the generation prompt; `answer` is the parsed final answer or None. `decided` is
-    False where the scorer could not tell right from wrong, `status` says why: then `correct` says nothing.
+    False if the scorer could not tell right from wrong; then `status` says why, and `correct` is meaningless.
     """
 
     token_ids_T: np.ndarray
@@ -175,11 +175,11 @@ class Group:
 
     @property
     def num_tokens(self) -> int:
-        """Sampled by all rollouts together."""
+        """The number of tokens sampled by all rollouts together."""
         return sum(len(rollout.token_ids_T) for rollout in self.rollouts)
 
     def outcome(self, host: int = 0) -> Outcome:
-        """What the other hosts need to know of it; `host` is its own."""
+        """The outcome, which the other hosts need; `host` is the index of the group's host."""
         return Outcome(
             self.prompt.uid,
             self.prompt.kind,
@@ -196,11 +196,12 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A group in numbers: what every host knows of every group of a step, and takes the step's decisions from.
+    """A group in numbers: every host has the outcome of every group of a step, and makes the step's decisions from
+    them.
 
-    `num_tokens` were sampled by all rollouts together, `num_truncated` rollouts were cut at the limit; `host` has the
-    group itself. `statuses` are the scorer's, by rollout; `num_undecided` rollouts are neither right nor wrong;
-    `logprob` is the sum of the sampler's log-probabilities of all tokens, in nats.
+    All rollouts together sampled `num_tokens`; `num_truncated` rollouts were cut at the limit; `host` has the group
+    itself. `statuses` are the scorer's, by rollout; `num_undecided` rollouts are neither right nor wrong; `logprob` is
+    the sum of the sampler's log-probabilities of all tokens, in nats.
     """
 
     uid: str
@@ -216,7 +217,7 @@ class Outcome:
 
     @property
     def decided(self) -> bool:
-        """Whether every rollout is right or wrong; else the group has no mean reward, and nothing is taken from it."""
+        """Whether every rollout is right or wrong; otherwise the group has no mean reward and is not used."""
         return self.num_undecided == 0
 
     @property
@@ -232,9 +233,9 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cohort:
-    """The groups of one phase of a step: this host's whole, and the outcome of every host's, in one order.
+    """The groups of one phase of a step: this host's groups, and the outcomes of all hosts' groups, in one order.
 
-    With one host the outcomes are those of its groups. Every host has the same outcomes and takes the same decisions
+    With one host the outcomes are those of its groups. Every host has the same outcomes and makes the same decisions
     from them.
     """
 
@@ -250,5 +251,5 @@ class Cohort:
         return {group.prompt.uid: group for group in self.groups}
 
     def groups_of(self, outcomes: Sequence[Outcome]) -> list[Group]:
-        """This host's groups among those with these outcomes, in their order."""
+        """This host's groups with these outcomes, in their order."""
         return [self.by_uid[outcome.uid] for outcome in outcomes if outcome.uid in self.by_uid]
