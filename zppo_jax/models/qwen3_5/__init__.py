@@ -1,7 +1,7 @@
 """Qwen3.5 vision-language models: gated DeltaNet, gated attention, interleaved M-RoPE, vision tower.
 
 model = qwen3_5.load("Qwen/Qwen3.5-0.8B")      # config.json + *.safetensors -> Model(config, params)
-logits = qwen3_5.forward(model, **hf_inputs)   # what the Hugging Face processor returns -> [B, T, V]
+logits = qwen3_5.forward(model, **hf_inputs)   # outputs of the Hugging Face processor -> [B, T, V]
 qwen3_5.save(model, "out")                     # transformers loads it
 """
 
@@ -42,9 +42,8 @@ def load(
 ) -> Model:
     """Load a Hugging Face directory, or OWNER/NAME of the Hub; needs only config.json and the safetensors files.
 
-    On a `mesh` each device is given its own part of each parameter. `report` gets a line of progress
-    before each tensor. Raises FileNotFoundError for a missing file and CheckpointError listing every tensor that does
-    not fit.
+    On a `mesh` each device gets its part of each parameter. `report` gets a line of progress before each tensor. Raises
+    FileNotFoundError for a missing file and CheckpointError listing every tensor that does not fit.
     """
     directory = hf.resolve(path)
     config = configs.from_directory(directory)
@@ -55,7 +54,7 @@ def load(
 
 
 def save(model: Model, directory: str | Path) -> None:
-    """Write a directory that transformers loads; the same bytes come back for the same dtype.
+    """Write a directory that transformers loads; with the same dtype the same bytes come back.
 
     An earlier save there is replaced as a whole; a directory that holds anything else is refused (CheckpointError).
     """
@@ -68,6 +67,6 @@ def _logits(params, config, batch):
 
 
 def forward(model: Model, **hf_inputs: np.ndarray) -> jax.Array:
-    """Logits [B, T, V] for exactly what the Hugging Face processor returns (NumPy arrays, either padding side)."""
+    """Compute logits [B, T, V] for the outputs of the Hugging Face processor (NumPy arrays, either padding side)."""
     batch, _ = inputs.from_hf(model.config, **hf_inputs)
     return _logits(model.params, model.config, batch)[:, : np.shape(hf_inputs["input_ids"])[1]]

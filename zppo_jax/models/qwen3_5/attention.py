@@ -18,15 +18,16 @@ from zppo_jax.models.qwen3_5.tree import Tree
 from zppo_jax.parallel import constrain
 
 QUERY_BLOCK = 512
-"""Queries attended at once: scores take N x 512 x S numbers instead of N x T x S, and are recomputed backwards."""
+"""The number of queries processed at once: scores take N x 512 x S numbers instead of N x T x S, and are recomputed in
+the backward pass."""
 
 Visible = Callable[[jax.Array | int, int], jax.Array]
 """(first query, number of queries) -> mask [B, Q, S] of the slots that each of these queries sees."""
 
 
 def _attend(q_BQNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BQS: jax.Array) -> jax.Array:
-    """All queries that share a key head lie one behind the other, so that both products are plain batched products of
-    matrices; otherwise XLA transposes the scores, the largest array here, twice."""
+    """Attends with all queries of a key head one after the other, so that both products are plain batched matrix
+    products; otherwise XLA transposes the scores, the largest array here, twice."""
     num_rows, num_queries, num_heads, head_dim = q_BQNH.shape
     num_kv, num_slots = k_BKSH.shape[1:3]
     shared = num_heads // num_kv
@@ -43,7 +44,7 @@ def _attend(q_BQNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BQS: j
 def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visible: Visible) -> jax.Array:
     """Softmax attention in float32 over the slots that each query sees; query head i reads key head i // (N / K).
 
-    A query that sees nothing (a pad) attends uniformly to nothing of use; its output is finite and ignored.
+    A query that sees no slot (a pad) attends uniformly to all; its output is finite and ignored.
     """
     num_tokens = q_BTNH.shape[1]
     k_BKSH, v_BKSH = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
@@ -62,7 +63,7 @@ def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visible: Vis
 
 
 def causal(past_BS: jax.Array, mask_BT: jax.Array) -> Visible:
-    """Which slots a query sees: in slot order those up to its own, if they hold real tokens (`past_BS`, `mask_BT`)."""
+    """The slots that a query sees: those up to its own that hold real tokens (`past_BS`, `mask_BT`)."""
     num_past, num_tokens = past_BS.shape[1], mask_BT.shape[1]
     valid_BS = jnp.concatenate([past_BS, mask_BT], axis=1)
     order_S = jnp.concatenate([jnp.full(num_past, -1), jnp.arange(num_tokens)])
@@ -75,9 +76,9 @@ def causal(past_BS: jax.Array, mask_BT: jax.Array) -> Visible:
 
 
 def causal_in_tree(mask_BT: jax.Array, tree: Tree) -> Visible:
-    """The same in rows of trees: only what belongs to the query's own branch, or to its trunk."""
+    """The slots that a query sees in rows of trees: only those of its branch, or of its trunk."""
     in_order = causal(mask_BT[:, :0], mask_BT)
-    beyond = [(0, 0), (0, -mask_BT.shape[1] % QUERY_BLOCK)]  # a last block of queries may reach beyond the row
+    beyond = [(0, 0), (0, -mask_BT.shape[1] % QUERY_BLOCK)]  # the last block of queries may extend beyond the row
     own_BT, trunk_BT = (jnp.pad(x, beyond) for x in (tree.segment_BT, tree.trunk_BT))
 
     def visible(start: jax.Array | int, length: int) -> jax.Array:
@@ -104,7 +105,7 @@ class GatedAttention(nnx.Module):
         self.k_norm = RMSNorm(rngs, head, config.rms_norm_eps)
 
     def project(self, x_BTD: jax.Array, rope: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
-        """Queries, keys (both normalised and rotated), values and the output gate.
+        """Computes queries, keys (both normalised and rotated), values and the output gate.
 
         q's projection holds [q | gate] for each head in turn, not all queries and then all gates.
         """
@@ -123,7 +124,7 @@ class GatedAttention(nnx.Module):
         visible: Visible,
         past: tuple[jax.Array, ...],
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """A whole sequence, after `past` keys and values [B, S - T, K, H], if any. Returns the new tokens' k and v."""
+        """Processes a sequence after `past` keys and values [B, S - T, K, H], if any; also returns its k and v."""
         q, k, v, gate = self.project(x_BTD, rope)
         keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(past, (k, v), strict=True)) if past else (k, v)
         return self.output(attend(q, keys, values, visible), gate), (k, v)

@@ -1,4 +1,4 @@
-"""Qwen3.5 configurations, read from a checkpoint's own `config.json`."""
+"""Qwen3.5 configurations, read from a checkpoint's `config.json`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TextConfig:
     mrope_section: tuple[int, int, int]
     tie_word_embeddings: bool
     max_position_embeddings: int = 262144
-    """Not a limit here; kept because vLLM takes its longest context from it."""
+    """Not a limit here; kept because vLLM reads its longest context from it."""
 
     def __post_init__(self):
         keys.check_numbers(self, "text_config")
@@ -60,12 +60,12 @@ class TextConfig:
 
     @property
     def num_groups(self) -> int:
-        """Groups of (interval - 1) linear layers and one full-attention layer."""
+        """The number of groups of (interval - 1) linear layers and one full-attention layer."""
         return self.num_hidden_layers // self.full_attention_interval
 
     @property
     def num_linear(self) -> int:
-        """Linear-attention layers in one group."""
+        """The number of linear-attention layers in one group."""
         return self.full_attention_interval - 1
 
     @property
@@ -122,7 +122,7 @@ class VisionConfig:
 
     @property
     def grid_side(self) -> int:
-        """Side of the square table of learned position embeddings."""
+        """The side of the square table of learned position embeddings."""
         return round(self.num_position_embeddings**0.5)
 
 
@@ -133,9 +133,9 @@ _TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_
 class Config:
     """A whole Qwen3.5 vision-language model; hashable, so it is a static argument of compiled functions.
 
-    `stop_token_ids` are what the files say: both of `generation_config.json`, or, without that file (the first small
-    releases had none), the one of `config.json`, which alone lets a response run past the end of its turn. Who
-    generates stops on `Processor.stop_ids`: these, and `<|im_end|>` and `<|endoftext|>` of the tokenizer in any case.
+    `stop_token_ids` are those of the files: both of `generation_config.json`, or, without that file (the first small
+    releases had none), the one of `config.json`, which alone lets a response run past the end of its turn. Code that
+    generates stops on `Processor.stop_ids`: these, and always `<|im_end|>` and `<|endoftext|>` of the tokenizer.
     """
 
     text: TextConfig
@@ -156,7 +156,7 @@ class Config:
 
 
 def _fields(section: Mapping[str, Any], kind: type, name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a section's dataclass: `values`, what the file says of the others, and its defaults."""
+    """The fields of a section's dataclass: `values`, the file's values of the others, and its defaults."""
     keys.check_model_type(section, name)
     keys.check_fixed(section, name)
     fields = dataclasses.fields(kind)
@@ -184,7 +184,7 @@ def _vision_config(vision: Mapping[str, Any]) -> VisionConfig:
 
 
 def _tied(raw: Mapping[str, Any]) -> bool:
-    """Whether the head is the embedding: the file's own word goes before its text_config's."""
+    """Whether the head is the embedding: the file's top-level key takes precedence over its text_config's."""
     tied = raw.get("tie_word_embeddings", raw["text_config"].get("tie_word_embeddings"))
     if tied is not None and not isinstance(tied, bool):
         raise UnsupportedConfigError(f"tie_word_embeddings={tied!r} is not true or false")
@@ -208,8 +208,8 @@ def _unknown(raw: Mapping[str, Any]) -> tuple[str, ...]:
 def from_dict(raw: Mapping[str, Any], stop_token_ids: tuple[int, ...] = (), pad_token_id: int | None = None) -> Config:
     """Build a `Config` from the parsed `config.json` of a Qwen3.5 vision-language checkpoint.
 
-    Raises UnsupportedConfigError, naming the key, for another model; warns of keys that it does not know. The file's
-    `quantization_config` says how the weights lie in the files, not what the model is: see `hf.quantization`.
+    Raises UnsupportedConfigError, naming the key, for another model; warns of unknown keys. The file's
+    `quantization_config` describes the weights in the files, not the model: see `hf.quantization`.
     """
     keys.check_model_type(raw, "")
     if not all(isinstance(raw.get(section), Mapping) for section in ("text_config", "vision_config")):
@@ -245,7 +245,7 @@ def _check_tokens(config: Config) -> None:
 
 
 def from_directory(directory: str | Path) -> Config:
-    """Read `config.json`, and both stop ids from `generation_config.json` where there is one."""
+    """Read `config.json`, and both stop ids from `generation_config.json` if it exists."""
     directory = Path(directory)
     path = directory / "config.json"
     if not path.is_file():
@@ -258,7 +258,7 @@ def from_directory(directory: str | Path) -> Config:
 
 
 def to_dict(config: Config, dtype: str) -> dict[str, Any]:
-    """The `config.json` that transformers, vLLM and `from_dict` read back to the same model."""
+    """Make the `config.json` that transformers, vLLM and `from_dict` read back to the same model."""
     text = dataclasses.asdict(config.text)
     rope = {key: text.pop(key) for key in ("rope_theta", "partial_rotary_factor")} | layers.ROPE
     rope["mrope_section"] = list(text.pop("mrope_section"))

@@ -1,5 +1,5 @@
-"""What a `config.json` may say beside the model's sizes: keys of one supported value, keys without a meaning here, and
-everything else, which is reported.
+"""The keys of a `config.json` other than the model's sizes: keys with one supported value, keys without a meaning here,
+and all others, which are reported.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _RANGES = {
     "rope_theta": (1.0, 1e12),
     "partial_rotary_factor": (1e-3, 1.0),
 }
-"""Least and most of each number of a file, 1 to 2^24 where nothing stands here. What lies outside is damage or an
-attack: we shall build no tables of 10^9 layers, and an angle or a norm computed with it would be NaN."""
+"""The least and the most of each number of a file; 1 to 2^24 if it is not listed. A number outside is damage or an
+attack: it could ask for a table of 10^9 layers, or give an angle or a norm of NaN."""
 
 
 class UnsupportedConfigError(ValueError):
-    """A `config.json` that this port cannot represent; the message names the key."""
+    """This port cannot represent a `config.json`; the message names the key."""
 
 
 MODEL_TYPES = {"": ("qwen3_5",), "text_config": ("qwen3_5_text",), "vision_config": ("qwen3_5_vision", "qwen3_5")}
-"""`model_type` by section; the first is written. The vision tower's has two spellings in published files."""
+"""`model_type` by section; the first spelling is written. The vision tower's has two spellings in published files."""
 
 FIXED: dict[str, dict[str, Any]] = {
     "": {},
@@ -51,7 +51,7 @@ FIXED: dict[str, dict[str, Any]] = {
         "deepstack_visual_indexes": [],
     },
 }
-"""Keys by section that have one value in every published checkpoint; another value is another model."""
+"""Keys by section that have one value in every published checkpoint; another value means another model."""
 
 IGNORED = {
     "architectures": "the class of transformers; `model_type` says which model it is",
@@ -78,11 +78,11 @@ IGNORED = {
     "mtp_use_dedicated_embeddings": "the multi-token prediction head is not loaded",
     "bos_token_id": "the chat template writes all tokens",
 }
-"""Keys that are passed over in every section, with the reason."""
+"""Keys that are ignored in every section, with the reason."""
 
 
 def check_model_type(section: Mapping[str, Any], name: str) -> None:
-    """Refuses the file of another model; a section may leave its `model_type` out."""
+    """Refuses the file of another model; a section may omit its `model_type`."""
     found = section.get("model_type", MODEL_TYPES[name][0])
     if found not in MODEL_TYPES[name]:
         text_only = "; this is the language model alone" if found == "qwen3_5_text" else ""
@@ -93,7 +93,7 @@ def check_model_type(section: Mapping[str, Any], name: str) -> None:
 
 
 def check_fixed(section: Mapping[str, Any], name: str) -> None:
-    """Refuses a value that is not the one of every published checkpoint."""
+    """Refuses a value other than that of every published checkpoint."""
     for key, value in FIXED[name].items():
         if section.get(key, value) != value:
             raise UnsupportedConfigError(
@@ -102,7 +102,7 @@ def check_fixed(section: Mapping[str, Any], name: str) -> None:
 
 
 def check_numbers(config: Any, where: str) -> None:
-    """Refuses sizes that are not positive whole numbers, factors that are not numbers, and what is out of range."""
+    """Refuses sizes that are not positive whole numbers, factors that are not numbers, and values out of range."""
     for field in dataclasses.fields(config):
         value, kind = getattr(config, field.name), str(field.type)
         if kind not in ("int", "float"):
@@ -117,7 +117,7 @@ def check_numbers(config: Any, where: str) -> None:
 
 
 def section(content: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    """The object at a key, empty when there is none. Raises UnsupportedConfigError when there is something else."""
+    """The object at a key, empty if the key is absent. Raises UnsupportedConfigError for any other value."""
     value = content.get(key)
     if value is not None and not isinstance(value, Mapping):
         raise UnsupportedConfigError(f"{_at(where, key)}={reprlib.repr(value)} is not an object")
@@ -125,7 +125,7 @@ def section(content: Mapping[str, Any], key: str, where: str) -> Mapping[str, An
 
 
 def token_ids(value: Any, where: str) -> tuple[int, ...]:
-    """Token ids, of which files hold none, one, or a list."""
+    """Token ids, given as null, one id or a list."""
     try:
         return json_files.token_ids(value, where)
     except ValueError as error:
@@ -133,7 +133,7 @@ def token_ids(value: Any, where: str) -> tuple[int, ...]:
 
 
 def check_processor(vision: Any, processor: ProcessorConfig) -> None:
-    """Refuses a preprocessor that makes other patches than a model's vision tower reads."""
+    """Refuses a preprocessor whose patches do not fit a model's vision tower."""
     for ours, theirs in (
         ("patch_size", "patch_size"),
         ("temporal_patch_size", "temporal_patch_size"),
@@ -155,13 +155,13 @@ def unknown(section: Mapping[str, Any], name: str, read: Collection[str]) -> lis
 
 @functools.lru_cache(maxsize=16)
 def report(unknown_keys: tuple[str, ...]) -> None:
-    """Warns once of keys without a meaning here: one that changes the model must not be passed over in silence."""
+    """Warns once of keys without a meaning here: one that changes the model must not be ignored silently."""
     if unknown_keys:
         logging.warning("config.json has keys that this port does not follow: %s", ", ".join(unknown_keys))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UnsupportedConfigError, naming the file, when it holds something else."""
+    """Reads the object in a JSON file. Raises UnsupportedConfigError, naming the file, if it holds something else."""
     try:
         return json_files.read_object(path)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""How the `text_config` of a config.json says which layers are linear, and how positions become angles."""
+"""Reads from the `text_config` of a config.json which layers are linear, and the settings of the rotary embedding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def layer_types_of(num_layers: int, interval: int) -> list[str]:
 
 
 def interval_of(text: Mapping[str, Any]) -> int:
-    """The full-attention interval, from its own key or from `layer_types`; where both are, they must agree."""
+    """The full-attention interval, from its own key or from `layer_types`; if both are given, they must agree."""
     layer_types, interval = text.get("layer_types"), text.get("full_attention_interval")
     if interval is not None and (type(interval) is not int or interval < 1):
         raise UnsupportedConfigError(f"text_config.full_attention_interval={interval!r} is not a positive int")
@@ -39,13 +39,13 @@ ROPE = {
 
 
 def rope_of(text: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary embedding's part of `TextConfig`, from `rope_parameters` or its older places."""
+    """The rotary embedding's part of `TextConfig`, from `rope_parameters` or the older keys."""
     rope = keys.section(text, "rope_parameters", "text_config") or keys.section(text, "rope_scaling", "text_config")
     for key, value in ROPE.items():
         if rope.get(key, value) != value:
             raise UnsupportedConfigError(f"text_config {key}={rope[key]!r} is not supported (only {value!r})")
     theta = rope.get("rope_theta", text.get("rope_theta"))
-    if theta is None:  # transformers would take 10,000 then, and every published file says 10,000,000
+    if theta is None:  # transformers would use 10,000, but every published file says 10,000,000
         raise UnsupportedConfigError("text_config lacks rope_parameters.rope_theta")
     section = rope.get("mrope_section", [11, 11, 10])
     if not isinstance(section, list) or [type(size) for size in section] != [int] * 3 or min(section) < 1:

@@ -1,11 +1,11 @@
 """The language model one token at a time: states layer by layer, nothing stacked, nothing scanned.
 
-A step does with the weights of decoding (decode_weights.py) what text.run_layers does with the parameters: norms,
+A step computes with the decoding weights (decode_weights.py) what text.run_layers computes with the parameters: norms,
 heads, gates and rotary tables are the same functions.
 
 Shape suffixes: B rows, S key slots, D model, F mlp, N heads, K key-value heads, R query heads of a key head, H head
-dim, G key heads of a linear layer, W channels of one (q, k and its v), X what a linear layer reads of one, J conv
-context, V vocabulary.
+dim, G key heads of a linear layer, W channels of one (q, k and its v), X outputs of a linear layer's input product for
+one, J conv context, V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from zppo_jax.parallel import constrain
 
 States = list[list[tuple[jax.Array, ...]]]
 """Group by group and layer by layer: (conv [B, J, G, W], recurrent) of a linear layer, (keys [B, K, H, S], values
-[B, K, S, H]) of a full one: as the products of one query want them, so that no step copies all keys or values."""
+[B, K, S, H]) of a full one: in the layout of the products of one query, so that no step copies all keys or values."""
 
 
 # ---------------------------------------------------------------- states
 
 
 def unstack_cache(cache: text.Cache, config: TextConfig, num_new: int = 0) -> States:
-    """Per-layer states with `num_new` more key slots; the mask is kept by the caller."""
+    """Makes per-layer states with `num_new` more key slots; the caller keeps the mask."""
 
     def laid(x_BSKH: jax.Array, *order: int) -> jax.Array:
         return jnp.transpose(jnp.pad(x_BSKH, [(0, 0), (0, num_new), (0, 0), (0, 0)]), order)
@@ -53,8 +53,8 @@ def map_states(
     config: TextConfig,
     *states: States,
 ) -> States:
-    """`linear` for the arrays of the linear layers (convolution contexts, recurrent states), `keys` and `values` for
-    those of the full ones; of several states, array by array."""
+    """Maps `linear` over the arrays of the linear layers (convolution contexts, recurrent states), `keys` and `values`
+    over those of the full ones; with several states, array by array."""
     kinds = [(linear, linear)] * config.num_linear + [(keys, values)]
     return [
         [
@@ -66,7 +66,7 @@ def map_states(
 
 
 def state_axes(config: TextConfig) -> list[list[tuple[tuple[str | None, ...], ...]]]:
-    """Logical names of the axes of per-layer states."""
+    """The logical names of the axes of per-layer states."""
     linear, full = (text.CACHE_AXES["conv"], text.CACHE_AXES["recurrent"]), (("batch", "kv_heads", None, None),) * 2
     return [[linear] * config.num_linear + [full] for _ in range(config.num_groups)]
 
@@ -83,7 +83,7 @@ def step_layers(
     states: States,
     slot: jax.Array,
 ) -> tuple[jax.Array, States]:
-    """One token through all layers, whose keys are written at `slot`, the same for all rows; returns (hidden [B, D]
+    """Runs one token through all layers, with its keys written at `slot`, the same for all rows; returns (hidden [B, D]
     after the final norm, states)."""
     rope = text.rope_tables(config, jnp.broadcast_to(positions_B, (3, 1, len(positions_B))))
     rope = tuple(table_1BR[0] for table_1BR in rope)
@@ -104,18 +104,18 @@ def step_layers(
 
 
 def logits(weights: Weights, hidden_BD: jax.Array) -> jax.Array:
-    """Unnormalised next-token scores [B, V], float32 whatever the model's dtype: as the trainer computes them."""
+    """Computes unnormalised next-token scores [B, V], float32 whatever the model's dtype, as the trainer does."""
     return constrain(_product(hidden_BD, weights["head"], dtype=jnp.float32), "batch", "vocab")
 
 
 def _product(x: jax.Array, kernel: jax.Array, dtype: Any = None) -> jax.Array:
-    """Rows x [B, *inputs] times a kernel over its input axes, in the dtype of both or another."""
+    """The product of rows x [B, *inputs] with a kernel over its input axes, in their dtype or in `dtype`."""
     num_rows, num_inputs = len(x), x.ndim - 1
     if not weights_first(num_rows):
-        # Its axes are not joined here: "gate and up, each cut over devices" as one axis could not be cut any more.
+        # Its axes are not joined here: "gate and up, each cut over devices" could not be cut as one axis.
         return jnp.tensordot(x, kernel, num_inputs, preferred_element_type=dtype)
     outputs = kernel.shape[:-num_inputs]
-    # The barriers keep XLA from turning the operands round again.
+    # The barriers keep XLA from swapping the operands again.
     x_DB = jax.lax.optimization_barrier(x.reshape(num_rows, -1).T)
     y = jax.lax.optimization_barrier(
         jnp.matmul(kernel.reshape(math.prod(outputs), -1), x_DB, preferred_element_type=dtype)
@@ -131,7 +131,7 @@ def _mlp(weights: Params, x_BD: jax.Array) -> jax.Array:
 def _linear_mixer(
     weights: Params, config: TextConfig, x_BD: jax.Array, state: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """The recurrence itself, in float32; the state keeps the dtype that it came in."""
+    """Applies the recurrence, in float32; the state keeps its dtype."""
     context_BJGW, before_BNKV = state
     heads, value_dim = config.linear_num_value_heads, config.linear_value_head_dim
     num_rows, shared, width = len(x_BD), heads // config.linear_num_key_heads, context_BJGW.shape[-1]
@@ -157,7 +157,7 @@ def _full_mixer(
     state: tuple[jax.Array, ...],
     slot: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Attention of one query over the key slots that its row may see; keys and values are written first."""
+    """Attends with one query to the key slots that its row may see; keys and values are written first."""
     q_gate = constrain(_product(x_BD, weights["q"]), "batch", "heads", None)
     q_BNH, gate_BNH = jnp.split(q_gate, 2, axis=-1)
     kv_BK2H = constrain(_product(x_BD, weights["kv"]), "batch", "kv_heads", None, None)

@@ -1,10 +1,10 @@
-"""The weights of decoding: made once of the parameters, layer by layer, in the form in which a step reads them fastest.
+"""The decoding weights: made once from the parameters, layer by layer, in the layout that a step reads fastest.
 
-Slices of the stacked layers (hoisted out of the loop: SkyRL#1363, 1.65x), products that read the same input side by
-side, axes in the order in which they are read fastest. Which parameters a weight is made of stands in one table; its
-logical axes and its number of input axes follow from what the modules declare of these parameters.
+Layers are sliced from their stacks (hoisted out of the loop: SkyRL#1363, 1.65x), kernels that read the same input are
+joined, axes are in the order that is read fastest. One table lists the parameters of each weight; its logical axes and
+its number of input axes follow from the modules' declarations of these parameters.
 
-Shape suffixes: D model, F mlp, G key heads of a linear layer, X what a linear layer reads of one, V vocabulary.
+Shape suffixes: D model, F mlp, G key heads of a linear layer, X outputs of its input product for one, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ FEW_ROWS = 8
 
 def weights_first(num_rows: int) -> bool:
     """Whether products are kernel @ x^T, with kernels [outputs, inputs]. On a CPU this reads the weights twice as fast
-    as x @ kernel when up to FEW_ROWS rows are decoded at once, and no head needs a transposed copy; with 16 rows it is
+    as x @ kernel if up to FEW_ROWS rows are decoded at once, and the head needs no transposed copy; with 16 rows it is
     slower."""
     return num_rows <= FEW_ROWS and jax.default_backend() == "cpu" and not in_use()
 
 
 def prepare(params: Params, config: TextConfig, num_rows: int) -> Weights:
-    """The weights for decoding `num_rows` rows: copies, but for what is `uncopied`."""
+    """Makes the weights for decoding `num_rows` rows: copies, except those that are `uncopied`."""
     return join(params, config, num_rows) | uncopied(params, num_rows)
 
 
 def uncopied(params: Params, num_rows: int) -> Weights:
-    """The weights that decoding shares with the parameters, where both lie on the same mesh."""
+    """The weights that decoding shares with the parameters, if both are on the same mesh."""
     shared = {"embed": params["embed"]}
     return shared | {"head": text.head(params)} if weights_first(num_rows) else shared
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def join(params: Params, config: TextConfig, num_rows: int, moves: bool = False) -> Weights:
-    """All other weights of decoding: made once here, not in every call of the decoding program.
+    """Makes all other decoding weights: once here, not in every call of the decoding program.
 
-    They lie on the mesh in use; where the parameters lie on another one, nothing can be shared, and with `moves` the
+    They are on the mesh in use. If the parameters are on another one, nothing can be shared, and with `moves` the
     embedding is copied too.
     """
 
@@ -71,13 +71,13 @@ def join(params: Params, config: TextConfig, num_rows: int, moves: bool = False)
 
 
 def _inputs_last(weight: jax.Array, num_inputs: int) -> jax.Array:
-    """A kernel with its input axes behind its outputs; all else as it is."""
+    """Moves the input axes of a kernel behind its outputs; other weights are unchanged."""
     return jnp.moveaxis(weight, range(num_inputs), range(-num_inputs, 0))
 
 
 class _Source(NamedTuple):
-    """The parameters of a layer that one weight of decoding is made of: one as it is, several side by side along a new
-    axis, or (without that axis) the outputs of several side by side for each head, which is their second axis."""
+    """The parameters of a layer that one decoding weight is made from: one unchanged, several stacked along a new axis,
+    or (without that axis) the outputs of several concatenated for each head, which is their second axis."""
 
     paths: tuple[str, ...]
     new_axis: int | None = None
@@ -101,14 +101,14 @@ _SHELL = {
     "gate_up": _Source(("mlp/gate/kernel", "mlp/up/kernel"), new_axis=1),
     "down": _Source(("mlp/down/kernel",)),
 }
-"""What every layer has around its mixer."""
+"""The weights of every layer outside its mixer."""
 
 _LINEAR = _SHELL | {
     "conv": _Source(("mixer/conv",)),
     "a_log": _Source(("mixer/a_log",)),
     "dt_bias": _Source(("mixer/dt_bias",)),
     "gated_norm": _Source(("mixer/norm/weight",)),
-    # All that reads the input is one product: of each key head q, k and v, then z, a and b of its value heads.
+    # One product reads the input: for each key head q, k and v, then z, a and b of its value heads.
     "inputs": _Source(("mixer/qkv/kernel", "mixer/z/kernel", "mixer/a/kernel", "mixer/b/kernel")),
     "out": _Source(("mixer/out/kernel",)),
 }
@@ -127,21 +127,21 @@ def _layer_weights(block: Params, sources: dict[str, _Source]) -> Params:
 
 
 def weight_axes(config: TextConfig) -> dict[str, Any]:
-    """Logical names of the axes of the weights of decoding."""
+    """The logical names of the axes of the decoding weights."""
     axes = text.logical_axes(config)
     outer = {"embed": axes["embed"], "head": text.head(axes)[::-1], "norm": axes["norm"]["weight"]}
     return outer | {"layers": _layer_by_layer(config, axes, _Source.axes)}
 
 
 def _num_inputs(config: TextConfig) -> list[list[dict[str, int]]]:
-    """How many axes of each weight of a layer are inputs of a product; 0 where it is not a kernel."""
+    """The number of input axes of each weight of a layer; 0 if it is not a kernel."""
     return _layer_by_layer(config, text.num_inputs(config), lambda source, counts: counts[source.paths[0]])
 
 
 def _layer_by_layer(
     config: TextConfig, declared: Params, derive: Callable[[_Source, dict[str, Any]], Any]
 ) -> list[list[dict[str, Any]]]:
-    """What follows for each weight from what is declared of its parameters, group by group and layer by layer."""
+    """Derives a property of each weight from the declarations of its parameters, group by group and layer by layer."""
     linear, full = (
         {name: derive(source, flatten(declared[kind])) for name, source in sources.items()}
         for kind, sources in (("linear", _LINEAR), ("full", _FULL))

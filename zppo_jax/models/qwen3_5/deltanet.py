@@ -1,7 +1,7 @@
 """Gated DeltaNet, Qwen3.5's linear attention: short convolution, gated delta rule, gated norm.
 
-q, k and v lie together by key head: channel block h holds q_h, k_h and the v of the value heads that read key head h.
-So one product makes all three, and cutting the axis of key heads over devices cuts nothing else.
+q, k and v are grouped by key head: channel block h holds q_h, k_h and the v of the value heads that read key head h.
+So one product makes all three, and sharding the axis of key heads never splits a head.
 
 Shape suffixes: B rows, T tokens, D model, G key heads, W channels of a key head (q, k and its v), J conv context
 (taps - 1), N value heads, K key dim, V value dim.
@@ -40,8 +40,8 @@ def gated_rms_norm(o: jax.Array, z: jax.Array, weight: jax.Array, eps: float) ->
 
 
 def split_heads(mixed: jax.Array, config: TextConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The activated convolution output [..., G, W] as normalised q and k [..., N, K] and v [..., N, V] of all value
-    heads, float32."""
+    """Splits the activated convolution output [..., G, W] into normalised q and k [..., N, K] and v [..., N, V] of all
+    value heads, float32."""
     key_dim, heads = config.linear_key_head_dim, config.linear_num_value_heads
     q, k, v = jnp.split(mixed.astype(jnp.float32), [key_dim, 2 * key_dim], axis=-1)
     repeats = heads // mixed.shape[-2]
@@ -57,7 +57,7 @@ def gates(a: jax.Array, b: jax.Array, a_log: jax.Array, dt_bias: jax.Array) -> t
 
 
 class GatedRMSNorm(nnx.Module):
-    """`gated_rms_norm` with a weight of its own."""
+    """`gated_rms_norm` with its weight."""
 
     def __init__(self, rngs: nnx.Rngs, size: int, eps: float):
         self.weight = weight(rngs, (size,), (None,), "ones")
@@ -87,12 +87,12 @@ class GatedDeltaNet(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, mask_BT: jax.Array, past: tuple[jax.Array, jax.Array, jax.Array] | Tree
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """A whole sequence that continues `past` = (context_BJGW, recurrent_BNKV, end_B, one past each row's last
-        token), and its new state; or rows of trees, which have none.
+        """Processes a whole sequence that continues `past` = (context_BJGW, recurrent_BNKV, end_B, one past each row's
+        last token), and returns its new state; or rows of trees, which have none.
 
         Pads before and after a row's tokens are neutral: their input is zeroed before the convolution, and g = beta = 0
-        after it (three pads behind the text still see it through the convolution). Pads between tokens, or before those
-        of a continued row, are not.
+        after it (three pads after the text still see it through the convolution). Pads between tokens, or before those
+        of a continued row, are not neutral.
         """
         qkv_BTGW = constrain(self.qkv(jnp.where(mask_BT[..., None], x_BTD, 0)), "batch", None, "linear_heads", None)
         mixed_BTGW = jax.nn.silu(self._convolve(qkv_BTGW, past))
@@ -108,7 +108,7 @@ class GatedDeltaNet(nnx.Module):
         return self.out(self.norm(o_BTNV.astype(x_BTD.dtype), self.z(x_BTD))), state
 
     def _convolve(self, qkv_BTGW: jax.Array, past: tuple[jax.Array, jax.Array, jax.Array] | Tree) -> jax.Array:
-        """Rows of trees chunk by chunk: each has its own inputs before it."""
+        """Applies the convolution; in rows of trees chunk by chunk, because each chunk has its own inputs before it."""
         if not isinstance(past, Tree):
             return causal_conv(qkv_BTGW, self.conv[...], past[0])
         context = past.before(qkv_BTGW)

@@ -1,6 +1,6 @@
-"""Model FLOPs, counted by hand: what a compiler reports counts the body of a loop once.
+"""Model FLOPs, counted by hand, because a compiler counts the body of a loop once.
 
-Of a token, forward and backward, without what rematerialisation computes twice:
+For one token, forward and backward, without recomputation by rematerialisation:
 
     6 x weights in products (all of the language model but the embedding's rows; the head once)
   + 6 x T x heads x head dim, for each full-attention layer          scores and values: 2 products of 2 FLOPs, the
@@ -17,13 +17,13 @@ from zppo_jax.models.qwen3_5.config import Config
 
 
 def of_training(config: Config, length: int) -> float:
-    """FLOPs a token of a training step on rows of `length` tokens; a forward pass alone takes a third."""
+    """FLOPs per token of a training step on rows of `length` tokens; a forward pass alone takes a third."""
     layers, head, attention, delta = _of_a_token(config)
     return 3 * (layers + head + attention * length / 2 + delta)
 
 
 def of_prefill(config: Config, length: int) -> float:
-    """FLOPs a token of running prompts of `length` tokens, which needs no head."""
+    """FLOPs per token of prefilling prompts of `length` tokens, which needs no head."""
     layers, _, attention, delta = _of_a_token(config)
     return layers + attention * length / 2 + delta
 
@@ -35,7 +35,7 @@ def of_step(config: Config, num_keys: int) -> float:
 
 
 def _of_a_token(config: Config) -> tuple[float, float, float, float]:
-    """FLOPs a token of the parts of a forward pass: layers, head, attention to one key, delta rule."""
+    """FLOPs per token of the parts of a forward pass: layers, head, attention to one key, delta rule."""
     shape = config.text
     language = vlm.abstract_params(config)["text"]
     layers = sum(leaf.size for name in ("linear", "full") for leaf in jax.tree.leaves(language[name]))

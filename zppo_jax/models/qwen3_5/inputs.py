@@ -1,4 +1,4 @@
-"""From what a Hugging Face processor returns (NumPy) to the static-shaped arrays that the model reads. Host only.
+"""Converts the outputs of a Hugging Face processor (NumPy) to the static-shaped inputs of the model. Host only.
 
 The model's inputs are a dict: tokens_BT int32, mask_BT bool, positions_3BT int32, feature_BT int32 (row of the
 flattened vision features that replaces the token's embedding, -1 for text), patches_ISC float32, grid_IS5 int32 (of
@@ -32,24 +32,24 @@ AXES = {
     "last_B": ("batch",),
     "last_position_B": ("batch",),
 } | tree.AXES
-"""Logical names of the axes of the inputs (parallel/rules.py)."""
+"""The logical names of the axes of the inputs (parallel/rules.py)."""
 
 _KIND = {1: "image", 2: "video"}
 
 
 def frame_sizes(grids_N3: np.ndarray) -> np.ndarray:
-    """Grids (t, h, w) -> one (h, w) for each frame, int32 [F, 2]."""
+    """Expands grids (t, h, w) to one (h, w) for each frame, int32 [F, 2]."""
     grids = np.asarray(grids_N3, np.int64).reshape(-1, 3)
     return np.repeat(grids[:, 1:], grids[:, 0], axis=0).astype(np.int32)
 
 
 def patch_counts(size_F2: np.ndarray) -> np.ndarray:
-    """Patches of each frame, int64 [F]."""
+    """The number of patches of each frame, int64 [F]."""
     return size_F2[:, 0].astype(np.int64) * size_F2[:, 1]
 
 
 def bucket(size: int, smallest: int = 16) -> int:
-    """The next power of two: a bounded set of shapes, hence of compiled programs, for any size."""
+    """The next power of two, so that all sizes give few shapes, and so few compiled programs."""
     return max(smallest, 1 << max(size - 1, 0).bit_length())
 
 
@@ -62,7 +62,7 @@ def length_bucket(num_tokens: int) -> int:
 def place_frames(count_F: np.ndarray, num_slots: int) -> tuple[np.ndarray, int]:
     """Each frame's first slot in rows of `num_slots` (first fit, in order), and the number of rows.
 
-    Raises ValueError for a frame that no row holds.
+    Raises ValueError for a frame that is larger than a row.
     """
     if len(count_F) and count_F.max() > num_slots:
         raise ValueError(
@@ -80,7 +80,7 @@ def place_frames(count_F: np.ndarray, num_slots: int) -> tuple[np.ndarray, int]:
 
 
 def place_in_own_rows(prompts: Sequence[np.ndarray], num_slots: int) -> np.ndarray:
-    """The first slots of all frames when each prompt's frames (their numbers of patches) share a row of its own.
+    """The first slots of all frames if each prompt's frames (given by their numbers of patches) have a separate row.
 
     Raises ValueError for a prompt whose frames do not fit its row.
     """
@@ -94,7 +94,7 @@ def place_in_own_rows(prompts: Sequence[np.ndarray], num_slots: int) -> np.ndarr
 def pack_frames(
     patches_PC: np.ndarray, size_F2: np.ndarray, start_F: np.ndarray, num_slots: int, num_rows: int, merge: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Consecutive patches of frames, laid where `start_F` says -> (patches_ISC, grid_IS5)."""
+    """Packs consecutive patches of frames at the slots `start_F`; returns (patches_ISC, grid_IS5)."""
     count_F = patch_counts(size_F2)
     if int(count_F.sum()) != len(patches_PC):
         raise ValueError(f"pixel_values has {len(patches_PC)} patches but the grids need {int(count_F.sum())}")
@@ -119,7 +119,7 @@ def _frame_grid(frame: int, height: int, width: int, merge: int) -> np.ndarray:
 def feature_index(
     types_BT: np.ndarray, sizes: dict[int, np.ndarray], starts: dict[int, np.ndarray], merge: int
 ) -> np.ndarray:
-    """Index of the flattened feature of each vision token: tokens of a type consume that type's frames in order."""
+    """The index of the flattened feature of each vision token: tokens of a type consume that type's frames in order."""
     index_BT = np.full(types_BT.shape, -1, np.int32)
     for token_type, size_F2 in sizes.items():
         count_F = (size_F2[:, 0] // merge) * (size_F2[:, 1] // merge)
@@ -135,7 +135,7 @@ def feature_index(
 
 
 def _row_grids(types_T: np.ndarray, frames: dict[int, list[np.ndarray]]) -> np.ndarray:
-    """The grids of one row's vision runs, taken off `frames` in order; every run of a type is one frame."""
+    """The grids of one row's vision runs, removed from `frames` in order; every run of a type is one frame."""
     starts = np.flatnonzero(np.diff(types_T, prepend=-1))
     runs = [int(types_T[start]) for start in starts if types_T[start] != 0]
     for token_type in (1, 2):
@@ -146,7 +146,7 @@ def _row_grids(types_T: np.ndarray, frames: dict[int, list[np.ndarray]]) -> np.n
 
 
 def batch_positions(types_BT: np.ndarray, mask_BT: np.ndarray, sizes: dict[int, np.ndarray], merge: int):
-    """M-RoPE rows [3, B, T] and deltas [B] over the unpadded tokens; padded slots get 0."""
+    """Computes M-RoPE rows [3, B, T] and deltas [B] over the unpadded tokens; padded slots get 0."""
     positions_3BT = np.zeros((3, *types_BT.shape), np.int32)
     deltas_B = np.zeros(len(types_BT), np.int32)
     frames = {token_type: list(sizes[token_type]) for token_type in sizes}
@@ -174,10 +174,10 @@ def from_hf(
     pixel_values_videos: np.ndarray | None = None,
     video_grid_thw: np.ndarray | None = None,
 ) -> tuple[Inputs, np.ndarray]:
-    """The model's inputs and the rope deltas [B] for exactly what a Hugging Face processor returns.
+    """Makes the model's inputs and the rope deltas [B] from the outputs of a Hugging Face processor.
 
     Either padding side; no mask means all ones. Rows are padded on the right to a bucket of lengths, and patches to
-    buckets of rows and slots, so that new sizes compile little. Raises ValueError when placeholders, grids and patches
+    buckets of rows and slots, so that new sizes compile little. Raises ValueError if placeholders, grids and patches
     disagree.
     """
     tokens_BT = np.asarray(input_ids).astype(np.int32)
@@ -198,7 +198,7 @@ def from_hf(
 def _pack_by_type(
     config: Config, sizes: dict[int, np.ndarray], pixels: dict[int, np.ndarray | None]
 ) -> tuple[Inputs, dict[int, np.ndarray]]:
-    """The frames of images and videos in shapes from the buckets, and each type's first slots."""
+    """Packs the frames of images and videos in shapes from the buckets; returns them and each type's first slots."""
     given = [np.asarray(rows) for rows in pixels.values() if rows is not None]
     patches_PC = np.concatenate(given) if given else np.zeros((0, config.vision.patch_dim), np.float32)
     size_F2 = np.concatenate([sizes[1], sizes[2]])
@@ -219,10 +219,10 @@ def from_features(
     num_tokens: int,
     num_slots: int,
 ) -> Inputs:
-    """Prompts packed to static shapes, right-padded to `num_tokens` slots; rows beyond `features` are empty.
+    """Packs prompts to static shapes, right-padded to `num_tokens` slots; rows beyond `features` are empty.
 
-    Each prompt's last token is kept apart (`last_B`, `last_position_B`): it is the first input of the response, in
-    sampling and in training alike. Each prompt has a row of `num_slots` patches for its images. Raises ValueError when
+    Each prompt's last token is kept separate (`last_B`, `last_position_B`): it is the first input of the response, both
+    in sampling and in training. Each prompt has a row of `num_slots` patches for its images. Raises ValueError if
     something does not fit.
     """
     batch = {
@@ -240,7 +240,7 @@ def from_features(
         batch["tokens_BT"][row, :length] = prompt.token_ids_T[:-1]
         batch["mask_BT"][row, :length] = True
         batch["positions_3BT"][:, row, :length] = prompt.positions_3T[:, :-1]
-        vision_BT[row, :length] = prompt.token_types_T[:-1] > 0  # images and videos come in the order of the prompt
+        vision_BT[row, :length] = prompt.token_types_T[:-1] > 0  # images and videos are in the order of the prompt
         batch["last_B"][row] = prompt.token_ids_T[-1]
         batch["last_position_B"][row] = prompt.positions_3T[0, -1]
     merge, none = config.vision.spatial_merge_size, np.zeros((0, config.vision.patch_dim), np.float32)

@@ -1,7 +1,7 @@
 """Building blocks shared by the language model and the vision tower: weights, norms, MLPs, rotary tables.
 
 A weight is declared once, with its shape, logical axes and initialiser; shapes, shardings and random initialisation
-derive from that. Networks are Flax NNX modules; what travels is their pure nested dict of arrays (`abstract`, `init`,
+derive from that. Networks are Flax NNX modules; functions pass their pure nested dict of arrays (`abstract`, `init`,
 `bind`), stacked along leading layer axes so that one compiled body is scanned.
 
 Shape suffixes: B rows, T tokens, D model, F mlp, N heads, H head dim, R half the rotary dim.
@@ -23,7 +23,7 @@ from zppo_jax.models.qwen3_5.parameters import Params
 
 Remat = Literal["none", "block", "group"]
 """What the backward pass recomputes instead of keeping: nothing, each layer (its input is kept), or each group of
-layers (only the group's input is kept, and its layers are recomputed once more inside)."""
+layers (only the group's input is kept, and inside it each layer is recomputed once more)."""
 
 
 def weight(
@@ -34,8 +34,8 @@ def weight(
     num_inputs: int = 0,
 ) -> nnx.Param:
     """Declare one parameter: `axes` are logical names (parallel/rules.py), `init` is normal (1/sqrt(fan_in)),
-    embedding, zeros or ones. The kernel of a product has `num_inputs` leading axes of inputs, which are its fan-in; of
-    all others the first axis is."""
+    embedding, zeros or ones. The fan-in of a kernel is its `num_inputs` leading axes, of any other parameter its first
+    axis."""
     key = rngs.params()
     if init == "zeros":
         value = jnp.zeros(shape, jnp.float32)
@@ -49,7 +49,7 @@ def weight(
 
 
 class Linear(nnx.Module):
-    """x @ kernel (+ bias); the kernel is stored [*inputs, *outputs], with an axis of its own for heads."""
+    """x @ kernel (+ bias); the kernel is stored [*inputs, *outputs], with a separate axis for heads."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
 
 
 class RMSNorm(nnx.Module):
-    """`rms_norm` with a weight of its own."""
+    """`rms_norm` with its weight."""
 
     def __init__(self, rngs: nnx.Rngs, size: int, eps: float):
         self.weight = weight(rngs, (size,), (None,), "zeros")
@@ -129,7 +129,7 @@ def rotate(x_BTNH: jax.Array, cos_BTR: jax.Array, sin_BTR: jax.Array) -> jax.Arr
 
 
 def rotary_frequencies(dim: int, theta: float) -> np.ndarray:
-    """theta^(-2j / dim) for j < dim / 2, rounded on the host as the reference rounds it.
+    """theta^(-2j / dim) for j < dim / 2, computed on the host and rounded as in the reference.
 
     At position 100,000 one unit in the last place of a frequency is a hundredth of a radian, and XLA's `pow` is off by
     several.
@@ -142,8 +142,8 @@ def mrope_tables(
 ) -> tuple[jax.Array, jax.Array]:
     """Interleaved M-RoPE: cosines and sines [B, T, R] in float32.
 
-    Frequency j turns with the height row when j % 3 == 1 and j < 3 * section[1], with the width row when j % 3 == 2 and
-    j < 3 * section[2], else with the time row. Text has three equal rows, which makes it plain rotary embedding.
+    Frequency j uses the height row if j % 3 == 1 and j < 3 * section[1], the width row if j % 3 == 2 and
+    j < 3 * section[2], else the time row. Text has three equal rows, which makes it plain rotary embedding.
     """
     index = jnp.arange(rotary_dim // 2)
     frequency_R = rotary_frequencies(rotary_dim, theta)
@@ -159,12 +159,12 @@ def mrope_tables(
 
 @functools.lru_cache(maxsize=64)
 def _structure(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> tuple[Any, Any]:
-    """The module's graph, and its parameters as shapes with what `weight` declared of them."""
+    """The module's graph, and its parameters as shapes with the declarations of `weight`."""
     return nnx.split(nnx.eval_shape(lambda: build(config, nnx.Rngs(0))))
 
 
 def _declared(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, name: str) -> Params:
-    """One thing that `weight` declared, of each parameter."""
+    """One declared property of each parameter."""
     state = _structure(build, config)[1]
     return nnx.to_pure_dict(
         jax.tree.map(lambda leaf: leaf.get_metadata(name), state, is_leaf=lambda x: isinstance(x, nnx.Param))
@@ -172,25 +172,25 @@ def _declared(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, name: s
 
 
 def abstract(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, stack: tuple[int, ...] = ()) -> Params:
-    """Shapes of a module's parameters, with leading layer axes `stack`."""
+    """The shapes of a module's parameters, with leading layer axes `stack`."""
     shapes = nnx.to_pure_dict(_structure(build, config)[1])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*stack, *x.shape), x.dtype), shapes)
 
 
 def logical_axes(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> Params:
-    """Logical names of the axes of a module's parameters, without the leading layer axes."""
+    """The logical names of the axes of a module's parameters, without the leading layer axes."""
     return _declared(build, config, "logical_axes")
 
 
 def num_inputs(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any) -> Params:
-    """How many leading axes of a kernel are inputs, without the leading layer axes; 0 for all other parameters."""
+    """The number of input axes of each kernel, without the leading layer axes; 0 for all other parameters."""
     return _declared(build, config, "num_inputs")
 
 
 def init(
     build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, key: jax.Array, stack: tuple[int, ...] = ()
 ) -> Params:
-    """Random parameters of a module, one draw per entry of the leading layer axes `stack`."""
+    """Initialise a module's parameters at random, one draw per entry of the leading layer axes `stack`."""
 
     def one(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.split(build(config, nnx.Rngs(params=key)))[1])
@@ -201,5 +201,5 @@ def init(
 
 
 def bind(build: Callable[[Any, nnx.Rngs], nnx.Module], config: Any, params: Params) -> Any:
-    """The module with the given arrays in it; free inside a traced function."""
+    """Make the module with the given arrays; this costs nothing inside a traced function."""
     return nnx.merge(_structure(build, config)[0], params)

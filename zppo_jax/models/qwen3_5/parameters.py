@@ -12,7 +12,7 @@ Params = dict[str, Any]
 
 
 def flatten(tree: Params) -> dict[str, Any]:
-    """{"a": {"b": x}} -> {"a/b": x}."""
+    """Flatten {"a": {"b": x}} to {"a/b": x}."""
     return traverse_util.flatten_dict(tree, sep="/")
 
 
@@ -22,5 +22,5 @@ def unflatten(flat: dict[str, Any]) -> Params:
 
 
 def count(params: Params | Any) -> int:
-    """Number of parameters of a tree (arrays or shapes)."""
+    """The number of parameters of a tree (arrays or shapes)."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

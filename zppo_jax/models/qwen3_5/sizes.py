@@ -2,7 +2,7 @@
 
     sizes.get("9B")
 
-A checkpoint's own `config.json` is what counts when it is loaded.
+To load a checkpoint, its own `config.json` is used.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ SIZES = {
 
 
 def get(name: str) -> Config:
-    """The configuration of a published size. Raises ValueError, listing the names, for another one."""
+    """The configuration of a published size. Raises ValueError, listing the names, for any other name."""
     if name not in SIZES:
         raise ValueError(f"there is no size {name!r}: give one of {', '.join(SIZES)}")
     return SIZES[name]

@@ -29,11 +29,11 @@ from zppo_jax.parallel import constrain
 Cache = dict[str, Any]
 UNROLLED_LAYERS = 8
 """Models up to this depth are compiled layer by layer: scanned layers pass weights and activations through slices of
-stacked arrays, a quarter of the time of a small model on a CPU. In deep ones the time to compile decides."""
+stacked arrays, which takes a quarter of the time of a small model on a CPU. Deeper ones would compile for too long."""
 
 
 class Block(nnx.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)); the mixer is passed in by the two subclasses below."""
+    """x + mixer(norm(x)), then x + mlp(norm(x)); the two subclasses below pass in the mixer."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs, mixer: type[GatedAttention] | type[GatedDeltaNet]):
         self.input_norm = RMSNorm(rngs, config.hidden_size, config.rms_norm_eps)
@@ -60,7 +60,7 @@ def full_block(config: TextConfig, rngs: nnx.Rngs) -> Block:
 
 
 class Embeddings(nnx.Module):
-    """The parts before and after the layers: token embedding, final norm, and the head when it is not tied."""
+    """The parts before and after the layers: token embedding, final norm, and the head if it is not tied."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         shape = (config.vocab_size, config.hidden_size)
@@ -71,7 +71,7 @@ class Embeddings(nnx.Module):
 
 
 def abstract(config: TextConfig) -> Params:
-    """Shapes of all parameters."""
+    """The shapes of all parameters."""
     return layers.abstract(Embeddings, config) | {
         "linear": layers.abstract(linear_block, config, (config.num_groups, config.num_linear)),
         "full": layers.abstract(full_block, config, (config.num_groups,)),
@@ -79,7 +79,7 @@ def abstract(config: TextConfig) -> Params:
 
 
 def init(config: TextConfig, key: jax.Array) -> Params:
-    """Random parameters."""
+    """Initialises all parameters at random."""
     outer, linear, full = jax.random.split(key, 3)
     return layers.init(Embeddings, config, outer) | {
         "linear": layers.init(linear_block, config, linear, (config.num_groups, config.num_linear)),
@@ -88,12 +88,12 @@ def init(config: TextConfig, key: jax.Array) -> Params:
 
 
 def logical_axes(config: TextConfig) -> Params:
-    """Logical names of the axes of all parameters, without the leading layer axes."""
+    """The logical names of the axes of all parameters, without the leading layer axes."""
     return _of_all(layers.logical_axes, config)
 
 
 def num_inputs(config: TextConfig) -> Params:
-    """How many axes of all kernels are inputs, without the leading layer axes; 0 for all other parameters."""
+    """The number of input axes of each kernel, without the leading layer axes; 0 for all other parameters."""
     return _of_all(layers.num_inputs, config)
 
 
@@ -111,11 +111,11 @@ CACHE_AXES = {
     "v": ("batch", None, "kv_heads", None),
     "mask": ("batch", None),
 }
-"""Logical names of the axes of a cache, without the leading layer axes."""
+"""The logical names of the axes of a cache, without the leading layer axes."""
 
 
 def empty_cache(config: TextConfig, num_rows: int, num_slots: int, dtype: Any) -> Cache:
-    """A cache before the first token: zero states and `num_slots` empty key slots."""
+    """Makes a cache before the first token: zero states and `num_slots` empty key slots."""
     groups, linear = config.num_groups, config.num_linear
     heads, key_dim, value_dim = config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim
     keys = (groups, num_rows, num_slots, config.num_key_value_heads, config.head_dim)
@@ -142,9 +142,9 @@ def run_layers(
     cache: Cache,
     remat: Remat = "none",
 ) -> tuple[jax.Array, Cache]:
-    """All layers over a whole sequence that continues `cache`. Returns (hidden after the final norm, new cache).
+    """Runs all layers over a whole sequence that continues `cache`. Returns (hidden after the final norm, new cache).
 
-    Pads (`mask_BT` false) may stand before and after a row's tokens, but not between two of them, and before them only
+    Pads (`mask_BT` false) may come before and after a row's tokens, but not between two of them, and before them only
     in the first piece: the convolution would see zeros there. Attention is causal in slot order.
     """
     end_B = jnp.max(jnp.where(mask_BT, jnp.arange(1, mask_BT.shape[1] + 1), 0), axis=1)
@@ -176,9 +176,9 @@ def run_tree(
     tree: Tree,
     remat: Remat = "none",
 ) -> jax.Array:
-    """All layers over rows of trees (tree.py). Returns hidden [B, T, D] after the final norm.
+    """Runs all layers over rows of trees (tree.py). Returns hidden [B, T, D] after the final norm.
 
-    A token's position is the one that it has behind its own trunk.
+    A token's position counts from the start of its trunk.
     """
     visible, rope = causal_in_tree(mask_BT, tree), rope_tables(config, positions_3BT)
 
@@ -195,7 +195,7 @@ def run_tree(
 def _run(
     params: Params, config: TextConfig, x_BTD: jax.Array, linear: Layer, full: Layer, states: Params, remat: Remat
 ) -> tuple[jax.Array, tuple[Any, Any]]:
-    """Through all layers and the final norm, with each layer's state: (hidden, new states of the linear layers and of
+    """Runs all layers, with their states, and the final norm. Returns (hidden, new states of the linear layers and of
     the full ones, stacked)."""
     through = _one_by_one if config.num_hidden_layers <= UNROLLED_LAYERS else jax.lax.scan
 
@@ -222,9 +222,10 @@ def _run(
 
 
 def _one_by_one(layer: Callable[..., Any], x: jax.Array, stacked: Any) -> tuple[jax.Array, Any]:
-    """`jax.lax.scan` without a loop. An unrolled scan would still stack what each layer keeps for the backward pass.
+    """Does the work of `jax.lax.scan` without a loop. An unrolled scan would still stack what each layer keeps for the
+    backward pass.
 
-    Split, not indexed: the gradient is then one concatenate instead of a padded add per layer.
+    Weights are split, not indexed: the gradient is then one concatenate instead of a padded add per layer.
     """
     leaves, structure = jax.tree.flatten(stacked)
     parts = zip(*(jnp.split(leaf, len(leaf)) for leaf in leaves), strict=True)
@@ -245,20 +246,20 @@ def without_layers(params: Params) -> Params:
 
 
 def embed(params: Params, tokens_BT: jax.Array) -> jax.Array:
-    """Token embeddings [B, T, D]."""
-    table_VD = constrain(params["embed"], "vocab", None)  # whole rows are looked up; cut ones would be regrouped after
+    """Looks up token embeddings [B, T, D]."""
+    table_VD = constrain(params["embed"], "vocab", None)  # whole rows are looked up; cut ones would be resharded after
     return constrain(_rows_of(table_VD, tokens_BT), "batch", None, None)
 
 
 @jax.custom_vjp
 def _rows_of(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
-    """Rows of the table, whose gradient is summed in float32: of a token that comes thousands of times, a sum in
-    bfloat16 stalls as soon as a summand is less than half a unit in its last place."""
+    """Looks up rows of the table, with a gradient that is summed in float32: for a token that occurs thousands of
+    times, a sum in bfloat16 stalls as soon as a summand is less than half a unit in its last place."""
     return jnp.take(table_VD, tokens_BT, axis=0)
 
 
 def _rows_forward(table_VD: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _rows_of(table_VD, tokens_BT), (table_VD, tokens_BT)  # of the table only shape and dtype are used
+    return _rows_of(table_VD, tokens_BT), (table_VD, tokens_BT)  # only the table's shape and dtype are used
 
 
 def _rows_backward(residuals: tuple[jax.Array, jax.Array], slope_BTD: jax.Array) -> tuple[jax.Array, None]:
@@ -271,11 +272,11 @@ _rows_of.defvjp(_rows_forward, _rows_backward)
 
 
 def head(params: Params) -> jax.Array:
-    """The matrix [V, D] from hidden states to scores; the embedding where they are tied."""
+    """The matrix [V, D] from hidden states to scores; the embedding if they are tied."""
     return params.get("lm_head", params["embed"])
 
 
 def logits(params: Params, hidden: jax.Array) -> jax.Array:
-    """Unnormalised next-token scores [..., V], float32 whatever the model's dtype."""
+    """Computes unnormalised next-token scores [..., V], float32 whatever the model's dtype."""
     scores = jnp.matmul(hidden, head(params).T, preferred_element_type=jnp.float32)
     return constrain(scores, "batch", *(None,) * (scores.ndim - 2), "vocab")

@@ -1,8 +1,8 @@
-"""Rows in which a prompt stands once, before all its responses: a trunk and its branches, one tree behind the other.
+"""Rows with each prompt once, before all its responses: a trunk and its branches, one tree after the other.
 
-A branch sees its trunk and itself; it starts from the state that the delta rule has at the trunk's end. So a group of
-rollouts costs its prompt once, and rows of one length hold groups of any lengths. Every trunk and branch fills whole
-chunks (a static number of tokens), with pads at its end alone.
+A branch sees its trunk and itself; it starts from the delta rule's state at the trunk's end. So a group of rollouts
+costs its prompt once, and rows of one length hold groups of any lengths. Every trunk and branch fills whole chunks (a
+static number of tokens), with pads only at its end.
 
 Shape suffixes: B rows, T tokens, C chunks, J convolution context.
 """
@@ -24,10 +24,10 @@ AXES = {
 
 
 class Tree(NamedTuple):
-    """The structure of rows of trees: which trunk each branch continues.
+    """The structure of rows of trees: the trunk that each branch continues.
 
-    segment_BT int32: number of the trunk or branch within its row, from 1; 0 behind the last. trunk_BT int32: number of
-    the trunk that it belongs to, its own for a trunk. source_BC int32 and is_trunk_BC bool: see
+    segment_BT int32: number of the trunk or branch within its row, from 1; 0 after the last. trunk_BT int32: number of
+    the trunk that it belongs to; a trunk belongs to itself. source_BC int32 and is_trunk_BC bool: see
     ops.gated_delta.gated_delta_tree. context_BCJ int32: the slots of the last J tokens before a chunk, -1 for none.
     """
 
@@ -38,7 +38,7 @@ class Tree(NamedTuple):
     context_BCJ: Any
 
     def before(self, x_BT: jax.Array) -> jax.Array:
-        """The inputs before each chunk, [B * C, J, *channels]; zeros where there are none."""
+        """Gathers the inputs before each chunk, [B * C, J, *channels]; zeros if there are none."""
         num_rows, num_chunks, size = self.context_BCJ.shape
         flat = x_BT.reshape(*x_BT.shape[:2], -1)
         index = jnp.maximum(self.context_BCJ, 0).reshape(num_rows, -1, 1)

@@ -1,7 +1,7 @@
 """The vision tower: patches in merge-block order -> one feature per 2x2 block.
 
-Frames (an image is one, a video one for each temporal patch) are packed into rows of a fixed number of patch slots,
-whole frames, in any order: attention stays inside a frame, so nothing else depends on where a frame lies, a new size of
+Frames (an image is one, a video one for each temporal patch) are packed whole into rows of a fixed number of patch
+slots, in any order. Attention stays inside a frame, so the result does not depend on a frame's place, a new size of
 image compiles nothing, and the work grows with the length of a row, never with that of a video.
 
 Shape suffixes: I rows, S patch slots, Q slots of a block of queries, C patch values, W vision width, N heads,
@@ -74,25 +74,25 @@ _PARTS = {"patch": PatchEmbed, "merger": Merger}
 
 
 def abstract(config: VisionConfig) -> Params:
-    """Shapes of all parameters; blocks are stacked along a leading depth axis."""
+    """The shapes of all parameters; blocks are stacked along a leading depth axis."""
     parts = {name: layers.abstract(build, config) for name, build in _PARTS.items()}
     return parts | {"blocks": layers.abstract(VisionBlock, config, (config.depth,))}
 
 
 def init(config: VisionConfig, key: jax.Array) -> Params:
-    """Random parameters."""
+    """Initialises all parameters at random."""
     keys = jax.random.split(key, 3)
     parts = {name: layers.init(build, config, part) for (name, build), part in zip(_PARTS.items(), keys, strict=False)}
     return parts | {"blocks": layers.init(VisionBlock, config, keys[2], (config.depth,))}
 
 
 def logical_axes(config: VisionConfig) -> Params:
-    """Logical names of the axes of all parameters, without the leading layer axis."""
+    """The logical names of the axes of all parameters, without the leading layer axis."""
     return _of_all(layers.logical_axes, config)
 
 
 def num_inputs(config: VisionConfig) -> Params:
-    """How many axes of all kernels are inputs, without the leading layer axis; 0 for all other parameters."""
+    """The number of input axes of each kernel, without the leading layer axis; 0 for all other parameters."""
     return _of_all(layers.num_inputs, config)
 
 
@@ -102,7 +102,7 @@ def _of_all(declared: Callable[..., Params], config: VisionConfig) -> Params:
 
 
 def _interpolated_positions(table: jax.Array, side: int, grid_IS5: jax.Array) -> jax.Array:
-    """Bilinear samples (corners aligned) of the learned side x side table, stretched over each frame's own grid."""
+    """Samples the learned side x side table bilinearly (corners aligned), stretched over each frame's grid."""
 
     def taps(index_IS: jax.Array, size_IS: jax.Array):
         source = index_IS * (side - 1) / jnp.maximum(size_IS - 1, 1)
@@ -118,7 +118,7 @@ def _interpolated_positions(table: jax.Array, side: int, grid_IS5: jax.Array) ->
 
 
 def _own_frame(frame_IS: jax.Array) -> Visible:
-    """Every patch sees the patches of its own frame; padding (frame 0) sees padding."""
+    """The slots that a patch sees: the patches of its own frame; padding (frame 0) sees padding."""
     num_slots = frame_IS.shape[1]
     padded = jnp.pad(frame_IS, [(0, 0), (0, -num_slots % QUERY_BLOCK)])
 
@@ -131,9 +131,9 @@ def _own_frame(frame_IS: jax.Array) -> Visible:
 def encode(
     params: Params, config: VisionConfig, patches_ISC: jax.Array, grid_IS5: jax.Array, remat: Remat = "none"
 ) -> jax.Array:
-    """Features [I, M, D] of packed frames.
+    """Computes features [I, M, D] of packed frames.
 
-    `grid_IS5` int32 says of each slot: (number of its frame, row, column, height, width), the last four in patches of
+    `grid_IS5` int32 gives for each slot (number of its frame, row, column, height, width), the last four in patches of
     that frame; frames are numbered from 1 in each row, and 0 marks padding.
     """
     head_dim = config.hidden_size // config.num_heads

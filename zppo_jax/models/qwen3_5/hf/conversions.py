@@ -1,4 +1,4 @@
-"""Conversions between a tensor of a checkpoint and a parameter (or its slice) here, each both ways and with the shape.
+"""Conversions between a checkpoint's tensor and a parameter (or its slice) here, in both directions, with the shape.
 
 Shape suffixes: C channels of all heads, X all other axes.
 """
@@ -15,7 +15,7 @@ from zppo_jax.models.qwen3_5.config import Config, TextConfig
 
 
 class Leaf(NamedTuple):
-    """A parameter here, or the slice of a stacked one: its shape, and how many of its axes are inputs of a product."""
+    """A parameter here, or the slice of a stacked one: its shape, and its number of input axes in a product."""
 
     shape: tuple[int, ...]
     num_inputs: int
@@ -36,7 +36,7 @@ class Conversion(NamedTuple):
 
 
 def _matrix_shape(leaf: Leaf) -> tuple[int, ...]:
-    """[outputs, inputs]."""
+    """The shape [outputs, inputs]."""
     inputs = math.prod(leaf.shape[: leaf.num_inputs])
     return leaf.size // inputs, inputs
 
@@ -51,7 +51,7 @@ def _patch_shape(leaf: Leaf) -> tuple[int, ...]:
 
 
 def _turned(value: np.ndarray, num_inputs: int) -> np.ndarray:
-    """Our [*inputs, *outputs] as the matrix [outputs, inputs]."""
+    """Turns our [*inputs, *outputs] into the matrix [outputs, inputs]."""
     return value.reshape(math.prod(value.shape[:num_inputs]), -1).T
 
 
@@ -64,12 +64,12 @@ def _heads_outward(value: np.ndarray, leaf: Leaf) -> np.ndarray:
 
 
 def _widths(text: TextConfig) -> tuple[int, int, int]:
-    """Rows of q, of k and of all v that belong to one key head."""
+    """The numbers of rows of q, of k and of all v that belong to one key head."""
     return text.linear_key_head_dim, text.linear_key_head_dim, text.value_dim // text.linear_num_key_heads
 
 
 def _by_key_head(rows_CX: np.ndarray, text: TextConfig) -> np.ndarray:
-    """Rows [all q | all k | all v] -> for each key head [its q | its k | the v of its value heads]."""
+    """Reorders rows [all q | all k | all v] to [its q | its k | the v of its value heads] for each key head."""
     parts = np.split(rows_CX, [text.key_dim, 2 * text.key_dim])
     heads = text.linear_num_key_heads
     blocks = [part.reshape(heads, -1, rows_CX.shape[1]) for part in parts]
@@ -85,12 +85,12 @@ def _one_behind_the_other(rows_CX: np.ndarray, text: TextConfig) -> np.ndarray:
 
 COPY = Conversion(lambda tensor, _: tensor, lambda value, _: value, lambda leaf: leaf.shape)
 BIAS = Conversion(lambda tensor, _: tensor, lambda value, _: value, lambda leaf: (leaf.size,))
-"""A bias is flat there, and has the axes of the outputs here."""
+"""A bias: flat there, with the axes of the outputs here."""
 MATRIX = Conversion(lambda tensor, _: tensor.T, lambda value, leaf: _turned(value, leaf.num_inputs), _matrix_shape)
-"""torch keeps [outputs, inputs]."""
+"""A matrix: torch keeps [outputs, inputs]."""
 QKV = Conversion(_heads_inward, _heads_outward, _matrix_shape)
 CONV1D = Conversion(lambda tensor, leaf: _heads_inward(tensor[:, 0], leaf), _heads_outward, _conv1d_shape)
-"""Depthwise over the channels of q, k and v: [C, 1, taps] there, [taps, C] here."""
+"""A depthwise convolution over the channels of q, k and v: [C, 1, taps] there, [taps, C] here."""
 PATCH = Conversion(
     lambda tensor, _: tensor.reshape(len(tensor), -1).T, lambda value, _: _turned(value, 1), _patch_shape
 )

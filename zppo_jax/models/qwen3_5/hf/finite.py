@@ -1,13 +1,13 @@
 """Tests whether all values of a tensor are finite, in a thirtieth of the time of copying them.
 
-One NaN makes every logit NaN, so that a damaged file must not become a model.
+One NaN makes every logit NaN, so a damaged file must be refused.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-_BLOCK = 2**16  # values; a block's second look finds it in the processor's cache
+_BLOCK = 2**16  # values; the second pass over a block finds it in the processor's cache
 _BITS = {2: (np.int16, np.uint16)}
 
 
@@ -15,7 +15,7 @@ def all_finite(values: np.ndarray) -> bool:
     """Whether a contiguous array of floating-point values of any shape holds neither NaN nor infinity."""
     flat = values.reshape(-1)
     if flat.dtype == np.float32:
-        # A sum of squares is finite when they are, unless they are larger than any weight: then each is looked at.
+        # The sum of squares is finite if the values are, unless they are larger than any weight: then each is checked.
         with np.errstate(all="ignore"):
             sum_of_squares = np.dot(flat, flat)
         return bool(np.isfinite(sum_of_squares) or np.isfinite(flat).all())
@@ -25,7 +25,7 @@ def all_finite(values: np.ndarray) -> bool:
 
 
 def _all_finite_by_bits(flat: np.ndarray) -> bool:
-    """The test for 16 bits, where NumPy has no fast one: as integers, NaN and infinity are the largest of each sign."""
+    """Tests 16-bit values, which NumPy cannot fast: as integers, NaN and infinity are the largest of each sign."""
     signed, unsigned = _BITS[flat.dtype.itemsize]
     infinity = int(np.array(np.inf, flat.dtype).view(unsigned))
     negative = infinity | 1 << 15

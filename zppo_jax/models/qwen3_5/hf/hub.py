@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a local directory, or the Hugging Face Hub's copy of it in the local cache."""
+"""Finds a checkpoint: in a local directory, or in the local cache of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
 """Files that are downloaded: weights, configurations, tokenizer and chat template; no pickle and no code."""
 
 NOT_THE_MODEL = ("*/*", "consolidated*", "adapter_model*")
-"""Files that are left out of these: folders, and weights beside the model's that `reader` would not look at."""
+"""Files that are excluded from these: folders, and weights other than the model's, which `reader` would not read."""
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def resolve(name: str | Path) -> Path:
-    """The directory `name`, or else the local snapshot of the Hub's repository OWNER/NAME, downloaded when need be.
+    """Returns the directory `name`, or the local snapshot of the Hub's repository OWNER/NAME, downloaded if necessary.
 
-    Raises FileNotFoundError in one line when there is neither.
+    Raises FileNotFoundError in one line if neither exists.
     """
     path = Path(name)
     if path.is_dir():
@@ -30,7 +30,7 @@ def resolve(name: str | Path) -> Path:
         folder = huggingface_hub.snapshot_download(
             str(name), allow_patterns=list(FILES), ignore_patterns=list(NOT_THE_MODEL)
         )
-    except Exception as error:  # the hub, its cache and its HTTP client have kinds of their own
+    except Exception as error:  # the hub, its cache and its HTTP client have their own exceptions
         reason = " ".join(str(error).split())[:150]
         raise FileNotFoundError(
             f"there is no directory {str(name)!r}, and the Hugging Face Hub has none ({type(error).__name__}: "

@@ -1,8 +1,8 @@
-"""Reading a Hugging Face checkpoint straight into (sharded) parameters.
+"""Reads a Hugging Face checkpoint directly into (sharded) parameters.
 
-First the headers of all files are compared with the configuration: every mismatch is raised, together, before anything
-is allocated. Then the parameters are filled in place, layer by layer: beyond them, memory holds one layer and the
-tensor at hand. Each device's slice is cut from the mapped file first and cast afterwards.
+First the headers of all files are compared with the configuration: all mismatches are raised together, before anything
+is allocated. Then the parameters are filled in place, layer by layer: besides them, memory holds one layer and the
+current tensor. Each device's slice is cut from the mapped file first and cast afterwards.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Leaves = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The source of a parameter: its tensor, and its scales when it is quantised."""
+    """The source of a parameter: its tensor, and its scales if it is quantised."""
 
     tensor: Tensor
     scale: Tensor | None
@@ -44,7 +44,7 @@ class Source:
         return self.tensor.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
     def read(self) -> np.ndarray:
-        """The value in the checkpoint's layout; a view of the file unless it is quantised."""
+        """Reads the value in the checkpoint's layout; a view of the file unless it is quantised."""
         value = self.tensor.view()
         return value if self.scale is None else quantization.dequantise(value, self.scale.view())
 
@@ -57,7 +57,7 @@ class _Progress:
         self._tensors = self._bytes = 0
 
     def next(self, source: Source) -> Source:
-        """Reports, and returns the source that is read now."""
+        """Reports the progress, and returns `source`, which is read next."""
         if self._report:
             size = f"{self._bytes / 1e9:.2f} of {self._total / 1e9:.2f} GB"
             self._report(f"{self._tensors} of {self._count} tensors, {size} read")
@@ -72,19 +72,19 @@ def load_params(
     shardings: Params | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Params:
-    """The parameters of a checkpoint directory as arrays of `dtype`.
+    """Loads the parameters of a checkpoint directory as arrays of `dtype`.
 
     Args:
-      directory: with config.json and *.safetensors.
-      config: of the model, usually the directory's own.
-      dtype: of all parameters but `A_log` and the gated norm's weight, which are float32 as in published files.
+    directory: a directory with config.json and *.safetensors.
+    config: the model's configuration, usually the directory's.
+    dtype: of all parameters but `A_log` and the gated norm's weight, which are float32 as in published files.
       shardings: a NamedSharding for each parameter, in a tree like the parameters'; None for the default device.
       report: gets a line of progress before each tensor.
 
     Raises:
       FileNotFoundError: a file is missing.
-      CheckpointError: files are damaged, or do not hold exactly this model (then with every mismatch), or a value is
-        NaN or infinite.
+      CheckpointError: files are damaged, or do not hold exactly this model (listing every mismatch), or a value is NaN
+        or infinite.
     """
     directory = Path(directory)
     found = reader.tensors(directory)
@@ -108,7 +108,7 @@ def load_params(
 
 
 def abstract_params(config: Config, dtype: str) -> Params:
-    """Shapes and dtypes of the parameters that `load_params` gives."""
+    """The shapes and dtypes of the parameters that `load_params` returns."""
     leaves = flatten(vlm.abstract_params(config))
     return unflatten(
         {path: jax.ShapeDtypeStruct(leaf.shape, _leaf_dtype(path, dtype)) for path, leaf in leaves.items()}
@@ -119,11 +119,11 @@ def _leaf_dtype(path: str, dtype: str) -> Any:
     return jnp.dtype(np.float32 if path in KEPT_FLOAT32 else dtype)
 
 
-# ---------------------------------------------------------------- what belongs to what
+# ---------------------------------------------------------------- matching tensors and parameters
 
 
 def _match(directory: Path, config: Config, entries: list[Entry], found: Mapping[str, Tensor]) -> dict[str, Source]:
-    """The source of every parameter by its name there; raises all that does not fit."""
+    """The source of every parameter by its name there; raises CheckpointError with all mismatches."""
     ignored = IGNORED if not config.text.tie_word_embeddings else (*IGNORED, "lm_head.")
     rest = {name: tensor for name, tensor in found.items() if not name.startswith(ignored)}
     quantised = quantization.read(directory)
@@ -147,7 +147,7 @@ def _place_of(entry: Entry) -> str:
 
 
 def _faults(entry: Entry, tensor: Tensor, scale: Tensor | None, quantised: Quantization | None) -> Iterator[str]:
-    """The reasons why a tensor is not what a parameter needs."""
+    """Yields the reasons why a tensor does not fit a parameter."""
     what = f"{entry.name}: {tensor.dtype} {list(tensor.shape)}"
     if tensor.shape != entry.shape_there:
         yield f"{what} does not fit {_place_of(entry)}, which needs {list(entry.shape_there)}"
@@ -171,7 +171,7 @@ def _faults(entry: Entry, tensor: Tensor, scale: Tensor | None, quantised: Quant
 
 
 def _empty_stacks(config: Config, dtype: str, placements: Mapping[str, Any]) -> dict[str, Leaves]:
-    """Zeros for the leaves that several layers share, by stack; born where they stay, in one program."""
+    """Makes zeros for the leaves that several layers share, by stack; sharded at once, in one program."""
     abstract = {path: leaf.shape for path, leaf in flatten(vlm.abstract_params(config)).items() if stack_of(path)}
     shapes = tuple((path, shape, _leaf_dtype(path, dtype)) for path, shape in abstract.items())
     out = {path: placements[path] for path in abstract} if placements else None
@@ -184,7 +184,7 @@ def _zeros(shapes: tuple[tuple[str, tuple[int, ...], Any], ...]) -> Leaves:
 
 
 def _array(entry: Entry, source: Source, dtype: str, sharding: Any) -> jax.Array:
-    """One tensor as an array in our layout; of a stacked leaf, one layer."""
+    """Converts one tensor to an array in our layout; of a stacked leaf, one layer."""
     value, kind = entry.inward(source.read()), _leaf_dtype(entry.path, dtype)
 
     def piece(index: Any) -> np.ndarray:
@@ -203,10 +203,10 @@ def _array(entry: Entry, source: Source, dtype: str, sharding: Any) -> jax.Array
 
 
 def _copy(value: np.ndarray, kind: np.dtype) -> np.ndarray:
-    """The value in C order; always a copy, since no parameter may lie in a mapped file.
+    """Copies the value into C order; always a copy, since no parameter may be in a mapped file.
 
-    A transposed one in tiles of some rows of the file, each of which stays in the processor's cache: three times as
-    fast as NumPy's way, which reads a line of memory for every value.
+    A transposed value is copied in tiles of some rows of the file, each of which stays in the processor's cache: three
+    times as fast as NumPy's way, which reads a line of memory for every value.
     """
     if value.ndim < 2 or value.flags.c_contiguous:
         return np.array(value, kind, order="C")
@@ -221,7 +221,7 @@ def _copy(value: np.ndarray, kind: np.dtype) -> np.ndarray:
 
 
 def _place(stack: Leaves, layer: Leaves, index: tuple[int, ...], placements: Mapping[str, Any]) -> Leaves:
-    """The stack with one layer written in place. Waits, because the next layer would need memory meanwhile."""
+    """Writes one layer into the stack, in place. Waits until it is done, because the next layer needs the memory."""
     out = {path: placements[path] for path in stack} if placements else None
     write = jax.jit(_write, donate_argnums=0, out_shardings=out)
     return jax.block_until_ready(write(stack, layer, tuple(np.int32(each) for each in index)))

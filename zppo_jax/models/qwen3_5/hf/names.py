@@ -1,10 +1,10 @@
-"""The table of a Hugging Face checkpoint: name there <-> path here, with the conversion between them, used both ways.
+"""The table of a Hugging Face checkpoint: name there <-> path here, with the conversion, used in both directions.
 
-Conversions that are not a plain copy: every matrix is transposed (torch keeps [out, in]), and its axes of heads are
-axes of their own here, so that sharding falls on whole heads; the linear layers' q, k and v lie one behind the other
-there and head by head here (a key head's q and k, then the v of its value heads), in the projection and in the
-depthwise convolution; the patch convolution is [W, 3, 2, 16, 16] there and [1536, W] here; layers are separate tensors
-there and slices of stacked leaves here. A tied checkpoint has no `lm_head.weight`; `mtp.*` is ignored.
+Conversions that are not a plain copy: every matrix is transposed (torch keeps [out, in]), and heads are separate axes
+here, so that sharding never splits a head; the linear layers' q, k and v are one after the other there and head by head
+here (a key head's q and k, then the v of its value heads), in the projection and in the depthwise convolution; the
+patch convolution is [W, 3, 2, 16, 16] there and [1536, W] here; layers are separate tensors there and slices of stacked
+leaves here. A tied checkpoint has no `lm_head.weight`; `mtp.*` is ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT_FLOAT32 = ("text/linear/mixer/a_log", "text/linear/mixer/norm/weight")
 """Float32 in published bfloat16 checkpoints (9B: 3,840 elements) and here."""
 
 STACKS = ("text/linear/", "text/full/", "vision/blocks/")
-"""Where layers share leaves, stacked along leading axes."""
+"""The paths where layers share leaves, stacked along leading axes."""
 
 
 class _Row(NamedTuple):
@@ -108,16 +108,16 @@ class Entry:
         return self.conversion.shape_there(self.leaf)
 
     def inward(self, tensor: np.ndarray) -> np.ndarray:
-        """The tensor in our layout; a view where that is possible (only q, k and v are copied)."""
+        """Converts the tensor to our layout; a view if possible (only q, k and v are copied)."""
         return self.conversion.inward(tensor, self.leaf).reshape(self.shape)
 
     def outward(self, value: np.ndarray) -> np.ndarray:
-        """The slice in the checkpoint's layout: the inverse of `inward`."""
+        """Converts the slice to the checkpoint's layout: the inverse of `inward`."""
         return self.conversion.outward(value, self.leaf).reshape(self.shape_there)
 
 
 def _rows(config: Config) -> Iterator[tuple[_Row, tuple[int, ...]]]:
-    """Every tensor with its whole name and path, and its index into the stacked leaf."""
+    """Yields every tensor with its whole name and path, and its index into the stacked leaf."""
     text, vision = config.text, config.vision
     yield _Row("model.language_model.embed_tokens.weight", "text/embed", COPY), ()
     yield _Row("model.language_model.norm.weight", "text/norm/weight", COPY), ()
@@ -142,7 +142,7 @@ def _inside(row: _Row, there: str, here: str) -> _Row:
 
 
 def table(config: Config) -> Iterator[Entry]:
-    """Every tensor of a checkpoint of this configuration, layer by layer."""
+    """Yields every tensor of a checkpoint of this configuration, layer by layer."""
     leaves, num_inputs = flatten(vlm.abstract_params(config)), flatten(vlm.num_inputs(config))
     for (name, path, conversion), index in _rows(config):
         leaf = Leaf(leaves[path].shape[len(index) :], num_inputs[path], config)
@@ -150,5 +150,5 @@ def table(config: Config) -> Iterator[Entry]:
 
 
 def stack_of(path: str) -> str:
-    """The stack that a parameter is of; empty for one of its own."""
+    """The stack that a parameter belongs to; empty if it is not stacked."""
     return next((stack for stack in STACKS if path.startswith(stack)), "")

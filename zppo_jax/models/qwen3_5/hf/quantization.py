@@ -1,7 +1,7 @@
 """Block-wise FP8 weights, as in the published -FP8 checkpoints: w = fp8 * scale, one scale for each 128 x 128 block.
 
-A tensor `X` in float8 lies beside `X_scale_inv` (which, whatever its name says, is the factor). The last block of a row
-or column may be ragged. Only matrices of the language model are quantised; `modules_to_not_convert` names the rest.
+A tensor `X` in float8 comes with `X_scale_inv` (which, in spite of its name, is the factor). The last block of a row or
+column may be ragged. Only matrices of the language model are quantised; `modules_to_not_convert` names the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """The modules that stay unquantised: each is a module's whole name, a parent's, or the end of one."""
+    """The modules that are not quantised: each is a module's whole name, a parent's, or the end of a name."""
 
     kept: tuple[str, ...]
 
@@ -46,7 +46,7 @@ def read(directory: Path) -> Quantization | None:
 
 
 def parse(content: Any) -> Quantization:
-    """The checked `quantization_config` of a config.json."""
+    """Parses and checks the `quantization_config` of a config.json."""
     content = content if isinstance(content, Mapping) else {"quant_method": content}
     for key, values in _SUPPORTED.items():
         if content.get(key) not in values:
@@ -61,12 +61,12 @@ def parse(content: Any) -> Quantization:
 
 
 def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the scales of a weight: its blocks, ragged ones included."""
+    """The shape of the scales of a weight: its blocks, ragged ones included."""
     return tuple(-(-size // BLOCK) for size in shape)
 
 
 def dequantise(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """float32 [O, I] of a float8 weight [O, I] and its scales [ceil(O / 128), ceil(I / 128)]."""
+    """Computes float32 [O, I] from a float8 weight [O, I] and its scales [ceil(O / 128), ceil(I / 128)]."""
     value = weight.astype(np.float32)
     for row, scales in enumerate(scale.astype(np.float32)):
         value[row * BLOCK : (row + 1) * BLOCK] *= np.repeat(scales, BLOCK)[: weight.shape[1]]

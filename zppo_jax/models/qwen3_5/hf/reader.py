@@ -1,9 +1,9 @@
-"""The tensors of a checkpoint directory, mapped from their files: nothing is read before it is looked at.
+"""The tensors of a checkpoint directory, mapped from their files: a value is read when it is used.
 
-safetensors' own NumPy reader copies every tensor and refuses float8, so the header (JSON behind its length: dtype,
-shape and place of each tensor) is read here, and a tensor is a read-only view of the mapped file. Mapped pages belong
-to the file: the kernel takes them back when memory is short. Files come from elsewhere, so nothing in them is trusted:
-every header is checked against the file's size before anything is read, and no pickle is ever opened.
+safetensors' NumPy reader copies every tensor and refuses float8, so the header (its length, then JSON: dtype, shape and
+place of each tensor) is read here, and a tensor is a read-only view of the mapped file. Mapped pages belong to the
+file: the kernel reclaims them when memory is short. Files are untrusted: every header is checked against the file's
+size before anything is read, and no pickle is ever opened.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from zppo_jax.processor import json_files
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _SHARDS = "model[-.]*.safetensors"
-"""Which files are the model: those that the index names; without one the single file; without that, all shards.
+"""The files of the model: those that the index names; without an index the single file; without that, all shards.
 
-Whatever lies beside them (an adapter, the weights in another program's layout, an optimiser's state) is not read.
+Other files next to them (an adapter, the weights in another program's layout, an optimiser's state) are not read.
 """
 
 _MERGE = "which is an adapter and not a model: merge it into its base model (in peft merge_and_unload) and save that"
@@ -41,7 +41,7 @@ _NO_MODEL = {
     "*.pt": _PICKLED,
     "*.pth": _PICKLED,
 }
-"""Files that may be mistaken for a model, by name, and what they are; the first that is there is named."""
+"""Files that may be mistaken for a model, by name, with their meaning; an error names the first that exists."""
 
 DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -69,9 +69,9 @@ _AGAIN = "download or write it again"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint directory that cannot be read, does not hold exactly this model, or cannot be written.
+    """A checkpoint directory cannot be read, does not hold exactly this model, or cannot be written.
 
-    The message names the file and what to do, or lists every mismatch.
+    The message names the file and the fix, or lists every mismatch.
     """
 
 
@@ -99,7 +99,7 @@ class Tensor:
 def tensors(directory: Path) -> dict[str, Tensor]:
     """All tensors of a directory by name, from the shards that its index names, or else from its single file.
 
-    Raises FileNotFoundError for what is missing and CheckpointError for what is damaged; only headers are read.
+    Raises FileNotFoundError for a missing file and CheckpointError for a damaged one; only headers are read.
     """
     weight_map = _weight_map(directory / INDEX)
     found: dict[str, Tensor] = {}
@@ -114,7 +114,7 @@ def tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def header(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file. Raises CheckpointError, naming the file, for whatever does not fit its size."""
+    """Reads the tensors of one file. Raises CheckpointError, naming the file, if the header does not fit its size."""
     content, data_start = _read_header(path)
     content.pop("__metadata__", None)
     data_size = path.stat().st_size - data_start
@@ -128,20 +128,20 @@ def header(path: Path) -> dict[str, Tensor]:
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """The metadata that the writer of a file left in its header."""
+    """Reads the metadata that the writer of a file left in its header."""
     content = _read_header(path)[0].get("__metadata__")
     return content if isinstance(content, dict) else {}
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header and where the data begin."""
+    """Reads the header; returns it and the start of the data, in bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER):
             raise _damaged(path, f"its header says {length} bytes, the file has {size}")
         raw = file.read(length)
-    if sum(map(raw.count, (b",", b"[", b"{"))) > _MAX_VALUES:  # before they become objects, of which each takes time
+    if sum(map(raw.count, (b",", b"[", b"{"))) > _MAX_VALUES:  # before they become objects, each of which takes time
         raise _damaged(path, f"its header of {length} bytes holds more than {_MAX_VALUES} values")
     try:
         content = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repetition)
@@ -160,7 +160,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _tensor(path: Path, name: str, entry: Any, data_start: int) -> tuple[Tensor, int]:
-    """One entry of a header, and the end of its data from their beginning."""
+    """Parses one entry of a header; returns the tensor, and the end of its data relative to the start of all data."""
     fields = entry if isinstance(entry, Mapping) else {}
     dtype, shape, offsets = fields.get("dtype"), _naturals(fields.get("shape")), _naturals(fields.get("data_offsets"))
     if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
@@ -175,14 +175,14 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> tuple[Tensor,
 
 
 def _naturals(value: Any) -> tuple[int, ...] | None:
-    """A short list of natural numbers (of a size that a file's places can have), else None."""
+    """A short list of natural numbers (no larger than positions in a file can be); None for anything else."""
     if not isinstance(value, list) or len(value) > _MAX_DIMENSIONS:
         return None
     return tuple(value) if all(type(item) is int and 0 <= item < 2**63 for item in value) else None
 
 
 def _check_spans(path: Path, spans: list[tuple[int, int]], data_size: int) -> None:
-    """The tensors must lie one behind the other and end where the file ends, as the format demands."""
+    """Checks that the tensors are contiguous and end where the file ends, as the format requires."""
     reached = 0
     for start, end in sorted(spans):
         if start != reached:
@@ -196,7 +196,7 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path} is damaged or cut short ({reason}): {_AGAIN}")
 
 
-# ---------------------------------------------------------------- which files
+# ---------------------------------------------------------------- the choice of files
 
 
 def _files(directory: Path, weight_map: Mapping[str, str] | None) -> list[Path]:
@@ -214,7 +214,7 @@ def _files(directory: Path, weight_map: Mapping[str, str] | None) -> list[Path]:
 
 
 def _instead(directory: Path) -> str:
-    """A hint where a directory holds no model: what it holds instead, and what to do about it."""
+    """A hint for a directory without a model: what it holds instead, and the fix."""
     names = sorted(path.name for path in directory.iterdir())
     found = {kind: next((name for name in names if fnmatch.fnmatchcase(name, kind)), None) for kind in _NO_MODEL}
     for kind, name in found.items():
@@ -224,7 +224,7 @@ def _instead(directory: Path) -> str:
 
 
 def _weight_map(index: Path) -> dict[str, str] | None:
-    """Tensor name -> shard of an index file, None where there is none. Its paths may not leave the directory."""
+    """Reads tensor name -> shard from an index file; None if there is none. Its paths may not leave the directory."""
     if not index.is_file():
         return None
     try:
@@ -243,7 +243,7 @@ def _weight_map(index: Path) -> dict[str, str] | None:
 
 
 def _check_agreement(directory: Path, weight_map: Mapping[str, str], found: Mapping[str, Tensor]) -> None:
-    """An index and its shards come from one export: what they say of each tensor's place must be the same."""
+    """Checks that an index and its shards are from one export: both must give the same file for each tensor."""
     names = sorted(weight_map.keys() | found.keys())
     there = {name: found[name].path.name for name in found}
     wrong = [name for name in names if weight_map.get(name) != there.get(name)]

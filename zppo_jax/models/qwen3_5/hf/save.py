@@ -1,8 +1,7 @@
-"""Writing a Hugging Face checkpoint that transformers, vLLM and lm-eval load.
+"""Writes a Hugging Face checkpoint that transformers, vLLM and lm-eval load.
 
-Everything is written into a hidden directory beside the target, which is renamed into place last: a directory of the
-target's name is complete, whatever interrupts the writing. Tensors are fetched layer by layer, and at most one shard's
-are in memory.
+Everything is written into a hidden directory next to the target, which is renamed into place at the end: a directory
+with the target's name is always complete. Tensors are fetched layer by layer, and at most one shard's are in memory.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from zppo_jax.models.qwen3_5.parameters import Params, flatten
 
 SHARD_BYTES = 5 * 10**9
 _WRITER = {"format": "pt", "writer": "zppo_jax"}
-"""Metadata of every file: `format` is what transformers asks for, `writer` says that the file may be replaced."""
+"""The metadata of every file: transformers requires `format`; `writer` says that the file may be replaced."""
 
 
 def save_directory(
@@ -48,15 +47,15 @@ def save_directory(
     """Write config.json, generation_config.json and the weights as a directory that transformers loads.
 
     Args:
-      directory: where to; it must not exist, be empty, or hold an earlier save, which is then replaced as a whole.
-      config: of the model.
+      directory: the target; it must not exist, be empty, or hold an earlier save, which is then replaced as a whole.
+      config: the model's configuration.
       params: arrays that this process can address wholly, whatever their sharding.
-      dtype: of the files; None for each parameter's own. `A_log` and the gated norm's weight are float32 always, as in
-        the published files (a file of transformers in pure bfloat16 comes back with these two in float32).
-      shard_bytes: more than that is written as several files with an index.
+      dtype: of the files; None for each parameter's dtype. `A_log` and the gated norm's weight are always float32, as
+      in the published files (a file of transformers in pure bfloat16 comes back with these two in float32).
+      shard_bytes: a larger checkpoint is written as several files with an index.
 
-    Raises:
-      CheckpointError: one line; the directory holds something else, or cannot be written (disk full, rights).
+      Raises:
+      CheckpointError: in one line; the directory holds something else, or cannot be written (disk full, permissions).
     """
     with staged(Path(directory)) as path:
         write_model(path, config, params, dtype, shard_bytes)
@@ -70,7 +69,7 @@ def write_model(
     shard_bytes: int = SHARD_BYTES,
     on_tensor: Callable[[np.ndarray], None] = lambda tensor: None,
 ) -> None:
-    """The files of `save_directory` into an existing directory; `on_tensor` is called with each tensor."""
+    """Write the files of `save_directory` into an existing directory; `on_tensor` is called with each tensor."""
     leaves = flatten(params)
     sizes = {entry.name: _nbytes(entry, leaves[entry.path], dtype) for entry in table(config)}
     _require_space(directory, sum(sizes.values()))
@@ -87,7 +86,7 @@ def write_model(
             part[name] = array
             on_tensor(array)
         save_file(part, directory / file, metadata=_WRITER)
-        shutil.copymode(directory / "config.json", directory / file)  # safetensors lets nobody else read its files
+        shutil.copymode(directory / "config.json", directory / file)  # safetensors lets no other user read its files
         del part, array  # before the next one is gathered
     if len(shards) > 1:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
@@ -99,20 +98,20 @@ def write_model(
 
 
 def iterate(config: Config, params: Params, dtype: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, value) of every tensor of a checkpoint in its layout there, fetched from the devices layer by layer."""
+    """Yield (name, value) of every tensor in the checkpoint's layout, fetched from the devices layer by layer."""
     stacks: dict[str, dict[str, Any]] = {}
     for path, leaf in flatten(params).items():
         stacks.setdefault(stack_of(path), {})[path] = leaf
     for (stack, index), entries in itertools.groupby(table(config), lambda entry: (stack_of(entry.path), entry.index)):
         layer = _layer(stacks[stack], tuple(np.int32(each) for each in index)) if stack else stacks[stack]
         for entry in entries:
-            value = np.asarray(layer.pop(entry.path))  # each array keeps its host copy as long as it lives
+            value = np.asarray(layer.pop(entry.path))  # an array keeps its host copy until it is deleted
             kind = _dtype(entry.path, value, dtype)
             yield entry.name, np.ascontiguousarray(entry.outward(value).astype(kind, copy=False))
 
 
 def tensors(config: Config, params: Params, dtype: str | None = None) -> dict[str, np.ndarray]:
-    """All of `iterate` at once."""
+    """Return all tensors of `iterate` at once."""
     return dict(iterate(config, params, dtype))
 
 
@@ -132,7 +131,7 @@ def _nbytes(entry: Entry, leaf: Any, dtype: str | None) -> int:
 
 
 def _shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
-    """Names by file, in order; a tensor that is larger than the limit has a file of its own."""
+    """Names by file, in order; a tensor that is larger than the limit gets a separate file."""
     shards: list[list[str]] = [[]]
     used = 0
     for name, size in sizes.items():
@@ -153,9 +152,9 @@ def _file_name(number: int, count: int) -> str:
 
 @contextlib.contextmanager
 def staged(directory: Path) -> Iterator[Path]:
-    """A new directory to write into, which becomes `directory` when the block ends well and vanishes otherwise.
+    """Make a directory to write into, which becomes `directory` if the block succeeds and is deleted otherwise.
 
-    Raises CheckpointError in one line for a target that holds something else, and for whatever the disk refuses.
+    Raises CheckpointError in one line for a target that holds something else, and for errors of the disk.
     """
     target = directory.absolute() if not directory.is_symlink() else directory.resolve()
     staging = target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
@@ -178,7 +177,7 @@ def staged(directory: Path) -> Iterator[Path]:
 
 
 def _require_replaceable(target: Path) -> None:
-    """Only what this module wrote is ever replaced: a published checkpoint has the same file names."""
+    """Raise CheckpointError unless this module wrote the target: a published checkpoint has the same file names."""
     if not target.exists():
         return
     if not target.is_dir():
@@ -198,7 +197,7 @@ def _is_ours(directory: Path) -> bool:
 
 
 def _require_space(directory: Path, needed: int) -> None:
-    """Refuses before hours of writing end on a full disk."""
+    """Raise CheckpointError before hours of writing end on a full disk."""
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise CheckpointError(
@@ -208,7 +207,7 @@ def _require_space(directory: Path, needed: int) -> None:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Holds the kernel's lock on a directory, which a killed process gives back."""
+    """Hold the kernel's lock on a directory, which a killed process releases."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -218,14 +217,14 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _sweep(target: Path) -> None:
-    """Removes what killed processes left of the same target; what a living one writes is locked."""
+    """Remove what killed processes left of the same target; the directory of a running one is locked."""
     for left in target.parent.glob(glob.escape(f".{target.name}.partial-") + "*"):
         with contextlib.suppress(OSError), _locked(left):
             shutil.rmtree(left)
 
 
 def _sync(directory: Path) -> None:
-    """Makes the disk hold what was written before the name says that it does."""
+    """Flush a directory's files to disk before it is renamed."""
     for path in directory.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
