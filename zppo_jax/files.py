@@ -51,7 +51,7 @@ _LEFT_BEHIND = re.compile(r"\.probe-[0-9a-f]{32}|\..+\.[0-9a-f]{32}\.tmp")
 
 
 def sweep(directory: Path) -> None:
-    """Deletes files that a killed process left of `probe` and `write_atomically`; only the directory's holder may call it."""
+    """Deletes files that `probe` and `write_atomically` left in a killed process; only for the directory's holder."""
     for path in directory.iterdir() if directory.is_dir() else ():
         if _LEFT_BEHIND.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)

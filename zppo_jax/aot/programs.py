@@ -105,8 +105,9 @@ def shapes(config: Config, mesh: jax.sharding.Mesh, sampling_mesh: jax.sharding.
         sampled = parallel.placed_shapes(params, axes["params"])
         if teacher is None:
             return Shapes(mesh, sampling_mesh, student, placed, sampled, None)
-        theirs = parallel.placed_shapes(hf.abstract_params(teacher, config.model.dtype), vlm.logical_axes(teacher))
-        return Shapes(mesh, sampling_mesh, student, placed, sampled, (teacher, theirs))
+        teacher_params = hf.abstract_params(teacher, config.model.dtype)
+        placed_teacher = parallel.placed_shapes(teacher_params, vlm.logical_axes(teacher))
+        return Shapes(mesh, sampling_mesh, student, placed, sampled, (teacher, placed_teacher))
 
 
 @dataclasses.dataclass(frozen=True)

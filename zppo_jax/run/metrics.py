@@ -49,7 +49,7 @@ def _of_help(kind: str) -> Iterator[Metric]:
 
 def _of_digest(name: str) -> Iterator[Metric]:
     yield Metric(f"{name}/summaries", f"texts that the teacher was asked to write ({name})", "texts")
-    yield Metric(f"{name}/refused", "those that cannot stand for their response", "texts")
+    yield Metric(f"{name}/refused", "those that were refused, because they cannot replace their response", "texts")
     yield Metric(f"{name}/refused/*", "the same by author and reason", "texts")
 
 
@@ -57,7 +57,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/accuracy", "mean reward of plain rollouts, on new and replayed questions together", "share"),
     Metric(
         "rollout/new_accuracy",
-        "mean reward on new questions: what compares methods with and without a buffer",
+        "mean reward on new questions, to compare methods with and without a buffer",
         "share",
         "rollouts",
         "accuracy, new questions",
@@ -66,7 +66,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/hard_fraction", "share of plain groups below zppo.threshold", "share"),
     Metric(
         "rollout/new_hard_fraction",
-        "the same of new questions",
+        "the same for new questions",
         "share",
         "rollouts",
         "hard, new questions",
@@ -77,13 +77,13 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("rollout/tokens", "tokens sampled by the student", "tokens"),
     Metric("rollout/truncated_fraction", "share of rollouts that were cut at rollout.max_new_tokens", "share"),
-    Metric("rollout/occupancy", "share of the slots' decoding steps that gave a token", "share"),
+    Metric("rollout/occupancy", "share of the slots' decoding steps that produced a token", "share"),
     Metric("rollout/longest", "longest rollout", "tokens"),
     Metric("reward/*", "rollouts by the scorer's status (rewards/verdict.py)", "rollouts"),
     Metric("replay/groups", "groups on questions of the replay buffer", "groups"),
     Metric("replay/accuracy", "mean reward on replayed questions", "share"),
     Metric("replay/size", "questions in the buffer", "questions", "buffer", "in the buffer", console="buffer {:>4}"),
-    Metric("replay/admitted", "questions that came into the buffer", "questions"),
+    Metric("replay/admitted", "questions that entered the buffer", "questions"),
     Metric("replay/graduated", "questions that left it because the student solves them", "questions"),
     Metric("replay/evicted", "questions that left it because it was full", "questions"),
     Metric(
@@ -95,15 +95,15 @@ METRICS: tuple[Metric, ...] = (
         console="graduated {:>4}",
     ),
     Metric("replay/evicted_total", "evictions since the start", "questions", "buffer", "evicted so far"),
-    Metric("replay/inside/*", "questions in the buffer by their accuracy when they came in (Fig 20)", "questions"),
+    Metric("replay/inside/*", "questions in the buffer by their accuracy at entry (Fig 20)", "questions"),
     Metric("replay/graduated_total/*", "graduations since the start by entry accuracy (Fig 4)", "questions"),
     Metric("replay/evicted_total/*", "evictions since the start by entry accuracy (Fig 4)", "questions"),
     Metric("zppo/hard", "hard questions, before the pre-cap", "questions"),
     *(metric for kind in HELPS for metric in _of_help(kind)),
-    Metric("zppo/too_long", "prompts passed over because no bucket holds them", "prompts", warning="too long"),
+    Metric("zppo/too_long", "prompts skipped because they are longer than every bucket", "prompts", warning="too long"),
     Metric("rollout/undecided", "rollouts that the scorer could not decide", "rollouts", warning="undecided"),
     *(metric for name in dict.fromkeys(row.digest.name for row in HELPS.values()) for metric in _of_digest(name)),
-    Metric("update/loss", "mean loss of a token over the updates", "", "loss", "loss"),
+    Metric("update/loss", "mean loss per token over the updates", "", "loss", "loss"),
     Metric("update/clip_fraction", "share of tokens whose ratio was clipped", "share", "gradient", "clip fraction"),
     Metric("update/dual_clip_fraction", "share of tokens at the dual clip", "share"),
     Metric("update/ratio", "mean probability ratio of the computed tokens", ""),
@@ -128,7 +128,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("update/positive_fraction", "share of responses with a positive advantage (Fig 25)", "share"),
     Metric("update/skipped", "updates that were skipped because they were not finite", "updates"),
-    Metric("eval/accuracy", "held-out accuracy, one response a question", "share", "evaluation"),
+    Metric("eval/accuracy", "held-out accuracy, one response per question", "share", "evaluation"),
     Metric("eval/standard_error", "half of Wilson's interval of one standard deviation", "share"),
     Metric("eval/wilson_low", "lower end of Wilson's interval of 95 %", "share"),
     Metric("eval/wilson_high", "upper end of Wilson's interval of 95 %", "share"),
@@ -143,7 +143,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("eval/questions/*", "held-out questions by level", "questions"),
     Metric(
         "rollout/tokens_per_second",
-        "sampled tokens a second of time/rollout",
+        "sampled tokens per second of time/rollout",
         "tokens/s",
         "speed",
         "sampled tokens",
@@ -157,9 +157,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/eval", "evaluations; in the steps that have one", "s"),
     Metric("time/records", "writing the records", "s"),
     Metric("time/checkpoint", "starting to write a checkpoint", "s"),
-    Metric("time/unaccounted", "what no phase covers", "s"),
-    Metric("time/step", "from the end of the step before", "s", "time"),
-    Metric("time/agreement", "waiting for other hosts and hearing from them, a part of the phases above", "s"),
+    Metric("time/unaccounted", "time outside any phase", "s"),
+    Metric("time/step", "from the end of the previous step", "s", "time"),
+    Metric("time/agreement", "waiting for other hosts and exchanging values with them; part of the phases above", "s"),
     Metric("checkpoint/failed", "checkpoints that could not be written since the start", "checkpoints"),
 )
 """All metrics, in the order of the documentation and of the progress line."""
@@ -179,8 +179,8 @@ def document() -> str:
     return f"""\
 # The metrics of a run
 
-A row of metrics.jsonl has `step` and all names below without a `*`, null where the step has no such value; the others
-stand in the rows that have them. TensorBoard has the same names. Written by `python -m zppo_jax.run.metrics`.
+A row of metrics.jsonl has `step` and all names below without a `*`, null if the step has no such value; the others
+are in the rows that have them. TensorBoard has the same names. Written by `python -m zppo_jax.run.metrics`.
 
 | name | meaning | unit |
 |---|---|---|

@@ -67,7 +67,7 @@ class Reader:
             raise
 
     async def _with_images(self, chat: ChatRequest, deadline: Deadline) -> Features:
-        """Reserves room for responses only after decoding the images, so that slow ones keep no text out of the queue."""
+        """Reserves room for responses after decoding the images, so that slow ones keep no text out of the queue."""
         self._reserve(chat)
         self._scheduler.release(chat.num_samples)
         if self._num_with_images >= self._scheduler.max_responses:
