@@ -25,7 +25,7 @@ Compiles a run's programs for a TPU slice on a machine without any: what each ne
 
 The programs are those that the trainer runs (gradient, update, log-probabilities, prefill, decode, the teacher's), from
 shapes alone: no weights are read. Needs libtpu (`pip install 'zppo-jax[tpu]'`). A program takes some minutes on two
-cores; what does not fit is refused in seconds. Not to fit is an answer: exit status 0.
+cores; one that does not fit is refused in seconds. That is an answer too: exit status 0.
 
 Flags:
   --config=FILE.py[:METHOD]     the configuration; --config.KEY=VALUE changes a key
@@ -34,14 +34,14 @@ Flags:
   --[no]teacher                 whether the teacher's programs and parameters count; yes
   --json                        one JSON object on standard output, and nothing else there
   --search                      instead: the largest update.rows_per_microbatch whose gradient fits, doubling
-  --minutes=N                   give a program up that takes longer; those after it are not begun
+  --minutes=N                   give up a program that takes longer; those after it are not begun
 
-Columns: GiB of one device. `arguments` are the program's inputs, `temporary` what it allocates meanwhile, `peak` the
-most of both at once, `beside` what the run holds there besides (the optimiser while it samples, say, and the code of
-all programs that were compiled here), `limit` the device's memory. `between devices` are GiB by kind; a loop's body
-counts once. `TFLOP` are those of the model in a call on all devices (on those of a host, where it samples), without
-what is computed twice; `s at 40 %` is their time at 40 % of the devices' peak, or for decoding that of reading weights
-and slots for each token of a chunk at 40 % of the bandwidth, if that is longer.
+Columns: GiB of one device. `arguments` are the program's inputs, `temporary` its allocations, `peak` the maximum of
+both together, `beside` the other memory of the run (for example the optimiser during sampling, and the code of all
+programs that were compiled here), `limit` the device's memory. `between devices` are GiB by kind; a loop's body counts
+once. `TFLOP` are the model's in one call on all devices (on those of a host, if it samples), without recomputation;
+`s at 40 %` is their time at 40 % of the devices' peak, or for decoding the time of reading weights and slots for each
+token of a chunk at 40 % of the bandwidth, if that is longer.
 """
 
 _FLAGS = flags.FlagValues()

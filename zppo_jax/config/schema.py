@@ -210,7 +210,7 @@ class CheckpointConfig:
     keep: Annotated[int, Setting("newest checkpoints kept", minimum=1, may_change=True)]
     keep_best: Annotated[
         int,
-        Setting("checkpoints kept besides, those with the best held-out accuracy", minimum=0, may_change=True),
+        Setting("further checkpoints kept: those with the best held-out accuracy", minimum=0, may_change=True),
     ]
 
 
@@ -239,9 +239,9 @@ class EvalConfig:
 class LogConfig:
     samples_max_megabytes: Annotated[float, Setting("samples.jsonl is rotated at this size", above=0, may_change=True)]
     samples_keep: Annotated[
-        int, Setting("rotated sample files kept beside the current one", minimum=0, may_change=True)
+        int, Setting("rotated sample files kept besides the current one", minimum=0, may_change=True)
     ]
-    tensorboard: Annotated[bool, Setting("write TensorBoard events beside metrics.jsonl", may_change=True)]
+    tensorboard: Annotated[bool, Setting("write TensorBoard events in addition to metrics.jsonl", may_change=True)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,9 +25,9 @@ Samples responses of a Qwen3.5 vision-language model and prints each as it finis
 
   {_EXAMPLE}
 
-The prompt is prefilled once for all its responses. On standard output stand the responses alone, with their reason to
-end (stop, or length: --max_new_tokens was reached) and log-probability (of the untruncated distribution at the
-temperature); what is being compiled goes to standard error, a progress line to a terminal. The first run with a new
+The prompt is prefilled once for all its responses. Standard output has only the responses, with their reason to end
+(stop, or length: --max_new_tokens was reached) and log-probability (of the untruncated distribution at the
+temperature). Messages about compiling go to standard error, a progress line to a terminal. The first run with a new
 size of prompt compiles (programs are kept in ~/.cache/zppo_jax). Ctrl-C stops within some tokens.
 
 Flags:
@@ -42,12 +42,13 @@ Flags:
   --presence_penalty=0.0 --repetition_penalty=1.0     against repetition (these values do nothing)
   --stop=TEXT              ends a response before this text; may be given several times
   --seed=0                 the same seed gives the same responses
-  --[no]enable_thinking    whether the prompt opens <think>; without it, what the chat template does by itself
+  --[no]enable_thinking    whether the prompt opens <think>; without it, the chat template's default
   --dtype=NAME             {" or ".join(_DTYPES)}; without it float32 on a CPU and bfloat16 elsewhere
   --num_slots=16           how many responses are decoded at the same time
 {command.device_help(27)}
   --max_pixels=N           larger images are shrunk to N pixels (at most 1048576 without it)
-  --json                   a JSON object a line: index, text, finish_reason, num_tokens, logprob, token_ids, logprobs
+  --json                   one JSON object per line: index, text, finish_reason, num_tokens, logprob, token_ids,
+  logprobs
 
 Examples:
   python -m zppo_jax.generate --model=zppo_jax/assets/tiny/student --image=two_digits.png \\

@@ -31,9 +31,9 @@ Result = tuple[float, float, float]
 
 _FILES = {
     "config.json": "the configuration",
-    "metrics.jsonl": "a row a step",
+    "metrics.jsonl": "one row per step",
     "curves.png": "the same, drawn",
-    "samples.jsonl": "a line a group: prompt, what it shows, responses, rewards, advantages, lineage",
+    "samples.jsonl": "one line per group: prompt, candidates, responses, rewards, advantages, lineage",
     "tensorboard": "the metrics for `tensorboard --logdir`",
     "checkpoints": "the same command continues from the latest",
 }

@@ -30,9 +30,9 @@ Everything is compiled before the first request (programs are kept in ~/.cache/z
 
 A request may hold: messages (text, and image_url as a data URI), n, temperature, top_p, top_k, min_p,
 presence_penalty, repetition_penalty, max_tokens or max_completion_tokens, stop, seed, logprobs (of the untruncated
-distribution at the temperature), stream, stream_options.include_usage, chat_template_kwargs.enable_thinking. What
-would change the answer and is not here (tools, response_format, logit_bias, ...) is refused with status 400. With
-thinking, the content begins inside the <think> that the prompt opened.
+distribution at the temperature), stream, stream_options.include_usage, chat_template_kwargs.enable_thinking. Any other
+field that would change the answer (tools, response_format, logit_bias, ...) is refused with status 400. With thinking,
+the content begins inside the <think> that the prompt opened.
 
 Flags:
   --model=DIRECTORY           a Hugging Face directory (also an export of a run), or OWNER/NAME of the Hub
@@ -54,7 +54,7 @@ Flags:
   --max_request_seconds=30    from the first byte of a request until it has come, its images are decoded and its text is
                               read; one that takes longer is refused
   --dtype=NAME                {" or ".join(_DTYPES)}; without it float32 on a CPU and bfloat16 elsewhere
-  --[no]enable_thinking       whether prompts open <think>; without it, what the chat template does by itself
+  --[no]enable_thinking       whether prompts open <think>; without it, the chat template's default
 
 Examples:
   python -m zppo_jax.serve --model=zppo_jax/assets/tiny/student --max_prompt_tokens=512 --max_new_tokens=128

@@ -129,4 +129,4 @@ def _check(target: Path, names: Sequence[str], message: Callable[[str], None]) -
                 "--config.warmstart.rebuild=True, or run `python -m zppo_jax.warmstart`"
             )
         if stamp != _stamp(Recipe()):
-            message(f"the {name} in {target} was made by another recipe; --config.warmstart.rebuild=True makes it anew")
+            message(f"the {name} in {target} was made by another recipe; --config.warmstart.rebuild=True rebuilds it")

@@ -55,7 +55,7 @@ FIXED: dict[str, dict[str, Any]] = {
 
 IGNORED = {
     "architectures": "the class of transformers; `model_type` says which model it is",
-    "auto_map": "code beside the weights, which is never run",
+    "auto_map": "code next to the weights, which is never run",
     "_name_or_path": "where the file came from",
     "transformers_version": "who wrote the file",
     "dtype": "of the file; the caller says which dtype the parameters get",
