@@ -66,7 +66,7 @@ def change_file(path: Path, original: str, rng: np.random.Generator) -> str:
 
 
 def assert_one_line(error: BaseException, named: object) -> None:
-    """A message for a person: one line, not too long, with a name in it."""
+    """Asserts that the message is one line, not too long, with a name in it."""
     message = str(error)
     assert message and "\n" not in message and len(message) < 2000, message[:3000]
     assert str(named) in message, message

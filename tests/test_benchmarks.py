@@ -1,4 +1,4 @@
-"""What the benchmarks compute besides time."""
+"""The values that the benchmarks compute besides time."""
 
 import numpy as np
 import pytest

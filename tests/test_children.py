@@ -1,4 +1,4 @@
-"""No secret of the parent stands in the environment of a child, and what Python needs does."""
+"""The environment of a child holds no secret of the parent, and all that Python needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parent(monkeypatch) -> None:
 
 
 def environment_of(child: Any) -> dict[str, str]:
-    """As the kernel has it."""
+    """The environment, as the kernel reports it."""
     process = child._process.pid
     content = Path(f"/proc/{process}/environ")
     if not content.exists():

@@ -1,4 +1,4 @@
-"""Programs: one compilation each, one set of shapes each, and a word to whoever has to wait."""
+"""Programs: one compilation each, one set of shapes each, and a message while a call waits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lower_double():
 
 
 class Announcer:
-    """Keeps what was announced, in order; lets the compilation go on once somebody waits."""
+    """Keeps the announcements, in order; lets the compilation go on once a call waits."""
 
     def __init__(self):
         self.said: list[str] = []
@@ -43,7 +43,7 @@ class Announcer:
 
 
 def test_a_program_takes_its_own_shapes_only():
-    """What compiles once must not compile again in silence: other shapes and types are errors."""
+    """A compiled program must not silently compile again: other shapes and types are errors."""
     with compilation.compiler() as compiler:
         program = compiler.program("double", lower_double)
         np.testing.assert_array_equal(program(np.arange(3, dtype=np.float32)), [0, 2, 4])
@@ -104,7 +104,7 @@ def test_a_failure_to_compile_reaches_the_caller():
 
 
 def test_leaving_gives_up_what_has_not_begun():
-    """Ctrl-C must not wait for programs that nobody needs any more."""
+    """Ctrl-C must not wait for programs that are no longer needed."""
     begun, go_on = threading.Event(), threading.Event()
 
     def slow():

@@ -17,7 +17,7 @@ KEYS = {key.name: key for key in keys()}
 
 
 def put(tree: Any, name: str, value: Any) -> Any:
-    """Sets a dotted key without ConfigDict's own type check."""
+    """Sets a dotted key without ConfigDict's type check."""
     *path, leaf = name.split(".")
     values = nested = tree.to_dict()
     for part in path:
@@ -192,7 +192,7 @@ def test_the_advice_for_a_share_of_nothing_helps(fraction, count):
 
 
 def test_a_share_is_checked_as_it_is_taken():
-    """In binary a third of three is one; as written, 0.3333333333333333 of three is less."""
+    """In binary a third of three is one; in decimal, 0.3333333333333333 of three is less."""
     changes = {"rollout.questions_per_step": 3, "update.num_minibatches": 1, "zppo.augmentation_fraction": 0.5}
     tree = tiny.get_config()
     tree.update_from_flattened_dict({**changes, "replay.fraction": 1 / 3})

@@ -34,7 +34,7 @@ def write_run(workdir, num_steps: int) -> None:
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
-    """The figures that are saved, to look into them."""
+    """The saved figures, for inspection."""
     figures, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw)))
     return figures

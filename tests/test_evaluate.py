@@ -1,4 +1,4 @@
-"""Held-out accuracy: its arithmetic, its names in metrics.jsonl, and the table that is made of a row."""
+"""Held-out accuracy: its arithmetic, its names in metrics.jsonl, and the table that is made from a row."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_intervals_are_wilsons():
 
 
 def test_intervals_hold_what_they_promise():
-    """Of all evaluations of a known accuracy about 95 % contain it; of one of 0.995 the usual ones hold it in 63 %."""
+    """About 95 % of the intervals contain the known accuracy; for 0.995 only 63 % of the usual intervals do."""
     for accuracy in (0.01, 0.3, 0.5, 0.995):
         chances = [math.comb(200, k) * accuracy**k * (1 - accuracy) ** (200 - k) for k in range(201)]
         within = [low <= accuracy <= high for low, high in (Score(k, 200).interval() for k in range(201))]
@@ -52,7 +52,7 @@ def test_standard_error_is_that_of_a_proportion_and_never_nothing():
 
 
 class Answers:
-    """An actor that is right where it is told to be, and remembers how it was asked."""
+    """An actor that is right on chosen questions, and records its calls."""
 
     def __init__(self, right: set[str]) -> None:
         self.right, self.asked = right, []
@@ -108,7 +108,7 @@ def test_levels_are_sorted_and_add_up_to_all():
 
 
 def test_questions_in_pieces_are_those_in_one_piece(monkeypatch):
-    """Pictures of which two fit a piece: the same responses of the same prompts in the same order."""
+    """Two images fit into a piece: the same responses to the same prompts in the same order."""
     levels = ("y", "x", "y", "y", "x")
     whole, parts = Answers({"b", "d"}), Answers({"b", "d"})
     expected = held_out(whole, *levels).graded({}, 3)
@@ -139,10 +139,10 @@ def test_hosts_evaluate_their_shares_of_one_evaluation():
     alone = held_out(Answers(right), *levels)
 
     class Second(Hosts):
-        def gather_dealt(self, own, what):
+        def gather_dealt(self, share, what):
             assert what == "the evaluation"
             other = [list(one) for one in dataclasses.replace(alone, questions=alone.questions[::2]).graded({}, 3)]
-            both = itertools.zip_longest(other, json.loads(json.dumps(own)))
+            both = itertools.zip_longest(other, json.loads(json.dumps(share)))
             return [row for pair in both for row in pair if row is not None]
 
     second = held_out(Answers(right), *levels, hosts=Second(1, 2))
@@ -156,7 +156,7 @@ def test_a_row_without_an_evaluation_or_of_an_earlier_version_has_no_table():
 
 
 def test_undecided_responses_are_counted_and_never_right():
-    """A dead scorer makes no model look worse unseen: the row says how many responses it could not decide."""
+    """A dead scorer cannot silently make a model look worse: the row has the number of undecided responses."""
 
     class Unsure(Answers):
         def answer(self, *arguments, **settings):
@@ -173,7 +173,7 @@ def test_undecided_responses_are_counted_and_never_right():
 
 
 def test_json_gives_the_same_table_back_to_the_bit():
-    """Of a row of metrics.jsonl: a level of seven questions is not two sevenths to the bit, but two of seven."""
+    """From a row of metrics.jsonl: the accuracy of two of seven questions survives JSON to the bit."""
     graded = [Graded("taught/read", number < 2, True) for number in range(7)]
     row = metrics([*graded, *[Graded("hidden/dax", False, True)] * 2])
     shown = table(json.loads(json.dumps(row)))

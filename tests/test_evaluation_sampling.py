@@ -1,4 +1,4 @@
-"""How the responses of an evaluation are drawn: every setting arrives, and training neither sees it nor pays for it."""
+"""The sampling of an evaluation: every setting is applied, and training is neither changed nor slowed by it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zppo_jax.rollout.sample import sample
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PENALTIES: dict[str, Any] = {"eval__presence_penalty": -50.0, "eval__repetition_penalty": 3.0}
-"""A model that is sure of what it says never repeats itself: a reward for that moves it, a penalty would not."""
+"""A confident model never repeats itself, so a penalty would not change it: a negative penalty, a reward, does."""
 
 Build = Callable[..., tuple[HeldOut, Any]]
 
@@ -36,7 +36,7 @@ def held_out_of(parts: setup.Components) -> HeldOut:
 
 @pytest.fixture(scope="module")
 def build(start, quick_compilation) -> Iterator[Build]:
-    """Evaluations of the half-taught student, and its parameters; what samples is compiled, the update is not."""
+    """Evaluations of the half-taught student, and its parameters; only the sampling programs are compiled."""
     with compilation.compiler() as compiler:
         made: list[setup.Components] = []
 
@@ -85,11 +85,11 @@ def test_the_likeliest_token_alone_is_greedy(build):
 
 
 def test_questions_in_pieces_are_answered_like_those_in_one_piece(build, monkeypatch):
-    """Drawn from the whole distribution: the responses are those of the prompts, whatever is asked beside them."""
+    """Drawn from the whole distribution: the responses to a prompt do not depend on the other prompts."""
     evaluator, params = build(eval__temperature=1.0)
     expected, graded = answers(evaluator, params), evaluator.graded(params, 3)
     monkeypatch.setattr(heldout, "PIECE_BYTES", 3 * 32 * 64 * 3)
-    evaluator = dataclasses.replace(evaluator)  # which has kept no piece
+    evaluator = dataclasses.replace(evaluator)  # the copy has kept no piece
     pieces = list(evaluator.encoded())
     assert len(pieces) > 2 and sum(map(len, pieces)) == 8
     assert answers(evaluator, params, pieces) == expected
@@ -97,7 +97,7 @@ def test_questions_in_pieces_are_answered_like_those_in_one_piece(build, monkeyp
 
 
 def test_penalties_are_those_of_the_engine(build):
-    """The same as an engine that is asked directly, and not the same as without them."""
+    """The same as from a direct call of the engine, and not the same as without penalties."""
     plain, params = build()
     penalised, _ = build(**PENALTIES)
     engine = dataclasses.replace(plain.actor.engine, penalises=True)
@@ -112,7 +112,7 @@ def test_penalties_are_those_of_the_engine(build):
 
 
 def test_training_has_the_programs_it_had(start):
-    """One engine without penalties; with them a second that shares what does not depend on the slots."""
+    """One engine without penalties; with them a second one that shares the programs that do not depend on the slots."""
     asked, engines = [], []
     for changes in ({}, PENALTIES):
         names = Names()

@@ -1,4 +1,4 @@
-"""From a run to a Hugging Face directory: transformers loads it and says the same; every mistake is one line."""
+"""Export of a run to a Hugging Face directory: transformers gives the same answers; every mistake is one line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NUM_NEW = 10
 
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The real command, in a process of its own; its heartbeat is quick."""
+    """Runs the real command in a separate process, with a quick heartbeat."""
     quick = "from zppo_jax.run.heartbeat import Heartbeat; Heartbeat.first = Heartbeat.interval = 0.02"
     return subprocess.run(
         [sys.executable, "-c", f"{quick}; from zppo_jax.export import __main__; __main__.main()", *map(str, arguments)],
@@ -52,7 +52,7 @@ def refused(*arguments: object, capsys: Any) -> tuple[int, str]:
     with pytest.raises(SystemExit) as caught:
         command_line.main(["export", *map(str, arguments)])
     out, err = capsys.readouterr()
-    *beats, line = err.splitlines()  # a busy machine takes long enough for a sign of life
+    *beats, line = err.splitlines()  # a busy machine takes long enough for a heartbeat
     assert all(beat.startswith(("starting: ", "reading step ", "writing ")) for beat in beats), err
     assert out == "" and line.startswith("zppo_jax: "), err
     assert isinstance(caught.value.code, int)
@@ -85,7 +85,7 @@ def ours(exported) -> qwen3_5.Model:
 
 @pytest.fixture(scope="module")
 def batch(exported) -> dict[str, np.ndarray]:
-    """Four questions with images, as the exported processor makes them."""
+    """Four questions with images, encoded by the exported processor."""
     questions = DigitsSource("rules", "train", 8, 0)
     template = prompts.get_template("compact")
     samples = [(prompts.plain_text(one.text, template), one.images) for one in (questions[n] for n in (0, 1, 2, 5))]
@@ -219,7 +219,7 @@ def test_a_checkpoint_of_four_devices_is_exported_on_one(start, straight, tmp_pa
 
 
 def test_the_optimiser_is_not_read(straight, start, monkeypatch):
-    """The arrays that Orbax is asked for are the parameters alone."""
+    """Orbax is asked only for the arrays of the parameters."""
     asked: list[Any] = []
     restore = ocp.PyTreeCheckpointer.restore
 
@@ -239,7 +239,7 @@ def test_the_optimiser_is_not_read(straight, start, monkeypatch):
 
 @pytest.fixture
 def run(straight, tmp_path) -> Path:
-    """A run of one's own, to be damaged."""
+    """A separate run, to be damaged."""
     return shutil.copytree(straight, tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""`python -m zppo_jax.generate` with the shipped student: what it prints, what it refuses, how it stops."""
+"""`python -m zppo_jax.generate` with the shipped student: its output, its refusals, and stopping."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refused(capsys: Any, *arguments: object) -> str:
     with pytest.raises(SystemExit) as caught:
         command_line.main(["generate", *map(str, arguments)])
     out, err = capsys.readouterr()
-    *beats, line = err.splitlines()  # a busy machine takes long enough for a sign of life
+    *beats, line = err.splitlines()  # a busy machine takes long enough for a heartbeat
     assert all(beat.startswith(("starting: ", "loading ", "sampling, ")) for beat in beats), err
     assert caught.value.code == 2 and out == "" and line.startswith("zppo_jax: "), err
     return line
@@ -80,7 +80,7 @@ def test_greedy_stops_and_system_text(capsys, picture):
     stopped, *_ = responses(capsys, *ask, "--noenable_thinking", "--system=Be brief.", f"--stop={cut}", "--stop=unsaid")
     assert len(whole["text"]) > 3 and stopped["text"] == whole["text"][: whole["text"].index(cut)]
     assert stopped["finish_reason"] == "stop"
-    # One token is left of the nucleus, so the draw is the likeliest.
+    # Only one token is left in the nucleus, so the draw is the likeliest.
     narrow, *_ = responses(
         capsys, *ask[:3], "--num_samples=3", "--noenable_thinking", "--system=Be brief.", "--top_k=1"
     )
@@ -89,7 +89,7 @@ def test_greedy_stops_and_system_text(capsys, picture):
 
 @pytest.mark.parametrize("form", ["--json", "--nojson"])
 def test_a_model_that_computes_no_numbers_is_an_error(capsys, monkeypatch, form):
-    """The weights are spoilt after they were read: whether a file holds NaN is asked elsewhere."""
+    """The weights are damaged after they were read: other tests check for NaN in files."""
     load = model.load
 
     def spoilt(*arguments: Any) -> model.Loaded:
@@ -156,7 +156,7 @@ def test_help_names_every_flag(capsys):
 
 
 def test_ctrl_c_stops_within_a_chunk(compilation_folder, picture):
-    """More responses than anybody waits for; the signal comes when the first one has been printed."""
+    """Very many responses; the signal comes after the first one has been printed."""
     command = [sys.executable, "-m", "zppo_jax.generate", f"--model={STUDENT}", f"--prompt={QUESTION}"]
     environment = os.environ | runs.quick_environment(compilation_folder)
     process = subprocess.Popen(

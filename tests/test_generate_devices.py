@@ -1,4 +1,4 @@
-"""Where `generate` and `serve` put a model: the mesh they choose, and slots by the memory that devices have."""
+"""The placement of a model by `generate` and `serve`: the mesh that they choose, and slots by the devices' memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPES = Shapes(buckets=(64,), patch_slots=16, max_new_tokens=16)
 
 @pytest.fixture
 def on(monkeypatch):
-    """Makes a number of devices there."""
+    """Sets the number of devices."""
 
     def there(num_devices: int) -> None:
         monkeypatch.setattr(jax, "device_count", lambda: num_devices)
@@ -85,7 +85,7 @@ def slots_bytes(loaded: model.Loaded, num_slots: int, penalises: bool = False) -
 
 
 def engine(loaded: model.Loaded, num_slots: int, penalises: bool = False) -> tuple[int, list[str]]:
-    """The slots of an engine, and what was said; nothing is compiled."""
+    """The slots of an engine, and its messages; nothing is compiled."""
     lines: list[str] = []
     made = loaded.make_engine(SHAPES, num_slots, 1, cast(Compiler, None), penalises, lines.append)
     return made.num_slots, lines

@@ -1,4 +1,4 @@
-"""Imports go one way, and the host's side of a step imports no jax. Read from the source, nothing is imported."""
+"""Imports go one way, and the host's side of a step imports no jax. Checked in the source, without importing."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ LAYERS = (
     {"main", "export", "generate"},
     {"serve", "aot"},
 )
-"""A part of the package imports from the sets before its own only."""
+"""A part of the package imports only from the sets before its own."""
 
 HOST_ONLY = {
     *("errors", "types", "keys", "files", "children", "config", "prompts", "command", "processor"),
     *("data", "rewards", "zppo", "report", "main", "run"),
 }
-"""Parts that run in worker processes, or before a mistake is answered: no jax at import, and none of the parts with it.
+"""Parts that run in worker processes, or before a mistake is reported: they import no jax, and no part that does.
 
-Grain imports jax itself, so `data` cannot be without it in memory; `main` imports `train` when all is checked.
+Grain imports jax itself, so `data` always has it in memory; `main` imports `train` after all checks.
 """
 
 WITH_JAX = {f"zppo_jax.run.{name}" for name in ("checkpoint", "records", "saves", "step")}
@@ -44,7 +44,7 @@ WITH_JAX = {f"zppo_jax.run.{name}" for name in ("checkpoint", "records", "saves"
 
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
 FOREIGN = {"torch", "torchvision", "tests", "configs", "experiments", "benchmarks"}
-"""What no part of the package may import: the oracle, and what is built on the package."""
+"""Modules that no part of the package may import: the oracle, and code that is built on the package."""
 
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
@@ -120,8 +120,8 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def import_graph(sources: dict[str, str], packages: set[str]) -> dict[str, set[str]]:
-    """The modules that each module imports, those for a type checker and in functions too; an import of a name from a
-    package's __init__ is one of the module that it comes from, not of the package that has all of them."""
+    """The modules that each module imports, including imports for a type checker and in functions. The import of a name
+    from a package's __init__ counts as one of the module that defines it, not of the package."""
     graph: dict[str, set[str]] = {}
     for name, source in sources.items():
         found = {
@@ -129,7 +129,7 @@ def import_graph(sources: dict[str, str], packages: set[str]) -> dict[str, set[s
         }
         resolved = {module if module in sources else module.rpartition(".")[0] for module in found}
         graph[name] = {module for module in resolved if module in sources and module != name}
-    for package in packages:  # a package is imported before its modules: that is not an import of theirs
+    for package in packages:  # a package is imported before its modules, but they do not import it
         for name in graph:
             if name.startswith(f"{package}."):
                 graph[name].discard(package)

@@ -8,7 +8,7 @@ from zppo_jax.keys import ORDERS, ROLLOUTS, RandomStream
 
 
 def test_streams_do_not_drift_between_versions():
-    """Pinned: another number here is another run of the same seed, and a run that was begun could not be continued."""
+    """Pinned: if a number changes, a seed gives another run, and a run that was begun cannot be continued."""
     stream = RandomStream(1, 2, "bcq")
     assert stream.hash("q") == 317001534644666170537760885349637576520
     assert stream.generator("q").integers(1000, size=4).tolist() == [901, 8, 97, 246]

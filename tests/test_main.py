@@ -1,4 +1,4 @@
-"""The command line answers every mistake with one line, before jax is imported."""
+"""The command line reports every mistake in one line, before jax is imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY = "--config=configs/tiny.py"
 
 
 def run(*arguments: str, script: str | None = None) -> subprocess.CompletedProcess[str]:
-    """The real command in the root of the repository, or a script that ends in it."""
+    """Runs the real command in the root of the repository, or a script that ends with it."""
     command = ["-m", "zppo_jax.main"] if script is None else ["-c", script]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
@@ -28,7 +28,7 @@ def run(*arguments: str, script: str | None = None) -> subprocess.CompletedProce
     )
 
 
-# In place of the training loop: prints what it was given.
+# Replaces the training loop: prints its arguments.
 FAKE_TRAIN = """
 import sys, types
 from absl import app
@@ -131,7 +131,7 @@ def test_unknown_key_is_answered_at_once_by_the_real_command():
     assert result.stderr.splitlines() == [
         "zppo_jax: foo = '1': there is no such key; `python -m zppo_jax.main --help` lists all keys"
     ]
-    assert time.monotonic() - start < 10  # 0.3 s where nothing else runs
+    assert time.monotonic() - start < 10  # 0.3 s if nothing else runs
 
 
 @pytest.mark.parametrize(

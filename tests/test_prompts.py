@@ -172,7 +172,7 @@ def test_neutralised_text_holds_no_tag_and_stays_as_it_is(text: str):
     assert not looks_like_a_tag(clean)
     assert not any(token in clean for token in SPECIAL_TOKENS)
     assert prompts.neutralise(clean) == clean
-    # Readable: nothing but spaces is added and no character but a bracket changes.
+    # Readable: only spaces are added and only brackets change.
     assert re.sub("[ \\[\\]<>]", "", clean) == re.sub("[ \\[\\]<>]", "", text)
 
 

@@ -1,4 +1,4 @@
-"""Stopping is safe: however a run ends, the same command goes on as if it had never ended."""
+"""Stopping is safe: however a run ends, the same command continues as if it had never ended."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def saved_state(workdir: Path, like: State) -> State:
 
 
 def test_a_killed_run_continues_to_the_same_bits(straight, start, tmp_path):
-    """kill -9 after the row of step 4: step 4 is lost, its lines are cut away, and it is made again."""
+    """kill -9 after the row of step 4: step 4 is lost, its lines are removed, and it is made again."""
     script = runs.SIGNALLED.format(signal="SIGKILL", step=4, awaited=str(tmp_path / "checkpoints" / "3"))
     killed = runs.command(runs.arguments(start, tmp_path), script)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -111,7 +111,7 @@ def test_a_loop_that_is_left_early_saves_and_continues_to_the_same_bits(straight
 
 
 def test_a_resumed_run_holds_one_student(straight, start, tmp_path, monkeypatch):
-    """The initial state is given up for the restored one: both would not fit the memory of the devices."""
+    """The initial state is freed before the saved one is restored: the devices could not hold both."""
     workdir = shutil.copytree(straight, tmp_path / "run")
 
     def embeddings(shape: tuple[int, ...]) -> int:
@@ -132,7 +132,7 @@ def test_a_resumed_run_holds_one_student(straight, start, tmp_path, monkeypatch)
 
 
 def test_an_error_between_two_steps_saves_nothing(straight, start, tmp_path):
-    """Nobody knows what it has spoilt: the run goes on from the last checkpoint, here from the start."""
+    """The error may have damaged the state: the run continues from the last checkpoint, here from the start."""
     with pytest.raises(ZeroDivisionError), train.Run.open(runs.config(start), tmp_path) as run:
         assert run.advance() is not None
         raise ZeroDivisionError
@@ -142,7 +142,7 @@ def test_an_error_between_two_steps_saves_nothing(straight, start, tmp_path):
 
 
 def one_line(result) -> str:
-    """What the command says on standard error, which must be one line."""
+    """The command's standard error, which must be one line."""
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, result.stderr
     return lines[0]
@@ -183,13 +183,13 @@ def test_a_damaged_checkpoint_is_one_line_and_the_one_before_serves(straight, st
     with pytest.raises(WorkdirError, match=r"checkpoints/6 is damaged .* continues after step 3") as caught:
         runs.run(start, workdir)
     assert "\n" not in str(caught.value)
-    shutil.rmtree(workdir / "checkpoints" / "6")  # what the message says
+    shutil.rmtree(workdir / "checkpoints" / "6")  # as the message says
     runs.run(start, workdir)
     runs.assert_same_end(workdir, straight, NUM_STEPS)
 
 
 def test_a_checkpoint_that_was_cut_short_is_never_chosen(straight, start, tmp_path):
-    """What Orbax leaves when it is killed while it writes: a directory under a temporary name."""
+    """Orbax, killed while it writes, leaves a directory under a temporary name."""
     workdir = shutil.copytree(straight, tmp_path / "run")
     (workdir / "checkpoints" / "6").rename(workdir / "checkpoints" / "6.orbax-checkpoint-tmp")
     runs.run(start, workdir)
@@ -248,7 +248,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(straigh
 
 @contextlib.contextmanager
 def between_chunks(action):
-    """Calls `action()` whenever the sampler has told how far it is."""
+    """Calls `action()` whenever the sampler has reported its progress."""
     status = RunConsole.status
 
     def status_and_act(self, line):

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: every value arrives where it belongs, and what cannot be is one line."""
+"""From a configuration to the parts of a run: every value is used where it belongs, and a fault is one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from zppo_jax.zppo import HELPS, METHODS
 
 
 class Names:
-    """In place of a compiler: takes down what would be compiled, and compiles nothing."""
+    """Replaces a compiler: records the programs that would be compiled, and compiles nothing."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -133,7 +133,7 @@ def test_sizes_come_from_the_configuration(build):
 
 
 def test_long_prompts_are_prefilled_by_fewer_at_once(build):
-    """Two groups have room in the slots, and two prompts of 9,000 tokens would make a device no faster."""
+    """The slots hold two groups, and two prompts of 9,000 tokens would not make a device faster."""
     parts = build()[0]
     engine = parts.student.actor.engine
     for longest, prompts in ((8192, 2), (9000, 1), (40_000, 1)):
@@ -160,9 +160,9 @@ def test_methods_without_reformulation_have_no_teacher_and_those_without_replay_
 def test_a_teacher_of_the_same_shape_shares_the_programs(build):
     teacher = cast(LocalTeacher, build()[0].teacher)
     parts = build()[0]
-    own, students = cast(LocalTeacher, parts.teacher).actor.engine, parts.student.actor.engine
-    assert (own.name, own.compiler) == (students.name, students.compiler), "the compiler knows programs by name"
-    assert own.kept is not students.kept, "another tower sees other features"
+    engine, students = cast(LocalTeacher, parts.teacher).actor.engine, parts.student.actor.engine
+    assert (engine.name, engine.compiler) == (students.name, students.compiler), "the compiler knows programs by name"
+    assert engine.kept is not students.kept, "another tower sees other features"
     assert teacher.writer is None and teacher.num_rollouts == 4
 
 
@@ -176,7 +176,7 @@ def test_the_compressor_reads_whole_responses_and_does_not_think(build):
 
 
 def test_the_teacher_writes_what_a_prompt_cannot_do_without(build, monkeypatch):
-    """Whether or not it is to shorten candidates: a text without a fallback must be written."""
+    """Whether or not it shortens candidates: a text without a fallback must be written."""
     assert cast(LocalTeacher, build()[0].teacher).writer is None
     digest = dataclasses.replace(HELPS["ncq"].digest, fallback=None)
     monkeypatch.setitem(HELPS, "ncq", dataclasses.replace(HELPS["ncq"], digest=digest))
@@ -204,7 +204,7 @@ def test_a_directory_that_does_not_load_is_one_line(start, tmp_path, missing):
 
 
 def test_warm_up_is_counted_in_steps(start):
-    """Two steps of two updates each: the fourth update has three quarters of the rate, the fifth the whole."""
+    """Two steps of two updates each: the fourth update has three quarters of the rate, the fifth the full rate."""
     changes = {"optimizer__warmup_steps": 2, "optimizer__weight_decay": 0.0, "optimizer__grad_clip": 1e9}
     transform = transform_of(runs.config(start, **changes))
     params = {"x": jnp.zeros(1)}
@@ -216,7 +216,7 @@ def test_warm_up_is_counted_in_steps(start):
 
 
 def test_a_method_may_make_one_update_of_the_whole_batch(start, monkeypatch):
-    """Its row says so, whatever the configuration has: the schedule, and with it the warm-up of the learning rate."""
+    """Its row decides this, whatever the configuration says: the schedule, and with it the warm-up of the rate."""
     config = runs.config(start, optimizer__warmup_steps=2, optimizer__grad_clip=1e9, update__inner_epochs=3)
     assert setup.schedule_of(config) == Schedule(2, 3, "sampler")
     before = transform_of(config)
@@ -231,7 +231,7 @@ def test_a_reference_that_the_objective_does_not_look_at_is_refused(start, monke
 
 
 def test_the_same_optimiser_is_the_same_object(start):
-    """Its identity is a part of the compiled update: else a second run in a process traces everything again."""
+    """The compiled update is keyed by its identity: otherwise a second run in a process would trace again."""
     first: optax.GradientTransformation = transform_of(runs.config(start, num_steps=3))
     assert transform_of(runs.config(start)) is first
     assert transform_of(runs.config(start, optimizer__b2=0.9)) is not first

@@ -1,4 +1,4 @@
-"""The loop, end to end, on a tiny model that earns real rewards: what a run writes, and what each method does."""
+"""The loop, end to end, on a tiny model that earns real rewards: the files of a run, and each method."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_step_has_a_row_with_every_name(straight):
     assert all(row["eval/standard_error"] is not None for row in rows if row["step"] in evaluated)
     assert [row["step"] for row in rows if row["time/eval"] is not None] == evaluated
     trained = [name for name in SCHEMA if not name.startswith(("eval/", "time/eval")) and "cq_accuracy" not in name]
-    before = ("time/records", "time/checkpoint", "replay/accuracy")  # of the step before, or of its hard questions
+    before = ("time/records", "time/checkpoint", "replay/accuracy")  # of the previous step, or of its hard questions
     assert all(row[name] is not None for row in rows[1:] for name in trained if name not in before)
     assert all(row[name] is not None for row in rows[2:] for name in before)
 
@@ -66,7 +66,7 @@ def test_no_file_holds_a_number_that_json_does_not_know(straight):
 
 
 def test_the_model_learns_from_rewards_of_both_kinds(straight):
-    """The runs here would show little if every reward were 0: there are right answers, gradients and graduations."""
+    """These runs would show little if every reward were 0: there are right answers, gradients and graduations."""
     rows = runs.metrics(straight)[1:]
     assert any(row["update/grad_norm"] > 0.01 for row in rows)
     assert any(0 < row["rollout/accuracy"] < 1 for row in rows)
@@ -130,7 +130,7 @@ def test_the_console_tells_the_story(start, tmp_path, capsys):
 
 
 def test_nothing_compiles_after_the_first_steps(straight):
-    """Replayed and reformulated prompts come with the second step; after that there is nothing new to compile."""
+    """Replayed and reformulated prompts first come in the second step; after that there is nothing new to compile."""
     counts = {int(step): names for step, names in json.loads((straight / "compiled.json").read_text()).items()}
     late = counts[NUM_STEPS][len(counts[2]) :]
     assert not late, f"compiled after step 2: {late}"
@@ -156,7 +156,7 @@ def test_nothing_compiles_after_the_first_steps(straight):
 @pytest.fixture(scope="module")
 def by_method(start, tmp_path_factory):
     def train(method: str):
-        # A teacher that nobody needs need not exist.
+        # A teacher that is not needed does not have to exist.
         changes = {} if METHODS[method].helps else {"teacher__path": "no/such/teacher"}
         workdir = tmp_path_factory.mktemp(method)
         return runs.run(start, workdir, method, num_steps=3, log__tensorboard=False, **changes)
@@ -179,7 +179,7 @@ def test_each_method_adds_what_its_row_says(by_method, name):
 
 
 def test_all_methods_begin_with_the_same_rollouts(by_method):
-    """They differ in what they add, not in luck."""
+    """They differ in their additions, not in their random draws."""
 
     def first(workdir) -> list:
         keys = ("uid", "prompt", "responses", "rewards")
@@ -193,7 +193,7 @@ def test_all_methods_begin_with_the_same_rollouts(by_method):
 
 
 def test_a_prompt_that_no_bucket_holds_is_left_out_and_counted(start, tmp_path):
-    """In the paper's words a tiny tokenizer's BCQ and NCQ prompts are longer than the largest bucket."""
+    """In the paper's wording, BCQ and NCQ prompts of a tiny tokenizer are longer than the largest bucket."""
     runs.run(start, tmp_path, num_steps=2, prompt__template="paper", log__tensorboard=False)
     rows = runs.metrics(tmp_path)[1:]
     assert sum(row["zppo/too_long"] for row in rows) > 0

@@ -1,10 +1,10 @@
 """A random tiny Qwen3.5 with its own tokenizer, and engines and learners that share their compiled programs.
 
-The architecture is the warm start's, but for its depth. Every parameter is random and of a size at which logits differ
-by several units, so that no test passes because all distributions are uniform. Sixty more ids end a response, so that
-lengths differ.
+The architecture is the warm start's, except for its depth. Every parameter is random and of a size at which logits
+differ by several units, so that no test passes because all distributions are uniform. Sixty more ids end a response, so
+that lengths differ.
 
-Compiling is what costs time here: everything that can use one engine or one learner does.
+Compiling takes most of the time here: all tests share one engine and one learner where they can.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def processor() -> Processor:
 @functools.cache
 def model(seed: int = 0) -> qwen3_5.Model:
     config = tiny.config(processor())
-    # With a head of its own: tied, a random model says its last token again and again. One layer of each kind.
+    # With an untied head: with a tied one, a random model repeats its last token. One layer of each kind.
     text = dataclasses.replace(config.text, num_hidden_layers=2, full_attention_interval=2, tie_word_embeddings=False)
     config = dataclasses.replace(config, text=text, stop_token_ids=(*config.stop_token_ids, *range(100, 160)))
     return qwen3_5.Model(config, random_params(config, seed))
@@ -74,7 +74,7 @@ class _Lowered:
 
 
 class FastCompiler(Compiler):
-    """Compiles in half the time what runs slower: here nothing runs for long."""
+    """Compiles programs in half the time, which then run slower: here nothing runs for long."""
 
     def program(
         self, name: str, lower: Callable[[], Any], kind: Kind = "sequence", mesh: jax.sharding.Mesh | None = None
@@ -84,7 +84,7 @@ class FastCompiler(Compiler):
 
 @functools.cache
 def compiler() -> Compiler:
-    """One for the whole session: a program of the same name and shapes is compiled once."""
+    """The one compiler of the session: a program of the same name and shapes is compiled once."""
     return FastCompiler(num_threads=1)
 
 
@@ -155,7 +155,7 @@ def group(of: EncodedPrompt, samples: Sequence[Sample], correct: Sequence[bool])
 
 @functools.cache
 def groups() -> tuple[Group, ...]:
-    """What the random model answers to `items()`, rewarded at random; one group has no spread."""
+    """The random model's answers to `items()`, rewarded at random; one group has no spread."""
     requests = [Request(one.prompt.uid, one.features, GROUP_SIZE) for one in items()]
     rewards = np.asarray([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0], [0, 1, 0]], bool)
     answers = sample(engine(), requests)
@@ -172,7 +172,7 @@ def cohort(groups: Sequence[Group]) -> Cohort:
 
 
 def keep_gradient(rate: float) -> optax.GradientTransformation:
-    """Plain gradient descent whose state is the last gradient: so a test can look at what the update computed."""
+    """Plain gradient descent whose state is the last gradient, so that a test can check it."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(lambda g: -rate * g, updates), updates
@@ -184,7 +184,7 @@ OBJECTIVE = Clipped(clip_low=0.2, clip_high=0.28, dual_clip=10.0)
 SCHEDULE = Schedule(num_minibatches=2, inner_epochs=1)
 CREDIT = GroupRelative(normalisation="nonzero", scope="batch", eps=1e-6)
 ROWS = rows.shapes(2, 88, 2, SHAPES.buckets[-1], SHAPES.max_new_tokens, SHAPES.patch_slots)
-"""Two groups of 36 or 40 slots fit a row."""
+"""Row sizes: two groups of 36 or 40 slots fit a row."""
 
 
 @functools.cache
@@ -194,7 +194,7 @@ def learner() -> Learner:
 
 
 class Result(NamedTuple):
-    """A step of updates: the new state, and what `Updated` holds."""
+    """A step of updates: the new state, and the fields of `Updated`."""
 
     state: dict[str, Any]
     weights_PG: np.ndarray
@@ -205,11 +205,11 @@ class Result(NamedTuple):
 def update(
     trainer: Learner, state: dict[str, Any], groups: Sequence[Group], *, seed: int, step: int, credit: Credit = CREDIT
 ) -> Result:
-    """All updates of a step on these groups."""
+    """Makes all updates of a step on these groups."""
     state, updated = trainer.update(state, cohort(groups), credit, seed=seed, step=step)
     return Result(state, *updated)
 
 
 def fresh_state() -> dict[str, Any]:
-    """A state whose buffers are its own: the update donates them."""
+    """A state with separate buffers, because the update donates them."""
     return learner().init(jax.tree.map(jnp.copy, model().params))

@@ -1,4 +1,4 @@
-"""Engines of tests that answer by a script: whoever samples asks them, and any other engine really samples."""
+"""Engines that answer by a script in tests: `sample` and `stream` ask them; any other engine really samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The actor on the tiny model: texts are those of the tokens, verdicts belong to their rollouts."""
+"""The actor on the tiny model: texts match the tokens, verdicts belong to their rollouts."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_the_identity_reaches_the_engine(actor):
 
 
 class Script:
-    """An engine that says what it is told to: samples by uid."""
+    """An engine with scripted samples, by uid."""
 
     def __init__(self, lines):
         self.lines = lines
 
     def stream(self, params, requests):
-        """The last of each group first, one group after the other."""
+        """Yields the last sample of each group first, one group after the other."""
         for index, request in enumerate(requests):
             texts = list(enumerate(self.lines[request.uid]))
             yield []
@@ -96,10 +96,10 @@ def test_the_region_is_the_scorers(actor):
 
 
 def test_responses_are_scored_while_others_are_sampled(actor):
-    """The engine goes on only when somebody scores what it has given already."""
+    """The engine goes on only after the samples that it has given are scored."""
     scored = threading.Event()
 
-    class Told:
+    class Counting:
         def score(self, texts, questions):
             scored.set()
             return actor.scorer.score(texts, questions)
@@ -110,13 +110,13 @@ def test_responses_are_scored_while_others_are_sampled(actor):
             assert scored.wait(30)
             yield [(0, 0, spoken("</think> \\boxed{8}"))]
 
-    beside = Actor(Waiting({}), actor.processor, Told())  # type: ignore[arg-type]
+    beside = Actor(Waiting({}), actor.processor, Counting())  # type: ignore[arg-type]
     (group,) = answer(beside, tiny_model.items()[:1], 2)
     assert [rollout.answer for rollout in group.rollouts] == ["8", "7"]
 
 
 def test_the_options_of_a_question_reach_its_scorer(actor):
-    """Two questions of one gold: what is near enough for one is wrong for the other."""
+    """Two questions with the same gold: an answer near enough for one is wrong for the other."""
     lines = {"1/a/plain": ["</think> \\boxed{7.3}"], "1/b/plain": ["</think> \\boxed{7.3}"]}
     near, exact = tiny_model.items()[:2]
     question = dataclasses.replace(near.prompt.question, answer_type="numeric", options={"tolerance": 0.5})
@@ -129,7 +129,7 @@ def test_the_options_of_a_question_reach_its_scorer(actor):
 
 
 def test_what_is_scored_begins_with_the_opening(actor):
-    """The model continues it: it is a part of the response, and here it holds the end of thinking and half the box."""
+    """The model continues the opening, so it is part of the response; here it ends thinking and begins a box."""
     lines = {"1/a/plain": ["7}", "8}"]}
     item = tiny_model.items()[0]
     item = dataclasses.replace(item, prompt=dataclasses.replace(item.prompt, opening="so </think> \\boxed{"))
@@ -141,7 +141,7 @@ def test_what_is_scored_begins_with_the_opening(actor):
 
 
 def test_the_engine_continues_the_opening(actor):
-    """Its tokens end the prompt that is sampled from: the model says other things than without it."""
+    """The opening's tokens end the prompt that is sampled from: the model answers differently than without it."""
     (plain, *_), process = tiny_model.items(), PromptProcessing(actor.processor, tiny_model.TEMPLATE)
     opened = process.item(dataclasses.replace(plain.prompt, opening="ab"))
     assert opened.features.num_tokens > plain.features.num_tokens

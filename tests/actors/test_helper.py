@@ -1,6 +1,6 @@
-"""The walk over the hard questions: which of them get prompts, whom the teacher answers, and whose slots are free.
+"""The walk over the hard questions: which of them get prompts, which the teacher answers, and which slots are free.
 
-The parts are real ones, made by `setup`; only the teacher is a script, since nobody can order what a model knows.
+The parts are real ones, made by `setup`; only the teacher is a script, since a model's knowledge cannot be chosen.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ NUM_HARD, LIMIT = 16, 8
 
 
 def whole(response: str, count: int = 1) -> str:
-    """A summary that says the response so many times, with the answer that the response has."""
+    """A summary that repeats the response `count` times, with the response's answer."""
     return rf"<summary>{f'{response} ' * count}\boxed{{{7 if response == 'teacher' else 5}}}</summary>"
 
 
 @dataclasses.dataclass
 class Script:
-    """A teacher that is right on the questions in `knows`, and writes of each response what `written` makes of it."""
+    """A teacher that is right on the questions in `knows`, and writes `written(response)` about each response."""
 
     knows: set[str]
     written: Callable[[str], str | None] = whole
@@ -57,7 +57,7 @@ class Script:
 
 @pytest.fixture(scope="module")
 def made(start):
-    """The parts of each method, 16 questions, and a cap of 8 prompts; the teacher writes of responses."""
+    """The parts of each method, 16 questions, and a cap of 8 prompts; the teacher writes about responses."""
     found: dict[str, setup.Components] = {}
 
     def parts_of(method: str, **changes: Any) -> setup.Components:
@@ -75,7 +75,7 @@ def made(start):
 
 @pytest.fixture(scope="module")
 def groups(made) -> list[Group]:
-    """Sixteen hard questions of eight rollouts: the first eight are all wrong, the others once or twice right."""
+    """Sixteen hard questions of eight rollouts: the first eight are all wrong, the others right once or twice."""
     items: list[EncodedPrompt] = list(next(made("zppo").stream).new)
     right = [max(0, index - 7) % 3 for index in range(NUM_HARD)]
     return [
@@ -99,7 +99,7 @@ def walked(
     hosts: Hosts | None = None,
     outcomes: Sequence[Outcome] = (),
 ) -> Walk:
-    """Steps 2 to 4 of a training step, as `train_step` takes them."""
+    """Runs steps 2 to 4 of a training step, as `train_step` does."""
     helper = dataclasses.replace(parts.helper, teacher=teacher, hosts=hosts or Hosts())
     plain = Cohort(tuple(groups), tuple(outcomes or [group.outcome() for group in groups]))
     listing = helper.listing(plain, ranked(parts, plain.outcomes), parts.limit, parts.config.seed, 1)
@@ -118,7 +118,7 @@ def ranked_ids(parts: setup.Components, groups: list[Group]) -> list[str]:
 
 @pytest.mark.parametrize("scope", ["capped", "all_hard"])
 def test_bcq_alone_takes_the_hardest_that_the_teacher_can_answer(made, groups, scope):
-    """It is right on the eight less hard questions only: those fill the cap (App. C), and not none of them."""
+    """The teacher is right only on the eight less hard questions: those fill the cap (App. C)."""
     parts = made("grpo_replay_bcq", teacher__scope=scope)
     ranks = ranked_ids(parts, groups)
     teacher = Script(set(ranks[LIMIT:]))
@@ -162,7 +162,7 @@ def test_with_ncq_it_is_algorithm_1(made, groups, scope):
 
 
 def test_the_slot_of_a_prompt_that_no_bucket_holds_goes_to_the_next(made, groups):
-    """Every NCQ prompt is too long: they lose their slots, are counted, and BCQ prompts of later ranks take them."""
+    """Every NCQ prompt is too long: each is counted, and its slot goes to a BCQ prompt of a later rank."""
     parts = made("zppo", teacher__scope="capped")
     ranks = ranked_ids(parts, groups)
     teacher = Script(set(ranks), written=lambda one: whole(one, 50 if one.startswith("w") else 1))
@@ -183,7 +183,7 @@ def test_refused_summaries_are_counted_by_author_and_reason(made, groups):
 
 
 def test_a_summary_without_fallback_leaves_out_the_prompts_that_need_it(made, groups, monkeypatch):
-    """A kind of help whose text nothing can stand for: without it there is no BCQ prompt."""
+    """A kind of help whose text has no fallback: without the text there is no BCQ prompt."""
     written = dataclasses.replace(SUMMARY, name="hint", fallback=None)
     monkeypatch.setitem(HELPS, "bcq", dataclasses.replace(HELPS["bcq"], digest=written))
     parts = made("zppo", teacher__scope="capped")
@@ -202,7 +202,7 @@ def test_a_summary_without_fallback_leaves_out_the_prompts_that_need_it(made, gr
 
 
 def test_the_beginning_of_an_answer_takes_room_in_its_bucket(made, groups, monkeypatch):
-    """A prompt whose text would fit, and with its opening does not, loses its slot."""
+    """A prompt that fits without its opening, but not with it, loses its slot."""
 
     def build(question_text, candidates, texts, template):
         return Turn(plain_text(question_text, template), texts[0])
@@ -232,7 +232,7 @@ def test_a_group_with_an_undecided_rollout_is_not_reformulated(made, groups):
 
 
 class Pair(Hosts):
-    """One of two hosts in one process, which meet where real ones do."""
+    """One of two hosts in one process, which synchronise where real ones do."""
 
     def meet(self, barrier: threading.Barrier, table: list[Any]) -> Pair:
         self.barrier, self.table = barrier, table

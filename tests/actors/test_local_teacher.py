@@ -62,7 +62,7 @@ def teacher(actor, temperature=1.0, top_p=1.0, **changes) -> LocalTeacher:
 
 
 class Answered:
-    """A teacher that has answered already, and writes as `writer` does."""
+    """A teacher that has already answered, and writes as `writer` does."""
 
     def __init__(self, writer: LocalTeacher, responses: Sequence[Rollout]) -> None:
         self.responses, self.write = responses, writer.write
@@ -72,7 +72,7 @@ class Answered:
 
 
 class Compressed(NamedTuple):
-    """What a prompt shows of each candidate, how many summaries were asked for, and which were refused."""
+    """The text shown for each candidate, the number of summaries asked for, and the refused ones."""
 
     texts: dict[Candidate, str]
     num_asked: int
@@ -80,7 +80,7 @@ class Compressed(NamedTuple):
 
 
 def compress(of: LocalTeacher, candidates: Sequence[Candidate], max_tokens: int = MAX_TOKENS) -> Compressed:
-    """The candidates as responses to one hard question, whose prompt shows them."""
+    """Compresses the candidates as responses to one hard question, whose prompt shows them."""
     item, kind = tiny_model.items()[0], candidates[0].answer_type if candidates else "math"
     question = dataclasses.replace(item.prompt.question, answer_type=kind)
     student, teachers = (
@@ -115,7 +115,7 @@ def compressed(of: LocalTeacher, candidates: Sequence[Candidate] = CANDIDATES, *
 
 
 def check_fallback(text: str, candidate: Candidate) -> None:
-    """The end of the response in at most MAX_TOKENS tokens, and the original box last."""
+    """Checks for the end of the response, in at most MAX_TOKENS tokens, and the original box last."""
     box = "" if candidate.answer is None else f"\\boxed{{{candidate.answer}}}"
     assert text.endswith(box) and text.count("\\boxed") <= 1 + (candidate.answer is not None)
     body = text.removesuffix(box).strip()
@@ -171,7 +171,7 @@ def test_a_summary_without_the_original_box_is_not_taken(output, actor):
 
 
 def test_refused_summaries_are_counted_by_author_and_reason(actor):
-    """A response without an answer whose summary has a box, and one spelt otherwise, are no longer refused."""
+    """Not refused: a summary with a box for a response without an answer, and an answer in another spelling."""
     half = Candidate("<think>\nhalf </think> \\boxed{\\frac{1}{2}}", "\\frac{1}{2}", "teacher")
     lost = Candidate("<think>\nseven </think> \\boxed{7}", "7", "teacher")
     outputs = (
@@ -199,7 +199,7 @@ def test_refused_summaries_are_counted_by_author_and_reason(actor):
         ("counting", "three", "3", "other_answer"),  # no rule reads the word, in either place
         ("clicking", "[0.5, 0.3]", "[0.50,0.30]", "other_answer"),
         ("clicking", "[0.5, 0.3]", "[0.5,0.3]", None),
-        ("anls", "1234", "1244", "other_answer"),  # near enough for a reward, and another answer
+        ("anls", "1234", "1244", "other_answer"),  # near enough for a reward, but another answer
         ("multiple_choice", "B", "(b)", None),
     ],
 )
@@ -224,7 +224,7 @@ def test_the_compressor_is_asked_greedily_once_for_each_candidate(actor):
 
 
 def test_a_response_too_long_to_compress_falls_back(actor):
-    """Broken bytes decode to U+FFFD, which takes more tokens than it was sampled with; the others are compressed."""
+    """Broken bytes decode to U+FFFD, which takes more tokens than were sampled; the others are compressed."""
     long = Candidate("�" * 400 + " \\boxed{5}", "5")
     longest = 64 + tiny_model.processor().features(prompts.compress_text(CANDIDATES[0].text), ()).num_tokens
     compressor = scripted(actor, "<summary>short \\boxed{12}</summary>", longest=longest)
@@ -248,7 +248,7 @@ def test_nothing_to_compress(actor):
 
 
 def test_what_is_too_long_or_has_no_writer_is_not_written(actor):
-    """One text a turn, in order, with None in the place of what nobody could write."""
+    """One text per turn, in order, with None for each that could not be written."""
     writer = scripted(actor, "one", "two", longest=20)
     made = teacher(actor, writer=writer).write(["short", "long " * 20, "short"], RandomStream(0, 1, "write"))
     assert made == ["one", None, "two"]
@@ -275,8 +275,8 @@ def test_answers_are_scored_and_fresh_on_every_visit(actor):
 
 def test_the_teacher_answers_with_its_own_parameters_and_settings(actor):
     items = tiny_model.items()[:1]
-    (own,) = teacher(actor, temperature=0.0).groups(items, RandomStream(0, 1, "teacher"))
-    first, second = (rollout.token_ids_T for rollout in own.rollouts)
+    (group,) = teacher(actor, temperature=0.0).groups(items, RandomStream(0, 1, "teacher"))
+    first, second = (rollout.token_ids_T for rollout in group.rollouts)
     np.testing.assert_array_equal(first, second)
     student = dataclasses.replace(teacher(actor, temperature=0.0), params=tiny_model.model().params)
     (other,) = student.groups(items, RandomStream(0, 1, "teacher"))

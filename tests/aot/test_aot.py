@@ -1,4 +1,4 @@
-"""Programs compiled for a slice that is not there: names, sizes, and one real compilation where libtpu is installed."""
+"""Programs compiled for a slice without having one: names, sizes, and one real compilation if libtpu is installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zppo_jax.aot import compiling, memory, programs, report, table, topologies
 from zppo_jax.config import from_config_dict
 from zppo_jax.errors import ConfigError
 
-QUIET: Any = None  # nothing is told in the tests that name it
+QUIET: Any = None  # nothing is reported in the tests that use it
 TINY = str(runs.ROOT / "configs" / "tiny.py")
 
 
@@ -86,8 +86,8 @@ def test_values_may_stand_behind_their_flags():
         "3",
         "--search",
     ]
-    own = ["--topology", "v5e-16", "--json", "--programs", "update", "--search"]
-    assert command._divided(words) == (own, ["--config", TINY, "--config.seed", "3"])
+    own_flags = ["--topology", "v5e-16", "--json", "--programs", "update", "--search"]
+    assert command._divided(words) == (own_flags, ["--config", TINY, "--config.seed", "3"])
 
 
 def test_an_answer_that_nobody_takes_is_told(capsys, monkeypatch):
@@ -134,8 +134,7 @@ def test_collectives_are_counted_in_bytes():
 
 
 def test_what_runs_beside_others_is_counted_once_and_a_part_of_a_sum_as_such():
-    """As the TPU compiler writes them: one gather at its start, on its way and at its end; a sum of which each device
-    keeps a part."""
+    """Texts as the TPU compiler writes them: the start, update and end of one gather; a scattered sum."""
     text = """
 %async_start (p: f32[2,8]) -> (f32[2,8], f32[16,8]) {
   %all-gather.1 = f32[16,8]{1,0} all-gather(%p), channel_id=7, dimensions={0}
@@ -209,28 +208,28 @@ def test_what_lies_beside_a_program_is_what_the_run_holds_and_it_does_not_take(t
     features = beside("decode over 80 keys") - optimizer - teacher - params - resident["prompts"] - resident["weights"]
     assert features > 0 and features % resident["features"] == 0
     held = optimizer + teacher + features
-    held += resident["weights"]  # the student's own, while the teacher of its shape runs the same programs
+    held += resident["weights"]  # the student's, while the teacher of the same shape runs the same programs
     assert beside("prefill of 64 tokens") == held + vision + resident["weights"] + resident["slots"]
     assert beside("fill of 80 keys after 64 tokens") == held + params + resident["weights"]
     assert beside("decode over 80 keys") == held + params + resident["prompts"]
     students = found.student.resident_bytes(run.state["params"], 0)["weights"]
-    own = found.engine_of("compressor's decode over 1 keys")
-    assert own is found.compressor, (
+    compressor = found.engine_of("compressor's decode over 1 keys")
+    assert compressor is found.compressor, (
         "a teacher of the student's shape shares its programs; the compressor has longer prompts"
     )
-    (bucket,) = own.shapes.buckets
-    name = f"compressor's fill of {own.shapes.num_keys} keys after {bucket} tokens"
-    weights = own.resident_bytes(run.state["params"], 0)["weights"]
+    (bucket,) = compressor.shapes.buckets
+    name = f"compressor's fill of {compressor.shapes.num_keys} keys after {bucket} tokens"
+    weights = compressor.resident_bytes(run.state["params"], 0)["weights"]
     assert beside(name) == params + optimizer + teacher + features + weights + students
 
 
 def test_what_is_counted_is_what_the_compiler_counts(tiny_run):
-    """Compiled for this machine: the arguments and results of what fills slots, and the weights of decoding."""
+    """Compiled for this machine: arguments and results of the programs that fill slots, and decoding weights."""
     _, run, found, recorder = tiny_run
     resident = found.student.resident_bytes(run.state["params"], 1)
     compiled = {one.name: one for one in recorder.compile_all(lambda name: None)}
     assert set(compiled) == set(COMPILED)
-    rows = 200 * found.student.num_slots  # what fill is told of each row
+    rows = 200 * found.student.num_slots  # the arguments of fill for each row
     fill = compiled["fill of 80 keys after 64 tokens"].argument
     assert 0 <= fill - resident["slots"] - resident["prompts"] < rows
     batch, params = found.student.batch_prompts((), 1), run.state["params"]
@@ -257,7 +256,7 @@ def test_a_compilation_that_takes_too_long_is_given_up():
 
 
 def test_work_is_that_of_the_rows_that_a_program_has(tiny_run):
-    """A micro-batch has eight rows here, the look at log-probabilities one a device, each a third of the work."""
+    """A micro-batch has eight rows here, the check of log-probabilities one per device, each a third of the work."""
     config, run, found, _ = tiny_run
     eight = dataclasses.replace(config, update=dataclasses.replace(config.update, rows_per_microbatch=8))
     one, many = (report._tflop(each, run, found, "gradient") for each in (config, eight))
@@ -298,7 +297,7 @@ def test_a_table_of_markdown():
     ],
 )
 def test_a_search_says_what_it_knows(tiny_run, monkeypatch, fits, largest, decided, said):
-    """Compilations are answered here; what is made of the answers is the command's."""
+    """The results of compilations are scripted; the command evaluates them."""
     config, run, found, _ = tiny_run
     answers = iter(fits)
 
@@ -330,7 +329,7 @@ def test_a_teacher_that_only_compresses_is_part_of_the_run(monkeypatch):
 
 
 def test_the_document_holds_what_the_command_said():
-    """docs/scale.md has the table of every answer that is kept, and of no other."""
+    """docs/scale.md has the table of every kept answer, and no other."""
     text, kept = (runs.ROOT / "docs" / "scale.md").read_text(), sorted((runs.ROOT / "docs" / "scale").glob("*.json"))
     assert kept
     for path in kept:
@@ -341,8 +340,8 @@ def test_the_document_holds_what_the_command_said():
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_real_compilation_for_a_slice():
-    """The optimiser's step of configs/tiny.py on 16 chips of v5e, and what random keys go into; standard output has the
-    object alone."""
+    """The optimiser's step of configs/tiny.py on 16 chips of v5e, and the programs with random keys; standard output
+    has only the object."""
     result = subprocess.run(
         [sys.executable, "-m", "zppo_jax.aot", f"--config={TINY}", "--topology=v5e-16", "--json",
          "--programs=update,weights,teacher's weights,fill of 36"],

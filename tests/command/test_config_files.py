@@ -1,4 +1,4 @@
-"""Configuration files from any folder: the real command, run where nothing of the repository lies."""
+"""Configuration files from any folder: the real command, run outside the repository."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def seed_of(file: Path | str, cwd: Path, packages: Path = ROOT) -> str:
     """The seed that the command line reads from the file, or the one line of a refusal; `packages` is where zppo_jax
     is.
 
-    The package is reached as from an editable installation: its folder is known, that of the repository is not.
+    The package is found as in an editable installation: its folder is known, that of the repository is not.
     """
     finder = f"""
 import importlib.util, sys
@@ -73,7 +73,7 @@ def test_a_file_anywhere_imports_the_repositorys(tmp_path, words, folder):
 
 
 def test_neighbours_come_before_the_repositorys(tmp_path):
-    """Where their folder is called configs, with an __init__.py or without."""
+    """If their folder is called configs, with an __init__.py or without."""
     folder = tmp_path / "configs"
     folder.mkdir()
     (folder / "tiny.py").write_text("from zppo_jax.config import ConfigTree\ndef get_config(method): 1 / 0\n")
@@ -124,7 +124,7 @@ def test_without_the_repository_the_mistake_says_where_it_is(tmp_path):
         else:
             shutil.copyfile(source, target)
     (tmp_path / "my.py").write_text("from configs import tiny\n" + LIKE_TINY)
-    mend = "configs/ is not installed with the package: clone the repository and set PYTHONPATH to the clone\n"
+    fix = "configs/ is not installed with the package: clone the repository and set PYTHONPATH to the clone\n"
     said = seed_of(tmp_path / "my.py", tmp_path, packages)
-    assert said.endswith(f"ModuleNotFoundError: No module named 'configs'; {mend}")
-    assert seed_of("other/tiny.py", packages, packages).endswith(f"try a file of the repository's configs/; {mend}")
+    assert said.endswith(f"ModuleNotFoundError: No module named 'configs'; {fix}")
+    assert seed_of("other/tiny.py", packages, packages).endswith(f"try a file of the repository's configs/; {fix}")

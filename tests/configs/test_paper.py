@@ -62,7 +62,7 @@ TABLE_8: dict[str, Any] = {
     "rollout.questions_per_step": 384,
     "num_steps": 200,
 }
-"""Table 8 of arXiv:2606.18216, where an item is a key."""
+"""The items of Table 8 of arXiv:2606.18216 that are keys."""
 
 EVALUATION = {
     "eval.temperature": 0.6,
@@ -97,7 +97,7 @@ def docstring(size: str) -> str:
 
 @functools.cache
 def abstract_state(size: str) -> dict[str, Any]:
-    """Shapes and dtypes of the student's parameters and optimiser as the configuration has them."""
+    """The shapes and dtypes of the student's parameters and optimiser under the configuration."""
     config = config_of(size)
     params = hf.abstract_params(sizes.get(size), config.model.dtype)
     trainable, _ = freeze.split(params, config.optimizer.freeze)
@@ -142,7 +142,7 @@ def assignments(name: str) -> dict[str, str]:
 
 
 def test_every_key_has_one_home():
-    """What the paper has a value for is a line of paper.py, the value a literal; common.py has the other keys."""
+    """A key with a value in the paper is a line of paper.py, with a literal value; common.py has the other keys."""
     papers, commons = assignments("paper"), assignments("common")
     assert {"prompt.min_pixels", "prompt.max_pixels", *TABLE_8, *EVALUATION} <= papers.keys()
     assert not papers.keys() & commons.keys()
@@ -182,7 +182,7 @@ def test_the_docstring_has_commands_results_and_hours(size):
 
 @pytest.mark.parametrize("size", FILES)
 def test_the_command_of_the_pod_is_valid(size):
-    """Its overrides are keys, and the configuration with them can be run."""
+    """The command's overrides are keys, and the configuration with them can be run."""
     tree = command.load_config(path_of(size))
     changes = dict(re.findall(r"--config\.([\w.]+)=(\d+)", docstring(size)))
     assert changes
@@ -192,8 +192,8 @@ def test_the_command_of_the_pod_is_valid(size):
 
 @pytest.mark.parametrize("size", FILES)
 def test_the_memory_is_what_the_docstring_says(size):
-    """To 0.1 GB: parameters and optimiser as a run has them, the gradient, the teacher, both models' caches, and the
-    weights from which they decode."""
+    """Within 0.1 GB: parameters and optimiser of a run, the gradient, the teacher, both models' caches, and their
+    decoding weights."""
     config, state = config_of(size), abstract_state(size)
     params = jax.tree.leaves(state["params"])
     slots = config.prompt.buckets[-1] + config.rollout.max_new_tokens
@@ -227,7 +227,7 @@ def test_the_memory_is_what_the_docstring_says(size):
 
 @pytest.mark.parametrize("size", FILES)
 def test_the_optimiser_keeps_three_numbers_for_each_parameter(size):
-    """Two moments and what rounding loses, all in bfloat16; freezing the vision tower spares its share of them."""
+    """Two moments and the rounding error, all in bfloat16; freezing the vision tower saves its share of them."""
     state = abstract_state(size)
     count, vision = (
         sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state["params"], state["params"]["vision"])
@@ -243,7 +243,7 @@ def test_the_optimiser_keeps_three_numbers_for_each_parameter(size):
 
 
 def sharded_state(size: str, mesh: Any) -> dict[str, Any]:
-    """The abstract state with a sharding on every leaf; a moment lies where its parameter lies."""
+    """The abstract state with a sharding on every leaf; a moment is sharded like its parameter."""
     state, transform = abstract_state(size), transform_of(config_of(size))
     shardings = parallel.shardings(mesh, state["params"], vlm.logical_axes(sizes.get(size)))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -268,7 +268,7 @@ def gigabytes_a_device(tree: Any) -> float:
 @pytest.mark.parametrize("size", FILES)
 @pytest.mark.parametrize("mesh", [(1, 8, 1), (1, 64, 1), (1, 8, 4)], ids=["node", "pod", "8 x 4"])
 def test_the_abstract_state_is_shared_by_the_devices(size, mesh):
-    """A device holds its part of the whole, and 0.2 GB at most of what stays whole (norms, biases, the merger)."""
+    """A device holds its part of the whole, and at most 0.2 GB of uncut arrays (norms, biases, the merger)."""
     state, devices = sharded_state(size, parallel.abstract_mesh(*mesh)), math.prod(mesh)
     for part in ("params", "optimizer"):
         share, held = gigabytes(state[part]) / devices, gigabytes_a_device(state[part])

@@ -1,8 +1,9 @@
 """Two real steps of configs/0p8b.py: a student of 0.8B's exact widths, cut in depth and vocabulary alone, and an FP8
 teacher; everything else is scaled down by overrides of the command line.
 
-A random model never earns a reward, so the last MLP is made a table of which token may follow which: the models answer
-the two training questions, digit by digit, rightly about one time in eight. All other weights are random.
+A random model never earns a reward, so the last MLP is set to a table of the tokens that may follow each token: the
+models answer the two training questions, digit by digit, correctly about one time in eight. All other weights are
+random.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def config() -> qwen3_5.Config:
 
 
 def successors(processor: Processor) -> dict[int, set[int]]:
-    """After which token which others come: the box around the answers, digit by digit."""
+    """The tokens that may follow each token: the box around the answers, digit by digit."""
     ids = processor.tokenizer.get_vocab()
     questions = DigitsSource("rules", "train", OVERRIDES["data.num_questions"], 0)
     follow: dict[int, set[int]] = {ids["Ċ"]: {ids["\\boxed{"]}, ids["}"]: {ids["<|im_end|>"]}}
@@ -109,7 +110,7 @@ def quantise(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """By hand: the NumPy writer of safetensors knows no float8."""
+    """Writes the format directly: the NumPy writer of safetensors does not support float8."""
     names = {"float32": "F32", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3"}
     header, end = {}, 0
     for name, tensor in tensors.items():
@@ -160,7 +161,7 @@ main.main()
 
 @pytest.fixture(scope="module")
 def workdir(models, quick_compilation, tmp_path_factory) -> Path:
-    """What the command leaves behind."""
+    """The run directory that the command leaves."""
     student, teacher = models
     changes = OVERRIDES | {"model.path": student, "teacher.path": teacher}
     workdir = tmp_path_factory.mktemp("run")
@@ -182,14 +183,14 @@ def test_two_steps(workdir):
     assert any(row["update/grad_norm"] > 0 for row in rows[1:]), "no group had a spread"
     assert any(row["zppo/ncq_groups"] + row["zppo/bcq_groups"] > 0 for row in rows[1:])
     assert rows[2]["replay/size"] > 0
-    # Sampler and trainer sum in another order, in bfloat16: that much and no more.
+    # Sampler and trainer sum in another order, in bfloat16: that explains this much and no more.
     assert all(0 <= row["update/mismatch_kl"] < 0.002 for row in rows[1:])
     assert runs.saved_steps(workdir) == [2]
 
 
 @pytest.mark.slow
 def test_the_state_is_bfloat16_and_gradients_reach_the_vision_tower(workdir):
-    """Two moments and what rounding lost for every parameter; what was saved is what the optimiser kept."""
+    """Two moments and the rounding error of every parameter; the checkpoint holds the optimiser's state."""
     state: Any = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / "2" / "state").absolute())
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     floating = {name: leaf for name, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}

@@ -1,4 +1,4 @@
-"""The embedded dataset: splits, gold answers, determinism, and how far a blind guess gets."""
+"""The embedded dataset: splits, gold answers, determinism, and the accuracy of a blind guess."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ PROCESS = PromptProcessing(ByteProcessor(), TEMPLATE)
 
 
 def real_processor() -> processor_lib.Processor:
-    """With a tokenizer of the questions, and a vision token a digit."""
+    """A processor with a tokenizer of the questions, and one vision token per digit."""
     tokenizer = processor_lib.build_tokenizer([SOURCE[i].text for i in range(10)], 400)
     config = processor_lib.ProcessorConfig(min_pixels=32 * 32, max_pixels=9 * 32 * 32)
     return processor_lib.Processor(tokenizer, processor_lib.default_chat_template(), config)
@@ -89,7 +89,7 @@ def _open(replay, **overrides):
 
 
 def _train(stream, replay, count):
-    """Takes steps as a trainer does: between two of them the first two new questions enter the buffer, one leaves."""
+    """Takes steps as a trainer does: after each, the first two new questions enter the buffer and one leaves."""
     batches = []
     for _ in range(count):
         batch = next(stream)
@@ -102,7 +102,7 @@ def _train(stream, replay, count):
 
 
 def _content(batch):
-    """Everything a batch says, comparable with ==."""
+    """The whole content of a batch, comparable with ==."""
     rows = []
     for item in (*batch.new, *batch.replayed):
         arrays = [np.asarray(value).tobytes() for value in vars(item.features).values()]
@@ -132,7 +132,7 @@ class Renamed:
 
 
 def test_two_questions_of_one_id_are_refused_at_the_start():
-    """They would share a uid, and with it a baseline and a place in the buffer, in whichever steps they come."""
+    """They would share a uid, and with it a baseline and a place in the buffer, in any steps."""
     source = Renamed(lambda index, question: "same" if index in (3, 7) else question.id)
     settings: dict[str, Any] = {"seed": 7, "questions_per_step": 2, "num_replayed": 2, "replay": None}
     with pytest.raises(ValueError, match=r"1 question ids come more than once in the source, first 'same': the ids"):
@@ -153,7 +153,7 @@ def test_two_hosts_may_not_have_one_id_either():
 
 
 def test_a_source_with_answers_that_no_rule_scores_is_refused():
-    """Until there is a judge, a free-form gold makes every response neither right nor wrong."""
+    """Without a judge, every response to a free-form gold would be neither right nor wrong."""
     settings: dict[str, Any] = {"seed": 7, "questions_per_step": 4, "replay": None, "num_replayed": 0}
     free = Renamed(lambda _, question: question.id, frozenset({"math", "free_form"}))
     with pytest.raises(ValueError, match=r"'free_form', which only a judge can score, .* leave these questions out"):
@@ -264,7 +264,7 @@ def test_three_steps_a_restore_and_four_are_the_same_as_seven(num_threads):
     with _open(replay, num_threads=num_threads) as stream:
         before = [_content(batch) for batch in _train(stream, replay, 3)]
         saved = json.dumps(stream.get_state())
-        _train(stream, replay, 2)  # what is lost with the killed process
+        _train(stream, replay, 2)  # these steps are lost with the killed process
 
     replay = Fifo(capacity=5)
     with _open(replay, num_threads=num_threads) as stream:
@@ -312,7 +312,7 @@ def test_reformulated_prompts_take_the_same_way():
 
 
 def test_the_opening_of_an_answer_ends_the_prompt():
-    """Its tokens come after those of the text, and are counted where nobody looks at pixels."""
+    """Its tokens come after those of the text, and `num_tokens` counts them without pixels."""
     question = SOURCE[3]
     prompt = Prompt(f"1/{question.id}/prefix", "prefix", question, "one", "1/x/plain", opening="zwei")
     features = PROCESS.item(prompt).features
@@ -323,7 +323,7 @@ def test_the_opening_of_an_answer_ends_the_prompt():
 
 
 def test_an_opening_is_text_after_the_images():
-    """With a real processor: positions go on where those of the prompt end, and nothing of the images changes."""
+    """With a real processor: positions continue after those of the prompt, and the images do not change."""
     process = PromptProcessing(real_processor(), TEMPLATE)
     question = dataclasses.replace(SOURCE[3], images=(np.zeros((64, 96, 3), np.uint8),))  # two rows: they share places
     plain = process.plain_prompt(question, uid="u")
@@ -354,7 +354,7 @@ def test_videos_of_a_question_reach_the_processor():
 
 
 def test_a_source_is_opened_by_its_name():
-    """The names of the configuration are those of the table: a source that is in one of them alone cannot be used."""
+    """The names in the configuration are those of the table: a source in only one of them cannot be used."""
     (setting,) = typing.get_type_hints(DataConfig, include_extras=True)["source"].__metadata__
     assert setting.choices == tuple(SOURCES)
     chosen = DataConfig("digits", "grid", 10, 0)
@@ -402,7 +402,7 @@ def test_the_real_processor_sees_one_vision_token_a_digit(worker_count):
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_hosts_read_the_shards_of_what_one_reads(count):
-    """Over more than an epoch, in the same order; and the position of one is that of any number of hosts."""
+    """For more than an epoch, in the same order; and a saved position is valid for any number of hosts."""
 
     def opened(index: int, of: int):
         shard = Shard(index, of, lambda ids: [ids])

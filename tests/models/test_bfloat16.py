@@ -74,7 +74,7 @@ def test_the_gradient_points_the_same_way(both):
 
 
 def test_the_most_likely_token_is_the_same(both):
-    """Of random logits; transformers: 0.953. Two tokens of 64 are 0.03."""
+    """With random logits; transformers: 0.953. Two tokens of 64 are 0.03."""
     top = [np.argmax(np.asarray(one["logits"], np.float32), axis=-1) for one in both]
     agreement = np.mean(top[0] == top[1])
     print(f"top-1 agreement over {CONFIG.vocab_size} tokens: {agreement:.3f}")
@@ -82,7 +82,7 @@ def test_the_most_likely_token_is_the_same(both):
 
 
 def test_dtypes(both):
-    """The recurrent state stays float32, and so do scores; what the model reads and writes is bfloat16."""
+    """The recurrent state and the scores stay float32; the model's inputs and outputs are bfloat16."""
     _, half = both
     assert half["hidden"].dtype == half["gradient"].dtype == jnp.bfloat16
     assert half["logits"].dtype == jnp.float32

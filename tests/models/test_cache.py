@@ -135,7 +135,8 @@ def test_two_pieces_equal_one(model):
 
 
 def test_image_prompts_from_features_decode_as_one_pass(model):
-    """Prompts packed by `from_features`: the last token is fed as the first step, and positions go on from its own.
+    """Prompts packed by `from_features`: the last token is fed as the first step, and positions continue from its
+    position.
 
     An image takes fewer positions than tokens, so a decoder that counts tokens (a stale rope delta) fails here.
     """

@@ -115,7 +115,7 @@ def test_a_bfloat16_checkpoint_can_be_loaded_in_float32(tensors, tmp_path):
 
 
 def test_bfloat16_logits_follow_the_float32_ones(model, tensors, tmp_path):
-    """Only the sign of life: bfloat16 errs by tenths on so small a model."""
+    """Only a smoke test: bfloat16 errs by tenths on so small a model."""
     loaded = qwen3_5.load(written(tmp_path, published_bfloat16(tensors)), dtype="bfloat16")
     inputs = tiny.text_batch((0, 3, 13, 66))
     logits = qwen3_5.forward(loaded, **inputs)
@@ -127,7 +127,7 @@ def test_bfloat16_logits_follow_the_float32_ones(model, tensors, tmp_path):
 
 
 def test_transformers_and_we_read_each_others_files(model, directory, oracle, tmp_path):
-    """What transformers writes is read bit for bit; that it reads what we write is how `oracle` was made."""
+    """We read transformers' files bit for bit; that it reads ours is shown by `oracle`, which was loaded from them."""
     oracle.save_pretrained(tmp_path)
     loaded = qwen3_5.load(tmp_path)
     assert loaded.config == model.config
@@ -157,7 +157,7 @@ def test_other_floating_point_types_are_converted(kind, tensors, tmp_path):
 
 
 def test_parameters_do_not_lie_in_the_file(directory, tmp_path):
-    """What is loaded stays as it was when the file changes, even where NumPy and jax could share its memory."""
+    """Loaded parameters do not change with the file, even where NumPy and jax could share its memory."""
     path = tmp_path / WEIGHTS
     path.write_bytes((directory / WEIGHTS).read_bytes())
     (tmp_path / "config.json").write_text(json.dumps(tiny.config_dict()))
@@ -204,7 +204,7 @@ qwen3_5.save(loaded, out)
 
 
 def test_each_device_gets_its_own_part(directory, tensors, tmp_path):
-    """On eight devices the parameters are born sharded, equal the unsharded ones, and are written back the same."""
+    """On eight devices the parameters are loaded sharded, equal the unsharded ones, and are written back the same."""
     result = subprocess.run(
         [sys.executable, "-c", SHARDED, str(directory), str(tmp_path / "out")], capture_output=True, text=True
     )

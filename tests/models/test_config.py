@@ -1,4 +1,4 @@
-"""Reading `config.json`: what is published is read, what cannot be represented is refused by name."""
+"""Reading `config.json`: published files are read, unsupported values are refused by name."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_both_spellings_of_the_vision_type_are_read(spelling):
     assert configs.from_dict(config_dict(vision__model_type=spelling)) == configs.from_dict(config_dict())
 
 
-# What the published files say beside the sizes, and what transformers adds when it writes one.
+# Other keys of the published files than the sizes, and those that transformers adds when it writes one.
 PUBLISHED = {
     "text_config": {
         "attn_output_gate": True,
@@ -79,7 +79,7 @@ PUBLISHED = {
 
 @pytest.fixture
 def warnings(monkeypatch):
-    """What is warned of, as if nothing had been before."""
+    """The warnings, as if there had been none before."""
     config_keys.report.cache_clear()
     messages: list[str] = []
     monkeypatch.setattr(config_keys.logging, "warning", lambda text, *rest: messages.append(text % rest))

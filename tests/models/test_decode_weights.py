@@ -1,4 +1,4 @@
-"""The weights of decoding are all parameters of the layers, and what is said of their axes fits the arrays."""
+"""The decoding weights hold all parameters of the layers, and their declared axes fit the arrays."""
 
 from __future__ import annotations
 

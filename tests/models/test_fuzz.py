@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 
 
 def _message_start(error: Exception) -> Exception:
-    """CheckpointError lists every mismatch on a line of its own: its first line."""
+    """The first line of an error: CheckpointError lists every mismatch on a separate line."""
     return ValueError(str(error).split("\n")[0]) if isinstance(error, CheckpointError) else error
 
 

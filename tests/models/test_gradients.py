@@ -1,6 +1,7 @@
-"""Gradients of the mean token loss against torch's, and what pads do to them.
+"""Gradients of the mean token loss against torch's, and the effect of pads on them.
 
-Peers met exploding gradients from the l2 norm at all-zero pad rows (MaxText#5295), so pads are part of every case here.
+Other projects met exploding gradients from the l2 norm at all-zero pad rows (MaxText#5295), so pads are part of every
+case here.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ SLACK = 32 * 2**20  # the runtime's own: four programs, the allocators' remains
 # glibc learns from the first large block that is freed to keep such blocks (up to 32 MB each, in every thread's heap).
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 
-# Loads a small model first, so that what jax and LLVM need once is there before the measurement begins.
+# Loads a small model first, so that jax and LLVM have their one-time memory before the measurement begins.
 LOADER = """
 import sys
 import jax
@@ -60,7 +60,7 @@ ONES = {"model.language_model.embed_tokens.weight": 1.0, "model.language_model.l
 
 
 def write_sparse(directory: Path, config: configs.Config) -> None:
-    """Zeros that need no memory and hardly any disk, but the last element of two tensors."""
+    """Writes zeros that need no memory and hardly any disk, except the last element of two tensors."""
     entries, weight_map = list(hf.table(config)), {}
     per_shard = -(-len(entries) // NUM_SHARDS)
     for number in range(NUM_SHARDS):
@@ -81,13 +81,13 @@ def write_sparse(directory: Path, config: configs.Config) -> None:
 
 
 def anonymous(pid: int) -> int:
-    """Bytes of a process that no file backs."""
+    """The bytes of a process that no file backs."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(fields.get("RssAnon", "0 kB").split()[0]) * 1024
 
 
 def peak_while(process: subprocess.Popen[str]) -> tuple[int, int]:
-    """Most anonymous memory until the process says "loaded", and the bytes that it says."""
+    """The peak of anonymous memory until the process prints "loaded", and the bytes that it prints."""
     import threading
 
     line: list[str] = []

@@ -35,7 +35,7 @@ LENGTHS = (37, 64, 2, 31)  # over several chunks, one that fills its chunks, one
 
 @functools.cache
 def separate(case: str):
-    """Each sample alone in a row of its own; all in one shape, because compiling is what costs time."""
+    """Each sample alone in a separate row; all in one shape, because compiling takes most of the time."""
     samples = []
     for seed, (prompts, length) in enumerate(zip(SAMPLES[case], LENGTHS, strict=True)):
         sample, _ = inputs.from_hf(
@@ -54,13 +54,13 @@ def _widened(patches: np.ndarray) -> np.ndarray:
 
 
 def packed(case: str) -> dict[str, np.ndarray]:
-    """One row with all samples one behind the other, each a trunk of its own."""
+    """One row with all samples one after the other, each a separate trunk."""
     writer = rows._Writer(RowShapes(1, LENGTH, CHUNK, 4, 0, 0), 3)
     row, merged = writer.arrays, 0
     for sample, length in zip(separate(case), LENGTHS, strict=True):
-        where, own = writer._lay(0, length, BEGINS), slice(0, length)
+        where, tokens = writer._lay(0, length, BEGINS), slice(0, length)
         for name in ("tokens_BT", "positions_3BT", "feature_BT"):
-            row[name][..., where] = sample[name][..., own]
+            row[name][..., where] = sample[name][..., tokens]
         row["feature_BT"][:, where] += np.where(row["feature_BT"][:, where] >= 0, merged, 0)
         merged += ROWS * SLOTS // 4
     return row | {
@@ -69,7 +69,7 @@ def packed(case: str) -> dict[str, np.ndarray]:
 
 
 def hidden_of(params, config, batch, remat: Remat = "none"):
-    """Of a row of trees, or of a row of its own."""
+    """Hidden states of a row of trees, or of a row with one sample."""
     in_tree = "segment_BT" in batch
     return vlm.run_tree(params, config, batch, remat) if in_tree else vlm.prefill(params, config, batch, remat)[0]
 
@@ -93,9 +93,9 @@ def test_packed_equals_separate(case, model):
     total: Any = None
     for number, sample in enumerate(separate(case)):
         where = np.flatnonzero((row["segment_BT"][0] == number + 1) & row["mask_BT"][0])
-        own = np.zeros((1, sample["tokens_BT"].shape[1], size), np.float32)
-        own[:, : len(where)] = cotangent[:, where]
-        alone, part = logits_and_gradients(model.params, model.config, sample, "none", own)
+        padded = np.zeros((1, sample["tokens_BT"].shape[1], size), np.float32)
+        padded[:, : len(where)] = cotangent[:, where]
+        alone, part = logits_and_gradients(model.params, model.config, sample, "none", padded)
         np.testing.assert_allclose(hidden[0, where], alone[0, : len(where)], atol=1e-5)
         total = part if total is None else jax.tree.map(jnp.add, total, part)
     for (path, together), apart in zip(flatten(gradients).items(), flatten(total).values(), strict=True):
@@ -104,7 +104,7 @@ def test_packed_equals_separate(case, model):
 
 
 def test_nothing_of_one_sample_reaches_another(model):
-    """Another first sample changes nothing behind its end, to the bit."""
+    """Another first sample changes no bit after its end."""
     row = packed("text")
     other = row | {"tokens_BT": row["tokens_BT"].copy()}
     first, later = row["segment_BT"] == 1, row["segment_BT"] > 1
@@ -133,14 +133,14 @@ _hidden = jax.jit(hidden_of, static_argnums=1, compiler_options=FAST_COMPILE)
 
 @pytest.mark.slow
 def test_recomputing_saves_memory_and_changes_no_gradient(model):
-    """What the compiler plans for 16 layers: all activations, 16 inputs of layers, 4 inputs of groups."""
+    """The compiler's memory for 16 layers: all activations, 16 inputs of layers, 4 inputs of groups."""
     config = dataclasses.replace(model.config, text=dataclasses.replace(model.config.text, num_hidden_layers=16))
     params, row = tiny.random_params(config, 4), packed("text")
     cotangent = np.random.default_rng(3).standard_normal((1, LENGTH, config.text.hidden_size), np.float32)
     temporary, gradients, plain = {}, {}, inspect.unwrap(logits_and_gradients)
     jitted = jax.jit(plain, static_argnums=(1, 3), compiler_options={"xla_backend_optimization_level": 0})
     for remat in ("none", "block", "group"):
-        # Without FAST_COMPILE's own way of fusing: what is computed anew is fused otherwise, and rounds otherwise.
+        # Without FAST_COMPILE, whose fusions differ for recomputed values, and so round differently.
         compiled: Any = jitted.lower(params, config, row, remat, cotangent).compile()
         temporary[remat] = compiled.memory_analysis().temp_size_in_bytes
         gradients[remat] = flatten(compiled(params, row, cotangent)[1])
@@ -157,8 +157,8 @@ def test_blocks_of_queries_change_nothing(model, monkeypatch):
     row = packed("images and a video")
     whole = _hidden.lower(model.params, model.config, row)
     monkeypatch.setattr(attention, "QUERY_BLOCK", 40)
-    anew = jax.jit(lambda params, batch: hidden_of(params, model.config, batch), compiler_options=FAST_COMPILE)
-    blocks = anew.lower(model.params, row)
+    recompiled = jax.jit(lambda params, batch: hidden_of(params, model.config, batch), compiler_options=FAST_COMPILE)
+    blocks = recompiled.lower(model.params, row)
     assert blocks.as_text().count("while") > whole.as_text().count("while"), "a loop over blocks in each layer"
     hidden, expected = blocks.compile()(model.params, row), whole.compile()(model.params, row)
     np.testing.assert_allclose(hidden, expected, atol=1e-5)

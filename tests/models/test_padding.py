@@ -12,7 +12,7 @@ from zppo_jax.models import qwen3_5
 @pytest.mark.parametrize("pads", [(0, 1, 2, 3), (0, 4, 63, 64)])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_row_equals_the_unpadded_one(pads, side, model):
-    """Row b holds the first T - pads[b] tokens of one text, so causality makes row 0 the answer for all."""
+    """Row b holds the first T - pads[b] tokens of one text, so by causality row 0 is the reference for all."""
     ids = tiny.text_batch(seed=3)["input_ids"]
     rows, mask = np.full_like(ids, 11), np.zeros_like(ids)
     length = ids.shape[1]

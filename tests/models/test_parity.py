@@ -77,7 +77,7 @@ def test_without_mask_and_types_all_tokens_count(model):
 
 
 def test_the_tiny_model_is_a_fair_judge(oracle):
-    """Rounding noise of torch itself stays far below the tolerance: the model is not chaotic."""
+    """torch's rounding noise stays far below the tolerance: the model is not chaotic."""
     import torch
 
     ids = torch.tensor(CASES["text"]["input_ids"])

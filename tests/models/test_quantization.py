@@ -36,7 +36,7 @@ NAMES = {"float32": "F32", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3"}
 
 
 def by_formula(weight, scale):
-    """Element by element, as the format's definition says."""
+    """Dequantises element by element, by the format's definition."""
     rows, columns = np.indices(weight.shape)
     return weight.astype(np.float32) * scale.astype(np.float32)[rows // 128, columns // 128]
 
@@ -67,7 +67,7 @@ def wide(tmp_path_factory):
 
 
 def write(directory, config, tensors):
-    """safetensors' NumPy writer does not know float8's name either."""
+    """Writes the format directly: safetensors' NumPy writer does not know float8's name either."""
     header, data = {}, b""
     for name, tensor in tensors.items():
         span = [len(data), len(data) + tensor.nbytes]
@@ -120,7 +120,7 @@ def test_scales_may_be_bfloat16(parts, tmp_path):
 
 
 def test_transformers_dequantises_alike():
-    """Whole blocks only: where the last one is ragged, transformers 5.23 refuses."""
+    """Whole blocks only: transformers 5.23 refuses a ragged last one."""
     torch = pytest.importorskip("torch")
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 

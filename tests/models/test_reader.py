@@ -1,4 +1,4 @@
-"""The files of a checkpoint: what is sound is mapped as safetensors reads it, what is damaged or hostile is named."""
+"""The files of a checkpoint: sound ones are mapped as safetensors reads them, damaged or hostile ones are named."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
-# ---------------------------------------------------------------- what is sound
+# ---------------------------------------------------------------- sound files
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_shards_are_read_through_their_index(directory, tmp_path):
 
 @pytest.fixture
 def checkpoint(directory, tmp_path):
-    """A sound checkpoint of one's own, to be damaged."""
+    """A separate sound checkpoint, to be damaged."""
     return shutil.copytree(directory, tmp_path / "checkpoint")
 
 
 def refused(directory, error: type[Exception] = CheckpointError):
-    """The message with which a directory is refused; everything a person needs is in it."""
+    """The message with which a directory is refused; it must name the file and the fix."""
     with pytest.raises(error) as caught:
         qwen3_5.load(directory)
     message = str(caught.value)
@@ -129,7 +129,7 @@ HOSTILE = {
     "no entry": (raw_file, {"header": {"x": 7}}),
     "a missing field": (raw_file, {"header": {"x": {"dtype": "F32", "shape": [2]}}, "data": bytes(8)}),
     "a negative size": (raw_file, {"header": {"x": entry(shape=(-2,))}, "data": bytes(8)}),
-    "a size that is no number": (raw_file, {"header": {"x": entry(shape=("2",))}, "data": bytes(8)}),
+    "a size that is not a number": (raw_file, {"header": {"x": entry(shape=("2",))}, "data": bytes(8)}),
     "a size that is a truth value": (raw_file, {"header": {"x": entry(shape=(True, 2))}, "data": bytes(8)}),
     "a shape that overflows": (raw_file, {"header": {"x": entry(shape=(2**62, 2**62, 4))}, "data": bytes(8)}),
     "a shape larger than its data": (raw_file, {"header": {"x": entry(shape=(10**12,))}, "data": bytes(8)}),
@@ -236,7 +236,7 @@ def test_a_tensor_in_two_shards_is_reported(checkpoint):
 
 
 BESIDE = ("adapter_model.safetensors", "consolidated.safetensors", "consolidated-00001-of-00002.safetensors")
-"""Weights that training programs and publishers leave beside a model's; each holds a name of the model's."""
+"""Weights that training programs and publishers leave next to a model's; each holds a name of the model's."""
 
 
 @pytest.mark.parametrize("layout", ["single", "index", "shards"])

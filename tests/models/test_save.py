@@ -1,4 +1,4 @@
-"""Writing checkpoints: several files, one place to be in at the end, and nothing that only looks complete."""
+"""Writing checkpoints: several files, one final directory, and nothing that only looks complete."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_killed_save_leaves_no_directory_that_looks_complete(model, tmp_path):
 
 
 def test_two_at_once_do_not_meet(model, tmp_path):
-    """The one that ends last is the one that stays; neither touches what the other is writing."""
+    """The one that ends last stays; neither touches the files that the other is writing."""
     target = tmp_path / "out"
     with hf.staged(target) as first, hf.staged(target) as second:
         assert first != second
@@ -178,7 +178,7 @@ def test_a_write_that_the_system_refuses_is_one_line(tmp_path):
     assert names(tmp_path) == []
 
 
-# ---------------------------------------------------------------- what stands in the place
+# ---------------------------------------------------------------- targets that exist
 
 
 def test_an_earlier_save_is_replaced_as_a_whole(model, untied_model, tmp_path):

@@ -1,4 +1,4 @@
-"""The published sizes: their numbers of parameters to the unit, and their configurations there and back."""
+"""The published sizes: their exact numbers of parameters, and their configurations written and read back."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_another_name_is_answered_with_the_names():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_size_has_a_sharding_on_a_mesh_of_8_by_4(name):
-    """What one device of 32 holds, from the shapes alone: its part of every divided leaf, the whole of the others."""
+    """The memory of one of 32 devices, from the shapes alone: its part of every divided leaf, all of the others."""
     mesh, shapes = parallel.abstract_mesh(fsdp=8, tensor=4), qwen3_5.abstract_params(name)
     shardings = parallel.shardings(mesh, shapes, vlm.logical_axes(sizes.get(name)))
     assert jax.tree.structure(shardings) == jax.tree.structure(shapes)

@@ -113,7 +113,7 @@ def test_each_prompt_has_a_row_for_its_images():
 
 
 def test_new_sizes_compile_little(model):
-    """A hundred batches of random sizes of images share a handful of programs of the vision tower."""
+    """A hundred batches of images of random sizes share a handful of programs of the vision tower."""
     rng, config = np.random.default_rng(0), model.config.vision
     shapes = set()
     for _ in range(100):
@@ -136,7 +136,7 @@ def test_a_new_size_of_image_compiles_nothing(model):
 
 
 def test_feature_index_counts_each_type_by_itself():
-    """Placeholders of a type take that type's frames in order, wherever these were packed."""
+    """Placeholders of a type consume that type's frames in order, wherever these were packed."""
     types = np.asarray([[0, 1, 1, 0, 2], [2, 0, 0, 1, 0]])
     sizes = {1: np.asarray([[4, 2], [2, 2]]), 2: np.asarray([[2, 2], [2, 2]])}
     index = inputs.feature_index(types, sizes, {1: np.asarray([0, 20]), 2: np.asarray([32, 8])}, 2)

@@ -2,7 +2,8 @@
 
 Every parameter is random (norm weights, biases, decays as well), yet the model is well-conditioned: logits have a
 standard deviation of 2-3 and a relative perturbation of 1e-7 moves them by less than 5e-5, so 2e-4 is a fair tolerance.
-Two shapes serve almost all tests, because compiling is what costs time: TEXT_LENGTH without vision, and MM_LENGTH with
+Two shapes serve almost all tests, because compiling takes most of the time: TEXT_LENGTH without vision, and MM_LENGTH
+with
 MM_FRAMES frames of which the largest has MM_PATCHES patches.
 """
 
@@ -25,7 +26,7 @@ from zppo_jax.models.qwen3_5.parameters import flatten, unflatten
 NUM_ROWS, TEXT_LENGTH = 4, 130
 MM_LENGTH, MM_FRAMES, MM_PATCHES = 72, 4, 24
 
-# For programs of the tests' own: XLA's CPU optimiser doubles the time to compile and is not what is tested.
+# For programs of the tests: XLA's CPU optimiser doubles the time to compile and is not what is tested.
 FAST_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
 if jax.__version_info__ < (0, 11):  # what writes fused loops by way of MLIR takes a third of that time; later versions
     FAST_COMPILE["xla_cpu_use_fusion_emitters"] = False  # have no other way, and refuse the flag
@@ -152,8 +153,8 @@ def video(frames: int, height: int, width: int) -> Segment:
 
 
 def _add_vision(row: _Row, segment: tuple[str, int, int, int], rng: np.random.Generator) -> None:
-    """As the processor lays it out: an image between two marks; a video's frames each between two marks after the
-    tokens of their timestamp, and the whole once more between two marks."""
+    """Adds vision tokens in the processor's layout: an image between two marks; a video's frames each between two marks
+    after the tokens of their timestamp, and the whole again between two marks."""
     kind, frames, height, width = segment
     start, end = CONFIG["vision_start_token_id"], CONFIG["vision_end_token_id"]
     count = height * width // 4

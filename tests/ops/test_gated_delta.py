@@ -78,12 +78,12 @@ def weights_of(num_tokens):
 
 
 def pad_tokens(x):
-    """To the longest length with zeros: g = beta = 0 is neutral by definition; one compiled reference serves all."""
+    """Pads to the longest length with zeros: g = beta = 0 is neutral; one compiled reference serves all."""
     return np.pad(x, [(0, 0), (0, LONGEST - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
 
 
 def compare_gradients(gradients, arguments, out_weights, state_weights):
-    """Against those of the token-by-token rule, to 2e-5 of the largest; returns its output and state."""
+    """Compares with those of the token-by-token rule, to 2e-5 of the largest; returns its output and state."""
     num_tokens = arguments[0].shape[1]
     padded = (*(pad_tokens(x) for x in arguments[:-1]), arguments[-1])
     expected_gradients, (out, state) = recurrent(padded, pad_tokens(out_weights), state_weights)
@@ -128,19 +128,19 @@ def test_the_chunk_limit_changes_nothing(limit):
 
 
 TREES = (((2, (1, 2, 1)), (1, (3,))), ((1, (1, 2)), (2, (1, 1)), (2, ())), ((10, ()),))
-"""Of each row: chunks of a trunk and of its branches, one trunk behind the other; 10 in all."""
+"""For each row: the chunks of a trunk and of its branches, one trunk after the other; 10 in all."""
 
 
 def layout(row):
     """Source and kind of each chunk, and the chunks [trunk, branch] of each sequence, the trunk alone first."""
     source, is_trunk, sequences = [], [], []
     for trunk, branches in row:
-        own = list(range(len(source), len(source) + trunk))
+        trunk_chunks = list(range(len(source), len(source) + trunk))
         source += [BEGINS] + [CONTINUES] * (trunk - 1)
         is_trunk += [True] * trunk
-        sequences.append(([], own))
+        sequences.append(([], trunk_chunks))
         for length in branches:
-            sequences.append((own, list(range(len(source), len(source) + length))))
+            sequences.append((trunk_chunks, list(range(len(source), len(source) + length))))
             source += [BRANCHES] + [CONTINUES] * (length - 1)
             is_trunk += [False] * length
     return source, is_trunk, sequences
@@ -156,8 +156,8 @@ def test_a_tree_is_its_sequences_one_by_one_gradients_too():
     def one_by_one(*tokens: Any) -> Any:
         out = jnp.zeros_like(tokens[2])
         for row, (_, _, sequences) in enumerate(rows):
-            for before, own in sequences:
-                slots = np.concatenate([np.arange(size) + size * chunk for chunk in before + own])
+            for before, chunks in sequences:
+                slots = np.concatenate([np.arange(size) + size * chunk for chunk in before + chunks])
                 nothing = jnp.zeros((1, 2, 8, 6))
                 q, k, v, g, beta = (x[row : row + 1, slots] for x in tokens)
                 found, _ = gated_delta_recurrent(q, k, v, g, beta, nothing)
@@ -237,7 +237,7 @@ def test_inverse_unit_lower_equals_numpy(length):
 
 
 def test_the_gradient_of_the_inverse_stays_below_the_diagonal():
-    """dS = -X^T G X^T, its strictly lower part: what NumPy's inverse gives."""
+    """dS = -X^T G X^T, its strictly lower part, from NumPy's inverse."""
     rng = np.random.default_rng(0)
     strict, cotangent = np.tril(rng.standard_normal((8, 8)), -1), rng.standard_normal((8, 8))
     _, pull = jax.vjp(inverse_unit_lower, jnp.asarray(strict, jnp.float32))
@@ -248,6 +248,6 @@ def test_the_gradient_of_the_inverse_stays_below_the_diagonal():
 
 
 def test_inverse_of_all_ones_is_exact():
-    """What 64 equal keys give; the answer is the identity minus the first subdiagonal, with no rounding in it."""
+    """The matrix of 64 equal keys; its inverse is the identity minus the first subdiagonal, without rounding."""
     inverse = inverse_unit_lower(jnp.tril(jnp.ones((64, 64)), -1))
     np.testing.assert_array_equal(inverse, np.eye(64) - np.eye(64, k=-1))

@@ -1,4 +1,4 @@
-"""Log-probabilities read from chunks of the head, with a gradient of their own, against the plain way."""
+"""Log-probabilities read from chunks of the head, with a custom gradient, against the plain way."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(function, hidden, head, target, temperature, banned, cotangent, **option
 
 
 def require_equal(actual, expected, tolerance=1e-5):
-    """To a part of the largest magnitude of each array."""
+    """Requires equality relative to the largest magnitude of each array."""
     for one, other in zip(actual, expected, strict=True):
         assert one.dtype == other.dtype
         one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
@@ -76,7 +76,7 @@ def test_values_and_gradients_equal_the_plain_ones(seed, positions, size, vocabu
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 13, 39, 40, 1000])
 def test_any_chunk_gives_the_same(chunk):
-    """Among them one that leaves a rest, and two of which the last covers all but one row of the first."""
+    """Including one that leaves a rest, and two of which the last covers all but one row of the first."""
     hidden, head, target, banned, cotangent = draw()
     arguments = (hidden, head, target, 0.6, banned, cotangent)
     require_equal(run(target_logprobs, *arguments, chunk=chunk), run(plain, *arguments))
@@ -89,7 +89,7 @@ def test_a_banned_target_is_impossible_and_has_no_gradient(chunk):
     value, gradient, head_gradient = run(target_logprobs, hidden, head, target, 1.0, banned, cotangent, chunk=chunk)
     assert value[0, 0] == -jnp.inf and np.isfinite(value).sum() == value.size - 1
     assert np.isfinite(gradient).all() and not np.any(gradient[0, 0])
-    # As if the position were not there; banned rows of the head have no gradient either.
+    # As if the position did not exist; banned rows of the head have no gradient either.
     nothing = cotangent.at[0, 0].set(0.0)
     allowed = target.at[0, 0].set(int(np.flatnonzero(~banned)[0]))
     expected = run(plain, hidden, head, allowed, 1.0, banned, nothing)
@@ -99,10 +99,10 @@ def test_a_banned_target_is_impossible_and_has_no_gradient(chunk):
 
 @pytest.mark.parametrize("chunk", [None, 16])
 def test_logits_of_ten_thousand(chunk):
-    """Near ties at that height: there float32 holds three digits after the point, and all of them count.
+    """Near ties of large logits: there float32 holds three digits after the point, and all of them count.
 
-    Products are multiples of 2^-10 below 2^14, so that every sum of them is exact: in which order a processor adds
-    them up is not what is tested.
+    Products are multiples of 2^-10 below 2^14, so that every sum of them is exact: the order of a processor's sums is
+    not what is tested.
     """
     hidden, head, target, banned, cotangent = draw(scale=1e4)
     sign = jnp.sign(hidden[..., :1])
@@ -133,8 +133,8 @@ def test_a_tied_head_has_both_gradients(chunk):
 
 @pytest.mark.parametrize("chunk", [None, 32])
 def test_bfloat16_is_summed_in_float32(chunk):
-    """Beside the same numbers in float32: values differ by float32's rounding alone, gradients by their own dtype's and
-    the slope's."""
+    """Compared with float32 on the same numbers: values differ only by float32's rounding, gradients by the rounding of
+    their dtype and of the slope's."""
     hidden, head, target, banned, cotangent = draw(positions=(64,), size=64, vocabulary=200)
     hidden, head = hidden.astype(jnp.bfloat16), head.astype(jnp.bfloat16)
     value, *gradients = run(target_logprobs, hidden, head, target, 1.0, banned, cotangent, chunk=chunk)
@@ -167,7 +167,7 @@ def test_the_largest_vocabulary_needs_no_array_of_the_logits():
 
 
 def test_a_frozen_head_has_no_gradient_written():
-    """Nobody asks for it, so the compiler leaves it out: XLA is free not to, and then frozen training pays for it."""
+    """It is not used, so the compiler should leave it out; if XLA did not, frozen training would pay for it."""
 
     def loss(hidden, head):
         return jnp.sum(target_logprobs(hidden, head, jnp.zeros(64, jnp.int32), 1.0, jnp.zeros(4096, bool), chunk=512))

@@ -1,10 +1,10 @@
-"""What the tests of a decoding mesh run, in a process of its own: the sampler on eight devices and on one.
+"""The program of the tests of a decoding mesh, in a separate process: the sampler on eight devices and on one.
 
     python -m tests.parallel.decoding OUT.json
 
-The parameters lie cut over a training mesh; every decoding mesh must give the tokens of one device. Writes {mesh:
-{"tokens": share of equal tokens, "logprobs": largest error, "weights": bytes of the weights of decoding on a device,
-"in_a_step": what a step of decoding exchanges, "largest": most elements that decoding a chunk exchanges at once}} to
+The parameters are sharded over a training mesh; every decoding mesh must give the tokens of one device. Writes {mesh:
+{"tokens": share of equal tokens, "logprobs": largest error, "weights": bytes of the decoding weights on a device,
+"in_a_step": the collectives of a decoding step, "largest": most elements that decoding a chunk exchanges at once}} to
 OUT.json.
 """
 

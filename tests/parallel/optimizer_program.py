@@ -1,8 +1,8 @@
-"""What the tests of the sharded optimiser run: eight fake devices, a tiny model in bfloat16 on a 2 x 2 x 2 mesh.
+"""The program of the tests of the sharded optimiser: eight fake devices, a tiny model in bfloat16 on a 2 x 2 x 2 mesh.
 
     python -m tests.parallel.optimizer_program OUT.json state|learner
 
-`state` writes what became of the state of each rounding, `learner` what the compiled update of a run did to it.
+`state` writes the final state for each rounding, `learner` the state after the compiled update of a run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax
 NUM_UPDATES = 3
 ROUNDINGS = ("nearest", "stochastic", "kahan", "master")
 FROZEN = ("vision/**", "text/linear/**")
-"""The rest has every kind of axis, and half the arrays are compiled in half the time."""
+"""The rest has every kind of axis, and with half the arrays compiling takes half the time."""
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def adamw(parameter_rounding: str) -> Any:
 
 
 def in_bfloat16(params: Any) -> Any:
-    """As checkpoints have it, in NumPy."""
+    """Casts parameters to bfloat16 as in checkpoints, in NumPy."""
     import jax.numpy as jnp
     import numpy as np
 
@@ -70,7 +70,7 @@ def of_state(name: str) -> dict[str, Any]:
 
 
 def walked(params: Any, gradient: Any, config: Any, transform: Any) -> tuple[Any, dict[str, Any]]:
-    """A few updates in place: the state, and where all lay before and after each, and what the program exchanges."""
+    """Makes a few updates in place; returns the state, the shardings around each, and the program's collectives."""
     from tests import tiny_model
     from tests.tiny_model import cache_size
     from zppo_jax.update import freeze, programs
@@ -98,7 +98,7 @@ def walked(params: Any, gradient: Any, config: Any, transform: Any) -> tuple[Any
 
 
 def elsewhere(state: Any, transform: Any, frozen_patterns: tuple[str, ...] = ()) -> list[str]:
-    """Leaves of the optimiser's state that do not lie where their parameter lies, or, if they have none, everywhere."""
+    """The leaves of the optimiser's state not sharded like their parameter, or, without one, not replicated."""
     import optax
 
     from zppo_jax.update import freeze
@@ -116,7 +116,7 @@ def elsewhere(state: Any, transform: Any, frozen_patterns: tuple[str, ...] = ())
 
 
 def exchanged(program: str) -> dict[str, int]:
-    """Collective operations of a program -> most elements of a result."""
+    """The collective operations of a program -> most elements of a result."""
     found: dict[str, int] = {}
     for line in program.splitlines():
         if match := re.search(r" (all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter)\S*\(", line):
@@ -148,7 +148,7 @@ def differences(expected: Any, actual: Any) -> list[str]:
 
 
 def of_learner() -> dict[str, Any]:
-    """Updates of random groups by the learner's own program, from a state that the learner has made."""
+    """Makes updates on random groups with the learner's program, from a state that the learner has made."""
     import numpy as np
 
     from tests import tiny_model

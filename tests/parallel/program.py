@@ -1,9 +1,9 @@
-"""What the tests of sharding run, in processes of their own: the model on a mesh against the model on one device.
+"""The program of the tests of sharding, in separate processes: the model on a mesh against the model on one device.
 
     python -m tests.parallel.program [--collectives] DEVICES DATA FSDP TENSOR OUT.json [PROCESS NUM_PROCESSES PORT]
 
 DEVICES are those of this process. Writes {"logits": largest error, ...} to OUT.json (process 0 only), with
---collectives what devices exchange while they decode as well.
+--collectives also the exchanges between devices while they decode.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def compare(data: int, fsdp: int, tensor: int, collectives: bool) -> dict[str, A
     from zppo_jax.models.qwen3_5 import config as configs
     from zppo_jax.models.qwen3_5 import inputs, vlm
 
-    # One layer of each kind: more of them are the same program again, and compiling is what costs time.
+    # One layer of each kind: more of them are the same program again, and compiling takes most of the time.
     layers = {"text__num_hidden_layers": 2, "text__full_attention_interval": 2}
     config = configs.from_dict(tiny.config_dict(tie_word_embeddings=False, **layers))
     model = qwen3_5.Model(config, tiny.random_params(config, seed=1))
@@ -64,7 +64,7 @@ def compare(data: int, fsdp: int, tensor: int, collectives: bool) -> dict[str, A
 
 
 def collectives_of_a_step(config: Any, params: Any, mesh: Any) -> dict[str, int]:
-    """What the loop of decoding exchanges between devices in every step: operation -> most elements of its result."""
+    """The exchanges between devices in every step of the decoding loop: operation -> most elements of its result."""
     import math
     import re
 
@@ -102,10 +102,10 @@ def share(leaf: jax.Array) -> float:
 
 
 def outputs(config: Any, params: Any, batch: Any) -> dict[str, Any]:
-    """Logits, gradients of the mean log-probability, and tokens that were sampled, gathered on every process.
+    """Logits, gradients of the mean log-probability, and sampled tokens, gathered on every process.
 
-    The objective is the trainer's, not a sum of logits with random signs: that one's gradient at the vision tower is
-    the small rest of large terms, where float32 alone (each side against float64) is wrong by up to 1e-5.
+    The objective is the trainer's, not a sum of logits with random signs: the gradient of that at the vision tower is
+    the small rest of large terms, where float32 itself (each side against float64) is wrong by up to 1e-5.
     """
     import jax.numpy as jnp
     import numpy as np

@@ -1,4 +1,4 @@
-"""What the tests of sharded log-probabilities run, in a process of its own with eight fake devices.
+"""The program of the tests of sharded log-probabilities, in a separate process with eight fake devices.
 
     python -m tests.parallel.program_logprobs OUT.json
 
@@ -35,7 +35,7 @@ AXES = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A mesh of data x fsdp x tensor, sizes of the arrays, and how many rows of the head are a chunk (None: all)."""
+    """A mesh of data x fsdp x tensor, sizes of the arrays, and the rows of the head in a chunk (None: all)."""
 
     mesh: tuple[int, int, int]
     rows: int = 8

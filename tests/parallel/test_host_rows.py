@@ -1,4 +1,4 @@
-"""Whose rows are where, when hosts share a mesh in any order of its devices."""
+"""The places of each host's rows, when hosts share a mesh in any order of its devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zppo_jax.update import rows
 
 
 def mesh_of(hosts: list[int], tensor: int) -> Mesh:
-    """As much of a mesh as is asked for: devices that say whose they are, neighbours along `tensor` side by side."""
+    """A minimal mesh: devices that name their host, with neighbours along `tensor` side by side."""
     devices = np.asarray([SimpleNamespace(process_index=host) for host in hosts]).reshape(1, -1, tensor)
     return cast(Mesh, SimpleNamespace(devices=devices, shape={"tensor": tensor}))
 

@@ -1,4 +1,4 @@
-"""Two processes, four devices each, are one run: they take the decisions that one process takes."""
+"""Two processes, four devices each, are one run: they make the same decisions as one process."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def gather(groups, hosts, what, order=None):
 Checkpoints.save, Checkpoints.restore, student.gather_cohort = save_and_dump, restore_and_dump, gather
 main.main()
 """
-"""The command, which writes the whole state down whenever it saves or restores one; the second host is asked to stop in
+"""The command, which dumps the whole state whenever it saves or restores one; the second host gets a signal to stop in
 the middle of its second step."""
 
 
@@ -157,7 +157,7 @@ def test_what_one_host_is_asked_both_do(two):
 
 
 def test_one_process_continues_what_two_have_begun(start, two, tmp_path):
-    """From their first checkpoint: one process on one device finds the same bits, and makes the same next step."""
+    """From their first checkpoint: one process on one device reads the same bits, and makes the same next step."""
     workdir = shutil.copytree(two, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "2")
     done = runs.command(runs.arguments(start, workdir, "zppo", **CHANGES), WATCHED)
@@ -179,7 +179,7 @@ def test_one_process_continues_what_two_have_begun(start, two, tmp_path):
 
 
 def differences(one: Path, other: Path) -> dict[str, np.ndarray]:
-    """Between all numbers of two states that were dumped, of parameters and of the optimiser."""
+    """The differences between two dumped states, of parameters and of the optimiser."""
     first, second = np.load(one), np.load(other)
     parts: dict[str, list[np.ndarray]] = {"params": [], "optimizer": []}
     for name in first.files:
@@ -214,7 +214,7 @@ except parallel.HostError as error:
 
 
 def pair(script: str, *arguments: str) -> list[subprocess.Popen[str]]:
-    """Two processes without a model, which are given where to meet, their number and the arguments."""
+    """Starts two processes without a model, each with the coordinator's address, its number and the arguments."""
     environment = os.environ | {"PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", script, f"localhost:{runs.free_port()}"]
     return [
@@ -224,7 +224,7 @@ def pair(script: str, *arguments: str) -> list[subprocess.Popen[str]]:
 
 
 def test_a_host_that_hangs_or_fails_is_named():
-    """What hosts tell each other."""
+    """Each host reports the other's failure."""
     processes = pair(STUCK)
     assert processes[0].stdout is not None
     lines = (line for line in processes[0].stdout if "Gloo" not in line)
@@ -275,7 +275,7 @@ def test_a_host_that_dies_is_named_by_those_that_work_with_it():
 
 
 def test_hosts_with_different_configurations_do_not_begin(start, tmp_path):
-    """The second host gets a rate of its own: both say so in one line, and nothing is written."""
+    """The second host gets another learning rate: both report it in one line, and nothing is written."""
     other = "import sys; sys.argv += ['--config.optimizer.learning_rate=0.01'] * ('--process_id=1' in sys.argv); "
     with Run(start, tmp_path / "run", other + "from zppo_jax import main; main.main()") as run:
         ended = run.ended(120)
@@ -305,7 +305,7 @@ checkpoints = checkpoint.Checkpoints(folder, 3, hosts=hosts)
 def failing(*_):
     raise OSError("no room on this one")
 
-def told(action, *arguments):
+def attempt(action, *arguments):
     try:
         action(*arguments)
         print("done", flush=True)
@@ -314,18 +314,18 @@ def told(action, *arguments):
 
 probe = checkpoint.probe
 checkpoint.probe = failing if number == 1 else probe
-told(checkpoints.save, 1, state, {})
+attempt(checkpoints.save, 1, state, {})
 checkpoint.probe = probe
-told(checkpoints.save, 2, state, {})
-told(checkpoints.finish)
-told(checkpoints.save, 3, state, {})
+attempt(checkpoints.save, 2, state, {})
+attempt(checkpoints.finish)
+attempt(checkpoints.save, 3, state, {})
 if number == 1:
     checkpoints._manager.wait_until_finished = failing
 checkpoints.check()
-told(checkpoints.save, 4, state, {})
-told(checkpoints.save, 5, state, {})
-told(checkpoints.finish)
-told(checkpoints.save, 5, state, {})
+attempt(checkpoints.save, 4, state, {})
+attempt(checkpoints.save, 5, state, {})
+attempt(checkpoints.finish)
+attempt(checkpoints.save, 5, state, {})
 restored = checkpoints.restore(state)
 print(restored[0], np.asarray(restored[1]["params"]["x"].addressable_shards[0].data).tolist(), flush=True)
 checkpoints.close()
@@ -333,7 +333,7 @@ checkpoints.close()
 
 
 def test_what_one_host_cannot_save_none_has_saved(tmp_path):
-    """Both are told of it at once and go on; the next checkpoint is both hosts' again."""
+    """Both get the error at once and go on; the next checkpoint is both hosts' again."""
     processes = pair(SAVING, str(tmp_path / "checkpoints"))
     said = [
         [line for line in process.communicate(timeout=120)[0].splitlines() if "Gloo" not in line]

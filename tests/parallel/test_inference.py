@@ -1,4 +1,4 @@
-"""`python -m zppo_jax.generate` and `serve` on eight fake devices say what they say on one."""
+"""`python -m zppo_jax.generate` and `serve` on eight fake devices give the same answers as on one."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from zppo_jax.generate import __main__ as command_line, model
 load = model.load
-def told(*arguments):
+def printing(*arguments):
     loaded = load(*arguments)
     embedding = loaded.params["text"]["embed"]
     print("a device holds", embedding.addressable_data(0).size / embedding.size, file=sys.stderr)
     return loaded
-model.load = told
+model.load = printing
 for arguments in json.loads(sys.argv[1]):
     command_line.main(["generate", *arguments])
 """
-"""Commands one after the other in a process with eight devices, which says how the parameters are divided."""
+"""Commands one after the other in a process with eight devices, which prints how the parameters are divided."""
 
 SERVE = """
 from zppo_jax.serve import __main__ as command_line, start
-class Told(start.Session):
+class Printing(start.Session):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         mask_BS = self._slots.mask_BS
         print("a device holds", mask_BS.addressable_data(0).size / mask_BS.size, flush=True)
-start.Session = Told
+start.Session = Printing
 command_line.main()
 """
-"""The server, which says how the slots of its sessions are divided: programs would move them from one device to the
-mesh without a word, if they fitted there."""
+"""The server, which prints how the slots of its sessions are divided: programs would silently move them from one device
+to the mesh, if they fitted there."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def greedy_on_one(asked) -> list[dict[str, Any]]:
 
 
 def on_one(arguments: list[str]) -> list[dict[str, Any]]:
-    """The responses of the command on this process' one device."""
+    """The responses of the command on this process's one device."""
     out = Path(arguments[2].removeprefix("--image=")).with_suffix(".jsonl")
     with out.open("w") as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", file)
@@ -85,7 +85,7 @@ def on_one(arguments: list[str]) -> list[dict[str, Any]]:
 
 
 def responses(out: str) -> list[dict[str, Any]]:
-    """By run and number, whatever the order in which they finished."""
+    """The responses by run and number, whatever the order in which they finished."""
     lines = [json.loads(line) for line in out.splitlines()]
     return [
         one for run in range(0, len(lines), 8) for one in sorted(lines[run : run + 8], key=lambda one: one["index"])
@@ -93,13 +93,13 @@ def responses(out: str) -> list[dict[str, Any]]:
 
 
 def room_for_one() -> float:
-    """GB with which a device holds its half of one slot, but not of two."""
+    """The GB with which a device holds its half of one slot, but not of two."""
     config = model.load(str(STUDENT)).config
     return 0.75e-9 * memory.device_bytes(config, 1, 64 + 16, ("float32", "float32"))
 
 
 def test_generate_says_the_same_on_a_mesh(asked, greedy_on_one):
-    """Sampled and greedy, in half of the slots that one device has: what decoding leaves is filled again."""
+    """Sampled and greedy, in half as many slots as on one device: slots are used again."""
     ways = [[*asked, way, f"--cache_gigabytes={room_for_one()}"] for way in ("--seed=3", "--temperature=0")]
     process = runs.command([json.dumps(ways)], GENERATE)
     assert process.returncode == 0, process.stderr[-3000:]
@@ -141,7 +141,7 @@ def test_serve_answers_on_a_mesh(greedy_on_one, image_HWC, compilation_folder):
 
 
 def until_it_serves(process: Any) -> tuple[str, str]:
-    """The address, and what was said before."""
+    """The address, and the lines before it."""
     said = ""
     for line in process.stdout:
         if found := re.search(r"serving student on (\S+)/v1", line):

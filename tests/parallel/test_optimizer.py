@@ -1,4 +1,4 @@
-"""The optimiser's state on eight fake devices: where the parameters lie, updated in place, nothing gathered."""
+"""The optimiser's state on eight fake devices: sharded like the parameters, updated in place, nothing gathered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(tmp_path: Path, part: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_the_state_lies_and_stays_where_the_parameters_lie(tmp_path):
-    """Moments, what Kahan's summation keeps and the float32 copy; from the beginning and after every update."""
+    """Moments, Kahan's compensation and the float32 copy; from the beginning and after every update."""
     for name, result in run(tmp_path, "state").items():
         assert result["elsewhere"] == [[], [], [], []], name
         assert result["largest_share"] == 0.5, "no large array lies whole on a device"

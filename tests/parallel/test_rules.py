@@ -42,12 +42,12 @@ def test_an_axis_that_does_not_divide_stays_whole():
 
 @pytest.mark.parametrize("size", ["0.8B", "2B", "4B", "9B", "27B"])
 def test_every_size_is_cut_over_eight_by_four_devices(size):
-    """What one device holds is close to a 32nd; only small vectors and what does not divide lie whole."""
+    """One device holds close to a 32nd; only small vectors and axes that do not divide stay whole."""
     config, abstract = sizes.get(size), qwen3_5.abstract_params(size)
     axes = vlm.logical_axes(config)
     shardings = parallel.shardings(MESH, abstract, axes)
-    own = jax.tree.map(lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)), abstract, shardings)
-    assert 1 / 32 <= sum(jax.tree.leaves(own)) / count(abstract) < 1.25 / 32
+    held = jax.tree.map(lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)), abstract, shardings)
+    assert 1 / 32 <= sum(jax.tree.leaves(held)) / count(abstract) < 1.25 / 32
     whole = list(parallel.undivided(MESH, abstract, axes))
     assert ("text/full/mixer/k/kernel: axis kv_heads of size 2 is not divided by tensor=4: replicated" in whole) == (
         config.text.num_key_value_heads % 4 != 0

@@ -39,7 +39,7 @@ def test_a_mesh_gives_what_one_device_gives(results, name):
 def test_no_device_makes_logits_of_its_part_of_the_vocabulary(results, name):
     result, chunk = results[name], CASES[name].chunk or 0
     scores = result["own_positions"] * chunk
-    # Where positions do not divide, each device gathers the whole width of its part of the head.
+    # If positions do not divide, each device gathers the whole width of its part of the head.
     head = result["own_vocabulary"] * CASES[name].size if "positions" in name else result["own_head"]
     assert result["largest_array"] <= max(scores, head) < result["own_positions"] * result["own_vocabulary"]
 

@@ -23,8 +23,8 @@ def run(tmp_path: Path, devices: int, mesh: tuple[int, int, int], *flags: str, n
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "tests.parallel.program", *flags, str(devices), *map(str, mesh), str(out)]
-    # How XLA cuts programs for the mesh is tested, not how it turns a part into machine code: that is done in half the
-    # time. One cache for all runs of the session: the model on one device is the same program in each.
+    # The test is how XLA partitions programs for the mesh, not the machine code: so it is compiled with options that
+    # take half the time. One cache for all runs of the session: the model on one device is the same program in each.
     quick = {
         "XLA_FLAGS": FAST_COMPILE_FLAGS,
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path.parent / "xla"),

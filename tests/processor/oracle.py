@@ -1,8 +1,8 @@
 """transformers' own Qwen3VLProcessor, run whole from images, videos and text to the model's inputs.
 
-torchvision, which it wants, is not installed. So its check of the classes is skipped, and three functions of its
-torchvision backend are stood in for: resizing by torch's `interpolate` on uint8, which is what torchvision calls;
-rescaling and normalising by their formula; and the conversion to RGB of frames that are RGB already.
+torchvision, which it requires, is not installed. So its check of the classes is skipped, and three functions of its
+torchvision backend are replaced: resizing by torch's `interpolate` on uint8, which torchvision calls; rescaling and
+normalising by their formula; and the conversion to RGB, since frames are already RGB.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def video_processor(config: ProcessorConfig) -> VideoProcessor:
 
 
 class Oracle:
-    """Makes the same inputs as a `Processor` whose files lie in `directory`."""
+    """Makes the same inputs as a `Processor` with the files in `directory`."""
 
     def __init__(self, processor: Processor, directory):
         self._config = processor.config

@@ -1,4 +1,4 @@
-"""Conversations of several turns: the ids are those of the rendered template, and no text gets out of its turn."""
+"""Conversations of several turns: the ids are those of the rendered template, and no text can leave its turn."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Videos cut without encoding them again, or mirrored: what counts is the frames that decode, as one sees them.
+"""Videos cut without encoding them again, or mirrored: only frames that decode count, in their display orientation.
 
-The oracle of orientations is libavfilter, with the filters that ffmpeg puts before a film of such a display matrix.
+The oracle of orientations is libavfilter, with the filters that ffmpeg applies to a film with such a display matrix.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _encode(
     frames: list[np.ndarray] | None = None,
     options: dict[str, str] | None = None,
 ) -> bytes:
-    """Frame i has the level 10 i; ten frames a second."""
+    """Encodes a film: frame i has the level 10 i; ten frames per second."""
     buffer = io.BytesIO()
     frames = frames or [np.full((HEIGHT, WIDTH, 3), 10 * number, np.uint8) for number in range(COUNT)]
     with av.open(buffer, "w", format=container) as output:
@@ -52,7 +52,7 @@ def _copied(
     pause_before: int = 10**9,
     **options: str,
 ) -> bytes:
-    """The packets from number `first` on, `seconds` earlier and not encoded again, as `ffmpeg -c copy` leaves them.
+    """Copies the packets from number `first` on, `seconds` earlier and not encoded again, as `ffmpeg -c copy` does.
 
     Those from number `pause_before` on are a second later.
     """
@@ -89,7 +89,7 @@ def test_what_an_edit_list_hides_does_not_count():
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 @pytest.mark.parametrize("codec", OPEN_GOPS)
 def test_a_film_that_begins_with_an_open_group_of_pictures(codec, container):
-    """The pictures behind its first key frame that are shown before it refer to pictures that were cut away."""
+    """Pictures after its first key frame that are shown before it refer to pictures that were cut off."""
     whole = _encode(codec, options=OPEN_GOPS[codec])
     content = _copied(whole, container, first=_key_packets(whole)[1])
     video = load_video(content)
@@ -97,7 +97,7 @@ def test_a_film_that_begins_with_an_open_group_of_pictures(codec, container):
 
 
 def test_the_time_stamps_of_a_cut_film_are_the_files():
-    """A frame's number is its time: what comes after a pause of a second has numbers larger by ten."""
+    """A frame's number follows its time: after a pause of a second, numbers are larger by ten."""
     whole = _encode(options=OPEN_GOPS["libx264"])
     _, first, later, *_ = _key_packets(whole)
     video = load_video(_copied(whole, "matroska", first, pause_before=later))

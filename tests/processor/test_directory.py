@@ -110,7 +110,7 @@ def test_a_nested_config_goes_first_as_in_transformers(directory):
 
 
 def _with_size(directory, **content):
-    """What an image preprocessor's file with these keys instead of `size` gives."""
+    """The configuration from an image preprocessor's file with these keys instead of `size`."""
     path = directory / "preprocessor_config.json"
     kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "size"}
     path.write_text(json.dumps(kept | content))

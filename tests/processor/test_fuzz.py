@@ -21,7 +21,7 @@ FILES = {
     "tokenizer_config.json": 60,
     "tokenizer.json": 80,
 }
-"""And how often each is changed."""
+"""The files, and how often each is changed."""
 
 
 @pytest.fixture

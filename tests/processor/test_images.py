@@ -183,7 +183,7 @@ def _png_of_size(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (1_000_000, 1_000_000)])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_decompression_bombs_are_refused_unopened(size):
-    """At one to two times Pillow's limit it only warns; above, it raises an error of its own."""
+    """At one to two times its limit Pillow only warns; above, it raises its own error."""
     content = _png_of_size(*size)
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"^sample 4: cannot be decoded: .*pixels.* exceeds? ") as caught:
@@ -229,7 +229,7 @@ def test_formats_that_run_programs_are_refused():
 
 
 def test_modes_agree_with_transformers():
-    """What transformers' processor does with a file: EXIF rotation, then convert("RGB")."""
+    """transformers' processor applies EXIF rotation to a file, then convert("RGB")."""
     rng = np.random.default_rng(0)
     colours = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8))
     files = [

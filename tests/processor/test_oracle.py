@@ -1,4 +1,4 @@
-"""The whole processor against transformers' Qwen3VLProcessor; see oracle.py for what of transformers is run."""
+"""The whole processor against transformers' Qwen3VLProcessor; oracle.py says which parts of transformers are run."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def oracle(processor, saved_directory):
 
 
 def _check_pixels(name: str, found: np.ndarray, expected: np.ndarray) -> None:
-    """Images to one grey level. Torch resizes video frames with weights of 16 bits, Pillow of 32: in noise six values
-    of a million differ by two levels."""
+    """Images agree to one grey level. Torch resizes video frames with weights of 16 bits, Pillow of 32: in noise six
+    values in a million differ by two levels."""
     assert found.dtype == expected.dtype == np.float32 and found.shape == expected.shape, name
     difference = np.abs(found - expected)
     assert difference.max() <= (2 * LEVEL if "videos" in name else LEVEL), name

@@ -20,7 +20,7 @@ def test_an_image_between_texts():
 
 
 def _random_layout(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Token types and grids: all in order, images, videos. Text stands between any two runs."""
+    """Token types and grids: all in order, images, videos. There is text between any two runs."""
     token_types, grids, images, videos = [0] * int(rng.integers(1, 9)), [], [], []
     for _ in range(rng.integers(0, 5)):
         kind = int(rng.integers(1, 3))

@@ -1,4 +1,4 @@
-"""Chat templates are programs of strangers: whatever they do, it ends in seconds and in one line."""
+"""Chat templates are untrusted programs: whatever they do, it ends within seconds, with an error of one line."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_short_conversation_is_rendered_once():
     template = default_chat_template()
     child, render_again = templates._child, []
     render(template, [QUERY], add_generation_prompt=True)
-    templates._child = None  # type: ignore[assignment]  # whoever asks it now fails
+    templates._child = None  # type: ignore[assignment]  # a render that needs the child now fails
     try:
         render_again.append(render(template, [dict(QUERY)], add_generation_prompt=True))
     finally:

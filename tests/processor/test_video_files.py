@@ -27,7 +27,7 @@ CODECS = {
 
 
 def _frames(count: int = COUNT) -> list[np.ndarray]:
-    """Frame i has the level 10 i; the upper left quarter is lighter by 40."""
+    """Makes frames: frame i has the level 10 i; the upper left quarter is lighter by 40."""
     frames = [np.full((HEIGHT, WIDTH, 3), 10 * index, np.uint8) for index in range(count)]
     for frame in frames:
         frame[: HEIGHT // 2, : WIDTH // 2] += 40
@@ -94,7 +94,7 @@ def test_a_title_in_another_encoding_is_no_damage(mp4):
 
 
 def test_a_frame_is_resized_only_once(mp4):
-    """A file's frames are resized while they are decoded, to the size that the processor wants of the source."""
+    """A file's frames are resized while they are decoded, to the processor's size for the source."""
     from zppo_jax.processor.videos import patchify_videos
 
     config = ProcessorConfig(video_fps=3.0, video_max_frames=5, video_max_pixels=12 * 1024)

@@ -1,4 +1,4 @@
-r"""Exact arithmetic for answers: what it settles is true, and is what the worker would say; the rest is left alone."""
+r"""Exact arithmetic for answers: its decisions are true and equal the worker's; it leaves the rest undecided."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ SAME = [
     ["x^2-1", "(x-1)(x+1)"],
     ["a+b", "b+a"],
 ]
-"""Ways to write one value, a row each."""
+"""Ways to write one value, one row per value."""
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""Which text counts as the answer of a response."""
+"""The text that counts as the answer of a response."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_last_box_is_the_answer(response: str, answer: str) -> None:
 
 
 def test_a_control_space_at_the_end_of_a_box_goes_whole():
-    r"""Its backslash alone would escape the brace of the box that the answer is written into."""
+    r"""The backslash alone would escape the brace of the box that the answer is written into."""
     assert extract_answer(r"so \boxed{5\ }") == ("5", Status.OK)
     assert extract_answer(r"so \boxed{a\\ }") == (r"a\\", Status.OK)
 

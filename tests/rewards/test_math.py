@@ -1,4 +1,4 @@
-"""Type math: the false positives and negatives of a naive use of math-verify, and hostile expressions."""
+"""Type "math": the false positives and negatives of a naive use of math-verify, and hostile expressions."""
 
 from __future__ import annotations
 

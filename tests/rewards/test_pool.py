@@ -1,4 +1,4 @@
-"""The pool: order, cache, replacement of children that hang or die, and what children are never allowed to do."""
+"""The pool: order, cache, replacement of children that hang or die, and actions forbidden to children."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zppo_jax.rewards import pool as pool_module
 
 BOMB = r"\boxed{(x+y+z+1)^{400}}"
 
-# Stands in for the real child: what it does depends on the gold that it is asked about.
+# Replaces the real child: its behaviour depends on the gold.
 FAKE_CHILD = """
 import json, os, sys, time
 print(json.dumps("ready"), flush=True)
@@ -33,7 +33,7 @@ for line in sys.stdin:
 
 
 def counters(**counts: int) -> dict[str, int]:
-    """All counters: those named, and 0 for the others."""
+    """All counters: the given ones, and 0 for the others."""
     return {"timeouts": 0, "errors": 0, "restarts": 0, "retries": 0, "undecided": 0} | counts
 
 
@@ -46,7 +46,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScoringPool]:
 
 
 def boxed(answer: str) -> Answer:
-    """One that only a child can compare."""
+    """An answer that only a child can compare."""
     return Answer(rf"\boxed{{\ln({answer})}}", r"\ln(x+1)")
 
 
@@ -74,7 +74,7 @@ def test_processor_time_ends_a_bomb_whatever_the_wall_clock_allows(monkeypatch: 
     with ScoringPool(1, timeout_seconds=0.1) as pool:
         killed: list[int] = []
         monkeypatch.setattr(pool_module.Child, "reap", _recording(pool_module.Child.reap, killed))
-        for _ in range(2):  # the second time it is remembered: the same answer would use up its limit again
+        for _ in range(2):  # the second time it is cached: the same answer would use up its limit again
             assert pool.score(BOMB, "x+1") == (False, "timeout", "(x+y+z+1)^{400}")
         assert killed[0] == -signal.SIGXCPU
         assert pool.counters == counters(timeouts=1, restarts=1)
@@ -213,7 +213,7 @@ assert score(r"\boxed{\ln(3+x)}", r"\ln(x+3)").correct
 def test_a_script_without_a_guard_and_without_a_backend_can_score(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    # A folder on the way must not shadow what the child imports.
+    # A folder on the path must not shadow the child's imports.
     (tmp_path / "sympy.py").write_text("raise SystemExit('shadowed')")
     environment = os.environ | {
         "JAX_PLATFORMS": "nonexistent",

@@ -1,4 +1,4 @@
-"""The rules of every answer type but math: what is equal, what is not, and what is malformed."""
+"""The rules of every answer type but "math": equal, different and malformed answers."""
 
 from __future__ import annotations
 

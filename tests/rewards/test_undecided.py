@@ -1,4 +1,4 @@
-"""Who is at fault: what the response causes is right or wrong, what the machinery or the gold causes is undecided."""
+"""Fault: an outcome that the response causes is decided, one that the machinery or the gold causes is undecided."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_right_answer_whose_child_is_killed_while_it_compares_is_never_wrong(
         }  # fmt: skip
 
 
-# Stands in for what an answer may do to a real child: take memory until there is none.
+# Simulates an answer that makes a real child take memory until there is none.
 GREEDY_CHILD = """
 import sys
 from zppo_jax.rewards import worker
@@ -83,7 +83,8 @@ def test_an_answer_that_takes_all_memory_is_wrong_on_a_fresh_child_only() -> Non
         verdicts = pool.score_many(Answer(rf"\boxed{{{answer}}}", gold) for answer, gold in pairs)
         assert [verdict[:2] for verdict in verdicts] == [(True, "ok"), (False, "timeout"), (True, "ok")]
         assert all(verdict.decided for verdict in verdicts)
-        # The first child may have been full of what came before: only the second one convicts.
+        # The first child may have been full of earlier comparisons: only the second one proves that the pair is at
+        # fault.
         assert pool.counters == {"timeouts": 1, "errors": 0, "restarts": 2, "retries": 1, "undecided": 0}
 
 

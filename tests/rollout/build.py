@@ -33,7 +33,7 @@ def trainers_logprobs(
     temperature: float = 1.0,
     patch_slots: int = 16,
 ) -> list[list[np.ndarray]]:
-    """What the trainer's own function gives for responses (token ids) to prompts, each prompt in a row of its own."""
+    """The trainer's log-probabilities of responses (token ids) to prompts, each prompt in a separate row."""
     question = Question("q", "", (), "", "math")
     groups = [
         Group(
@@ -51,9 +51,9 @@ def trainers_logprobs(
     advantages_PG = np.zeros((len(groups), max(map(len, samples))))
     micro = rows.microbatch(model.config, groups, advantages_PG, placed, shapes)
     found_BT = np.asarray(_logprobs(model.params, model.config, micro, temperature, banned(model)))
-    own = [[(micro["segment_BT"][b] == 2 + g) & micro["counted_BT"][b] for g in range(len(group))]
+    masks = [[(micro["segment_BT"][b] == 2 + g) & micro["counted_BT"][b] for g in range(len(group))]
            for b, group in enumerate(samples)]  # fmt: skip
-    return [[found_BT[b][own_T] for own_T in group] for b, group in enumerate(own)]
+    return [[found_BT[b][mask_T] for mask_T in group] for b, group in enumerate(masks)]
 
 
 VISION_IDS = [tiny.CONFIG[f"{name}_token_id"] for name in ("image", "video", "vision_start", "vision_end")]
@@ -76,7 +76,7 @@ def small_model(
         vision__out_hidden_size=hidden,
     )
     config = configs.from_dict(raw)
-    text = dataclasses.replace(config.text, vocab_size=vocab)  # no file may have so few: its image tokens are not there
+    text = dataclasses.replace(config.text, vocab_size=vocab)  # fewer than any file: the image tokens do not exist
     config = dataclasses.replace(config, text=text, stop_token_ids=stop_ids)
     return qwen3_5.Model(config, tiny.random_params(config, seed))
 
@@ -101,9 +101,9 @@ def engine(
 ) -> Engine:
     """An engine of any model. `name` must differ from model to model, as its programs do.
 
-    `compiler`: for what runs longer than it compiles.
+    `compiler`: for programs that run longer than they compile.
     """
-    told = f"{name}, {num_slots} slots, {prompts_per_call} prompts in {shapes}, {chunk} tokens, {without}, {settings}: "
+    key = f"{name}, {num_slots} slots, {prompts_per_call} prompts in {shapes}, {chunk} tokens, {without}, {settings}: "
     return Engine(
         model.config,
         shapes,
@@ -111,7 +111,7 @@ def engine(
         prompts_per_call,
         banned(model, without),
         compiler or tiny_model.compiler(),
-        told,
+        key,
         chunk,
         **settings,
     )
@@ -135,15 +135,15 @@ def features_of(config: configs.Config, hf_inputs: dict[str, np.ndarray]) -> lis
     for row, mask_T in enumerate(hf_inputs["attention_mask"] != 0):
         ids_T, types_T = (hf_inputs[name][row][mask_T].astype(np.int32) for name in ("input_ids", "mm_token_type_ids"))
         count = int((ids_T == config.vision_start_token_id).sum())
-        own = slice(taken, taken + count)
+        images = slice(taken, taken + count)
         taken += count
-        shown = np.concatenate([np.zeros((0, config.vision.patch_dim), np.float32), *patches[own]])
+        shown = np.concatenate([np.zeros((0, config.vision.patch_dim), np.float32), *patches[images]])
         positions_3T = np.asarray(batch["positions_3BT"])[:, row, : len(mask_T)][:, mask_T].astype(np.int32)
-        found.append(Features(ids_T, types_T, positions_3T, int(deltas_B[row]), shown, grids_N3[own]))
+        found.append(Features(ids_T, types_T, positions_3T, int(deltas_B[row]), shown, grids_N3[images]))
     assert taken == len(grids_N3)
     return found
 
 
 def letters(token_ids_T: np.ndarray) -> str:
-    """A text in which every token is a letter of the alphabet or of what comes after it."""
+    """A text with one letter per token: of the alphabet, or a character after it."""
     return "".join(chr(97 + int(token)) for token in token_ids_T)

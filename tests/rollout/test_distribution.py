@@ -1,4 +1,4 @@
-"""What is drawn through the engine: two tokens against exact probabilities, for every combination of filters.
+"""Draws through the engine: two tokens against exact probabilities, for every combination of filters.
 
 The model's vocabulary has 130 ids, three blocks of the inverse CDF; all but eleven of them are banned, so that 20,000
 draws fill the 121 pairs of tokens. The expected probabilities are computed here, in float64, by sorting.
@@ -55,7 +55,7 @@ def model() -> qwen3_5.Model:
 @functools.cache
 def engine() -> Engine:
     banned = np.setdiff1d(np.arange(VOCAB), ALLOWED).tolist()
-    compiler = Compiler(num_threads=1)  # a quarter of a million draws: optimised programs are worth their time
+    compiler = Compiler(num_threads=1)  # a quarter of a million draws: optimised programs are worth compiling
     return build.engine(model(), "distribution", SHAPES, 2048, 1, 2, banned, compiler, penalises=True)
 
 
@@ -84,7 +84,7 @@ def untruncated(scores_A: np.ndarray, one: Sampling) -> np.ndarray:
 
 
 def exact(scores_A: np.ndarray, one: Sampling, response: tuple[int, ...] = ()) -> np.ndarray:
-    """The probabilities that are drawn from: penalties, temperature, top-k, top-p, min-p."""
+    """The probabilities of the draw: penalties, temperature, top-k, top-p, min-p."""
     in_response = np.isin(ALLOWED, response)
     in_text = in_response | np.isin(ALLOWED, PROMPT)
     factor_A = np.where(scores_A > 0, 1 / one.repetition_penalty, one.repetition_penalty)
@@ -126,7 +126,7 @@ def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:
 
 @pytest.mark.parametrize("settings", COMBINATIONS, ids=names)
 def test_two_tokens_follow_the_exact_probabilities(settings):
-    """And the log-probabilities of every draw are the exact ones: untruncated, and of what was drawn from."""
+    """And both log-probabilities of every draw are exact: untruncated, and of the distribution drawn from."""
     one = Sampling(**settings)
     samples = draws(one, DRAWS)
     tokens_N2 = np.stack([sample.token_ids_T for sample in samples])
@@ -153,7 +153,7 @@ def test_two_tokens_follow_the_exact_probabilities(settings):
 
 
 def test_the_test_would_notice():
-    """20,000 draws tell settings from others close by: the chi-square test of the wrong one fails."""
+    """20,000 draws distinguish settings from similar ones: the chi-square test of the wrong one fails."""
     tokens_N2 = np.stack([sample.token_ids_T for sample in draws(Sampling(presence_penalty=1.5), DRAWS)])
     first, second = np.searchsorted(ALLOWED, tokens_N2).T
     counts = np.bincount(first * len(ALLOWED) + second, minlength=len(ALLOWED) ** 2)
@@ -162,7 +162,7 @@ def test_the_test_would_notice():
 
 
 def test_neighbours_with_other_settings_change_nothing():
-    """All combinations at once in one engine, a few draws of each in turn: every request gets what it gets alone."""
+    """All combinations at once in one engine, a few draws of each in turn: every request gets its result as alone."""
     features = build.text_features(PROMPT)
     requests = [Request("q", features, 40, Sampling(**one), RandomStream(1)) for one in COMBINATIONS]
     together = sample(engine(), model().params, requests)

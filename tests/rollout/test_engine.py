@@ -1,4 +1,4 @@
-"""The engine: results belong to their prompts, whatever else is sampled and in whatever batches."""
+"""The engine: results belong to their prompts, whatever else is sampled, in any batches."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_other_requests_change_nothing(together):
 
 
 def test_more_samples_begin_with_the_same(together):
-    """Sample i of a prompt depends on i, not on how many are asked for; 17 of one prompt need three rounds."""
+    """Sample i of a prompt depends on i, not on the number of samples; 17 of one prompt need three rounds."""
     (many,) = sample(engine(), requests(1, num_samples=17))
     same(many[:NUM_SAMPLES], together[1])
     assert len(set(drawn([many]))) > 12
@@ -96,7 +96,7 @@ def test_batch_sizes_change_nothing(num_slots, prompts_per_call, chunk, together
 
 
 def test_identity_decides_the_draw(together):
-    """Seed, step, purpose, uid: another one is another stream, the same is the same.
+    """Seed, step, purpose, uid: another value gives another stream, the same values the same one.
 
     Responses of three tokens or fewer may be equal by chance; at this temperature longer ones are not.
     """
@@ -118,14 +118,14 @@ def test_purposes_are_distinct():
 
 
 def test_what_was_done_is_counted(together):
-    told: list[str] = []
+    messages: list[str] = []
     asked = [dataclasses.replace(one, draw=RandomStream(0, 1, "student")) for one in requests()]
-    counting = dataclasses.replace(engine(), report=told.append, kept=Kept())
+    counting = dataclasses.replace(engine(), report=messages.append, kept=Kept())
     sample_requests(counting, tiny_model.model().params, asked)
     done = counting.kept.counters
     samples = [one for group in together for one in group]
-    assert done.finished == len(samples) and len(told) == 1 + -(-done.steps // engine().chunk), "after every chunk"
-    assert told[-1].startswith(f"rollouts {len(samples)}/{len(samples)}  ")
+    assert done.finished == len(samples) and len(messages) == 1 + -(-done.steps // engine().chunk), "after every chunk"
+    assert messages[-1].startswith(f"rollouts {len(samples)}/{len(samples)}  ")
     assert done.tokens == sum(len(one.token_ids_T) for one in samples) and done.prompts == len(items())
     assert done.longest == SHAPES.max_new_tokens
     assert done.truncated == sum(one.finish_reason == "length" for one in samples)
@@ -167,7 +167,7 @@ def test_images_that_a_prompt_has_no_room_for_are_refused_by_name():
 
 
 class CountingCompiler(Compiler):
-    """Runs nothing: counts what would be compiled."""
+    """Runs nothing; counts the programs that would be compiled."""
 
     def __init__(self):
         super().__init__(num_threads=1)
@@ -181,7 +181,7 @@ class CountingCompiler(Compiler):
 def test_compiled_programs_are_bounded(together):
     """A hundred prompts of mixed lengths, with and without images: a prefill and a fill for each bucket, one decode.
 
-    The program refuses other shapes, so the names tell all.
+    A program refuses other shapes, so the names are enough.
     """
     counting = CountingCompiler()
     small = dataclasses.replace(engine(), compiler=counting, name="bounded: ")

@@ -129,7 +129,7 @@ def _exact_probabilities(logits_V, banned_V, temperature=1.0, top_k=0, top_p=1.0
 
 
 def test_rounding_never_draws_a_token_without_weight():
-    """A prefix sum computed in parallel rises by rounding at some tokens of weight 0: aim exactly at those."""
+    """A prefix sum computed in parallel may rise by rounding at tokens of weight 0: this aims exactly at those."""
     rng = np.random.default_rng(4)
     logits_1V = 3 * rng.standard_normal((1, 4096)).astype(np.float32)
     banned_V = rng.random(4096) < 0.7

@@ -1,4 +1,4 @@
-"""`generate` on Hugging Face batches: greedy against transformers, its conventions, and what it compiles.
+"""`generate` on Hugging Face batches: greedy against transformers, its conventions, and its compilations.
 
 All batches have the same shape, so the sampler is compiled once: 4 rows of LENGTH slots with one image, two samples.
 """
@@ -28,12 +28,12 @@ VISION_IDS = [tiny.CONFIG[f"{name}_token_id"] for name in ("image", "video", "vi
 
 @pytest.fixture(scope="module")
 def model() -> qwen3_5.Model:
-    """With a head of its own: tied, a random model says its last token again and again."""
+    """A model with an untied head: with a tied one, a random model repeats its last token."""
     return tiny.random_model(tied=False, seed=1)
 
 
 def with_head(model: qwen3_5.Model, edit: Callable[[Any], Any]) -> qwen3_5.Model:
-    """The model with another head: other likings, the same compiled programs."""
+    """The model with another head: other likely tokens, the same compiled programs."""
     text = model.params["text"]
     return qwen3_5.Model(model.config, model.params | {"text": text | {"lm_head": edit(text["lm_head"])}})
 
@@ -159,13 +159,13 @@ def test_every_row_may_stop_at_once(model):
 
 
 def test_stop_ids_none_means_the_models_own(model):
-    """The model's stop id takes the place of a token that greedy decoding is sure to say: of two equals the first."""
-    (own,) = model.config.stop_token_ids
+    """The model's stop id gets the score of a token that greedy decoding says: of two equals the first is taken."""
+    (stop_id,) = model.config.stop_token_ids
     said = int(sampled(model, temperature=0.0, stop_ids=[]).tokens[2, 0, 3])
-    assert own < said
-    stopping = with_head(model, lambda head: head.at[own].set(head[said]))
+    assert stop_id < said
+    stopping = with_head(model, lambda head: head.at[stop_id].set(head[said]))
     out = sampled(stopping, temperature=0.0)
-    np.testing.assert_array_equal(out.lengths, sampled(stopping, temperature=0.0, stop_ids=[own]).lengths)
+    np.testing.assert_array_equal(out.lengths, sampled(stopping, temperature=0.0, stop_ids=[stop_id]).lengths)
     assert out.lengths[2, 0] <= 4 and out.finish_reasons[2, 0] == "stop"
     assert (sampled(stopping, temperature=0.0, stop_ids=[]).lengths == NUM_NEW).all()
 

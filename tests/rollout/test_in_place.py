@@ -1,6 +1,6 @@
-"""The programs of decoding and of filling work in place: every array of the slots is given over and comes back.
+"""The programs of decoding and of filling work in place: every array of the slots is donated and returned.
 
-Compiled as for a run, not as the other tests do: what is asked is what the compiler's optimiser leaves of it.
+Compiled as for a run, not as in the other tests, because the compiler's optimiser could break this.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def test_every_array_of_the_slots_is_updated_where_it_lies(name):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_second_cache_is_held(name):
-    """Keys and values fill most of the slots here; beside them a program needs far less than one layer of them."""
+    """Keys and values are most of the slots here; a program's temporaries are far less than one layer of them."""
     temporary, layer = compiled(name).memory_analysis().temp_size_in_bytes, key_bytes() / 2
     assert key_bytes() > 0.9 * num_bytes(held())
     print(f"{name}: {temporary:,} bytes beside {key_bytes():,} bytes of keys and values, {layer:,.0f} a layer")
@@ -94,7 +94,7 @@ def test_no_instruction_copies_the_keys(name):
 
 @pytest.mark.parametrize("name", ["decode", "fill"])
 def test_what_was_given_over_is_gone(name):
-    """The caller's arrays are deleted by the call: nobody can hold on to old slots, so there is one cache."""
+    """The call deletes the caller's arrays: old slots cannot be kept, so there is one cache."""
     one, params = engine(), model().params
     before = one.make_slots(params, SHAPES.num_keys)
     if name == "decode":

@@ -1,7 +1,7 @@
 """Ten thousand requests through one engine: each is answered once and with its own answer.
 
-They ask for one of 400 things (prompt, settings, number of samples and of tokens), so that of all of them there are
-several that must be equal; fifty are asked alone as well. They come in while others run, and some are given up.
+Each is one of 400 kinds (prompt, settings, number of samples and of tokens), so that for every kind there are several
+that must be equal; fifty are also asked alone. They arrive while others run, and some are cancelled.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def same(one: Sample, other: Sample) -> None:
 
 
 class Caller:
-    """Submits, gives up and takes in at random; `answers` by ticket and number of the sample, nothing twice."""
+    """Submits, cancels and collects at random; `answers` by ticket and number of the sample, each only once."""
 
     def __init__(self) -> None:
         self.rng, self.session = np.random.default_rng(1), Session(engine(), model().params)
@@ -108,7 +108,7 @@ def caller() -> Caller:
 
 
 def test_every_request_is_answered_once(caller):
-    """What was not given up has all its samples; what was has none that goes on after it."""
+    """A request that was not cancelled has all its samples; a cancelled one has none that goes on after it."""
     assert len(caller.thing_of) == NUM_REQUESTS and not caller.unfinished
     of_ticket = defaultdict(set)
     for ticket, index in caller.answers:
@@ -125,7 +125,7 @@ def test_every_request_is_answered_once(caller):
 
 
 def test_equal_requests_have_equal_answers(caller):
-    """All answers to one thing are the same, and begin like those that were given up in the middle."""
+    """All answers of one kind are the same, and begin like those that were cancelled in the middle."""
     first: dict[tuple[int, int], Sample] = {}
     for (ticket, index), one in caller.answers.items():
         if ticket not in caller.given_up:

@@ -25,7 +25,7 @@ def config():
 
 
 def held_bytes(num_rows: int, penalises: bool = False) -> int:
-    """What the arrays of slots that really exist take."""
+    """The bytes of real arrays of slots."""
     held = state.empty(config(), num_rows, SHAPES.num_keys, DTYPES, penalises)
     return sum(leaf.nbytes for leaf in jax.tree.leaves(held))
 
@@ -45,7 +45,7 @@ def test_as_many_slots_as_the_budget_holds(fitting):
 
 
 def test_penalties_take_room():
-    """Two flags a row and token of the vocabulary."""
+    """Two flags for each row and token of the vocabulary."""
     assert held_bytes(5, True) - held_bytes(5) == 5 * 2 * config().text.vocab_size
     for penalises, expected in ((False, 5), (True, 4)):
         assert memory.plan(config(), SHAPES, 5, held_bytes(5), DTYPES, penalises) == expected
@@ -68,8 +68,8 @@ def test_what_cannot_fit_says_by_how_much():
         memory.plan(config(), SHAPES, 8, need - 1, DTYPES)
 
 
-def test_the_caller_words_what_cannot_fit_and_its_mend_fits():
-    """To a megabyte upwards: what is named is never refused again."""
+def test_the_caller_words_what_cannot_fit_and_its_fix_fits():
+    """Rounded up to a megabyte: the named value is never refused again."""
     messages = memory.BudgetMessages("--room={given:g}", "have {need:g}")
     with pytest.raises(ConfigError, match=r"^--room=1e-06: a rollout of .* more: have 0\.001$"):
         memory.plan(config(), SHAPES, 8, 1000.0, DTYPES, messages=messages)
@@ -77,13 +77,13 @@ def test_the_caller_words_what_cannot_fit_and_its_mend_fits():
 
 
 def on_devices(*stats: dict[str, int] | None) -> Any:
-    """Parameters' first leaf in the place of all: it lies on devices that say this of their memory."""
+    """A single leaf in place of parameters, on devices that report this about their memory."""
     devices = [SimpleNamespace(memory_stats=lambda one=one: one) for one in stats]
     return SimpleNamespace(sharding=SimpleNamespace(addressable_devices=devices))
 
 
 def test_what_is_free_is_what_the_fullest_device_says(monkeypatch):
-    """Less what decoding makes of the parameters, and a margin."""
+    """Minus the decoding weights, and a margin."""
     params = tiny_model.model().params
     joined = jax.eval_shape(lambda: decode_weights.join(params["text"], config().text, 16))
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(joined))
@@ -99,7 +99,7 @@ def test_what_is_free_is_what_the_fullest_device_says(monkeypatch):
 
 
 def test_bytes_of_the_published_models():
-    """Keys and values of 12 KiB a token and 19.4 MB of states for 0.8B, in bfloat16 with float32 states."""
+    """Keys and values of 12 KiB per token and 19.4 MB of states for 0.8B, in bfloat16 with float32 states."""
     shape = sizes.get("0.8B")
     by_keys = [memory.device_bytes(shape, 1, keys, DTYPES) for keys in (1000, 2000)]
     assert (by_keys[1] - by_keys[0]) / 1000 == 12 * 1024 + 1, "and a flag"

@@ -28,7 +28,8 @@ from zppo_jax.types import Features
 NUM_NEW, LENGTH, NUM_ROWS = 200, 40, 16
 SHAPES = Shapes(buckets=(16, 40), patch_slots=24, max_new_tokens=NUM_NEW)
 TIE = 1e-4
-"""Of two logits: closer ones may be ordered either way, because float32 sums depend on the shape of the batch."""
+"""The least difference of two logits that matters: closer ones may come in either order, because float32 sums depend on
+the shape of the batch."""
 
 ROWS: list[list[tiny.Segment]] = [[3, image(4, 6)], [], [2, image(2, 4)], [], [image(6, 4)], [], [], [9, image(2, 2)]]
 ROWS = ROWS + [[] for _ in range(NUM_ROWS - len(ROWS))]
@@ -38,7 +39,7 @@ GREEDY = Sampling(temperature=0.0)
 
 @functools.cache
 def model() -> qwen3_5.Model:
-    """With a head of its own: tied, a random model says its last token again and again."""
+    """A model with an untied head: with a tied one, a random model repeats its last token."""
     found = tiny.random_model(tied=False, seed=1)
     return qwen3_5.Model(dataclasses.replace(found.config, stop_token_ids=()), found.params)
 
@@ -109,8 +110,8 @@ def transformers_logits(oracle, row: int, tokens_T: np.ndarray) -> np.ndarray:
 
 
 def near_ties(oracle, row: int, ours_T: np.ndarray, theirs_T: np.ndarray) -> int:
-    """0 where the tokens are equal. Otherwise our first other token must be a near-tie for transformers as well, and
-    all that follow the best after those before them; the number of places where they are so only nearly."""
+    """The number of near-ties among our tokens; 0 if both are equal. Otherwise our first different token must be a
+    near-tie for transformers as well, and each later one the best (or nearly) after those before it."""
     if (ours_T == theirs_T).all():
         return 0
     logits_TV = transformers_logits(oracle, row, ours_T)
@@ -138,7 +139,7 @@ def test_greedy_tokens_are_those_of_transformers_alone(row, oracle):
 
 
 def test_the_images_matter(oracle):
-    """The same prompts with other pixels are answered otherwise: images and prompts are not mixed up."""
+    """The same prompts with other pixels get other answers: images and prompts are not mixed up."""
     rows, changed = (0, 2, 4, 7), []
     for row in rows:
         other = dataclasses.replace(prompts()[row], patches_IC=-prompts()[row].patches_IC)
@@ -149,7 +150,7 @@ def test_the_images_matter(oracle):
 
 
 def test_logprobs_are_those_of_the_trainers_forward(temperature=0.7):
-    """The trainer's own function, from prompts packed for it, images included; 200 tokens of each of 16 prompts."""
+    """The trainer's function, from prompts packed for it, images included; 200 tokens of each of 16 prompts."""
     ours = answers(*range(NUM_ROWS), sampling=Sampling(temperature=temperature))
     sampled = [[one.token_ids_T] for one in ours]
     expected = build.trainers_logprobs(model(), prompts(), sampled, temperature, SHAPES.patch_slots)

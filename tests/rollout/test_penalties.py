@@ -34,7 +34,7 @@ def scores_and_ids() -> tuple[np.ndarray, np.ndarray]:
 
 
 def said(ids_BT: np.ndarray) -> np.ndarray:
-    """Which tokens of the vocabulary each row holds, bool [B, V]."""
+    """Whether each row holds each token of the vocabulary, bool [B, V]."""
     return (ids_BT[:, :, None] == np.arange(VOCAB)).any(axis=1)
 
 
@@ -44,7 +44,7 @@ def penalised(scores_BV: np.ndarray, ids_BT: np.ndarray, **settings: Any) -> np.
 
 
 def transformers_scores(scores_BV: np.ndarray, ids_BT: np.ndarray, **settings: Any) -> np.ndarray:
-    """What its `generate` makes of them, minus infinity where cut off: the penalty first, then the warpers in order."""
+    """The scores by transformers' `generate`, minus infinity if cut off: the penalty, then the warpers in order."""
     torch = pytest.importorskip("torch")
     import transformers
 
@@ -74,7 +74,7 @@ def test_repetition_is_transformers_of_prompt_and_response(penalty):
 
 @pytest.mark.parametrize("settings", CHAINS, ids=names)
 def test_the_whole_chain_keeps_what_transformers_keeps(settings):
-    """And gives what it keeps the same probabilities."""
+    """And gives the kept tokens the same probabilities."""
     scores_BV, ids_BT = scores_and_ids()
     expected_BV = transformers_scores(scores_BV, ids_BT, **settings)
     chosen = Sampling(**settings)

@@ -1,4 +1,4 @@
-"""The ring of key slots: wherever the cursor stands, a prompt laid before it is continued as by a fresh session.
+"""The ring of key slots: wherever the cursor is, a prompt before it is continued as by a fresh session.
 
 Two full layers, a ring of 22 slots; the longest prompt and the longest response fill it to the last slot.
 """
@@ -92,8 +92,8 @@ def test_rows_that_come_one_after_the_other_do_not_disturb_each_other():
 
 
 def test_the_ring_is_as_long_as_it_must_be_and_no_longer():
-    """A full bucket and all new tokens use every slot: with one slot less the last token, and it alone, would be
-    drawn without the prompt's first key; the log-probabilities are those of a forward pass."""
+    """A full bucket and all new tokens use every slot: with one slot less, only the last token would be drawn without
+    the prompt's first key; the log-probabilities are those of a forward pass."""
     asked = request(1, 11)
     one = fresh(asked)
     short = fresh(asked, RING - 1)
@@ -111,7 +111,7 @@ def forward(asked: Request, one: Sample) -> np.ndarray:
 
 
 def test_a_row_keeps_its_prompt_while_shorter_neighbours_come_and_go():
-    """A long response beside which one-token responses take the other slots again and again, at every step."""
+    """A long response, while one-token responses take the other slots again at every step."""
     one = Session(engine(chunk=1), model().params)
     asked = request(2, 11)
     ticket, others = one.submit(asked), [request(200 + n, 1 + n % 11, limit=1) for n in range(20)]
@@ -130,7 +130,7 @@ def test_a_prompt_that_the_ring_has_no_room_for_is_refused():
 
 
 def test_the_slots_of_one_ring_are_gone_before_those_of_the_next_are_made(monkeypatch):
-    """A device holds one ring at a time: what fits for each would not fit for both."""
+    """A device holds one ring at a time: memory that is enough for each would not be enough for both."""
     alive, made = weakref.WeakSet(), []
 
     class Watched(Session):

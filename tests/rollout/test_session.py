@@ -1,6 +1,6 @@
-"""Sessions: how responses end, what is cancelled, what is refused, and that nothing depends on the schedule.
+"""Sessions: ends of responses, cancelling, refusals, and that nothing depends on the schedule.
 
-A token is a letter here, so that stop strings can be chosen from what the model says.
+A token is a letter here, so that stop strings can be chosen from the model's text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def model(stop_ids: tuple[int, ...] = STOP_IDS) -> qwen3_5.Model:
 
 
 def engine(chunk: int = 3, stop_ids: tuple[int, ...] = STOP_IDS, num_slots: int = 4) -> Engine:
-    # The stop ids are numbers that the program is given: other ones share it.
+    # The stop ids are arguments of the program: other ids share it.
     made = build.engine(model(), "session", SHAPES, num_slots, 2, chunk, FORBIDDEN, decode_text=build.letters)
     return dataclasses.replace(made, config=model(stop_ids).config)
 
@@ -79,7 +79,7 @@ def test_several_stop_ids_each_end_a_response():
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_a_response_ends_at_the_token_that_completes_a_stop_string(chunk):
-    """Strings of one to three tokens that end at every place of a response, alone or the second of two."""
+    """Strings of one to three tokens that end at every position of a response, alone or as the second of two."""
     numbers = range(6)
     free = [group[0] for group in endless(numbers)]
     asked, expected = [], []
@@ -99,15 +99,15 @@ def test_a_response_ends_at_the_token_that_completes_a_stop_string(chunk):
 
 
 def test_stop_ids_and_stop_strings_whichever_comes_first():
-    """A string that only tokens after the stop id complete changes nothing, nor does the stop id's own letter."""
+    """A string that only tokens after the stop id complete changes nothing, nor does the stop id's letter."""
     plain = [group[0] for group in answers([request(number) for number in range(12)])]
     number = next(n for n, one in enumerate(plain) if one.finish_reason == "stop" and len(one.token_ids_T) > 4)
     text = build.letters(plain[number].token_ids_T)
     after = build.letters(endless(range(number, number + 1))[0][0].token_ids_T)[len(text) - 1 : len(text) + 2]
     strings = [(after,), (text[-1],), (text[1:3],)]
-    late, own, early = (group[0] for group in answers([request(number, stop_strings=one) for one in strings]))
+    late, at_stop_id, early = (group[0] for group in answers([request(number, stop_strings=one) for one in strings]))
     same(late, plain[number])
-    same(own, plain[number])
+    same(at_stop_id, plain[number])
     assert len(early.token_ids_T) == text.index(text[1:3]) + 2 and early.finish_reason == "stop"
 
 
@@ -129,7 +129,7 @@ def test_a_request_has_its_own_limit(limit):
 
 
 def test_banned_ids_never_appear():
-    """Not at any temperature, though the model would say them; nor do they count in the log-probabilities."""
+    """Not at any temperature, though the model would sample them; nor do they count in the log-probabilities."""
     settings = (Sampling(temperature=0.0), Sampling(), Sampling(temperature=5.0), Sampling(temperature=5.0, top_k=30))
     said = set()
     for one in settings:
@@ -180,7 +180,7 @@ def test_events_add_up_to_the_samples(chunk):
 
 @pytest.mark.parametrize(("chunk", "num_slots"), [(1, 4), (8, 4), (3, 7), (3, 1)])
 def test_chunk_slots_order_and_time_of_arrival_change_nothing(chunk, num_slots):
-    """Requests of different settings that come in while others run, in any order, are answered as alone."""
+    """Requests of different settings that arrive while others run, in any order, get the same answers as alone."""
     sampling = (Sampling(), Sampling(temperature=0.0), Sampling(top_k=5), Sampling(temperature=2.0, top_p=0.9))
     asked = [request(n, 1 + n % 3, sampling=sampling[n % 4], max_new_tokens=4 + n % 20) for n in range(16)]
     alone = [answers([each])[0] for each in asked]
@@ -202,7 +202,7 @@ def test_chunk_slots_order_and_time_of_arrival_change_nothing(chunk, num_slots):
 
 @pytest.mark.parametrize("before", [0, 1, 2, 4])
 def test_what_is_cancelled_ends_there_and_its_slots_are_free(before):
-    """Before and after any number of chunks; others do not notice, and what was said so far is handed back."""
+    """Before and after any number of chunks; other requests are not affected, and the tokens so far are returned."""
     long = [request(number, 2) for number in (1, 2, 3)]
     alone = [group for group in answers(long, stop_ids=ENDLESS)]
     one = Session(engine(stop_ids=ENDLESS), model().params)
@@ -227,7 +227,7 @@ def test_what_is_cancelled_ends_there_and_its_slots_are_free(before):
 
 
 def test_a_cancelled_slot_is_filled_with_the_next_chunk():
-    """Four slots, all taken by a long request: one that waits begins in the chunk after the long one is given up."""
+    """Four slots, all taken by a long request: a waiting one begins in the chunk after the long one is cancelled."""
     one = Session(engine(stop_ids=ENDLESS), model().params)
     long, short = one.submit(request(1, 4)), one.submit(request(2, 4, max_new_tokens=3))
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The slots are declared once: what a field says of its array is what `empty` makes."""
+"""The slots are declared once: `empty` makes arrays as the fields declare them."""
 
 from __future__ import annotations
 

@@ -77,14 +77,14 @@ def exact(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def drift(num_steps: int, dtypes: tuple[str, str], params: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    """Of each step and row: cosine of the hidden state with float32's, and the KL divergence of the next token."""
+    """For each step and row: the cosine of the hidden state with float32's, and the KL divergence of the next token."""
     (hidden, logprobs), (reduced, reduced_logprobs) = exact(num_steps), decode_tokens(num_steps, dtypes, params)
     cosine_TB = (hidden * reduced).sum(-1) / np.linalg.norm(hidden, axis=-1) / np.linalg.norm(reduced, axis=-1)
     return cosine_TB, (np.exp(logprobs) * (logprobs - reduced_logprobs)).sum(-1)
 
 
 def table(name: str, cosine_TB: np.ndarray, kl_TB: np.ndarray, every: int) -> list[float]:
-    """Prints what each `every` steps were like; returns the mean divergence of each."""
+    """Prints the statistics of each `every` steps; returns the mean divergence of each."""
     print(f"\n{name}:")
     for end in range(every, len(kl_TB) + 1, every):
         cosine, kl = cosine_TB[end - every : end], kl_TB[end - every : end]
@@ -107,7 +107,7 @@ def test_256_steps_in_bfloat16_stay_close_to_float32(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["states in bfloat16", "both in bfloat16"])
 def test_4096_steps_in_bfloat16_do_not_drift(name):
-    """The error does not grow: the delta rule writes what is missing, so it corrects what rounding lost."""
+    """The error does not grow: the delta rule writes the difference to the target, so it corrects rounding errors."""
     cosine_TB, kl_TB = drift(4096, REDUCED[name])
     means = table(name, cosine_TB, kl_TB, 512)
     check(cosine_TB, means)
@@ -117,7 +117,7 @@ def test_4096_steps_in_bfloat16_do_not_drift(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("state", ["float32", "bfloat16"])
 def test_a_model_in_bfloat16_loses_more_by_its_activations(state):
-    """The state's dtype costs a quarter more beside everything else in bfloat16."""
+    """The state's dtype adds a quarter to the error of everything else in bfloat16."""
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model().params)
     cosine_TB, kl_TB = drift(1024, ("bfloat16", state), params)
     means = table(f"all in bfloat16, states in {state}", cosine_TB, kl_TB, 512)

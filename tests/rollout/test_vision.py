@@ -22,7 +22,7 @@ KINDS = {"plain": "", "bcq": "1", "ncq": "2"}
 
 
 def engine(budget: int = 2**30) -> Engine:
-    """With features of its own; two prompts a call."""
+    """An engine with separate features; two prompts per call."""
     return dataclasses.replace(tiny_model.engine(), kept=Kept(features=VisionFeatures(budget)))
 
 
@@ -62,7 +62,7 @@ def changed() -> Any:
 
 
 def test_reformulated_prompts_reuse_the_features_of_the_question():
-    """In later calls, in the other order and beside a prompt without images; the answers are those without reuse."""
+    """In later calls, in the other order and with a prompt without images; the answers are those without reuse."""
     one, names = engine(), ("b", "d")
     plain = [request(name, "plain", name) for name in names]
     first = answers(one, plain)
@@ -78,7 +78,7 @@ def test_reformulated_prompts_reuse_the_features_of_the_question():
 
 
 def test_the_features_are_those_of_the_key():
-    """What is reused decides: a prompt that claims another question's key is answered for its image."""
+    """The reused features decide: a prompt with another question's key gets answers about that question's image."""
     one = engine()
     answers(one, [request("b", "plain", "b"), request("d", "plain", "d")])
     right, wrong = request("b", "bcq", "b"), request("b", "bcq", "d")
@@ -88,7 +88,7 @@ def test_the_features_are_those_of_the_key():
     same(wrong_answers, answers(engine(), [dataclasses.replace(right, features=as_d)]))
 
 
-def test_a_prompt_without_key_is_encoded_anew():
+def test_a_prompt_without_key_is_encoded_again():
     one = engine()
     for _ in range(2):
         answers(one, [request("b")])
@@ -106,7 +106,7 @@ def test_new_images_beside_known_ones_are_encoded_and_then_known():
 
 
 def test_text_prompts_take_part_without_images():
-    """A bucket of both: the text prompt neither needs features nor spoils the reuse."""
+    """A bucket with both: the text prompt neither needs features nor prevents the reuse."""
     one, text = engine(), request("A" * 4, "ncq", num_images=0)
     image = request("b", "plain", "b")
     shapes = tiny_model.SHAPES
@@ -148,7 +148,7 @@ def test_a_budget_of_nothing_keeps_nothing():
 
 @pytest.mark.parametrize("held", [1, 2])
 def test_the_budget_bounds_what_is_kept(held):
-    """Room for so many calls' features: questions beyond it are encoded each time, those within it once."""
+    """Room for the features of some calls: questions beyond it are encoded each time, those within it once."""
     shape = jax.eval_shape(lambda: jnp.zeros((2, tiny_model.SHAPES.patch_slots // 4, 64), jnp.float32))
     one = engine(budget=held * shape.size * 4)
     for _ in range(2):
@@ -167,7 +167,7 @@ def test_one_encoding_for_all_samples_and_slots():
 
 
 def test_prompts_of_text_alone_do_not_pay_for_the_tower():
-    """Once, for an array of the right shape; after that never, whatever becomes of the parameters."""
+    """They run it once, for an array of the right shape; after that never, even if the parameters change."""
     one, asked = engine(), [request("A", num_images=0)]
     answers(one, asked)
     first = counts(one)

@@ -1,4 +1,4 @@
-"""The weights of decoding are made once of the same parameters, and forgotten when they are released."""
+"""The decoding weights are made once from the same parameters, and forgotten when they are released."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_old_ones_are_gone_before_the_new_ones_are_made():
 
 
 def test_new_parameters_are_seen_by_the_sampler():
-    """Two calls with one set, then with another: rollouts are those of a sampler that holds nothing."""
+    """Two calls with one set, then with another: rollouts are those of a sampler without cache."""
     engine = dataclasses.replace(tiny_model.engine(), kept=Kept())
     sets = [tiny_model.model(seed).params for seed in (0, 0, 1)]
     requests = [Request(one.prompt.uid, one.features, 2) for one in tiny_model.items()]

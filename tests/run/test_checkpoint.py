@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back to the bit, what is damaged is refused in one line."""
+"""Checkpoints: a saved state is restored bit by bit, a damaged one is refused in one line."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_newest_stay(folder):
 
 
 def test_a_step_is_saved_once(folder, monkeypatch):
-    """So what is saved needs no space any more, neither after a restart nor in the run that saved it."""
+    """So a saved step needs no more space, neither after a restart nor in the run that saved it."""
     checkpoints = Checkpoints(folder, 2)
     checkpoints.save(9, make_state(9), HOST)
     checkpoints.finish()
@@ -73,7 +73,7 @@ def test_nothing_saved_is_no_step(tmp_path):
 
 
 def damages(folder):
-    """Every file without which a checkpoint is not whole, by the way in which it suffers."""
+    """Every file that a checkpoint needs, by the kind of damage."""
     parameters = next(path for path in (folder / "6" / "state" / "d").iterdir())
     yield from ((path, "gone") for path in (folder / "6" / "host" / "metadata", parameters))
     yield from ((path, "cut") for path in (folder / "6" / "host" / "metadata", folder / "6" / "state" / "_METADATA"))
@@ -146,7 +146,7 @@ def test_without_an_evaluation_there_is_no_best(folder):
 
 
 def test_what_is_saved_is_the_state_at_that_moment(tmp_path):
-    """The next update is given the very buffers that are still being written."""
+    """The next update reuses the buffers that are still being written."""
     double = jax.jit(lambda state: jax.tree.map(lambda x: x * 2, state), donate_argnums=0)
     checkpoints, state = Checkpoints(tmp_path, keep=3), {"x": jnp.arange(3_000_000.0)}
     for step in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""What the person sees: plain lines in a file, and the same facts on a terminal."""
+"""The console: plain lines in a file, and the same information on a terminal."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def python(script: str, *arguments: object) -> subprocess.Popen[str]:
 def test_another_process_cannot_have_it_until_this_one_is_gone(tmp_path):
     holder = python(HOLD, tmp_path / "run")
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    for _ in range(2):  # a refused start must not spoil what the lock file says
+    for _ in range(2):  # a refused start must not change the lock file
         with pytest.raises(WorkdirError, match=f"in use by process {holder.pid} on ") as caught:
             RunDirectory(tmp_path / "run")
         assert "\n" not in str(caught.value)
@@ -83,7 +83,7 @@ def test_a_changed_configuration_is_refused_naming_the_keys(tmp_path):
 
 
 def test_another_machine_may_continue(tmp_path):
-    """What belongs to the machine, or only says what is written, is no other run; the mode of sampling is."""
+    """Keys of the machine, or of what is written, do not make it another run; the mode of sampling does."""
     with RunDirectory(tmp_path) as directory:
         directory.accept(config())
         directory.metrics_file.write_text('{"step": 0}\n')
@@ -196,7 +196,7 @@ def test_hosts_know_whether_they_share_the_directory(tmp_path):
 
 
 def test_hosts_with_the_same_process_id_write_the_same_file(tmp_path):
-    """As in containers, where each is process 1: no host takes another's temporary file away."""
+    """As in containers, where each is process 1: no host deletes another's temporary file."""
     with ThreadPoolExecutor(8) as threads:
         for _ in range(20):
             assert all(done is None for done in threads.map(lambda _: probe(tmp_path), range(8)))

@@ -1,4 +1,4 @@
-"""What a log says while a command imports, loads and compiles: real commands whose output is a pipe."""
+"""The log while a command imports, loads and compiles: real commands whose output is a pipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Heartbeat.first = Heartbeat.interval = 0.02
 from zppo_jax.{module} import main
 main()
 """
-"""The command itself; only the time between two lines is another."""
+"""The real command; only the time between two lines is changed."""
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def large(tmp_path_factory) -> Path:
 
 @dataclasses.dataclass
 class Said:
-    """Lines, and the seconds after the start at which each came through the pipe."""
+    """The lines, and the seconds after the start at which each came through the pipe."""
 
     lines: list[str]
     seconds: list[float]
@@ -64,7 +64,7 @@ class Said:
 
 
 def said(cache: Path, script: str, *arguments: object, until: str) -> Said:
-    """Output and errors of a command, up to a line with `until`."""
+    """The output and errors of a command, up to a line with `until`."""
     start, found = time.monotonic(), Said([], [])
     with subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
@@ -82,7 +82,7 @@ def said(cache: Path, script: str, *arguments: object, until: str) -> Said:
 
 
 def test_the_first_line_of_a_training_comes_before_jax(compilation_folder, tmp_path):
-    """With the times of every run; 1 s where nothing else runs."""
+    """With the times of a normal run; 1 s if nothing else runs."""
     script = "from zppo_jax.main import main; main()"
     config = runs.ROOT / "configs" / "tiny.py"
     arguments = (f"--config={config}", f"--workdir={tmp_path / 'run'}")
@@ -92,7 +92,7 @@ def test_the_first_line_of_a_training_comes_before_jax(compilation_folder, tmp_p
 
 
 def test_a_training_says_what_it_loads_and_compiles(compilation_folder, tmp_path, large):
-    """Lines come while the work is done, and say how far it is."""
+    """Lines appear during the work, with its progress."""
     config = runs.ROOT / "configs" / "tiny.py"
     arguments = (f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--config.model.path={large}")
     found = said(compilation_folder, QUICK.format(module="main"), *arguments, until="programs ready")

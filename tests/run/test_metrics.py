@@ -1,4 +1,4 @@
-"""What a run writes is strict JSON at once, and is cut back to the restored step as if nothing had come after."""
+"""A run writes strict JSON at once, and cuts it back to the restored step as if nothing had come after."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_run_cut_back_and_continued_leaves_the_same_rows(tmp_path, half):
 
 def test_truncating_before_the_first_step_empties_everything(tmp_path):
     writer = MetricsWriter(tmp_path)
-    writer.truncate(-1)  # nothing there yet
+    writer.truncate(-1)  # no rows yet
     writer.write(0, {"eval/accuracy": 1})
     assert events(tmp_path) == {("eval/accuracy", 0, 1.0)}
     writer.truncate(-1)
@@ -150,14 +150,14 @@ def test_a_sample_tells_its_lineage(tmp_path):
 
 
 def test_a_sample_tells_what_was_shown_and_how_each_response_ended(tmp_path):
-    """Whole and as shown, with its author: whether candidates match their answers can be seen from the file alone."""
-    told = group(kind="bcq", parent="digits/7#plain")
+    """Whole and as shown, with its author: the file alone shows whether candidates match their answers."""
+    sampled = group(kind="bcq", parent="digits/7#plain")
     shown = (Shown("teacher", "long \\boxed{3}", "3", "\\boxed{3}"), Shown("student", "hm", None, "hm"))
-    prompt = dataclasses.replace(told.prompt, opening="so", shown=shown)
+    prompt = dataclasses.replace(sampled.prompt, opening="so", shown=shown)
     ids_T = np.zeros(5, np.int32)
-    cut = dataclasses.replace(told.rollouts[1], token_ids_T=ids_T, finish_reason="length", answer=None)
-    told = dataclasses.replace(told, prompt=prompt, rollouts=(told.rollouts[0], cut))
-    SampleWriter(tmp_path, 1.0, 1).write(4, told, [1.0, -1.0])
+    cut = dataclasses.replace(sampled.rollouts[1], token_ids_T=ids_T, finish_reason="length", answer=None)
+    sampled = dataclasses.replace(sampled, prompt=prompt, rollouts=(sampled.rollouts[0], cut))
+    SampleWriter(tmp_path, 1.0, 1).write(4, sampled, [1.0, -1.0])
     sample = strict((tmp_path / "samples.jsonl").read_text())
     assert sample["opening"] == "so" and [one["author"] for one in sample["shown"]] == ["teacher", "student"]
     assert sample["shown"][0] == {
@@ -240,7 +240,7 @@ def test_names_that_depend_on_the_clock():
 
 
 def test_a_line_is_written_whole_or_not_at_all(tmp_path):
-    """Ten more bytes fit: they do not stay, and the row is written when there is space."""
+    """Only ten more bytes fit: they are removed again, and the row is written when there is space."""
     writer, limits = MetricsWriter(tmp_path, tensorboard=False), resource.getrlimit(resource.RLIMIT_FSIZE)
     writer.write(1, {})
     file = tmp_path / "metrics.jsonl"
@@ -263,7 +263,7 @@ def cohort(groups: Sequence[Group]) -> Cohort:
 def step_of(
     plain: Sequence[Group], helped: Sequence[Group] = (), skipped: dict[int, list[int]] | None = None, **changes: Any
 ) -> Step:
-    """A step with these groups, in which group number p counts for p + 1 in each of its rollouts."""
+    """A step with these groups, in which each rollout of group p has the weight p + 1."""
     first, second = cohort(plain), cohort(helped)
     weights_PG = np.stack([np.full(8, place + 1.0) for place in range(len(plain) + len(helped))])
     updated = Updated(weights_PG, {"loss": 0.5}, skipped or {})
@@ -273,7 +273,7 @@ def step_of(
 
 
 def test_a_step_is_a_row_of_metrics():
-    """Of the new questions, of all plain ones, and of each kind of help, with what sampler, helper and update say."""
+    """For the new questions, all plain ones, and each kind of help, with the values of sampler, helper and update."""
     plain = [group_with("a", 2), group_with("b", 8), group_with("c", 6, kind="replay")]
     first, *others = plain[1].rollouts
     spoken = np.zeros(2, np.int32), np.asarray([-1.0, -3.0], np.float32)
@@ -295,7 +295,7 @@ def test_a_step_says_what_its_buffer_did():
     buffer = ReplayBuffer(1)
     refreshed = buffer.refresh({"a": 0.25, "b": 0.125}, 3)
     step = step_of([group_with("a", 2)], replay=buffer.counts(refreshed))
-    buffer.refresh({"b": 1.0}, 4)  # what comes later changes nothing of it
+    buffer.refresh({"b": 1.0}, 4)  # later changes of the buffer do not change it
     row = step.metrics()
     names = ("size", "admitted", "graduated", "evicted", "graduated_total", "evicted_total")
     assert [row[f"replay/{name}"] for name in names] == [1, 2, 0, 1, 0, 1]
@@ -303,7 +303,7 @@ def test_a_step_says_what_its_buffer_did():
 
 
 def test_a_step_knows_what_each_group_counted_for_and_which_were_skipped():
-    """Of another host's group the outcome alone: it counts, and its tokens are not here."""
+    """For another host's group only the outcome is known: it counts, but its tokens are not here."""
     plain, helped = [group_with("a", 2), group_with("b", 8)], [group_with("a", 4, kind="bcq")]
     step = step_of(plain, helped, skipped={1: [2, 0]})
     assert {uid: set(weights) for uid, weights in step.advantages.items()} == {
@@ -318,7 +318,7 @@ def test_a_step_knows_what_each_group_counted_for_and_which_were_skipped():
 
 
 def test_undecided_rollouts_are_no_zeros_in_the_records():
-    """Neither in a line of samples.jsonl nor in the shares of a step, which are those of the decided groups."""
+    """Neither in a line of samples.jsonl nor in the shares of a step, which cover the decided groups."""
     right, unknown = (group_with(name, 0) for name in ("hard", "unknown"))
     rollouts = [dataclasses.replace(one, decided=False, status="error") for one in unknown.rollouts[:2]]
     unknown = dataclasses.replace(unknown, rollouts=(*rollouts, *unknown.rollouts[2:]))

@@ -1,4 +1,4 @@
-"""The table of metrics: what rows, documentation and picture are made from."""
+"""The table of metrics, from which rows, documentation and picture are made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_documentation_is_the_table():
 
 
 def described(name: str) -> bool:
-    """Whether a row of the table says what a name in metrics.jsonl means."""
+    """Whether a row of the table describes a name in metrics.jsonl."""
     return any(fnmatch.fnmatchcase(name, metric.name) for metric in METRICS)
 
 

@@ -1,4 +1,4 @@
-"""Odd things in a run directory: each start ends with one line that names the thing, or goes on; nothing is lost."""
+"""Unexpected files in a run directory: a start ends with one line that names the file, or goes on; nothing is lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATE = {"params": {"x": jnp.ones(3)}}
 
 
 def start_on(path: Path, saved: dict[str, Any] | None = None, **changes: Any) -> None:
-    """What a start does before it loads a model, where a checkpoint of step 3 is there."""
+    """Does what a start does before it loads a model, with a checkpoint of step 3."""
     with RunDirectory(path) as directory:
         directory.accept(config(**changes), 3, saved)
 
@@ -58,7 +58,7 @@ def test_with_other_names_a_checkpoint_is_restored(tmp_path, name):
 
 
 def test_what_is_saved_is_read_back(tmp_path):
-    """Where the name was not refused: the failure is that of the save, and not a surprise after the run."""
+    """If the name was not refused: the save fails, and not only the restore after the run."""
     checkpoints = Checkpoints(tmp_path / "sweep[1]", 1)
     checkpoints.save(1, STATE, {})
     assert "checkpoint 1 cannot be read back from" in refusal(checkpoints.finish)
@@ -187,7 +187,7 @@ def test_an_edited_config_json_does_not_change_the_run(tmp_path):
 
 
 def test_a_run_that_nothing_describes_is_refused(tmp_path):
-    """A checkpoint of an earlier version, or rows without any checkpoint: they would be those of another run."""
+    """A checkpoint of an earlier version, or rows without any checkpoint: they may belong to another run."""
     assert "holds a run without its config.json: put that back" in refusal(start_on, tmp_path)
     (tmp_path / "metrics.jsonl").write_bytes(ROWS)
     with RunDirectory(tmp_path) as directory:
@@ -196,8 +196,8 @@ def test_a_run_that_nothing_describes_is_refused(tmp_path):
 
 
 @contextlib.contextmanager
-def nobody() -> Iterator[None]:
-    """Another user, for whom permissions count."""
+def other_user() -> Iterator[None]:
+    """Runs as another user, to whom permissions apply."""
     if os.geteuid():
         yield
         return
@@ -213,7 +213,7 @@ def test_a_file_that_may_not_be_read_is_one_line():
         os.chmod(name, 0o777)
         (Path(name) / "config.json").write_text("{}")
         os.chmod(Path(name) / "config.json", 0)
-        with nobody():
+        with other_user():
             assert "config.json cannot be read (Permission denied)" in refusal(start_on, Path(name))
 
 
@@ -228,8 +228,8 @@ def test_errors_of_the_disk_are_one_line_in_the_run_directory_alone(tmp_path):
     ):
         with pytest.raises(OSError) as caught:
             path.write_bytes(b"")
-        told = command.disk_fault(caught.value, tmp_path / "run")
-        assert told is None if words is None else words in (told or "")
+        line = command.disk_fault(caught.value, tmp_path / "run")
+        assert line is None if words is None else words in (line or "")
     with pytest.raises(OSError) as caught:
         (tmp_path / "run" / "gone").read_bytes()
     assert "gone: No such file or directory; it was deleted" in (

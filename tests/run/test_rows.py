@@ -47,10 +47,10 @@ ODD_ROWS = [
 def test_a_damaged_line_in_the_middle_is_an_error_and_nothing_is_cut(tmp_path, name, line):
     (tmp_path / name).write_bytes(changed(line))
     writer = MetricsWriter(tmp_path) if name == "metrics.jsonl" else SampleWriter(tmp_path, 1.0, 2)
-    told = refusal(writer.truncate, 3)
-    assert told.startswith(f"{tmp_path / name}, line 2 is damaged (") and "delete it (sed -i 2d)" in told
+    message = refusal(writer.truncate, 3)
+    assert message.startswith(f"{tmp_path / name}, line 2 is damaged (") and "delete it (sed -i 2d)" in message
     assert (tmp_path / name).read_bytes() == changed(line)
-    (tmp_path / name).write_bytes(ROWS)  # put right
+    (tmp_path / name).write_bytes(ROWS)  # repaired
     writer.truncate(2)
     if isinstance(writer, MetricsWriter):
         writer.close()

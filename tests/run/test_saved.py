@@ -1,4 +1,4 @@
-"""What the disk does to a checkpoint is found: a flipped bit in any file is one line that names it and the way out."""
+"""Damage by the disk is found: a flipped bit in any file of a checkpoint gives one line with the file and the fix."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def test_a_flipped_bit_in_any_file_is_refused(original, tmp_path, seed):
     for name in names:
         folder = shutil.copytree(original, tmp_path / "checkpoints")
         flip(folder / name, rng)
-        told = refusal(folder)
-        assert "\n" not in told and told.startswith(
+        message = refusal(folder)
+        assert "\n" not in message and message.startswith(
             f"the checkpoint {folder / '6'} is damaged ({name.relative_to('6')}: "
         )
-        assert told.endswith(": delete it, then the same command continues after step 3")
-        shutil.rmtree(folder / "6")  # what it says
+        assert message.endswith(": delete it, then the same command continues after step 3")
+        shutil.rmtree(folder / "6")  # as the message says
         assert equal(Checkpoints(folder, 2).restore(state(0))[1], state(3))
         shutil.rmtree(folder)
 
@@ -95,28 +95,28 @@ def test_the_checkpoint_to_fall_back_to_is_sound_itself(folder):
 @pytest.mark.parametrize("name", ["host/metadata", "state/manifest.ocdbt", "_CHECKPOINT_METADATA", digests.FILE])
 def test_a_missing_file_is_refused(folder, name):
     (folder / "6" / name).unlink()
-    told = refusal(folder)
-    assert name in told and told.endswith("continues after step 3") and "\n" not in told
+    message = refusal(folder)
+    assert name in message and message.endswith("continues after step 3") and "\n" not in message
 
 
 def test_a_checkpoint_of_an_earlier_version_is_taken_and_said_to_be_unchecked(folder):
-    """It has no digests, and its host values do not speak of them."""
+    """It has no digests, and its host values do not mention them."""
     for step in ("3", "6"):
         (folder / step / digests.FILE).unlink()
         (folder / step / "host" / "metadata").write_text('{"stream": {"step": 3, "position": 12}}')
-    told: list[str] = []
-    step, restored, host = Checkpoints(folder, 2).restore(state(0), told.append)
+    messages: list[str] = []
+    step, restored, host = Checkpoints(folder, 2).restore(state(0), messages.append)
     assert step == 6 and equal(restored, state(6)) and host == HOST
-    [line] = told
+    [line] = messages
     assert line.startswith("the checkpoint of step 6 has no digests") and "not checked" in line
-    restore_params(folder, 3, ABSTRACT, told.append)
-    assert "of step 3" in told[1]
+    restore_params(folder, 3, ABSTRACT, messages.append)
+    assert "of step 3" in messages[1]
 
 
 def test_one_with_digests_is_not_talked_about(folder):
-    told: list[str] = []
-    Checkpoints(folder, 2).restore(state(0), told.append)
-    assert not told
+    messages: list[str] = []
+    Checkpoints(folder, 2).restore(state(0), messages.append)
+    assert not messages
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="coreutils are not there")
@@ -128,7 +128,7 @@ def test_sha256sum_reads_the_digests(folder):
 
 
 def test_readers_share_the_work(folder):
-    """Of three readers one meets the file that has changed; together they read every file."""
+    """One of three readers finds the file that has changed; together they read every file."""
     flip(files(folder / "6" / "state")[0], np.random.default_rng(0))
     faults = [digests.fault(folder / "6", share=(index, 3)) for index in range(3)]
     assert sum(map(bool, faults)) == 1
@@ -153,7 +153,7 @@ def test_a_kill_before_the_digests_leaves_no_checkpoint(folder):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["3", "6", "9.complete.orbax-checkpoint-tmp"] and saved.saved_steps(folder) == [3, 6]
-    with Checkpoints(folder, 3) as again:  # which sweeps what was left
+    with Checkpoints(folder, 3) as again:  # which deletes what was left
         assert again.restore(state(0))[0] == 6
         again.save(9, state(9), HOST)
     assert sorted(path.name for path in folder.iterdir()) == ["3", "6", "9"]
@@ -161,7 +161,7 @@ def test_a_kill_before_the_digests_leaves_no_checkpoint(folder):
 
 
 def test_two_gigabytes_are_checked_in_three_seconds(tmp_path):
-    """Half a gigabyte in a quarter of the time, in seconds of the processor, because others use the machine."""
+    """Half a gigabyte in a quarter of the time, in processor seconds, because others use the machine."""
     content = os.urandom(1 << 20)
     for number in range(4):
         with (tmp_path / str(number)).open("wb") as file:
@@ -173,7 +173,7 @@ def test_two_gigabytes_are_checked_in_three_seconds(tmp_path):
     assert time.process_time() - start < 0.75
 
 
-# ---------------------------------------------------------------- folders that are no checkpoints
+# ---------------------------------------------------------------- folders that are not checkpoints
 
 
 @pytest.mark.parametrize("step", [1, 7])

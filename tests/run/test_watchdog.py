@@ -1,4 +1,4 @@
-"""Bad days: updates that are not finite, checkpoints that cannot be written."""
+"""Failures during a run: updates that are not finite, checkpoints that cannot be written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @contextlib.contextmanager
 def poisoned(first_step: int) -> Iterator[None]:
-    """From a step on, the sampler's log-probabilities of the student's rollouts are NaN: so is every ratio."""
+    """From `first_step` on, the sampler's log-probabilities of the student are NaN, and so is every ratio."""
     answer = Actor.answer
 
     def answer_badly(self, params, items, num_samples, sampling, stream):
@@ -55,9 +55,10 @@ def saved_params(workdir, step):
 
 
 def test_updates_that_are_not_finite_are_skipped_counted_and_kept(start, tmp_path, capsys):
-    """Nothing of the model changes; what they were to learn from is on disk; the run goes on and may be continued.
+    """The model does not change; the groups of the skipped updates are on disk; the run goes on and may be continued.
 
-    One update a step: of several, one whose groups are all right or all wrong has a gradient of zero, and is made.
+    One update per step: of several, one whose groups are all right or all wrong would have a zero gradient, and be
+    made.
     """
     settings: dict[str, Any] = {
         "num_steps": 4,
@@ -105,7 +106,7 @@ def test_skips_count_in_a_row_over_steps():
     assert watch.alarmed
 
 
-def test_a_full_disk_is_told_and_training_goes_on(start, tmp_path, capsys):
+def test_a_full_disk_is_reported_and_training_goes_on(start, tmp_path, capsys):
     """No file may grow beyond 100 kB while step 3 is saved; with step 6 there is space again."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -124,7 +125,7 @@ def test_a_full_disk_is_told_and_training_goes_on(start, tmp_path, capsys):
 
 
 def test_rows_and_samples_wait_for_space(straight, start, tmp_path, capsys, monkeypatch):
-    """No file may grow at all while steps 1 and 2 end: what they have to say is written with step 3."""
+    """No file may grow at all while steps 1 and 2 end: their records are written with step 3."""
     limits, step = resource.getrlimit(resource.RLIMIT_FSIZE), RunConsole.step
 
     def step_and_fill(self, number, metrics):
@@ -164,7 +165,7 @@ def test_a_disk_that_stays_full_ends_the_command_in_one_line(start, tmp_path):
 
 
 class Disk:
-    """In place of checkpoints: what was done to it, and which actions fail."""
+    """Replaces checkpoints: records the calls, and fails in chosen ones."""
 
     def __init__(self) -> None:
         self.failing: set[str] = set()
@@ -186,10 +187,10 @@ class Disk:
 
 
 @pytest.mark.parametrize("fails", ["save", "check", "finish"])
-def test_a_failed_save_is_told_once(fails):
-    told: list[str] = []
+def test_a_failed_save_is_reported_once(fails):
+    messages: list[str] = []
     disk = Disk()
-    saves = Saves(cast(Any, disk), told.append)
+    saves = Saves(cast(Any, disk), messages.append)
 
     def attempt(step: int) -> None:
         saves.save(step, "state", {"a": 1}, 0.5) if fails == "save" else getattr(saves, fails)()
@@ -198,8 +199,8 @@ def test_a_failed_save_is_told_once(fails):
     attempt(1)
     disk.failing = set()
     attempt(2)
-    assert saves.failed == 1 and len(told) == 1 and told[0].startswith("!! no space")
-    assert "Training goes on; the next checkpoint is tried in its turn" in told[0]
+    assert saves.failed == 1 and len(messages) == 1 and messages[0].startswith("!! no space")
+    assert "Training goes on; the next checkpoint is tried in its turn" in messages[0]
     if fails == "save":
         one, two = (("save", step, "state", {"a": 1}, 0.5) for step in (1, 2))
         assert disk.done == [("finish",), one, ("finish",), two], "each waits for the one before"
@@ -207,15 +208,15 @@ def test_a_failed_save_is_told_once(fails):
 
 @pytest.mark.parametrize("fails", ["save", "finish"])
 def test_a_failure_of_the_last_save_is_an_error(fails):
-    """A failure of the one before, which is waited for first, still ends nothing."""
-    told: list[str] = []
+    """A failure of the previous one, which is waited for first, still does not end the run."""
+    messages: list[str] = []
     disk = Disk()
-    saves = Saves(cast(Any, disk), told.append)
+    saves = Saves(cast(Any, disk), messages.append)
     disk.failing = {fails}
     with pytest.raises(WorkdirError, match="no space"):
         saves.last(3, "state", {}, None)
     assert ("save", 3, "state", {}, None) in disk.done
-    assert saves.failed == len(told) == (fails == "finish")
+    assert saves.failed == len(messages) == (fails == "finish")
     disk.failing = set()
     saves.last(4, "state", {}, None)
     assert disk.done[-3:] == [("finish",), ("save", 4, "state", {}, None), ("finish",)]

@@ -102,7 +102,7 @@ class Live:
 
 @contextlib.contextmanager
 def listening(server: Any) -> Iterator[int]:
-    """Serves on a free port in a thread of its own."""
+    """Serves on a free port in a separate thread."""
     import uvicorn
 
     from zppo_jax.serve import connections

@@ -1,4 +1,4 @@
-"""What hostile clients send; used by the tests and by `under_attack`."""
+"""Requests of hostile clients; used by the tests and by `under_attack`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: applicati
 
 
 def slow_jpeg(side: int = 4000, num_scans: int = 2500) -> bytes:
-    """A progressive JPEG one of whose scans is repeated: each costs a pass over all its blocks."""
+    """A progressive JPEG with a scan repeated many times: each costs a pass over all its blocks."""
     file = io.BytesIO()
     Image.fromarray(np.zeros((side, side), np.uint8)).save(file, "jpeg", progressive=True)
     content = file.getvalue()

@@ -1,4 +1,4 @@
-"""`python -m zppo_jax.serve`: every mistake is one line, told as early as it shows."""
+"""`python -m zppo_jax.serve`: every mistake is one line, as early as it can be found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request holds is counted before it is parsed or rendered, and both take time in proportion to it."""
+"""The content of a request is counted before it is parsed or rendered, and both take time in proportion to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zppo_jax.warmstart import tiny
 processor = functools.cache(tiny.processor)
 
 LIMITS = PromptLimits(tokens=2049, characters=160_000, images=4)
-"""Those of the command's default: prompts of 2,048 tokens, none longer than 20 characters."""
+"""The command's default limits: prompts of 2,048 tokens, none longer than 20 characters."""
 
 
 def read(body: Any) -> Any:
@@ -71,7 +71,7 @@ def test_json_that_takes_long_to_parse_is_refused_before(body):
 
 
 def test_the_largest_prompts_that_fit_are_not_refused():
-    """Texts with as many signs as tokens, and a picture in a program's spelling that escapes each slash."""
+    """Texts with as many signs as tokens, and an image from a program that escapes each slash."""
     text = ", [x]{y}\\n" * 400
     uri = data_uri(np.random.default_rng(0).integers(0, 256, (500, 500, 3), np.uint8)).replace("/", "\\/")
     image = json.dumps({"type": "image_url", "image_url": {"url": "URI"}}).replace("URI", uri)
@@ -93,7 +93,7 @@ def test_a_conversation_takes_time_in_proportion_to_its_messages():
 
     encoded(10)
     few, many = (min(seconds_of(lambda number=number: encoded(number)) for _ in range(2)) for number in (1500, 12_000))
-    assert many < 20 * few  # eight times the messages; it was the square: 64 times
+    assert many < 20 * few  # eight times the messages; a quadratic time would be 64 times
 
 
 def test_other_threads_go_on_while_a_long_text_is_encoded():

@@ -1,4 +1,4 @@
-"""Hostile clients against a live server: what they send is counted, bounded in time, and keeps nobody else out."""
+"""Hostile clients against a live server: their requests are counted, bounded in time, and keep no other client out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def seconds_of(work: Any) -> float:
 
 @contextlib.contextmanager
 def impatient(live: Live, seconds: float = 1.5, **fields: Any) -> Iterator[int]:
-    """A server that waits no longer for a request; yields its port."""
+    """A server with a short deadline for requests; yields its port."""
     server = dataclasses.replace(live.server, limits=Limits(400_000, 2, seconds), **fields)
     with listening(server) as port:
         yield port
@@ -48,7 +48,7 @@ def impatient(live: Live, seconds: float = 1.5, **fields: Any) -> Iterator[int]:
 
 
 def test_half_sent_bodies_have_a_deadline_and_keep_nobody_out(live):
-    """Twice as many as there is room for; a short question is answered meanwhile, and a large one afterwards."""
+    """Twice as many as there is room for; a short question is answered during that, and a large one afterwards."""
     with impatient(live) as port, contextlib.ExitStack() as stack:
         held = [stack.enter_context(hostile.half_sent(port, 399_000, 300_000)) for _ in range(16)]
         assert hostile.status_of(port, hostile.asking("a")) == 200
@@ -63,7 +63,7 @@ def test_half_sent_bodies_have_a_deadline_and_keep_nobody_out(live):
 
 
 def test_room_for_bodies_is_given_back(live):
-    """Also by clients that go away in the middle."""
+    """Also by clients that disconnect in the middle."""
     with impatient(live) as port:
         for _ in range(20):
             hostile.half_sent(port, 399_000, 100_000).close()
@@ -111,7 +111,7 @@ def few_connections(monkeypatch):
 
 
 def test_idle_connections_keep_nobody_out(live, few_connections):
-    """Three times as many as there may be; a request in progress is none of those that make room."""
+    """Three times as many as the limit; a request in progress is not closed to make room."""
     with (
         listening(live.server) as port,
         contextlib.ExitStack() as stack,
@@ -155,7 +155,7 @@ def test_each_head_of_a_connection_has_its_time(live, few_connections):
 
 
 def test_slow_images_hold_no_text(live):
-    """Two that take both children: texts are answered meanwhile, and both are refused in time."""
+    """Two that take both children: texts are answered during that, and both are refused in time."""
     decoder, slow = ImageDecoder(16_777_216, seconds=0.5), hostile.showing(hostile.slow_jpeg())
     with impatient(live, 20.0, decoder=decoder) as port, ThreadPoolExecutor(4) as threads:
         images = [threads.submit(hostile.status_of, port, slow) for _ in range(2)]
@@ -176,7 +176,7 @@ def test_the_processor_time_of_an_image_is_limited():
 
 
 def test_one_deadline_holds_for_all_images_and_the_wait(live):
-    """Two images of a request, each within the limit of one; the request is refused at its own."""
+    """Two images in a request, each within the limit of one; the request is refused at its own deadline."""
     del live
     decoder = ImageDecoder(16_777_216, num_workers=1, seconds=60.0)
     decoder.decode(small_image(), "x")

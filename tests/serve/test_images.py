@@ -1,4 +1,4 @@
-"""Images of strangers: what is decoded, what is refused, and children that are killed and replaced."""
+"""Untrusted images: decoding, refusals, and children that are killed and replaced."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_child_that_hangs_is_killed_and_replaced():
     child = decoder._places.get()
     decoder._places.put(child)
     assert child is not None
-    os.kill(child._process.pid, 19)  # SIGSTOP: alive, and deaf
+    os.kill(child._process.pid, 19)  # SIGSTOP: alive, but it does not answer
     begin = time.monotonic()
     with pytest.raises(ApiError, match=r"cannot be decoded within 0\.3 seconds"):
         decoder.decode(file(90, 90), "x")

@@ -44,7 +44,7 @@ metric_list:
 
 @pytest.mark.skipif(not PYTHON, reason="ZPPO_LM_EVAL names no Python with lm-eval[api]")
 def test_lm_eval_scores_what_the_server_says(live, tmp_path):
-    """Half of the gold answers are what the model says greedily, so the score is known."""
+    """Half of the gold answers are the model's greedy answers, so the score is known."""
     processor = live.loaded.processor
     requests = [Request("x", processor.features(question, []), 1, Sampling(0.0)) for question in QUESTIONS]
     samples = sample(live.engine, live.loaded.params, requests)

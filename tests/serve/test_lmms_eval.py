@@ -1,6 +1,6 @@
 """lmms-eval's `openai`, unchanged, against the server, on prompts with one image and with two.
 
-lmms-eval stays out of the test extra (all that it asks for is gigabytes): ZPPO_LMMS_EVAL names the Python of an
+lmms-eval stays out of the test extra (its dependencies are gigabytes): ZPPO_LMMS_EVAL names the Python of an
 environment that has it. This is enough for 0.7.3, which needs filelock before version 4; any build of torch does:
 
     python -m venv lmms && source lmms/bin/activate
@@ -29,7 +29,7 @@ PYTHON = os.environ.get("ZPPO_LMMS_EVAL", "")
 NUM_QUESTIONS = 4
 MAX_NEW_TOKENS = 20
 
-# The generation_kwargs of lmms-eval's own POPE, and a seed; num_beams and do_sample it keeps to itself.
+# The generation_kwargs of lmms-eval's POPE, and a seed; it does not send num_beams and do_sample.
 TASK = """\
 task: {name}
 dataset_path: json
@@ -63,7 +63,7 @@ def load(doc):
 
 @pytest.mark.skipif(not PYTHON, reason="ZPPO_LMMS_EVAL names no Python with lmms-eval")
 def test_lmms_eval_scores_what_the_server_says(live, tmp_path):
-    """Half of the gold answers are what the model says greedily of these images, so the score is known."""
+    """Half of the gold answers are the model's greedy answers about these images, so the score is known."""
     processor = live.loaded.processor
     source = DigitsSource("rules", "test", 2 * NUM_QUESTIONS, 0)
     (tmp_path / "pictures.py").write_text(PICTURES)
@@ -80,7 +80,7 @@ def test_lmms_eval_scores_what_the_server_says(live, tmp_path):
             prompt = processor.features(QUESTION, images)
             requests.append(Request("x", prompt, 1, Sampling(0.0), max_new_tokens=MAX_NEW_TOKENS))
         samples = sample(live.engine, live.loaded.params, requests)
-        # lmms-eval takes off the thoughts, also those that the prompt opened.
+        # lmms-eval removes the thoughts, also those that the prompt opened.
         said = [processor.decode(one.token_ids_T).split("</think>")[-1].strip() for [one] in samples]
         assert len(set(said)) == NUM_QUESTIONS, "the question is one, so the images make the difference"
         for place in range(1, NUM_QUESTIONS, 2):

@@ -1,4 +1,4 @@
-"""Requests, read: what is taken, what is ignored, and what is refused with which words."""
+"""Reading requests: fields that are used, ignored, and refused, with the messages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_field():
 
 
 def test_a_nucleus_of_nothing_is_the_likeliest_token():
-    """OpenAI takes 0, and lmms-eval's POPE and MathVerse send it."""
+    """OpenAI accepts 0, and lmms-eval's POPE and MathVerse send it."""
     assert 0 < read(top_p=0).sampling.top_p == read(top_p=0.0).sampling.top_p <= 1e-6
 
 

@@ -63,7 +63,7 @@ def post(port: int, body: bytes, path: str = "/v1/chat/completions", method: str
 
 
 def locally(live: Live, features: Any, seed: int, num_samples: int, **settings: Any) -> list[Any]:
-    """What a session of its own samples."""
+    """The samples of a separate session."""
     session = Session(live.engine, live.loaded.params)
     session.submit(Request("chat", features, num_samples, Sampling(**settings), RandomStream(seed)))
     found = {}
@@ -101,7 +101,7 @@ def test_a_stream_says_the_same(live):
         parts = [one.logprobs for chunk in chunks for one in chunk.choices if one.index == choice.index]
         entries = [entry for part in parts if part for entry in part.content]
         assert [entry.bytes for entry in entries] == [entry.bytes for entry in choice.logprobs.content]
-        # Not equal: keys lie elsewhere in the ring of the cache, so sums have another order.
+        # Not equal: keys are elsewhere in the ring of the cache, so sums have another order.
         expected = [entry.logprob for entry in choice.logprobs.content]
         assert [entry.logprob for entry in entries] == pytest.approx(expected, abs=1e-4)
 
@@ -284,7 +284,7 @@ def test_a_full_queue_says_when_to_come_back(live):
 
 
 def seed_of_long_responses(live: Live, text: str, num_samples: int, temperature: float) -> int:
-    """One with which no response says a stop token."""
+    """A seed with which no response samples a stop token."""
     features = live.loaded.processor.features(text, [])
     for seed in range(100):
         samples = locally(live, features, seed, num_samples, temperature=temperature)
@@ -305,7 +305,7 @@ def test_a_client_that_goes_frees_its_slots(live, stream):
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         until(lambda: scheduler.num_responses == 6)
         gate.permit(2)  # four are in slots, and two wait
-        until(lambda: gate.arrived == 3)  # so that the engine is held when the client goes
+        until(lambda: gate.arrived == 3)  # so that the engine is held when the client disconnects
         assert scheduler.num_busy_slots == 4
         assert connection.sock is not None
         connection.sock.close()

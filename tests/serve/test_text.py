@@ -1,4 +1,4 @@
-"""Text while tokens arrive: whole characters, nothing of a stop string, the same in any chunks."""
+"""Text while tokens arrive: whole characters, no part of a stop string, the same in any chunks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def streamed(ids: list[int], chunk: int, stops: list[str]) -> tuple[list[str], l
 
 
 def cut(text: str, stops: list[str]) -> str:
-    """Before the stop string that is complete first."""
+    """The text before the stop string that is complete first."""
     ends = [(text.index(stop) + len(stop), text.index(stop)) for stop in stops if stop in text]
     first = min(ends, default=(0, len(text)))[0]
     return text[: min((start for end, start in ends if end == first), default=len(text))]

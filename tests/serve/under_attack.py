@@ -1,10 +1,10 @@
-"""What a client feels while others attack: `python -m tests.serve.under_attack [SECONDS]`.
+"""The latency of a client while others attack: `python -m tests.serve.under_attack [SECONDS]`.
 
 Starts the command with the shipped model and 1,024 open files, measures /health and a short question in quiet, and
 again under all attacks at once: huge texts that a template would render, 20,000 messages, 18 MB of brackets, 25
 half-sent bodies, a long name of a model, images that decode for many seconds, 1,100 idle connections, bodies over the
-limit, and heads that trickle in. All on 127.0.0.1; attackers share the machine at a lower priority, and are counted: an
-attack that has not come through measures nothing.
+limit, and heads that arrive slowly. All on 127.0.0.1; attackers share the machine at a lower priority, and are counted:
+an attack that did not arrive measures nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OPENED_AT_ONCE = 50
 
 
 def serve() -> tuple[subprocess.Popen[str], int]:
-    """The command, and its port."""
+    """Starts the command; returns it and its port."""
 
     def limit_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
@@ -99,7 +99,7 @@ def repeat(end: float, name: str, counts: dict[str, int], act: Callable[[], obje
 
 
 def hold(port: int, end: float, number: int, num_bytes: int, sent: int) -> None:
-    """Keeps so many half-sent requests, and opens those again that are closed. 0 bytes: nothing is sent."""
+    """Keeps `number` half-sent requests, and opens those again that are closed. 0 bytes: nothing is sent."""
     held: list[socket.socket] = []
     while time.monotonic() < end:
         with contextlib.suppress(OSError):
@@ -133,7 +133,7 @@ def trickle(port: int, end: float) -> None:
 
 
 def attack(port: int, seconds: float, ready: Any, requests: dict[str, bytes]) -> None:
-    """All at once, in a process of its own."""
+    """Runs all attacks at once, in a separate process."""
     os.nice(5)
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     end = time.monotonic() + seconds
@@ -159,7 +159,7 @@ def attack(port: int, seconds: float, ready: Any, requests: dict[str, bytes]) ->
 
 
 def memory(process: subprocess.Popen[str], name: str) -> int:
-    """Megabytes, of the server alone."""
+    """The server's memory in megabytes."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(re.findall(rf"{name}:\s+(\d+) kB", status)[0]) // 1024
 

@@ -1,4 +1,4 @@
-"""Advantages by hand (Eqs 2, 3 and 5), and how their three modes hang together."""
+"""Advantages by hand (Eqs 2, 3 and 5), and the relations of their three modes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_group_without_spread_is_exactly_zero_and_others_are_not(rewards_PG, n
 
 @given(st.floats(-10, 10, width=32), st.integers(2, 9), st.sampled_from(NORMALISATIONS))
 def test_equal_rewards_of_any_value_are_exactly_zero(value, size, normalisation):
-    """The mean of eleven times 0.1 is not 0.1 in floating point: nothing may come of that."""
+    """The mean of eleven times 0.1 is not 0.1 in floating point: that must have no effect."""
     groups = np.stack([np.full(size, value), np.arange(size)])
     assert not group_advantages(groups, normalisation)[0].any()
 

@@ -1,4 +1,4 @@
-"""How groups become mini-batches and arrays: nothing is lost, nothing is counted twice."""
+"""Groups as mini-batches and arrays: nothing is lost, nothing is counted twice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_each_group_is_in_exactly_one_minibatch(num_groups, num_minibatches, see
     assert all((a == b).all() for a, b in zip(parts, again, strict=True))
 
 
-def test_seed_step_and_epoch_permute_anew():
+def test_seed_step_and_epoch_permute_again():
     orders = {
         tuple(np.concatenate(batch.split(64, 4, *identity)).tolist())
         for identity in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1))
@@ -77,7 +77,7 @@ def rollouts_in(micro) -> list[tuple]:
 
 
 def expected_rows(groups, advantages_PG) -> list[tuple]:
-    """Every rollout of every group with an advantage, behind its prompt; a group without one is not computed."""
+    """Every rollout of every group with an advantage, after its prompt; a group without one is not computed."""
     return sorted(
         (tuple(group.features.token_ids_T.tolist()), tuple(rollout.token_ids_T.tolist()),
          tuple(rollout.logprobs_T.tolist()), float(advantage))
@@ -141,7 +141,7 @@ def test_what_no_row_holds_is_refused_by_name():
 
 @pytest.mark.parametrize("num_groups", [0, 1, 3])
 def test_arrays_have_one_shape_whatever_the_groups(num_groups):
-    """The compiled gradient takes any rows of the run."""
+    """The compiled gradient accepts any rows of the run."""
     groups = [random_group(np.random.default_rng(place), place) for place in range(num_groups)]
     shapes = rows.shapes(3, 100, 2, 16, SHAPES.max_new_tokens, SHAPES.patch_slots)
     placed = rows.arrange(groups, range(num_groups), shapes)
@@ -153,7 +153,7 @@ def test_arrays_have_one_shape_whatever_the_groups(num_groups):
 
 
 def test_lengths_from_the_longest_prompt_and_response():
-    """A row holds both, in whole chunks; a chunk is no longer than 64 nor than a response needs."""
+    """A row holds both, in whole chunks; a chunk is at most 64 long, and not longer than a response needs."""
     assert [rows.shapes(1, 0, 1, *lengths, 16).num_tokens for lengths in ((20, 16), (4096, 12_288))] == [48, 16_384]
     chunks = [rows.shapes(1, 0, 1, 20, length, 16).chunk for length in (1, 10, 16, 17, 64, 12_288)]
     assert chunks == [4, 16, 16, 32, 64, 64]
@@ -173,7 +173,7 @@ def test_scope_decides_whose_statistics_are_taken(groups, num_minibatches):
 
 
 def test_scope_makes_a_difference():
-    """One mini-batch with spread, one without: the first has its own spread as unit, or that of both."""
+    """One mini-batch with spread, one without: the first is divided by its own spread, or by that of both."""
     rng = np.random.default_rng(0)
     groups = [random_group(rng, place) for place in range(2)]
     rewards = ((True, False, False), (False, False, False))

@@ -1,4 +1,4 @@
-"""Frozen parameters: no gradient, no optimiser state, the same bits afterwards; the others learn as if nothing were."""
+"""Frozen parameters: no gradient, no optimiser state, the same bits afterwards; the others learn as before."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def without_vision() -> optax.GradientTransformation:
 
 @functools.cache
 def learner(frozen_patterns: tuple[str, ...]) -> Learner:
-    """Frozen, or everything learns from gradients that are zero in the vision tower; compiled by itself."""
+    """A learner with frozen parameters, or with zero gradients in the vision tower; compiled separately."""
     return dataclasses.replace(
         tiny_model.learner(),
         recipe=recipe(adamw() if frozen_patterns else optax.chain(without_vision(), adamw()), frozen_patterns),
@@ -83,7 +83,7 @@ def moments(state: dict[str, Any]) -> Any:
     return found
 
 
-# ---------------------------------------------------------------- what an update does
+# ---------------------------------------------------------------- an update
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_frozen_parameters_stay_to_the_bit():
 
 @pytest.mark.slow
 def test_the_others_learn_as_if_the_frozen_gradients_were_zero():
-    """Before the clip: the norm is that of the trainable gradients alone."""
+    """Before clipping: the norm is that of the trainable gradients alone."""
     (state, metrics), (whole, whole_metrics) = updated(VISION), updated(())
     assert metrics["grad_norm"] > 5 * CLIP, "the clip must be at work"
     assert whole_metrics["grad_norm"] > 1.01 * metrics["grad_norm"], "the vision tower must have a gradient to lose"
@@ -123,7 +123,7 @@ def test_the_optimiser_keeps_nothing_for_frozen_parameters():
     ("name", "num_kept"), [("nearest", 2 * 2), ("stochastic", 2 * 2), ("kahan", 3 * 2), ("master", 2 * 2 + 4)]
 )
 def test_nor_does_it_in_bfloat16(name, num_kept):
-    """Bytes for each trainable parameter: moments, what rounding loses or a copy in float32."""
+    """Bytes for each trainable parameter: moments, the rounding error or a copy in float32."""
     transform = adamw(state_dtype="bfloat16", parameter_rounding=name)
     model = tiny_model.model()
     state = jax.eval_shape(lambda params: programs.init_optimizer(params, recipe(transform, VISION)), model.params)
@@ -133,8 +133,8 @@ def test_nor_does_it_in_bfloat16(name, num_kept):
 
 
 def test_the_compiled_programs_need_less_memory():
-    """The update by both moments and the gradient in what it is given; the gradient by its own size and by what the
-    backward pass through the tower allocates."""
+    """The update needs less by both moments and the gradient in its arguments; the gradient by its size and by the
+    allocations of the backward pass through the tower."""
     vision = num_bytes(tiny_model.model().params["vision"])
     frozen, whole = (
         learner(patterns)._update(fresh_state(patterns))._future.result().memory_analysis() for patterns in (VISION, ())
@@ -157,7 +157,7 @@ def test_a_checkpoint_gives_the_frozen_run_back(tmp_path):
     assert equal(restored, state)
 
 
-# ---------------------------------------------------------------- which are meant
+# ---------------------------------------------------------------- patterns
 
 
 @pytest.mark.parametrize(

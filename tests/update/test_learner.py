@@ -31,7 +31,7 @@ from zppo_jax.update.learner import Learner
 
 
 def logprobs_of(params, chosen) -> np.ndarray:
-    """The trainer's log-probabilities [M, G, R] of two groups, by the learner's own program."""
+    """The trainer's log-probabilities [M, G, R] of two groups, by the learner's program."""
     out = np.zeros((len(chosen), 3, SHAPES.max_new_tokens), np.float32)
     for m, group in enumerate(chosen):
         row = [rows.Part(m, (0, 1, 2))]
@@ -74,7 +74,7 @@ def test_other_parameters_show_a_mismatch():
 
 
 def test_the_first_update_shows_the_mismatch_of_all_its_tokens():
-    """Before it moves anything, so later ones do not count; against another model it shows what that one would say."""
+    """Before it changes anything, so later updates do not count; another model gives that model's mismatch."""
     fresh = tiny_model.update(learner(), fresh_state(), groups(), seed=0, step=1).metrics
     assert 0 < fresh["mismatch_abs"] < 1e-4 and 0 <= fresh["mismatch_kl"] < 1e-6
     assert fresh["log_ratio_abs"] > 10 * fresh["mismatch_abs"]
@@ -138,14 +138,14 @@ def test_an_update_likes_good_tokens_more_and_bad_tokens_less():
 
 
 def test_equal_rewards_everywhere_move_nothing():
-    """No advantage, no gradient; the parameters stay bit for bit (without weight decay)."""
+    """No advantage, no gradient; the parameters stay bit-identical (without weight decay)."""
     state, weights_PG, metrics, _ = tiny_model.update(learner(), fresh_state(), all_right(), seed=0, step=1)
     assert not weights_PG.any() and metrics["nonzero_group_fraction"] == 0.0 and metrics["grad_norm"] == 0.0
     jax.tree.map(np.testing.assert_array_equal, state["params"], tiny_model.model().params)
 
 
 def test_a_mini_batch_without_computed_tokens_has_no_ratio():
-    """Of two mini-batches the second has equal rewards alone: ratio, kl and the distance are those of the first."""
+    """The second of two mini-batches has only equal rewards: ratio, kl and the distance are those of the first."""
     _, second = (part.tolist() for part in batch.split(len(groups()), 2, 0, 1, 0))
     pairs = enumerate(zip(groups(), all_right(), strict=True))
     chosen = [right if index in second else one for index, (one, right) in pairs]
@@ -178,7 +178,7 @@ def without_numbers(group):
 
 
 def test_an_update_that_is_not_finite_changes_nothing():
-    """Neither parameters nor moments nor the number of updates; the other mini-batch is learned from."""
+    """Neither parameters nor moments nor the number of updates change; the other mini-batch is learned from."""
     parts = batch.split(len(groups()), SCHEDULE.num_minibatches, 0, 1, 0)
     updated = tiny_model.update(
         learner(), fresh_state(), [without_numbers(group) for group in groups()], seed=0, step=1
@@ -193,7 +193,7 @@ def test_an_update_that_is_not_finite_changes_nothing():
 
 @pytest.mark.parametrize("inner_epochs", [1, 2])
 def test_minibatches_and_inner_epochs_are_walked_in_turn(inner_epochs):
-    """I updates an epoch, each on its own groups, from the parameters that the last one left."""
+    """I updates per epoch, each on its own groups, from the parameters of the last one."""
     schedule = dataclasses.replace(SCHEDULE, inner_epochs=inner_epochs)
     walked = dataclasses.replace(learner(), schedule=schedule)
     state, weights_PG, _, _ = tiny_model.update(walked, fresh_state(), groups(), seed=3, step=5)
@@ -232,7 +232,7 @@ def test_learning_rate_by_update(schedule, warmup, expected):
 
 
 def test_adamw_clips_the_global_norm_and_decays():
-    """Clipping scales all gradients alike, so the moments after one step tell the norm that Adam saw."""
+    """Clipping scales all gradients equally, so the moments after one step show the norm that Adam saw."""
     transform = optimizer.adamw(optimizer.learning_rate("constant", 0.1, 0, 1), 0.9, 0.999, 1e-8, 0.5, grad_clip=1.0)
     params = {"a": np.full(2, 4.0, np.float32), "b": np.zeros(2, np.float32)}
     gradient = {"a": np.asarray([30.0, 0.0], np.float32), "b": np.asarray([0.0, 40.0], np.float32)}
@@ -245,7 +245,7 @@ def test_adamw_clips_the_global_norm_and_decays():
     np.testing.assert_allclose(changes["b"], [0.0, -0.1], rtol=1e-4)
 
 
-# ---------------------------------------------------------------- what the ratio divides by
+# ---------------------------------------------------------------- the denominator of the ratio
 
 
 def trainers() -> Learner:
@@ -270,7 +270,7 @@ def distance(chosen, others) -> float:
 
 
 def test_recomputed_log_probabilities_are_the_samplers_in_float32():
-    """Of every token of every group that is learned from, whichever row it stands in; the others are left alone."""
+    """For every token of every group that is learned from, in whichever row it is; the others are unchanged."""
     weights_PG = CREDIT(outcomes(groups()), [])
     learned = batch.with_gradient(range(len(groups())), weights_PG)
     found, looked = trainers().with_old_logprobs(tiny_model.model().params, dict(enumerate(groups())), weights_PG)
@@ -286,8 +286,7 @@ def test_recomputed_log_probabilities_are_the_samplers_in_float32():
 
 
 def test_the_trainers_log_probabilities_hide_what_the_sampler_says():
-    """A sampler that is off changes the update that divides by it, and not the other; the metric of the mismatch sees
-    it either way."""
+    """A wrong sampler changes the update that divides by it, not the other; the mismatch metric shows it in both."""
     wrong = [disturbed(group) for group in groups()]
     clean = tiny_model.update(trainers(), fresh_state(), groups(), seed=0, step=1)
     hidden = tiny_model.update(trainers(), fresh_state(), wrong, seed=0, step=1)
@@ -308,7 +307,7 @@ def test_where_nothing_is_learned_the_mismatch_is_still_measured():
     assert 0 < updated.metrics["mismatch_abs"] < 1e-4
 
 
-# ---------------------------------------------------------------- what may not enter
+# ---------------------------------------------------------------- groups that must not enter
 
 
 def test_two_groups_of_one_uid_are_refused():
@@ -318,7 +317,7 @@ def test_two_groups_of_one_uid_are_refused():
 
 
 def test_after_a_skipped_update_the_mismatch_is_that_of_the_next():
-    """The skipped one has moved nothing, so the next one's parameters are still the sampler's."""
+    """The skipped one has changed nothing, so the next one's parameters are still the sampler's."""
     first, second = (part.tolist() for part in batch.split(len(groups()), 2, 0, 1, 0))
     chosen = [without_numbers(one) if index in first else one for index, one in enumerate(groups())]
     updated = tiny_model.update(learner(), fresh_state(), chosen, seed=0, step=1)

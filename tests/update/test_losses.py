@@ -129,7 +129,7 @@ def test_an_empty_mask_gives_zero_and_no_gradient():
 
 
 def test_at_ratio_one_the_gradient_is_minus_advantage_over_tokens():
-    """On-policy the surrogate is REINFORCE: what the first of the I updates does."""
+    """On-policy the surrogate is REINFORCE; so is the first of the I updates."""
     rng = np.random.default_rng(0)
     logprobs_BT = -rng.exponential(1.0, SHAPE).astype(np.float32)
     advantages_B, mask_BT = np.asarray([1.5, -2.0, 0.25], np.float32), rng.random(SHAPE) < 0.7

@@ -1,4 +1,4 @@
-"""Another objective than the paper's, with a reference model: what a method may plug into the learner."""
+"""An objective other than the paper's, with a reference model, as a method may plug it into the learner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zppo_jax.zppo import METHODS
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
-    """Squared difference of log-probabilities from the reference's, weighed; and how many tokens the two agree on."""
+    """Weighted squared difference of log-probabilities from the reference's, and the number of equal tokens."""
 
     sums: ClassVar[tuple[Sum, ...]] = (Sum("loss"), Sum("near", "computed"))
     mismatch: ClassVar[Mapping[str, str]] = {}
@@ -57,7 +57,7 @@ def learner():
 
 
 def distance(params: Any, learner: Any) -> float:
-    """Mean squared difference of all tokens, by the trainer's own log-probabilities."""
+    """Mean squared difference of all tokens, by the trainer's log-probabilities."""
     total, count = 0.0, 0
     for group in groups():
         micro = rows.microbatch(
@@ -74,7 +74,7 @@ def distance(params: Any, learner: Any) -> float:
 
 
 def test_an_objective_with_a_reference_model_is_learned(learner):
-    """The loss is that of the tokens as another program sees them, and its updates bring the two models together."""
+    """The loss equals that of another program, and its updates bring the two models closer."""
     state = tiny_model.fresh_state()
     before = distance(state["params"], learner)
     first = tiny_model.update(learner, state, groups(), seed=0, step=1, credit=everything)

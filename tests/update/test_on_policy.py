@@ -1,7 +1,8 @@
-"""On-policy by construction: what has weight in the loss, the student has sampled; teacher text is in prompts.
+"""On-policy by construction: the student has sampled every response with weight in the loss; teacher text is in
+prompts.
 
 The real `train_step` and the real micro-batches over random rollouts, for every method, with a student, a teacher and a
-learner that only hand out and take in groups. Nothing is compiled.
+learner that only give and take groups. Nothing is compiled.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from zppo_jax.zppo import METHODS, Method
 SHAPES = Shapes(buckets=(64, 640), patch_slots=16, max_new_tokens=12)
 GROUP_SIZE = 4
 TEACHER_MARK, STUDENT_MARK = "TEACHERTRACE", "studenttrace"
-TEACHER_IDS, STUDENT_IDS = (300, 340), (1, 250)  # token ids tell as well who sampled them
+TEACHER_IDS, STUDENT_IDS = (300, 340), (1, 250)  # token ids also identify their sampler
 
 
 def rollout(rng: np.random.Generator, who: str, mark: str, ids: tuple[int, int], chance: float) -> Rollout:
@@ -75,7 +76,7 @@ class MarkedStudent:
 
 
 class MarkedTeacher:
-    """Its answers can be told from the student's by text and by token ids; it writes nothing."""
+    """Its answers differ from the student's in text and token ids; it writes nothing."""
 
     def __init__(self, rng: np.random.Generator):
         self._rng = rng
@@ -91,7 +92,7 @@ class MarkedTeacher:
 
 
 class Recorder:
-    """Stands where the learner stands and keeps the groups that an update would be made of."""
+    """Replaces the learner and keeps the groups that an update would be made from."""
 
     def update(self, state: Any, cohort: Cohort, credit: Any, **identity: Any) -> tuple[Any, Updated]:
         assert MarkedStudent.engine.kept.weights._made is None, "the update needs the memory of the decoding weights"
@@ -110,7 +111,7 @@ def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[
     teacher, learner = MarkedTeacher(rng), Recorder()
     scope = str(rng.choice(["capped", "all_hard"]))
     actor: Any = MarkedStudent(rng, float(rng.choice([0.0, 0.2, 0.5])))
-    nobody: Any = None
+    unused: Any = None
     codec = tiny_model.processor()
     fits = lambda prompt: SHAPES.holds_tokens(process.num_tokens(prompt))  # noqa: E731
     parts = Components(
@@ -120,10 +121,10 @@ def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[
         student=Student(actor, GROUP_SIZE, Sampling(), Hosts(), HostCopy(None, None)),
         evaluators=[],
         teacher=cast(LocalTeacher, teacher),
-        helper=Helper(method, teacher, nobody, TEMPLATE, codec, Hosts(), fits, scope, writes=False),
+        helper=Helper(method, teacher, unused, TEMPLATE, codec, Hosts(), fits, scope, writes=False),
         credit=tiny_model.CREDIT,
         learner=cast(Learner, learner),
-        stream=nobody,
+        stream=unused,
         buffer=None,
         limit=3,
         hosts=Hosts(),
@@ -203,7 +204,7 @@ def test_the_flow_reaches_every_kind():
 
 
 def test_a_teachers_rollout_in_a_group_would_be_seen():
-    """The test above can fail: a teacher's rollout smuggled in as the student's shows up with weight."""
+    """The test above can fail: a teacher's rollout passed off as the student's shows up with weight."""
     groups, taught = run_step(METHODS["zppo"], np.random.default_rng(0), 1)
     foreign = dataclasses.replace(taught[0].rollouts[0], correct=True)
     others = tuple(dataclasses.replace(r, correct=False) for r in groups[0].rollouts[1:])

@@ -1,4 +1,4 @@
-"""AdamW in float32 is torch's; in bfloat16 it keeps its dtypes, and what rounding loses is not lost."""
+"""AdamW in float32 equals torch's; in bfloat16 it keeps its dtypes, and rounding loses no change."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fresh(transform: optax.GradientTransformation, params: Any) -> dict[str, Any
 
 
 def walked(transform: optax.GradientTransformation, params: Any, num_updates: int) -> tuple[Any, Any]:
-    """Parameters and state after updates with always the same gradient: Adam moves by the rate each time."""
+    """Parameters and state after updates with the same gradient: Adam moves by the rate each time."""
     gradient = jax.tree.map(lambda p: jnp.full(p.shape, 1e-3, jnp.float32), params)
     walk = jax.jit(lambda s: jax.lax.fori_loop(0, num_updates, lambda _, s: updated(transform, s, gradient), s))
     state = walk(fresh(transform, params))
@@ -58,7 +58,7 @@ def moments(state: Any) -> Any:
 
 
 def value(name: str, params: Any, state: Any) -> np.ndarray:
-    """Where a bfloat16 parameter stands when all that the optimiser still keeps for it is counted."""
+    """The value of a bfloat16 parameter, including what the optimiser still keeps for it."""
     kernel = np.asarray(params["kernel"], np.float64)
     if name == "master":
         return np.asarray(state.params["kernel"], np.float64)
@@ -93,7 +93,7 @@ def test_in_float32_it_is_torchs_adamw():
 
 @pytest.mark.parametrize("name", ["nearest", "stochastic", "master"])
 def test_float32_parameters_move_as_optax_moves_them(name):
-    """To the bit where nothing is rounded, else to float32's own; Kahan's summation adds what float32 loses."""
+    """Bit-identical if nothing is rounded, else up to float32's rounding, which Kahan's summation compensates."""
     params = {"a_log": weights(-0.1, 0.1, 500)["a_log"]}
     plain = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4, weight_decay=0.0))
     ours, theirs = (walked(each, params, 100)[0] for each in (adamw(1e-4, parameter_rounding=name), plain))
@@ -106,7 +106,7 @@ def test_float32_parameters_move_as_optax_moves_them(name):
 @pytest.mark.parametrize("state_dtype", DTYPES)
 @pytest.mark.parametrize("name", ROUNDINGS[1:])
 def test_a_thousand_changes_of_a_millionth_arrive_in_weights_of_one(name, state_dtype):
-    """Spaced 4e-3 in bfloat16. By lot on average; else what the optimiser keeps is counted (no weight is there yet)."""
+    """Spaced 4e-3 in bfloat16. Stochastic: on average; else with the optimiser's rest (no weight has moved yet)."""
     params = weights(0.5, 1.0, 16_384)
     after, state = walked(adamw(state_dtype=state_dtype, parameter_rounding=name), params, 1000)
     assert after["kernel"].dtype == jnp.bfloat16 and after["a_log"].dtype == jnp.float32
@@ -124,7 +124,7 @@ def test_to_the_nearest_they_are_lost(state_dtype):
 
 @pytest.mark.parametrize("name", ROUNDINGS[1:])
 def test_the_weights_themselves_move(name):
-    """As large as a model has them, over more than their spacing: as float32 does on average, and never far from it."""
+    """At the size of a model's weights, over more than their spacing: near float32, and equal on average."""
     params = weights(0.02, 0.03, 4096)
     after, _ = walked(adamw(state_dtype="bfloat16", parameter_rounding=name), params, 1000)
     off = moved(after["kernel"], after["a_log"])
@@ -135,7 +135,7 @@ def test_the_weights_themselves_move(name):
 
 @pytest.mark.parametrize("state_dtype", DTYPES)
 def test_the_master_copy_is_float32_training(state_dtype):
-    """The bfloat16 parameters are no more than its nearest numbers; weight decay too sees the copy."""
+    """The bfloat16 parameters are just its nearest numbers; weight decay uses the copy too."""
     params = {"kernel": weights(-0.1, 0.1, 500)["kernel"]}
     settings = {"rate": 1e-3, "weight_decay": 1.0, "state_dtype": state_dtype}
     after, state = walked(adamw(**settings, parameter_rounding="master"), params, 50)
@@ -159,7 +159,7 @@ def test_weight_decay_of_bfloat16_parameters_is_computed_in_float32(name):
 
 
 def decayed(num_updates: int) -> np.ndarray:
-    """What is left of second moments in bfloat16 after updates without gradient, as a share."""
+    """The share of second moments in bfloat16 that is left after updates without gradient."""
     params, transform = weights(-0.1, 0.1, 4096), adamw(state_dtype="bfloat16")
     gradient = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
     step = jax.jit(lambda state, gradient: updated(transform, state, gradient))
@@ -188,7 +188,7 @@ def test_to_the_nearest_it_would_not(monkeypatch):
 @pytest.mark.parametrize("state_dtype", DTYPES)
 @pytest.mark.parametrize("name", ROUNDINGS)
 def test_the_state_keeps_its_dtypes(name, state_dtype):
-    """Whatever dtype the gradient has: else the second update would need another compiled program."""
+    """Whatever dtype the gradient has: otherwise the second update would need another compiled program."""
     params, transform = weights(-0.1, 0.1, 500), adamw(state_dtype=state_dtype, parameter_rounding=name)
     state = transform.init(params)
     for gradient_dtype in (jnp.float32, jnp.bfloat16):
@@ -218,7 +218,7 @@ def test_updates_in_one_program_and_in_place(name):
 
 @pytest.mark.parametrize("name", ROUNDINGS)
 def test_a_checkpoint_continues_to_the_same_bits(name, tmp_path):
-    """The lots are those that the updates without a stop draw."""
+    """The random bits are those of the uninterrupted updates."""
     params, transform = weights(-0.1, 0.1, 300), adamw(1e-4, state_dtype="bfloat16", parameter_rounding=name)
     gradients = np.random.default_rng(1).normal(size=(4, 300)).astype(np.float32)
     step = jax.jit(lambda state, gradient: updated(transform, state, {"kernel": gradient, "a_log": gradient}))

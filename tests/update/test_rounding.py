@@ -1,4 +1,4 @@
-"""Rounding by lot: its mean is the number itself, and nothing that bfloat16 holds is touched."""
+"""Stochastic rounding: its mean is the number itself, and numbers of bfloat16 are unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEED_2 = jnp.asarray([0x9E3779B9, 0x7F4A7C15], jnp.uint32)
 
 
 def drawn(x: Any) -> np.ndarray:
-    """Many roundings [NUM_DRAWS, N] of the numbers [N], in float64."""
+    """Rounds the numbers [N] many times: [NUM_DRAWS, N], in float64."""
     draw = jax.jit(lambda x: rounding.stochastic(jnp.broadcast_to(x, (NUM_DRAWS, *x.shape)), jnp.bfloat16, SEED_2))
     return np.asarray(draw(jnp.asarray(x, jnp.float32)), np.float64)
 
@@ -33,7 +33,7 @@ def every_bfloat16() -> jax.Array:
 
 @pytest.mark.parametrize("size", [1.0, 0.02, 1e-13, 1e30])
 def test_the_mean_is_the_number(size):
-    """Within five standard errors of NUM_DRAWS throws of a coin that falls as it should."""
+    """Within five standard errors of NUM_DRAWS fair draws."""
     x = (size * np.random.default_rng(0).normal(size=200)).astype(np.float32)
     near, far = neighbours(x)
     found = drawn(x)
@@ -62,7 +62,7 @@ def test_every_nan_of_float32_stays_one():
 
 
 def test_infinity_is_reached_as_often_as_it_should():
-    """The largest of bfloat16 never, a quarter of the way to 2^128 in a quarter of the throws."""
+    """Never from the largest of bfloat16; from a quarter of the way to 2^128 in a quarter of the draws."""
     largest = float(jnp.finfo(jnp.bfloat16).max)
     found = drawn([largest, -largest, largest + (2.0**128 - largest) / 4])
     np.testing.assert_array_equal(found[:, :2], np.broadcast_to([largest, -largest], (NUM_DRAWS, 2)))
@@ -76,7 +76,7 @@ def test_other_dtypes_are_left_alone():
 
 
 def test_the_bits_come_from_purpose_count_and_leaf():
-    """The same again for the same three, others for any other one."""
+    """The same three give the same bits, any other one gives others."""
     tree = {name: jnp.full(1000, 1.001, jnp.float32) for name in "ab"}
     like = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
 
@@ -91,7 +91,7 @@ def test_the_bits_come_from_purpose_count_and_leaf():
 
 
 def test_rounding_is_not_left_out_by_the_compiler():
-    """There and back to float32 in one program."""
+    """To bfloat16 and back to float32 in one program."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
     near = jax.jit(lambda x: rounding.nearest(x, jnp.bfloat16).astype(jnp.float32))(x)
     np.testing.assert_array_equal(near, np.asarray(np.asarray(x).astype(jnp.bfloat16), np.float32))
@@ -103,7 +103,7 @@ def test_rounding_is_not_left_out_by_the_compiler():
 
 
 def standard_errors(x: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """How many standard errors the mean of numbers of variance 1 is from zero."""
+    """The distance from zero, in standard errors, of the mean of numbers of variance 1."""
     count = x.size if axis is None else x.shape[axis]
     return np.abs(x.mean(axis)) * np.sqrt(count)
 
@@ -118,7 +118,7 @@ def uniform(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(1 << 20,), (1024, 1024), (4, 512, 512)])
 def test_the_bits_of_an_update_are_even_and_unlike_their_neighbours(shape):
-    """Each of them, and pairs at distances that rows and powers of two have: within five standard errors."""
+    """Each of them, and pairs at the distances of rows and of powers of two: within five standard errors."""
     for seed in range(5):
         x = uniform(seed, shape).ravel()
         assert standard_errors(x) < 5 and standard_errors((x**2 - 1) / 0.9) < 5

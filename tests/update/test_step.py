@@ -70,7 +70,7 @@ def from_learner() -> tuple[Any, dict[str, Any]]:
 
 
 def whole_sequences() -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
-    """Every prompt with each of its responses as a row of its own, as a processor would give it (images repeated).
+    """Every prompt with each of its responses as a separate row, as a processor would give it (images repeated).
 
     Returns the model's inputs and per token [B, T]: old log-probabilities, advantages, and whether it was sampled.
     """
@@ -118,7 +118,7 @@ def naive() -> tuple[Any, float]:
 
 
 def assert_close(actual, expected, relative: float) -> None:
-    """Every parameter's gradient within `relative` of its own norm; and there is a gradient at all."""
+    """Asserts that every parameter's gradient is within `relative` of its norm, and that there is a gradient at all."""
     worst = 0.0
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
         scale = float(np.linalg.norm(b))
@@ -159,7 +159,7 @@ def split(*placed: list[tuple[int, ...]]) -> list[Row]:
     ids=["one group in a row", "another order", "groups over several rows"],
 )  # fmt: skip
 def test_rows_and_micro_batches_change_nothing(placed):
-    """All but rounding: a group alone, other neighbours, its rollouts apart."""
+    """Nothing but rounding: a group alone, other neighbours, its rollouts in separate rows."""
     gradient, metrics = compiled(placed)
     assert_close(gradient, from_learner()[0], 2e-6)
     for name in ("loss", "clip_fraction", "dual_clip_fraction", "grad_norm"):

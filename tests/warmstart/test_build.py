@@ -1,4 +1,4 @@
-"""Building the warm start can be interrupted; a configuration finds the models it names, or hears why not."""
+"""Building the warm start can be interrupted; a configuration finds the models it names, or gets the reason."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_response_is_packed_with_its_stop_token(start):
 
 
 class Training:
-    """In place of the training: takes down who was trained from what, and stops where it is told to."""
+    """Replaces the training: records which model was trained from which, and stops at a chosen step."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.steps: list[int] = []
@@ -90,7 +90,7 @@ def test_a_finished_part_is_not_trained_again(tmp_path, monkeypatch, no_paramete
 
 
 def test_what_goes_wrong_while_drawing_ahead_is_raised():
-    """A thread that dies in silence would let the training wait for ever."""
+    """If a thread died silently, the training would wait for ever."""
 
     def stream():
         yield 1
@@ -138,7 +138,7 @@ def test_missing_weights_are_refused_in_one_line(shipped, tmp_path, content):
 
 
 def test_weights_of_another_recipe_are_used_and_named(shipped, tmp_path):
-    """Another NumPy may draw other examples; that must not keep a newcomer from the first run."""
+    """Another NumPy may draw other examples; that must not prevent a first run."""
     (shipped / "teacher" / builder.STAMP).write_text('{"fingerprint": "of another recipe"}')
     said: list[str] = []
     assert directories(config(), tmp_path, said.append)[1] == shipped / "teacher"
@@ -146,7 +146,7 @@ def test_weights_of_another_recipe_are_used_and_named(shipped, tmp_path):
 
 
 def test_what_is_not_needed_is_not_asked_for(shipped, tmp_path):
-    """GRPO has no teacher, and a model of one's own needs no shipped student."""
+    """GRPO has no teacher, and with another model the shipped student is not needed."""
     shutil.rmtree(shipped / "teacher")
     assert directories(config("grpo"), tmp_path)[0] == shipped / "student"
     assert directories(config("grpo_replay", model="a"), tmp_path)[0] == Path("a")

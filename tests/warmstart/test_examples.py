@@ -1,4 +1,4 @@
-"""What the warm start teaches and, above all, what it must not: the hidden rules are for reinforcement to find."""
+"""The content of the warm start: above all, it must not teach the hidden rules, which reinforcement must find."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def truth(example: Example) -> str:
 
 
 def blocks(example: Example) -> list[str]:
-    """What stands between the candidate tags."""
+    """The texts between the candidate tags."""
     return [block.split("</candidate>")[0] for block in example.text.split("<candidate>")[1:]]
 
 
-# ---------------------------------------------------------------- what the student must not know
+# ---------------------------------------------------------------- the student must not know the hidden rules
 
 
 def test_plain_labels_of_the_student_never_hold_the_answer_to_a_hidden_word(drawn):
@@ -88,7 +88,7 @@ def test_candidate_prompts_say_nothing_about_the_hidden_words(drawn):
 
 
 def test_the_statistic_would_find_a_leak(drawn):
-    """One label in five that follows the truth would be seen in as many draws."""
+    """If one label in five followed the truth, as many draws would show it."""
     rng = np.random.default_rng(0)
     counts = collections.Counter()
     for example in drawn["bcq"]:
@@ -100,7 +100,7 @@ def test_the_statistic_would_find_a_leak(drawn):
     assert ((table - expected) ** 2 / expected).sum() > 11 + 5 * np.sqrt(22)
 
 
-# ---------------------------------------------------------------- what it must know
+# ---------------------------------------------------------------- its knowledge
 
 
 def test_taught_words_are_answered_as_they_mean(drawn):

@@ -43,5 +43,5 @@ def group_with(question_id: str, num_correct: int, size: int = 8, kind: str = "p
 
 
 def outcome_with(question_id: str, num_correct: int, size: int = 8, kind: str = "plain") -> Outcome:
-    """What every host knows of such a group."""
+    """The outcome of such a group, which every host has."""
     return group_with(question_id, num_correct, size, kind).outcome()

@@ -33,7 +33,7 @@ def test_the_table_is_that_of_the_paper():
 
 
 def test_a_teacher_is_needed_to_help_to_learn_from_and_to_compare_with():
-    """It answers for BCQ alone, writes for both kinds of prompts, and is loaded for all that it is wanted for."""
+    """It answers only for BCQ, writes for both kinds of prompts, and is loaded if any of this is needed."""
     plain = Method("plain", uses_replay=False, helps=())
     rows = {
         "nothing": plain,

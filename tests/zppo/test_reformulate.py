@@ -1,4 +1,4 @@
-"""BCQ and NCQ prompts from hard groups: what they show, and what they must never show."""
+"""BCQ and NCQ prompts from hard groups: the texts they show, and those they must never show."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_each_prompt_shows(visit, seed, step, method):
 
 @given(visits(), st.integers(0, 2**31), st.integers(0, 10**6), st.sampled_from(list(METHODS.values())))
 def test_teacher_text_occurs_in_prompts_alone(visit, seed, step, method):
-    """What comes back holds no rollout and no tokens; the teacher is in BCQ prompts and nowhere else."""
+    """The result holds no rollout and no tokens; the teacher's text is in BCQ prompts and nowhere else."""
     group, teacher = visit
     before = [dataclasses.asdict(rollout) for rollout in group.rollouts]
     built = reformulate(group, teacher, as_it_is, PAPER, seed, step, method.helps)
@@ -84,7 +84,7 @@ def test_teacher_text_occurs_in_prompts_alone(visit, seed, step, method):
     for prompt in built:
         rest = {name: value for name, value in vars(prompt).items() if name not in ("text", "shown")}
         assert "teacher" not in str(rest)
-        assert [one.text for one in prompt.shown] == candidates_in(prompt.text)  # what it says is what it shows
+        assert [one.text for one in prompt.shown] == candidates_in(prompt.text)  # `shown` is what the text shows
         assert ("teacher" in str(prompt.shown)) == (prompt.kind == "bcq")
         assert "student-right" not in str(prompt.shown) and "teacher-wrong" not in str(prompt.shown)
         assert prompt.question is group.prompt.question  # the original gold answer and images
@@ -163,7 +163,7 @@ def test_what_is_refused_and_what_gives_nothing():
 
 
 def test_undecided_rollouts_are_never_shown():
-    """Neither as wrong nor as right: only what the scorer has decided is a candidate, and is listed."""
+    """Neither as wrong nor as right: only decided responses are candidates, and listed."""
     unknown = dataclasses.replace(make_rollout("student-unknown", False, "8"), decided=False)
     silent = dataclasses.replace(make_rollout("teacher-unknown", True, "7"), decided=False)
     group = make_group([unknown, make_rollout("student-wrong", False, "9")])
@@ -185,7 +185,7 @@ def test_an_answer_too_long_to_be_graded_counts_as_unparsed():
 
 
 def test_a_prompt_without_the_text_of_a_candidate_is_left_out():
-    """The teacher's response has none: no BCQ prompt, and the NCQ prompt as ever."""
+    """The teacher's response has none: no BCQ prompt, and the usual NCQ prompt."""
     choice = choose_candidates(make_group([make_rollout("w", False, "1")]), [make_rollout("t", True, "7")], BOTH, 0, 0)
     (ncq,) = build_prompts(choice, lambda _, one: None if one.author == "teacher" else one.text, PAPER)
     assert ncq.kind == "ncq" and candidates_in(ncq.text) == ["w"]
@@ -202,7 +202,7 @@ def test_a_prompt_says_what_it_shows_and_who_wrote_it():
 
 
 def test_a_row_may_begin_the_answer(monkeypatch):
-    """Help in the answer instead of the question: what the row builds arrives in the prompt."""
+    """Help in the answer instead of the question: the prompt gets the opening that the row builds."""
 
     def build(question_text, candidates, texts, template):
         return Turn(prompts.plain_text(question_text, template), f"{candidates[0].answer}: {texts[0]}")

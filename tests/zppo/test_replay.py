@@ -47,7 +47,7 @@ def test_refresh_follows_the_model(steps: list[dict[str, float]], capacity: int)
 
 @given(visits, st.integers(1, 9))
 def test_refresh_position_moves_what_stays_hard_to_the_back(steps: list[dict[str, float]], capacity: int):
-    """Only admissions of the same step come after it or among it, in the order of the visit."""
+    """Only admissions of the same step come after or between them, in the order of the visit."""
     buffer = ReplayBuffer(capacity, refresh_position=True)
     for step, visited in enumerate(steps):
         before = [name for name in buffer.ids if name not in visited]

@@ -77,7 +77,7 @@ def both(question_id: str) -> list[PromptRef]:
 
 
 def kept(prompts_per_question: Iterable[Sequence[PromptRef]], limit: int) -> list[str]:
-    """The uids of those that were kept; all of them fit."""
+    """The uids of the kept prompts; all of them fit."""
     prompts, num_too_long = select.post_cap(prompts_per_question, limit)
     assert num_too_long == 0
     return [prompt.uid for prompt in prompts]
@@ -106,7 +106,7 @@ def test_post_cap_follows_the_walk(shapes: list[str], limit: int):
 
 @pytest.mark.parametrize(("limit", "taken"), [(0, ""), (1, "a"), (2, "a"), (3, "ab"), (4, "abc"), (99, "abc")])
 def test_post_cap_takes_no_more_questions_than_fill_the_cap(limit, taken):
-    """The teacher answers a question when it is taken: one that comes after a full cap must cost nothing."""
+    """The teacher answers a question when it is read: one after a full cap must cost nothing."""
     asked: list[str] = []
 
     def questions() -> Iterator[list[PromptRef]]:
@@ -149,7 +149,7 @@ def undecided(outcome: Outcome) -> Outcome:
 
 
 def test_an_undecided_group_is_neither_hard_nor_does_it_change_the_buffer():
-    """A dead worker is not a wrong answer: the question is not admitted, and one in the buffer stays as it is."""
+    """A dead worker is not a wrong answer: the question is not admitted, and one in the buffer does not change."""
     buffer = ReplayBuffer(10)
     buffer.refresh({"in": 0.0}, 1)
     outcomes = [undecided(outcome_with("new", 0)), undecided(outcome_with("in", 8)), outcome_with("other", 0)]

@@ -1,4 +1,4 @@
-"""What stands for a response in a prompt: its summary where that holds its answer, else its end."""
+"""The text for a response in a prompt: its summary if that holds its answer, else its end."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from zppo_jax.zppo.summaries import Checked, boxed_answer
 
 @pytest.fixture(scope="module")
 def graded():
-    """Equality of two answers as a reward sees it."""
+    """Equality of two answers, as in the reward."""
     with ScoringPool(1, 10.0) as scorer:
         yield lambda answer, found: scorer.score(rf"\boxed{{{found}}}", answer, "math", "anywhere").correct
 
 
 def accepted(output: str, answer: str | None, graded) -> Checked:
-    """With the grader's word on the two answers, as the teacher asks for it."""
+    """Checks a summary with the grader's comparison of the two answers."""
     found = boxed_answer(output)
     return accept_summary(output, answer, graded(answer, found) if answer and found else None)
 
@@ -65,7 +65,7 @@ def test_fallback_summary_ends_with_the_answer(response: str, answer: str | None
         ("Sure: <summary></summary> so <summary>A \\boxed{ 7 }</summary> done", "7", "A \\boxed{7}"),
         ("<summary>\\boxed{8}? \\boxed{\\sqrt{2}}</summary>", "\\sqrt{2}", "\\boxed{8}? \\boxed{\\sqrt{2}}"),
         ("<summary>gave up</summary>", None, "gave up"),
-        # Another spelling of the same answer is taken, and written as the response writes it.
+        # Another spelling of the same answer is accepted, and written in the response's spelling.
         ("<summary>A half: \\boxed{\\frac12}</summary>", "\\frac{1}{2}", "A half: \\boxed{\\frac{1}{2}}"),
         ("<summary>A half: \\boxed{0.5}</summary>", "1/2", "A half: \\boxed{1/2}"),
         ("<summary>\\boxed{\\sqrt{8}}.</summary>", "2\\sqrt{2}", "\\boxed{2\\sqrt{2}}."),
@@ -74,7 +74,7 @@ def test_fallback_summary_ends_with_the_answer(response: str, answer: str | None
         ("<summary>\\boxed{1}: one, \\boxed{\\text{a \\boxed{b}}} two</summary>", None, ": one,  two"),
         ("<summary>Added. \\boxed{7</summary>", None, "Added."),
         ("<summary>a \\\\boxed{y} line break is not a box</summary>", None, "a \\\\boxed{y} line break is not a box"),
-        # Nothing may mark a candidate: stray tags go.
+        # Nothing may mark a candidate: stray tags are removed.
         ("<summary>a</summary> b <think> \\boxed{7}</summary>", "7", "a b  \\boxed{7}"),
         ("<summary>so \\boxed{5\\ }</summary>", "5", "so \\boxed{5}"),
     ],
@@ -95,7 +95,7 @@ def test_a_summary_that_holds_the_answer_is_taken(output, answer, expected, grad
         ("Add. \\boxed{7}", "7", "no_summary"),
         ("</summary>\\boxed{7}<summary>", "7", "no_summary"),
         ("<summary> </summary>", None, "no_summary"),
-        ("<summary>\\boxed{7}</summary>", None, "no_summary"),  # nothing but what was invented
+        ("<summary>\\boxed{7}</summary>", None, "no_summary"),  # only an invented answer
         ("", "7", "no_summary"),
     ],
 )
@@ -109,7 +109,7 @@ def test_what_the_scorer_cannot_say_is_a_reason_of_its_own():
 
 
 def test_both_authors_are_treated_alike(graded):
-    """The form of what is shown does not tell who wrote it: a student's response without a box gets a summary too."""
+    """The form of the shown text does not reveal its author: a student's response without a box gets a summary too."""
     output = "<summary>Read the digits, then add.\n\\boxed{12}</summary>"
     assert accepted(output, "12", graded).text == "Read the digits, then add.\n\\boxed{12}"
     assert accepted(output, None, graded).text == "Read the digits, then add."
