@@ -1,1 +1,1 @@
-"""Measurements that README.md beside this file explains: `python -m benchmarks.model`."""
+"""Measurements, explained in README.md in this folder: `python -m benchmarks.model`."""

@@ -1,4 +1,4 @@
-"""What is measured, with floors and goals. Neither side's libraries are imported here: both sides read this."""
+"""The cases that are measured, with floors and goals. Both sides read this, so it imports neither side's libraries."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """`kind` is training (gradient of the mean next-token log-likelihood with respect to all parameters of the language
-    model) or prefill (states and keys of all tokens, logits of the last position); floor and goal are ratios of tokens
-    per CPU second to the peer's."""
+    """A case. `kind` is training (gradient of the mean next-token log-likelihood with respect to all parameters of the
+    language model) or prefill (states and keys of all tokens, logits of the last position); floor and goal are ratios
+    of tokens per CPU second to the peer's."""
 
     name: str
     kind: str

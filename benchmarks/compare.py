@@ -1,7 +1,7 @@
-"""Cases in turns: several sides, each a process of its own (worker.py), that must agree before their speed counts.
+"""Runs cases in turns: several sides, each a separate process (worker.py), must agree before their speed counts.
 
-Every script of this folder that compares two sides is built from this: benchmarks.model, benchmarks.rollout,
-benchmarks.update, benchmarks.step.
+Every script of this folder that compares two sides uses it: benchmarks.model, benchmarks.rollout, benchmarks.update,
+benchmarks.step.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 TOLERANCE = 1e-3
-"""Relative difference allowed between two sides' real numbers; whole numbers must be equal."""
+"""The allowed relative difference between two sides' real numbers; whole numbers must be equal."""
 
 
 class AnyCase(Protocol):
-    """What is asked of a case here: `tokens` are those of one run; floor and goal are ratios of tokens per CPU second
-    of the first side to those of the second."""
+    """The interface of a case: `tokens` are those of one run; floor and goal are ratios of tokens per CPU second of the
+    first side to those of the second."""
 
     @property
     def name(self) -> str: ...
@@ -48,8 +48,8 @@ SomeCase = TypeVar("SomeCase", bound=AnyCase)
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """Cores of all sides, such as "0" or "0,1"; how many turns count; and the Python of those main programs that do not
-    run in this environment, by module."""
+    """The cores of all sides, such as "0" or "0,1"; the number of turns that count; and, by module, the Python of main
+    programs that do not run in this environment."""
 
     cores: str
     num_rounds: int
@@ -57,7 +57,7 @@ class Conditions:
 
 
 class Side:
-    """A process that computes one case when it is told to. `module` is its main program."""
+    """A process that computes one case on request. `module` is its main program."""
 
     def __init__(self, name: str, module: str, case: AnyCase, checkpoint: Path, conditions: Conditions) -> None:
         python = conditions.pythons.get(module, sys.executable)
@@ -95,7 +95,7 @@ def _started(
 
 
 def require_agreement(case: AnyCase, checks: Sequence[Sequence[float]]) -> None:
-    """Raises ValueError when two sides did not compute the same."""
+    """Raises ValueError if two sides did not compute the same."""
     ours, peer = checks
     if len(ours) != len(peer) or not all(_agree(*pair) for pair in zip(ours, peer, strict=True)):
         raise ValueError(f"{case.name}: ours computed {ours} and the peer {peer}; speeds mean nothing")
@@ -124,7 +124,7 @@ def _summary(case: AnyCase, side: Side, rounds: Sequence[dict[str, float]]) -> d
 def measure(
     case: AnyCase, modules: Mapping[str, str], checkpoint: Path, conditions: Conditions
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """All sides in turns, of which the first two are compared; the first run of each (compilation, caches) does not
+    """Measures all sides in turns and compares the first two; the first run of each (compilation, caches) does not
     count. Returns (ratio, floor, goal and circumstances, {side: its medians})."""
     with _started(case, modules, checkpoint, conditions) as sides:
         require_agreement(case, [side.start["check"] for side in sides[:2]])
@@ -137,7 +137,7 @@ def measure(
 
 
 def circumstances(versions: Mapping[str, str], cores: str) -> dict[str, Any]:
-    """What a figure depends on besides the code that it names."""
+    """The circumstances of a figure besides the code that it names."""
     return {
         "versions": {"python": platform.python_version(), **versions},
         "cores": len(cores.split(",")),
@@ -171,11 +171,10 @@ def run_cases(
     arguments: list[str] | None = None,
     peers: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
-    """The command line: the chosen cases, one JSON line each. Returns 1 if one is below its floor.
+    """Runs the command line: the chosen cases, one JSON line each. Returns 1 if one is below its floor.
 
-    `gpu_cases`: names of cases that have no peer, and the modules that measure them. `report` measures a case, given
-    its checkpoint. `peers`: names of those that have environments of their own, and their modules; `--NAME-python` says
-    where.
+    `gpu_cases`: names of cases without a peer, and the modules that measure them. `report` measures a case, given its
+    checkpoint. `peers`: names of peers with separate environments, and their modules; `--NAME-python` gives the Python.
     """
     known = (*cases, *gpu_cases)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -204,5 +203,5 @@ def run_cases(
 
 
 def _write_checkpoint(model: str, directory: Path) -> None:
-    """In a process of its own: this one is to hold no memory and no threads."""
+    """Writes a checkpoint in a separate process, so that this one holds no memory and no threads."""
     subprocess.run([sys.executable, "-m", "benchmarks.models", model, str(directory)], check=True)

@@ -1,4 +1,4 @@
-"""What the scripts for a GPU have in common: an option to run without one, and what they say where there is none."""
+"""Common parts of the GPU scripts: an option to run without a GPU, and the line that they print without one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """With the script's docstring as help, as it is."""
+    """Makes a parser with the script's docstring, unchanged, as help."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--any-device", action="store_true", help="measure without a GPU too")
     return made
 
 
 def facts(case: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    """What every line says of its run; None, and a line that says so, where nothing is to be measured."""
+    """The facts about the run in every line; without a GPU, prints a line about that and returns None."""
     import jax
 
     device = jax.local_devices()[0]

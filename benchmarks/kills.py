@@ -1,13 +1,13 @@
 """Kills of real runs: python -m benchmarks.kills --kills=20
 
 A small run (tests/runs.py) is trained once without a disturbance. Then, for each kill, a run of the same command gets
-SIGKILL at a random moment after its first checkpoint, and the command is given again, to the end. Metrics, samples,
-parameters, optimiser, data position and replay buffer must be those of the undisturbed run, to the bit, and nothing may
-be left behind. Prints a line a kill and the count; the exit status is 0 when all are equal.
+SIGKILL at a random moment after its first checkpoint, and the command is run again, to the end. Metrics, samples,
+parameters, optimiser, data position and replay buffer must equal those of the undisturbed run, to the bit, and no files
+may be left over. Prints one line per kill and the count; the exit status is 0 if all are equal.
 
 Moments are drawn with --seed over the time that a run takes from its first checkpoint to its end. A run that ends
-before its moment was not killed and does not count; the time that it took is what the next moments are drawn from. What
-is trained and compiled for all runs stays in --folder, where one is given.
+before its moment was not killed and does not count; the next moments are drawn from the time that it took. The models
+and compiled programs of all runs stay in --folder, if one is given.
 
 Each run is a process forked from this one, which has imported everything and uses no device: a start takes a second.
 """
@@ -40,7 +40,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Runs:
-    """The folder of all runs: the model they start from, what is compiled, what they print."""
+    """The folder of all runs: the model they start from, compiled programs, output."""
 
     def __init__(self, folder: Path) -> None:
         self._start, self._cache, self._log = folder / "start", folder / "xla", folder / "log.txt"
@@ -53,7 +53,7 @@ class Runs:
             self._finished(self.process(runs.train_start, self._start))
 
     def process(self, action: Callable[..., Any], *arguments: Any) -> ForkProcess:
-        """A process that does `action`, begun."""
+        """Starts a process that runs `action`."""
 
         def act() -> None:
             log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -67,7 +67,7 @@ class Runs:
         return process
 
     def begun(self, workdir: Path) -> ForkProcess:
-        """The command, until its first checkpoint has its name."""
+        """Starts the command, and waits until its first checkpoint is complete."""
         sys.argv = ["zppo_jax.main", *runs.arguments(self._start, workdir, **CHANGES)]
         process = self.process(command_line.main)
         while process.is_alive() and not (workdir / "checkpoints" / "2").is_dir():
@@ -75,13 +75,13 @@ class Runs:
         return process
 
     def undisturbed(self) -> float:
-        """Trains the run, which compiles before its first checkpoint; the seconds from that to its end."""
+        """Trains the run, which compiles before its first checkpoint; returns the seconds from that to its end."""
         process, began = self.begun(self.straight), time.monotonic()
         self._finished(process)
         return time.monotonic() - began
 
     def killed(self, workdir: Path, seconds: float) -> str | float:
-        """Kills a run `seconds` after its first checkpoint: what it left, or the time it took if that was less."""
+        """Kills a run `seconds` after its first checkpoint; returns what it left, or its time if that was less."""
         shutil.rmtree(workdir, ignore_errors=True)
         process, began = self.begun(workdir), time.monotonic()
         process.join(seconds)
@@ -94,7 +94,7 @@ class Runs:
         return f"{len(rows) - 1} steps written{' and half a row' if half else ''}; checkpoints {' '.join(names)}"
 
     def continues_alike(self, workdir: Path) -> bool:
-        """Gives the same command again, to the end; whether all is then as in the undisturbed run."""
+        """Runs the same command again, to the end; returns whether everything equals the undisturbed run."""
         self._finished(self.begun(workdir))
         left = [path for path in workdir.rglob("*") if path.name.endswith((".tmp", "-tmp")) or "probe-" in path.name]
         comparison = self.process(runs.assert_same_end, workdir, self.straight, NUM_STEPS)
@@ -109,7 +109,7 @@ class Runs:
 
 
 def main() -> None:
-    """Prints a line for each kill, and how many of them continued to the same bits."""
+    """Prints a line for each kill, and the number of runs that continued to the same bits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

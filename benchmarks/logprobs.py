@@ -1,8 +1,8 @@
-"""Log-probabilities over a large vocabulary: the plain way, logits kept, and chunks of the head, turn by turn.
+"""Log-probabilities over a large vocabulary: the plain way, logits kept, and chunks of the head, in turns.
 
     python -m benchmarks.logprobs [--tokens=512] [--size=256] [--vocabulary=248320] [--chunk=4224] [--core=0]
 
-One JSON line a side: CPU seconds, median and all, of the value alone and with both gradients, and temporary memory of
+One JSON line per side: CPU seconds, median and all, of the value alone and with both gradients, and temporary memory of
 these two programs. One process on one core; float32.
 """
 

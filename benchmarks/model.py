@@ -1,8 +1,8 @@
-"""zppo_jax's model against transformers' on the same weights and tokens: one JSON line a case.
+"""zppo_jax's model against transformers' on the same weights and tokens: one JSON line per case.
 
     python -m benchmarks.model [CASE ...] [--cores=0] [--rounds=5] [--checkpoints=DIR]
 
-README.md beside this file explains the method. The last case, training-0.8B-bf16-gpu, has no peer and needs a GPU
+README.md in this folder explains the method. The last case, training-0.8B-bf16-gpu, has no peer and needs a GPU
 (benchmarks.utilisation). Exit status 1 if a case falls below its floor.
 """
 

@@ -1,4 +1,4 @@
-"""The models of the cases: the published 0.8B whole and cut to a depth that a CPU core can train, and small ones."""
+"""The models of the cases: the published 0.8B, whole and cut to a depth that a CPU core can train, and small ones."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _small(
 
 
 def write_checkpoint(name: str, directory: Path) -> None:
-    """Random weights in the form that both sides load. An existing checkpoint is kept: it is the same for a seed."""
+    """Writes random weights in the format that both sides load. Keeps an existing one: it is the same for a seed."""
     if (directory / "config.json").is_file():
         return
     shape = config(name)
@@ -77,14 +77,14 @@ def write_checkpoint(name: str, directory: Path) -> None:
 
 
 def processor(vocabulary: int) -> Processor:
-    """Of a random model that shall be right half of the time: all tokens but bytes and control tokens are words with a
-    box, and every other box holds a 1."""
+    """The processor of a random model that must be right half of the time: all tokens except bytes and control tokens
+    are words with a box, and every other box holds a 1."""
     words = [f"w{number} \\boxed{{{number % 2}}}" for number in range(vocabulary - 256 - len(CONTROL_TOKENS))]
     return Processor(build_tokenizer([], vocabulary, words), default_chat_template(), ProcessorConfig())
 
 
 def num_text_parameters(name: str) -> int:
-    """Parameters of the language model, which the cases train."""
+    """The number of parameters of the language model, which the cases train."""
     return sum(leaf.size for leaf in jax.tree.leaves(qwen3_5.abstract_params(config(name))["text"]))
 
 

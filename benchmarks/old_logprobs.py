@@ -1,10 +1,10 @@
-"""What the ratio divides by, in bfloat16: the sampler's log-probabilities or the trainer's (`update.old_logprobs`).
+"""The denominator of the ratio in bfloat16: the sampler's log-probabilities or the trainer's (`update.old_logprobs`).
 
     python -m benchmarks.old_logprobs
 
-A random model in bfloat16 samples groups at random rewards. Printed: how far the log-probabilities of sampler, trainer
-and the same weights in float32 lie apart, and what a step of four updates clips with either choice. docs/decisions.md
-has the numbers.
+A random model in bfloat16 samples groups with random rewards. Prints the distances between the log-probabilities of
+sampler, trainer and the same weights in float32, and the tokens that a step of four updates clips with either choice.
+docs/decisions.md has the numbers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RATES = (1e-6, 1e-4)
 
 
 def cast(model: qwen3_5.Model, dtype: str) -> qwen3_5.Model:
-    """The model as it is loaded in that dtype (what is float32 in every model stays so)."""
+    """The model as loaded in that dtype (parameters that are float32 in every model stay so)."""
     like = hf.abstract_params(model.config, dtype)
     return qwen3_5.Model(model.config, jax.tree.map(lambda x, y: x.astype(y.dtype), model.params, like))
 
@@ -54,7 +54,7 @@ def learner_of(model: qwen3_5.Model, old_logprobs: str, rate: float, compiler: C
 
 
 def sampled(model: qwen3_5.Model, compiler: Compiler) -> list[Group]:
-    """Groups of the model's own responses, half of them called right."""
+    """Groups of the model's responses, half of them counted as right."""
     engine = Engine(model.config, SHAPES, 64, 8, tiny_model.banned_V(), compiler, "sampler's ", 16, "bfloat16")
     items = [tiny_model.item(f"q{number}") for number in range(NUM_QUESTIONS)]
     requests = [
@@ -67,7 +67,7 @@ def sampled(model: qwen3_5.Model, compiler: Compiler) -> list[Group]:
 
 
 def tokens_of(groups: list[Group]) -> np.ndarray:
-    """The log-probabilities of all tokens, one behind the other."""
+    """The log-probabilities of all tokens, one after the other."""
     return np.concatenate([one.logprobs_T for group in groups for one in group.rollouts]).astype(np.float64)
 
 
@@ -94,7 +94,7 @@ def main() -> None:
         print(f"{name}: mean {np.mean(np.abs(difference)):.2e}, largest {np.max(np.abs(difference)):.2e} nats;", end="")
         print(f" outside [{1 - CLIP_LOW:g}, {1 + CLIP_HIGH:g}] {100 * outside:.3f} % of the tokens")
     for rate in RATES:
-        compiler = Compiler()  # it keeps programs by name, and the rate is a part of the update
+        compiler = Compiler()  # a new one: it keeps programs by name, and the rate is part of the update
         for choice in ("sampler", "trainer"):
             learner = learner_of(model, choice, rate, compiler)
             state = learner.init(jax.tree.map(jnp.copy, params))

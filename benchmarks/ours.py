@@ -33,7 +33,7 @@ def program(case: Case, config: Any) -> Callable[[Any, Any], Any]:
 
 
 def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
-    """Load; compile with the options with which the trainer compiles."""
+    """Load; compile with the trainer's options."""
     import jax
     import jax.numpy as jnp
 

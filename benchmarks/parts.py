@@ -1,10 +1,10 @@
-"""Where the CPU time of a case goes: the parts of the program timed one by one, each compiled alone.
+"""The CPU time of a case by part: the parts of the program timed one by one, each compiled alone.
 
     python -m benchmarks.parts [MODEL ...] [--core=0]
 
-One JSON line a model: each part's CPU milliseconds forward, and forward + backward, times the layers that hold it. The
-whole program's (benchmarks.model's) less all parts are the rest: copies between the parts, slices of the stacked
-weights, and page faults of temporaries, which the parts alone hardly have. Beside it, GFLOP/s of the products with
+One JSON line per model: each part's CPU milliseconds forward, and forward + backward, times the number of its layers.
+The time of the whole program (of benchmarks.model) minus all parts is the rest: copies between the parts, slices of the
+stacked weights, and page faults of temporaries, which the parts alone hardly have. Also GFLOP/s of the products with
 weights on both sides.
 """
 
@@ -24,7 +24,7 @@ Part = tuple[str, int, Callable[..., Any], tuple[Any, ...]]
 
 
 def shapes_of_products(text: Any) -> list[tuple[str, int, int, int]]:
-    """(part, how often, inputs, outputs) of all products with weights, but the vocabulary's."""
+    """(part, count, inputs, outputs) of all products with weights except the vocabulary's."""
     linear, full, layers = text.num_groups * text.num_linear, text.num_groups, text.num_hidden_layers
     size, heads, kv = text.hidden_size, text.num_attention_heads * text.head_dim, text.num_key_value_heads
     return [
@@ -41,7 +41,7 @@ def shapes_of_products(text: Any) -> list[tuple[str, int, int, int]]:
 
 
 def parts(case: Case, text: Any) -> Iterator[Part]:
-    """(name, how often, function, arguments): the library's own functions on random arguments of the case's shapes."""
+    """Yields (name, count, function, arguments): the library's functions on random arguments of the case's shapes."""
     import jax
     import jax.numpy as jnp
 
@@ -106,7 +106,7 @@ def part_milliseconds(function: Callable[..., Any], arguments: tuple[Any, ...]) 
     @jax.jit
     def both(slopes: Any, *arguments: Any) -> Any:
         result, backward = jax.vjp(function, *arguments)
-        return result, backward(slopes)  # without the result, XLA leaves out what a gradient does not need
+        return result, backward(slopes)  # without the result, XLA would leave out what the gradient does not need
 
     return [
         1e3 * best(lambda: jax.block_until_ready(forward(*arguments))),
@@ -139,8 +139,8 @@ def whole_milliseconds(case: Case, config: Any) -> list[float]:
 
 
 def table(case: Case, config: Any) -> dict[str, list[float]]:
-    """CPU milliseconds [in prefill, in training] of each part over all layers, the rest, and the whole. Prefill has the
-    vocabulary's product for one position alone, which is nothing."""
+    """CPU milliseconds [in prefill, in training] of each part over all layers, the rest, and the whole. In prefill the
+    vocabulary's product is for one position only, which is negligible."""
     result: dict[str, list[float]] = {}
     for name, count, function, arguments in parts(case, config.text):
         pair = part_milliseconds(function, arguments)
@@ -155,7 +155,7 @@ def table(case: Case, config: Any) -> dict[str, list[float]]:
 
 
 def _product_rates(case: Case, text: Any, core: int) -> dict[str, Any]:
-    """GFLOP/s of both sides, each in a process of its own."""
+    """GFLOP/s of both sides, each in a separate process."""
     pairs = [(size, out) for _, _, size, out in shapes_of_products(text) if out > 100]
     shapes = ",".join(f"{size}x{out}" for size, out in [*dict.fromkeys(pairs), (text.hidden_size, text.vocab_size)])
     rates = {}

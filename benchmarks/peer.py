@@ -9,7 +9,7 @@ from benchmarks.cases import CASES, Case
 
 
 def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
-    """Load as users load it, in float32; the loss is transformers' own."""
+    """Load as users do, in float32; the loss is transformers'."""
     import os
 
     import torch

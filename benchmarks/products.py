@@ -1,4 +1,4 @@
-"""How fast matrix products are on one core, by XLA and by torch: the ceiling of every other figure.
+"""The speed of matrix products on one core, by XLA and by torch: the upper bound of every other figure.
 
     python -m benchmarks.products (ours|peer) SHAPES ROWS CORES     # SHAPES such as 1024x3584,3584x1024
 

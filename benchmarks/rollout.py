@@ -1,9 +1,9 @@
-"""Sampling with zppo_jax's engine against transformers' `generate` on the same weights: one JSON line a case.
+"""Sampling with zppo_jax's engine against transformers' `generate` on the same weights: one JSON line per case.
 
     python -m benchmarks.rollout [CASE ...] [--cores=0] [--rounds=5] [--checkpoints=DIR]
 
-README.md beside this file explains the method. In the case of different lengths the peer is our own engine without
-refilling. In the memory-bound one a third side copies memory. The last case, rollout-0.8B-gpu, needs a GPU
+README.md in this folder explains the method. In the case of different lengths the peer is our engine without refilling.
+In the memory-bound one a third side copies memory. The last case, rollout-0.8B-gpu, needs a GPU
 (benchmarks.rollout_gpu). Exit status 1 if a case falls below its floor.
 """
 
@@ -28,10 +28,10 @@ def sides(case: Case) -> dict[str, str]:
 
 
 def roofline(case: Case, results: dict[str, dict[str, Any]], weight_bytes: int) -> dict[str, Any]:
-    """What the copy's bandwidth allows if a step does nothing but read all weights once, and what ours is of that.
+    """The roofline from the copy's bandwidth, if a step only reads all weights once, and our share of it.
 
-    Bandwidth counts what is read and what is written. Only steps of decoding count as steps, so the share pays for the
-    prefill, too.
+    Bandwidth counts bytes read and bytes written. Only decoding steps count as steps, so the share includes the cost of
+    the prefill.
     """
     bandwidth = rollout_copy.MOVED / statistics.median(results["copy"]["cpu_seconds"])
     tokens_per_second = case.slots * bandwidth / weight_bytes
@@ -45,7 +45,7 @@ def roofline(case: Case, results: dict[str, dict[str, Any]], weight_bytes: int) 
 
 
 def agreement(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What the sides agreed on, in place of the long lists of it: greedy tokens, and their log-probabilities."""
+    """The numbers of agreed values, in place of the long lists: greedy tokens, and their log-probabilities."""
     ours, peer = (results[name].pop("check") for name in ("ours", "peer"))
     apart = [abs(one - other) for one, other in zip(ours, peer, strict=True) if isinstance(one, float)]
     return {"equal_greedy_tokens": len(apart), "logprob_difference": round(max(apart), 6)}

@@ -1,4 +1,4 @@
-"""Our own engine without refilling, as the peer of the case with responses of different lengths."""
+"""Our engine without refilling, as the peer of the case with responses of different lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of sampling, with floors and goals. Both sides read this; neither's libraries are imported here."""
+"""The cases of sampling, with floors and goals. Both sides read this, so it imports neither side's libraries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 
 CHECKED_TOKENS = 8
-"""Greedy tokens of every question on which the sides must agree."""
+"""The number of greedy tokens of every question on which the sides must agree."""
 
 
 @dataclasses.dataclass(frozen=True)

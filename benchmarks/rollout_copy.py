@@ -1,4 +1,4 @@
-"""How fast the core copies memory, as a side of the memory-bound case: large arrays, longer than any cache."""
+"""The speed of copying memory, as a side of the memory-bound case: arrays larger than any cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks import worker
 from benchmarks.rollout_cases import CASES, Case
 
 BYTES = 2**30
-"""Of the array that is copied."""
+"""Bytes of the array that is copied."""
 REPEATS = 4
 MOVED = 2 * BYTES * REPEATS
 """Bytes read and written in one run."""

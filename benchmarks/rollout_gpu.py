@@ -1,4 +1,4 @@
-"""Sampling with the 0.8B model in bfloat16 on a GPU: tokens per second, and the share of what its memory allows.
+"""Sampling with the 0.8B model in bfloat16 on a GPU: tokens per second, and the share of the memory's roofline.
 
     python -m benchmarks.rollout_gpu [--model=0.8B] [--questions=32] [--rollouts=8] [--prompt=512] [--new=512]
                                      [--any-device]
@@ -14,8 +14,8 @@ Bytes of a step, at least:
   + keys and values of the tokens so far     read, all rows; on average the prompt and half of the new tokens
 
 The share is these bytes over the seconds of a step and the measured bandwidth of a copy (read and written bytes).
-Where torch sees a GPU, transformers' `generate` runs before, in a process of its own, and `ratio` compares the tokens
-per second.
+If torch sees a GPU, transformers' `generate` runs first, in a separate process, and `ratio` compares the tokens per
+second.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ GOAL, PEER_GOAL = 0.5, 20.0
 
 
 def step_bytes(config: Config, rows: int, context: float) -> dict[str, float]:
-    """Bytes that a step of decoding must move at least, by what they are; see the top of this file."""
+    """The least bytes that a decoding step must move, by kind; see the top of this file."""
     shape = config.text
     weights = sum(leaf.size for leaf in jax.tree.leaves(qwen3_5.abstract_params(config)["text"]))
     linear = shape.num_groups * shape.num_linear
@@ -62,14 +62,14 @@ def step_bytes(config: Config, rows: int, context: float) -> dict[str, float]:
 
 
 def copy_bandwidth(num_bytes: int) -> float:
-    """Bytes a second, read and written, of a copy of a large array on the device."""
+    """Bytes per second, read and written, of a copy of a large array on the device."""
     array = jnp.ones(num_bytes // 2, jnp.bfloat16)
     copy = jax.jit(lambda x: x + jnp.bfloat16(1))
     return 2 * num_bytes / seconds_of(lambda: copy(array), 10)
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
-    """Tokens per second of whole calls, seconds of a step, and their share of the roofline but for the bandwidth."""
+    """Tokens per second of whole calls, seconds of a step, and their share of the roofline without the bandwidth."""
     config = models.config(case.model)
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), qwen3_5.init_params(config, jax.random.key(0)))
     ids_BT = case.token_ids(config.text.vocab_size)
@@ -111,7 +111,7 @@ def _require(tokens: int, expected: int) -> None:
 
 
 def measure_peer(case: Case, any_device: bool) -> dict[str, Any]:
-    """`generate` of transformers on the same shapes, random weights of its own."""
+    """Measures `generate` of transformers on the same shapes, with other random weights."""
     try:
         import torch
         import transformers
@@ -156,7 +156,7 @@ def measure_peer(case: Case, any_device: bool) -> dict[str, Any]:
 
 
 def _peer_apart(arguments: list[str]) -> dict[str, Any]:
-    """In a process that gives its memory back before ours takes nearly all."""
+    """Measures the peer in a process that frees its memory before ours takes nearly all."""
     command = [sys.executable, "-m", "benchmarks.rollout_gpu", "--peer-only", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:

@@ -14,7 +14,7 @@ from benchmarks.rollout_cases import CASES, CHECKED_TOKENS, Case
 
 
 def text_features(config: Any, token_ids_T: np.ndarray) -> Any:
-    """A prompt of text."""
+    """Makes a prompt of text."""
     from zppo_jax.types import Features
 
     length = len(token_ids_T)
@@ -29,7 +29,7 @@ def text_features(config: Any, token_ids_T: np.ndarray) -> Any:
 
 
 def make_engine(case: Case, config: Any, compiler: Any) -> Any:
-    """The engine as the trainer makes it, without stop tokens and banned ids: the peer samples any token."""
+    """Makes the engine as the trainer does, without stop tokens and banned ids: the peer samples any token."""
     import dataclasses
 
     from zppo_jax.rollout.engine import Engine
@@ -42,9 +42,9 @@ def make_engine(case: Case, config: Any, compiler: Any) -> Any:
 
 
 def prepare(case: Case, checkpoint: str, refills: bool = True) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
-    """Load and sample through `rollout.sample`; the weights of decoding are made before, as after an update, and what
-    that takes is told. Without `refills`, as many prompts as fill the slots are asked for at
-    once, and the next ones when the longest of their responses has ended."""
+    """Load and sample through `rollout.sample`; the decoding weights are made before, as after an update, and their
+    time is reported. Without `refills`, prompts are requested in batches that fill the slots, each after the longest
+    response of the previous one has ended."""
     import jax
 
     from zppo_jax import compilation

@@ -1,12 +1,12 @@
-"""Whether two revisions train the same model: python -m benchmarks.same_bits BASE [HEAD]
+"""Checks whether two revisions train the same model: python -m benchmarks.same_bits BASE [HEAD]
 
 Runs `configs/tiny.py` at both revisions, eight steps of each method on one device and two steps of ZPPO on two
-processes, and compares what is left: metrics (but those of clock and memory), samples and the parameters in the
+processes, and compares the results: metrics (except those of clock and memory), samples and the parameters in the
 checkpoint. All must be equal to the bit. Names of metrics and fields of samples that only one revision has are listed
 and not compared.
 
-BASE and HEAD are what git takes for a commit; HEAD is the working tree where it is left out. The runs of a commit are
-kept in --folder and used again, those of a working tree are made again. Exit status 0 when all that both have is equal.
+BASE and HEAD are git revisions; without HEAD it is the working tree. The runs of a commit are kept in --folder and
+reused, those of a working tree are made again. Exit status 0 if all that both have is equal.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def command(tree: Path, out: Path, method: str, changes: dict[str, Any], extra: 
 
 
 def make_runs(tree: Path, folder: Path, names: list[str]) -> None:
-    """The runs of a revision that are not in its folder yet."""
+    """Makes the runs of a revision that are not in its folder yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         if (folder / f"{name}.done").exists():

@@ -1,12 +1,13 @@
-r"""Answers scored a second, by one process and one child on one core.
+r"""Answers scored per second, by one process and one child on one core.
 
     python -m benchmarks.scoring [--core=0] [--answers=3000]
 
-One JSON line a case. "rule": numbers, letters, words and quantities. "mixture": every third pair is one that strings
+One JSON line per case. "rule": numbers, letters, words and quantities. "mixture": every third pair is one that strings
 and numbers do not settle (roots, multiples of \pi, polynomials, lists, intervals, equations); half of all answers are
-right, and no pair comes twice. "groups": the mixture, each gold with eight responses that give four answers. "child":
-what only the computer algebra system compares. The rates are per second of processor time of process and child, so
-that a busy machine counts less; the peer, an older commit of this repository, runs this file with its own package.
+right, and no pair occurs twice. "groups": the mixture, each gold with eight responses that give four answers. "child":
+pairs that only the computer algebra system can compare. The rates are per second of processor time of process and
+child, so that a busy machine matters less; the peer, an older commit of this repository, runs this file with its own
+package.
 """
 
 from __future__ import annotations
@@ -90,13 +91,13 @@ def in_groups(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def processor_seconds() -> float:
-    """Of this process and its children that have ended."""
+    """Processor seconds of this process and its children that have ended."""
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def seconds_of(pairs: Sequence[Pair]) -> float:
-    """Processor seconds to score the pairs with a new pool, a child's start included. A wrong verdict is an error."""
+    """Processor seconds to score the pairs with a new pool, including a child's start. Raises for a wrong verdict."""
     from zppo_jax.rewards import Answer, ScoringPool
 
     start = processor_seconds()
@@ -128,7 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.core})
     for name, pairs in cases(options.answers).items():
-        # Each round is a process of its own: no cache of an earlier one helps.
+        # Each round is a separate process, so that no cache of an earlier one helps.
         rates = [len(pairs) / _in_fork(pairs) for _ in range(options.rounds)]
         print(
             json.dumps({"case": name, "answers": len(pairs), "per_second": round(statistics.median(rates))}), flush=True

@@ -1,10 +1,10 @@
-"""A whole step of GRPO (rollouts, rewards, update) with zppo_jax against TRL and tunix: one JSON line a case.
+"""A whole step of GRPO (rollouts, rewards, update) with zppo_jax against TRL and tunix: one JSON line per case.
 
     python -m benchmarks.step [CASE ...] [--trl-python=PYTHON] [--tunix-python=PYTHON] [--cores=0] [--rounds=5]
                               [--checkpoints=DIR]
 
-README.md beside this file explains the method. tunix has no Qwen3.5: its model is a dense Qwen3 of about that size, and
-the ratio is one of tokens times parameters per CPU second. Exit status 1 if a case falls below its floor.
+README.md in this folder explains the method. tunix has no Qwen3.5: its model is a dense Qwen3 of about that size, and
+the ratio is of tokens times parameters per CPU second. Exit status 1 if a case falls below its floor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PEERS = {"trl": "benchmarks.update_trl", "tunix": "benchmarks.update_tunix"}
 
 
 def weighted(results: dict[str, dict[str, Any]]) -> float:
-    """The ratio of tokens times parameters, where the models are not the same."""
+    """The ratio of tokens times parameters, if the models are not the same."""
     rates = (side["tokens_per_cpu_second"] * side["parameters"] for side in results.values())
     ours, peer = rates
     return round(ours / peer, 2)

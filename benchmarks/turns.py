@@ -1,4 +1,4 @@
-"""A trainer's own loop, let through one step at a time: a peer runs as its users run it and still takes turns."""
+"""Runs a trainer's own loop one step at a time, so that a peer runs as its users run it and still takes turns."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 
 class Turns:
-    """`loop` runs in a thread and calls `begin` where a step begins; `step` lets it go on until it begins the next one.
+    """`loop` runs in a thread and calls `begin` at the beginning of a step; `step` lets it go on until the next
+    beginning.
 
-    What the loop raises, `step` raises.
+    `step` raises the exceptions of the loop.
     """
 
     def __init__(self, loop: Callable[[], object]) -> None:

@@ -1,9 +1,9 @@
-"""An update with zppo_jax's learner against TRL's, on the same weights and recorded rollouts: one JSON line a case.
+"""An update with zppo_jax's learner against TRL's, on the same weights and recorded rollouts: one JSON line per case.
 
     python -m benchmarks.update [CASE ...] [--trl-python=PYTHON] [--cores=0] [--rounds=5] [--checkpoints=DIR]
 
-README.md beside this file explains the method. In the cases that end in -devices our own learner on eight fake devices
-is compared with itself on one. The last case, update-0.8B-gpu, needs a GPU (benchmarks.update_gpu). Exit status 1 if a
+README.md in this folder explains the method. In the cases that end in -devices our learner on eight fake devices is
+compared with itself on one. The last case, update-0.8B-gpu, needs a GPU (benchmarks.update_gpu). Exit status 1 if a
 case falls below its floor.
 """
 

@@ -1,6 +1,6 @@
-"""What is measured of updates and of whole steps, with floors and goals, and the rollouts that all sides are given.
+"""The cases of updates and of whole steps, with floors and goals, and the rollouts that all sides use.
 
-Neither side's libraries are imported here: all sides read this.
+All sides read this, so it imports no side's libraries.
 
 Shape suffixes: P prompts, G rollouts of a prompt, T tokens of a response, V vocabulary.
 """
@@ -17,11 +17,12 @@ LEARNING_RATE, B1, B2, EPS, GRAD_CLIP = 1e-4, 0.9, 0.999, 1e-8, 1.0
 """AdamW without weight decay."""
 
 CHECKED_UPDATES = 2
-"""On the recorded rollouts, from the checkpoint: the second one sees what the optimiser did in the first."""
+"""The number of checked updates on the recorded rollouts, from the checkpoint: the second shows the effect of the first
+one's optimiser step."""
 
 
 class Recorded(NamedTuple):
-    """Rollouts of a step with what the loss needs of them; `rewards_PG` are 0 or 1."""
+    """The rollouts of a step, with the inputs of the loss; `rewards_PG` are 0 or 1."""
 
     prompts_PS: np.ndarray
     responses_PGT: np.ndarray
@@ -30,19 +31,19 @@ class Recorded(NamedTuple):
 
     @property
     def advantages_PG(self) -> np.ndarray:
-        """As in the paper: less the group's mean, over the spread of all."""
+        """Advantages as in the paper: minus the group's mean, divided by the spread of all."""
         centred_PG = self.rewards_PG - self.rewards_PG.mean(axis=1, keepdims=True)
         return (centred_PG / centred_PG.std()).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One step on `prompts` prompts of `prompt` tokens with `rollouts` responses of `new` tokens each: of the optimiser
-    alone, on recorded rollouts (`kind` update), or with the rollouts and their rewards (step).
+    """One step on `prompts` prompts of `prompt` tokens with `rollouts` responses of `new` tokens each: only the update,
+    on recorded rollouts (`kind` update), or with the rollouts and their rewards (step).
 
-    `peer` is trl, tunix, or one_device, which is ours without a mesh. `row_tokens` and `rows` are ours: the length of a
-    row, and rows computed at once; `settling` updates come before those that count. Floor and goal are ratios of tokens
-    per CPU second to the peer's; against tunix of tokens times parameters.
+    `peer` is trl, tunix, or one_device, which is ours without a mesh. `row_tokens` and `rows` are for our side: the
+    length of a row, and the rows computed at once; `settling` updates come before those that count. Floor and goal are
+    ratios of tokens per CPU second to the peer's; against tunix of tokens times parameters.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Case:
         return np.random.default_rng(0).integers(10, vocab_size - 30, (self.prompts, self.prompt))
 
     def recorded(self, vocab_size: int) -> Recorded:
-        """Random rollouts; their old log-probabilities lie about those of a random model, so that some ratios are
+        """Random rollouts; their old log-probabilities are near those of a random model, so that some ratios are
         clipped and most are not, and every group has right and wrong ones."""
         rng = np.random.default_rng(1)
         shape = (self.prompts, self.rollouts, self.new)

@@ -1,4 +1,4 @@
-"""Our own side on eight fake devices of one CPU, parameters cut over all of them as in a run."""
+"""Our side on eight fake devices of one CPU, with parameters sharded over all of them as in a run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DEVICES = 8
 
 
 def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
-    """As `update_ours.prepare`, on the mesh that the configuration asks for.
+    """Does the same as `update_ours.prepare`, on the configuration's mesh.
 
-    Threads of eight devices share one heap, whose holes fit their blocks only after some thirty updates: until then
-    page faults take up to half of an update's seconds.
+    The threads of eight devices share one heap, whose free blocks fit their requests only after some thirty updates:
+    until then page faults take up to half of an update's seconds.
     """
     flag = f"--xla_force_host_platform_device_count={DEVICES}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()

@@ -6,14 +6,14 @@
 Two JSON lines. The first: seconds of `Learner.update` (gradients of all rows, AdamW with the paper's bfloat16 state),
 tokens per second of prompts and responses, each counted once, and utilisation: model FLOPs
 (zppo_jax/models/qwen3_5/flops.py, with the keys that a token sees in its row) over these seconds and the measured speed
-of a product of 8192 x 8192 matrices. Memory: the peak in use, and what the compiled gradient said that it needs. To see
-it run without a GPU, in a minute:
+of a product of 8192 x 8192 matrices. Memory: the peak in use, and the compiler's number for the gradient. To see it run
+without a GPU, in a minute:
 
     python -m benchmarks.update_gpu --any-device --model=1.12M --groups=1 --rollouts=3 --prompt=64 --new=64
         --product=512
 
 The second: milliseconds of causal attention over 8,192 tokens with heads of 256, forward, and forward and backward, by
-XLA and cuDNN through `jax.nn.dot_product_attention`, and by our own function.
+XLA and cuDNN through `jax.nn.dot_product_attention`, and by our function.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _BFLOAT16 = {
 
 
 def keys_seen(case: Case) -> float:
-    """Of a token, on average over a prompt and its responses: itself and those before it on its own branch."""
+    """Mean number of keys that a token of a prompt and its responses sees: itself and those before it on its branch."""
     trunk, branches = case.prompt - 1, case.rollouts * case.new
     seen = trunk * (trunk + 1) / 2 + branches * (trunk + (case.new + 1) / 2)
     return seen / (trunk + branches)
 
 
 def num_tokens(case: Case) -> int:
-    """Of a step, every prompt once."""
+    """The number of tokens of a step, with every prompt once."""
     return case.prompts * (case.prompt - 1 + case.rollouts * case.new)
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
-    """Seconds and memory of an update; random weights and rollouts."""
+    """Seconds and memory of an update with random weights and rollouts."""
     config = models.config(case.model)
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), qwen3_5.init_params(config, jax.random.key(0)))
     with compilation.compiler() as compiler:
@@ -84,7 +84,7 @@ def _gib(num_bytes: int) -> float:
 
 
 def attention(length: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds [forward, forward and backward] of the 0.8B model's attention, or why there are none."""
+    """Milliseconds [forward, forward and backward] of the 0.8B model's attention, or the reason why there are none."""
     shape = models.config("0.8B").text
     keys = jax.random.split(jax.random.key(0), 3)
     heads = (shape.num_attention_heads, shape.num_key_value_heads, shape.num_key_value_heads)
@@ -105,7 +105,7 @@ def _milliseconds(way: Callable[..., jax.Array], qkv: list[jax.Array], repeats: 
     both = jax.jit(jax.value_and_grad(lambda *qkv: jnp.sum(way(*qkv).astype(jnp.float32)), argnums=(0, 1, 2)))
     try:
         return [round(1e3 * seconds_of(lambda run=run: run(*qkv), repeats), 3) for run in (forward, both)]
-    except Exception as error:  # whatever a library refuses with
+    except Exception as error:  # any refusal of a library
         return " ".join(str(error).split())[:200]
 
 

@@ -13,7 +13,7 @@ from benchmarks.rollout_ours import text_features
 from benchmarks.update_cases import CASES, CHECKED_UPDATES, Case
 
 ANSWER = "1"
-"""Of every question; see `models.processor`."""
+"""The gold answer of every question; see `models.processor`."""
 
 
 def settings(case: Case, **others: Any) -> Any:
@@ -42,7 +42,7 @@ def settings(case: Case, **others: Any) -> Any:
 
 
 def make_parts(case: Case, config: Any, model: Any, compiler: Any) -> tuple[Any, Any]:
-    """(engine, learner) as the trainer makes them, without stop tokens and banned ids: the peer samples any token."""
+    """Makes (engine, learner) as the trainer does, without stop tokens and banned ids: the peer samples any token."""
     from zppo_jax import setup
     from zppo_jax.rollout.shapes import Shapes
 
@@ -55,7 +55,7 @@ def make_parts(case: Case, config: Any, model: Any, compiler: Any) -> tuple[Any,
 
 
 def items(case: Case, config: Any) -> list[Any]:
-    """The prompts with their question, whose answer the scorer compares."""
+    """The prompts with their questions, whose answers the scorer compares."""
     from zppo_jax.data.pipeline import EncodedPrompt
     from zppo_jax.types import Prompt, Question
 
@@ -67,7 +67,7 @@ def items(case: Case, config: Any) -> list[Any]:
 
 
 def recorded_groups(case: Case, config: Any) -> list[Any]:
-    """The rollouts that all sides are given."""
+    """The rollouts that all sides use."""
     from zppo_jax.types import Group, Rollout
 
     recorded = case.recorded(config.text.vocab_size)
@@ -85,7 +85,7 @@ def recorded_groups(case: Case, config: Any) -> list[Any]:
 
 
 class Trainer:
-    """The student's state and what a step does with it: the trainer's loop without its records."""
+    """The student's state and a step on it: the trainer's loop without its records."""
 
     def __init__(self, case: Case, checkpoint: str, mesh: Any = None) -> None:
         from zppo_jax import compilation
@@ -107,7 +107,7 @@ class Trainer:
         self.num_steps = 0
 
     def update(self, groups: Sequence[Any]) -> dict[str, float]:
-        """As the trainer calls it."""
+        """Makes an update as the trainer does."""
         from zppo_jax.actors.cohort import gather_cohort
         from zppo_jax.parallel import Hosts
         from zppo_jax.update.credit import GroupRelative
@@ -117,7 +117,7 @@ class Trainer:
         return updated.metrics
 
     def step(self) -> None:
-        """Rollouts, rewards, update."""
+        """Makes a step: rollouts, rewards, update."""
         import jax
 
         from zppo_jax.keys import RandomStream
@@ -143,7 +143,7 @@ class Trainer:
 
     def check(self) -> list[float]:
         """Loss, norm of the gradient and share of clipped tokens of each update on the recorded rollouts, from the
-        checkpoint; the state is as before afterwards."""
+        checkpoint; restores the state afterwards."""
         kept, result = self.state, []
         self.state = self.learner.init(self.load().params)
         for _ in range(CHECKED_UPDATES):
@@ -154,7 +154,7 @@ class Trainer:
 
 
 def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
-    """On the default device, without a mesh."""
+    """Prepares our side on the default device, without a mesh."""
     import jax
 
     from zppo_jax import compilation

@@ -1,10 +1,10 @@
-"""Seconds of the update of configs/tiny.py for shapes of its rows, on rollouts that the run itself has made.
+"""Seconds of the update of configs/tiny.py for several shapes of rows, on rollouts of the run itself.
 
     python -m benchmarks.update_tiny [ROW_TOKENS:PROMPTS_PER_ROW:ROWS ...] [--steps=4] [--rounds=3] [--cores=0]
 
-One JSON line a shape, the first that of the configuration: median CPU and wall seconds of `Learner.update` over all
-recorded steps, and what was computed: rows, and the share of their slots that holds tokens. The steps are the run's
-first ones, so most questions are hard and most groups have no gradient, as in a run.
+One JSON line per shape, the configuration's first: median CPU and wall seconds of `Learner.update` over all recorded
+steps, the number of rows, and the share of their slots that holds tokens. The steps are the run's first ones, so most
+questions are hard and most groups have no gradient, as in a run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS = ("cpu", "wall")
 
 
 def record(config: Any, compiler: Any, directory: Path, num_steps: int) -> tuple[Any, Any, list[Any]]:
-    """The first steps of the run: (the run's parts, state after them, cohort of each step)."""
+    """Makes the first steps of the run; returns (the run's parts, state after them, cohort of each step)."""
     from zppo_jax import setup
     from zppo_jax.run.timers import PhaseTimers
     from zppo_jax.train import train_step
@@ -41,7 +41,7 @@ def record(config: Any, compiler: Any, directory: Path, num_steps: int) -> tuple
 
 
 def fill(learner: Any, credit: Any, recorded: list[Any]) -> dict[str, float]:
-    """Rows of a step, and how full they are: what its two mini-batches compute."""
+    """The rows that the two mini-batches of a step compute, and how full they are."""
     from zppo_jax.update import batch, rows
 
     num_rows = tokens = 0
@@ -60,7 +60,7 @@ def fill(learner: Any, credit: Any, recorded: list[Any]) -> dict[str, float]:
 
 
 def updates(learner: Any, credit: Any, params: Any, recorded: list[Any]) -> None:
-    """Of all recorded steps, from the same parameters."""
+    """Makes the updates of all recorded steps, from the same parameters."""
     import jax
 
     state = learner.init(jax.tree.map(lambda x: x.copy(), params))

@@ -1,13 +1,13 @@
 """TRL's side of a comparison of updates and of whole steps: its GRPOTrainer on transformers' torch code.
 
-    pip install torch==2.13.0 trl==1.16.0     # in an environment of its own, whose Python is --peer-python
+    pip install torch==2.13.0 trl==1.16.0     # in a separate environment, whose Python is --trl-python
 
-The trainer's own loop runs, a step a turn, without records, evaluation and checkpoints. For updates its rollouts are
-replaced by recorded ones.
+The trainer's own loop runs, one step per turn, without records, evaluation and checkpoints. For updates its rollouts
+are replaced by recorded ones.
 """
 
 # pyright: reportMissingImports=false
-# Its libraries are in an environment of their own.
+# Its libraries are in a separate environment.
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from benchmarks.turns import Turns
 from benchmarks.update_cases import CASES, CHECKED_UPDATES, Case
 
 _NEVER = 2**31 - 1
-"""An id that is not sampled."""
+"""An id that is never sampled."""
 
 
 def load(checkpoint: str) -> Any:
-    """The language model alone, in float32; attention by torch's fused kernel, as transformers' default is."""
+    """Loads the language model alone, in float32; attention by torch's fused kernel, transformers' default."""
     import torch
     import transformers
 
@@ -37,7 +37,7 @@ def load(checkpoint: str) -> Any:
 
 
 def arguments(case: Case, directory: str) -> Any:
-    """One update a step on all rollouts, no reference model; what only records is switched off."""
+    """One update per step on all rollouts, no reference model; everything that only records is switched off."""
     import trl
 
     return trl.GRPOConfig(
@@ -77,7 +77,7 @@ def arguments(case: Case, directory: str) -> Any:
 
 
 def recorded_batch(case: Case, vocab_size: int) -> dict[str, Any]:
-    """The recorded rollouts as the trainer's loss takes them."""
+    """The recorded rollouts in the form of the trainer's loss."""
     import torch
 
     recorded = case.recorded(vocab_size)
@@ -102,8 +102,8 @@ def reward(completions: list[str], **others: Any) -> list[float]:
 
 
 def make_trainer(case: Case, checkpoint: str, directory: str) -> Any:
-    """A GRPOTrainer that begins each step in its turn (`turns`), takes `rollouts` in place of its own where given, and
-    notes what it has computed (`last`)."""
+    """Makes a GRPOTrainer that begins each step in its turn (`turns`), uses `rollouts` instead of its own if given, and
+    keeps its results (`last`)."""
     import torch
     import transformers
     import trl
@@ -149,7 +149,7 @@ def make_trainer(case: Case, checkpoint: str, directory: str) -> Any:
 
 
 def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
-    """The first updates, on the recorded rollouts, are those that the sides must agree on."""
+    """Prepares TRL's side; the sides must agree on the first updates, on the recorded rollouts."""
     import os
 
     import torch

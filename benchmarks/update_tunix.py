@@ -1,12 +1,12 @@
 """tunix's side of a comparison of whole steps: its GRPOLearner, which has no Qwen3.5, on a dense Qwen3 of that size.
 
-    pip install google-tunix==0.1.7 jax==0.10.2 flax==0.12.8    # in an environment of its own: --tunix-python
+    pip install google-tunix==0.1.7 jax==0.10.2 flax==0.12.8    # in a separate environment: --tunix-python
 
-The learner's own loop runs, a step a turn, with the sampler that comes with it, without records and checkpoints.
+The learner's own loop runs, one step per turn, with tunix's sampler, without records and checkpoints.
 """
 
 # pyright: reportMissingImports=false
-# Its libraries are in an environment of their own.
+# Its libraries are in a separate environment.
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SIZES = {
 """The depth, width and vocabulary of our models; without linear attention 1.05M and 8.92M parameters."""
 
 _NEVER = 2**31 - 1
-"""An id that is not sampled."""
+"""An id that is never sampled."""
 
 
 def make_model(case: Case, mesh: Any) -> Any:
-    """Random, in float32."""
+    """Makes a random model in float32."""
     import jax
     from flax import nnx
     from tunix.models.qwen3 import model as qwen3
@@ -56,7 +56,7 @@ def make_model(case: Case, mesh: Any) -> Any:
 
 
 def prompts(case: Case, vocab_size: int) -> list[str]:
-    """Texts of `case.prompt` tokens each: of whole words (see models.processor)."""
+    """Texts of `case.prompt` tokens each, made of whole words (see models.processor)."""
     words_PS = case.token_ids(vocab_size) % (vocab_size - 256 - 30)
     return ["".join(f"w{word} \\boxed{{{word % 2}}}" for word in words_S) for words_S in words_PS]
 
@@ -69,7 +69,7 @@ def reward(prompts: list[str], completions: list[str], **others: Any) -> list[fl
 
 
 def make_cluster(case: Case, model: Any, tokenizer: Any, mesh: Any) -> Any:
-    """Trainer and sampler on the same weights."""
+    """Makes trainer and sampler on the same weights."""
     import optax
     from tunix.rl import rl_cluster
     from tunix.rl.rollout import base_rollout
@@ -107,7 +107,7 @@ def make_cluster(case: Case, model: Any, tokenizer: Any, mesh: Any) -> Any:
 
 
 def prepare(case: Case, checkpoint: str) -> tuple[worker.Run, worker.Run, dict[str, Any]]:
-    """Only the number of tokens can be compared."""
+    """Prepares tunix's side, of which only the number of tokens can be compared."""
     import jax
     import transformers
     from flax import nnx

@@ -2,12 +2,11 @@
 
     python -m benchmarks.utilisation [--model=0.8B] [--rows=4] [--length=4096] [--remat=block] [--any-device]
 
-One JSON line. A step is what the trainer compiles: log-probabilities of all tokens, their gradient, clipping, AdamW
+One JSON line. A step is compiled as in the trainer: log-probabilities of all tokens, their gradient, clipping, AdamW
 with the paper's bfloat16 state, and parameters updated in place.
 
-Utilisation is the model's FLOPs (zppo_jax/models/qwen3_5/flops.py) over the seconds of the step and
-(a) the peak that the maker states, (b) the speed of a product of
-8192 x 8192 matrices measured before.
+Utilisation is the model's FLOPs (zppo_jax/models/qwen3_5/flops.py) over the seconds of the step and (a) the maker's
+stated peak, (b) the speed of a product of 8192 x 8192 matrices, measured before.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from zppo_jax.update import optimizer
 
 CASE = "training-0.8B-bf16-gpu"
 STATED_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
-"""Dense bfloat16 products a second, by the makers' data sheets (the SXM boards)."""
+"""TFLOP/s of dense bfloat16 products, from the makers' data sheets (the SXM boards)."""
 
 
 def step(config: Config, transform: optax.GradientTransformation, remat: Any) -> Callable[..., Any]:
-    """(state, inputs) -> (state, loss)."""
+    """Makes the function (state, inputs) -> (state, loss)."""
 
     def loss(language: Any, vision: Any, batch: Any) -> jax.Array:
         hidden_BTD, _ = vlm.prefill({"text": language, "vision": vision}, config, batch, remat)
@@ -53,7 +52,7 @@ def step(config: Config, transform: optax.GradientTransformation, remat: Any) ->
 
 
 def seconds_of(run: Callable[[], Any], repeats: int) -> float:
-    """Median wall seconds, each run waited for, after one that does not count."""
+    """Median wall seconds of runs, each waited for, after one that does not count."""
     jax.block_until_ready(run())
     taken = []
     for _ in range(repeats):

@@ -1,8 +1,8 @@
-"""One side of a comparison: a process of its own that runs when its standard input says so.
+"""One side of a comparison: a separate process that runs on request by its standard input.
 
-The two sides take turns, so that whatever else the machine does falls on both, and they share no thread pool. A side
-imports its libraries in `prepare`, after `pin`. What a library prints goes to standard error; standard output carries
-one JSON object a line.
+The two sides take turns, so that other load of the machine affects both, and they share no thread pool. A side imports
+its libraries in `prepare`, after `pin`. Output of libraries goes to standard error; standard output carries one JSON
+object per line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Run = Callable[[], Any]
 
 
 def pin(cores: list[int]) -> None:
-    """Keep this process on some cores, and tell the libraries, which must not be imported yet."""
+    """Pin this process to some cores, and limit the libraries to them, which must not be imported yet."""
     os.sched_setaffinity(0, cores)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(len(cores))
     if len(cores) == 1:
@@ -27,13 +27,13 @@ def pin(cores: list[int]) -> None:
 
 
 def _clock() -> dict[str, float]:
-    """Seconds: CPU of all threads, those of them in the kernel (page faults), and on the wall."""
+    """Seconds: CPU of all threads, the part of it in the kernel (page faults), and wall clock."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {"cpu": usage.ru_utime + usage.ru_stime, "kernel": usage.ru_stime, "wall": time.perf_counter()}
 
 
 def timed(run: Run) -> tuple[Any, dict[str, float]]:
-    """What `run` returns, and the seconds that it took."""
+    """Runs `run`; returns its result, and the seconds that it took."""
     before = _clock()
     result = run()
     after = _clock()
@@ -43,9 +43,9 @@ def timed(run: Run) -> tuple[Any, dict[str, float]]:
 def serve(cases: Mapping[str, Any], prepare: Callable[[Any, str], tuple[Run, Run, dict[str, Any]]]) -> None:
     """The main program of a side, with arguments CASE CHECKPOINT CORES.
 
-    `prepare` loads and returns (run, check, facts): `facts` hold "versions", and under "extra" what is to stand in the
-    report. The first run, in which programs are compiled, is timed apart; `check` returns the numbers that both sides
-    must agree on. After that, one timed run for each line of input.
+    `prepare` loads and returns (run, check, facts): `facts` hold "versions", and under "extra" further values for the
+    report. The first run, in which programs are compiled, is timed separately; `check` returns the numbers that both
+    sides must agree on. After that, one timed run for each line of input.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -3,7 +3,7 @@
     python experiments/tiny_methods/sweep.py --out=runs/tiny_methods --methods=grpo,grpo_replay,zppo --seeds=0,1,2
     python experiments/tiny_methods/sweep.py --out=runs/rates --methods=grpo_replay --seeds=0 --rates=2e-4,4e-4,8e-4
 
-A finished run is not made again, an unfinished one continues.
+A finished run is not repeated, an unfinished one continues.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(out: Path, method: str, seed: int, rate: str, extra: list[str], core: in
 
 
 def final(workdir: Path) -> dict[str, float]:
-    """Mean accuracy over hidden and taught levels at the end, and what the buffer and the prompts did."""
+    """The final mean accuracy over hidden and taught levels, and the metrics of the buffer and the prompts."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last = next(row for row in reversed(rows) if row["eval/accuracy"] is not None)
     levels = {name.split("/", 2)[2]: value for name, value in last.items() if name.startswith("eval/accuracy/")}
@@ -56,7 +56,7 @@ def final(workdir: Path) -> dict[str, float]:
 
 
 def cell(values: list[float]) -> str:
-    """Mean +- standard error over seeds."""
+    """The mean +- standard error over seeds."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else float("nan")
     return f"{statistics.fmean(values):.3f} +- {error:.3f}"
 
