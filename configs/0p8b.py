@@ -9,17 +9,17 @@ A TPU pod slice, here 64 chips of v6e in 16 hosts that share the run directory a
     gcloud compute tpus tpu-vm ssh NAME --worker=all --command="cd zppo_jax && python -m zppo_jax.main \
       --distributed --config=configs/0p8b.py --config.update.rows_per_microbatch=64 --workdir=/shared/runs/0p8b"
 
-Both models are hub ids; where the hub is out of reach, add `--config.model.path=DIR --config.teacher.path=DIR`.
+Both models are hub ids; without access to the hub, add `--config.model.path=DIR --config.teacher.path=DIR`.
 `:grpo` and the other methods after the file's name are the paper's baselines.
 
 **The paper's data, ZPPO-77K, is not in this release yet**: as it stands, the file trains on the embedded digits, which
-are not a benchmark of anything (`data.source` in `--help`). Nobody has run this file to its end yet.
+are not a benchmark of anything (`data.source` in `--help`). It has not been run to its end yet.
 
-Memory in GB (10^9 bytes) over all devices together, as a test computes it from the shapes; activations come on top
-(`model.remat` and `update.row_tokens` decide how much):
+Memory in GB (10^9 bytes) over all devices together, as a test computes it from the shapes, without activations
+(`model.remat` and `update.row_tokens` determine those):
 
     parameters              1.7   852,985,920 in bfloat16
-    optimiser               5.1   two moments and what rounding loses, in bfloat16
+    optimiser               5.1   two moments and the rounding error, in bfloat16
     gradient                3.4   float32
     teacher                54.7   27.4 in the files (FP8), held in bfloat16
     student's caches       72.7   rollout.slots rows of the longest prompt and response

@@ -1,1 +1,1 @@
-"""Configurations. A file is a result: its docstring holds the command, the hardware, the time and what to expect."""
+"""Configurations. A file documents a result: its docstring has command, hardware, time and expected numbers."""

@@ -1,7 +1,7 @@
-"""The keys that the paper has no value for: machine, embedded data, checkpoints, logs.
+"""The keys without a value in the paper: machine, embedded data, checkpoints, logs.
 
 configs/paper.py adds the others; a configuration starts from that file or from one that does, never from this one.
-`python -m zppo_jax.main --help` prints what each key means and which values it takes.
+`python -m zppo_jax.main --help` prints the meaning and the allowed values of each key.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from zppo_jax.config import ConfigTree
 
 
 def get_config(method: str = "zppo") -> ConfigTree:
-    """All sections, and in them the keys without a value in the paper."""
+    """Makes all sections, with the keys that have no value in the paper."""
     config = ConfigTree()
 
     config.seed = 0
@@ -25,7 +25,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.model.remat = "block"
 
     config.teacher = ConfigDict()
-    config.teacher.mesh = ConfigDict()  # on which it decodes: weights cut into as many parts as there are devices
+    config.teacher.mesh = ConfigDict()  # the mesh on which it decodes: weights cut over all devices
     config.teacher.mesh.data = 1
     config.teacher.mesh.fsdp = 1
     config.teacher.mesh.tensor = -1
@@ -47,7 +47,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.rollout.chunk = 64
     config.rollout.cache_gigabytes = 40.0
     config.rollout.state_dtype = "float32"
-    config.rollout.mesh = ConfigDict()  # on which the student decodes: each device its rows, with whole weights
+    config.rollout.mesh = ConfigDict()  # the mesh on which the student decodes: rows are cut, weights are whole
     config.rollout.mesh.data = -1
     config.rollout.mesh.fsdp = 1
     config.rollout.mesh.tensor = 1
@@ -63,9 +63,9 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.advantage = ConfigDict()
 
     config.update = ConfigDict()
-    config.update.row_tokens = 0  # the paper: a micro-batch of 4 rollouts a device
+    config.update.row_tokens = 0  # the paper: a micro-batch of 4 rollouts per device
     config.update.prompts_per_row = 4
-    config.update.rows_per_microbatch = 8  # one a device, of eight
+    config.update.rows_per_microbatch = 8  # one per device, for eight devices
 
     config.optimizer = ConfigDict()
 

@@ -1,8 +1,8 @@
 """The paper's run without its student: Table 8 of arXiv:2606.18216, each value once.
 
 "Not stated" marks a value that the paper leaves open, "the paper: ..." one that differs from it; docs/decisions.md has
-the reasons. Not to be run by itself: 0p8b.py, 2b.py, 4b.py and 9b.py name the student. What the paper has no word for
-(machine, data of this release, checkpoints, logs) is in configs/common.py.
+the reasons. This file cannot be run by itself: 0p8b.py, 2b.py, 4b.py and 9b.py name the student. Keys that the paper
+does not mention (machine, data of this release, checkpoints, logs) are in configs/common.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from zppo_jax.config import ConfigTree
 
 
 def get_config(method: str = "zppo") -> ConfigTree:
-    """All keys; `method` is a row of the table of methods (`--config=FILE.py:METHOD`)."""
+    """Makes all keys; `method` is a row of the table of methods (`--config=FILE.py:METHOD`)."""
     config = common.get_config(method)
 
     # Models
@@ -28,7 +28,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.optimizer.eps = 1e-8  # AdamW eps
     config.optimizer.weight_decay = 0.1  # weight decay
     config.optimizer.state_dtype = "bfloat16"  # AnyPrecisionAdamW, bf16 optimizer state
-    # Not stated; AnyPrecisionAdamW's default as EasyR1 has it. Rounded to nearest, 1e-6 moves no bfloat16 weight.
+    # Not stated; AnyPrecisionAdamW's default, as in EasyR1. Rounded to nearest, 1e-6 moves no bfloat16 weight.
     config.optimizer.parameter_rounding = "kahan"
     config.optimizer.learning_rate = 1e-6  # LR
     config.optimizer.schedule = "constant"  # no decay
@@ -53,7 +53,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.prompt.max_pixels = 1280 * 32 * 32  # max-pixels (stated for evaluation)
 
     # GRPO
-    config.reward.region = "anywhere"  # rule-based binary reward: the last box, wherever it stands
+    config.reward.region = "anywhere"  # rule-based binary reward: the last box, wherever it is
     config.update.clip_low = 0.2  # clip low
     config.update.clip_high = 0.28  # clip high
     config.update.dual_clip = 10.0  # dual clip
@@ -73,7 +73,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.zppo.augmentation_fraction = 0.25  # rho_aug
     config.teacher.compress.enabled = True  # candidate compression
     config.teacher.compress.max_tokens = 512  # max tokens of a candidate
-    config.teacher.scope = "capped"  # the paper: "all_hard", which gives the same prompts and costs more
+    config.teacher.scope = "capped"  # the paper: "all_hard", which gives the same prompts at a higher cost
 
     # Schedule
     config.data.num_questions = 76_800  # a single pass over ZPPO-77K: 200 steps of 384

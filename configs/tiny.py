@@ -1,25 +1,25 @@
-"""The main job: ZPPO whole on two CPU cores, on real images, in minutes.
+"""The main job: all of ZPPO on two CPU cores, on real images, in minutes.
 
     python -m zppo_jax.main --config=configs/tiny.py --workdir=runs/tiny
 
 `:grpo`, `:grpo_replay`, `:grpo_both`, `:grpo_replay_bcq` and `:grpo_replay_ncq` after the file's name select another
 method.
 
-What differs from the paper (configs/paper.py), and why:
+The differences from the paper (configs/paper.py), and the reasons:
 - student and teacher of less than a million parameters, warm-started by supervision and shipped with the package, in
   float32: a random model never earns a reward, and a large one does not fit in minutes;
-- embedded questions about scikit-learn's handwritten digits, 32 a step instead of 384, answers of 16 tokens at most;
-- two updates a step instead of four: a mini-batch of a dozen groups holds two or three with any spread, and such
+- embedded questions about scikit-learn's handwritten digits, 32 per step instead of 384, answers of at most 16 tokens;
+- two updates per step instead of four: a mini-batch of a dozen groups holds two or three with any spread, and such
   gradients undo what the warm start taught (in pilots, four updates lost 10 points more on the taught operations);
-- the template in fewer words (each costs a token), and pixel limits that show one digit to one merged vision token;
+- a template with fewer words (each costs a token), and pixel limits under which one merged vision token sees one digit;
 - learning rate 4e-4, chosen on grpo_replay: 1e-6 moves nothing in a hundred steps of so small a model;
 - an answer counts only after the last </think>, the stricter of the two rules;
-- candidates are not compressed: they are a line or two;
-- held-out questions are answered greedily: one number a question, without the noise of sampling;
+- candidates are not compressed: they have one or two lines;
+- held-out questions are answered greedily: one response per question, without the noise of sampling;
 - a buffer small enough to evict;
 and from configs/common.py: rows, slots and recomputation for two cores, checkpoints and evaluations for minutes.
 
-Two CPU cores: about 3 minutes, half a minute of it compilation. What to expect: README.md.
+Two CPU cores: about 3 minutes, including half a minute of compilation. README.md has the expected numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.num_steps = 240
     config.model.dtype = "float32"
     config.model.remat = "none"
-    config.teacher.path = ""  # shipped with the package, as the student
+    config.teacher.path = ""  # shipped with the package, like the student
     config.data.num_questions = 240 * 32  # a single pass, as in the paper
     config.prompt.template = "compact"
     config.prompt.min_pixels = 1024  # one digit, one merged vision token
@@ -53,7 +53,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.update.rows_per_microbatch = 2
     config.optimizer.learning_rate = 4e-4
     config.optimizer.state_dtype = "float32"
-    config.optimizer.parameter_rounding = "nearest"  # float32 loses nothing that counts
+    config.optimizer.parameter_rounding = "nearest"  # float32 loses no relevant change
     config.checkpoint.every = 20
     config.eval.every = 40
     config.eval.temperature = 0.0
