@@ -95,7 +95,7 @@ def engine(num_slots: int = 8, prompts_per_call: int = 2, shapes: Shapes = SHAPE
 
 
 def cache_size(jitted: Any) -> int:
-    """How often a jitted function was compiled."""
+    """The number of times that a jitted function was compiled."""
     return jitted._cache_size()
 
 

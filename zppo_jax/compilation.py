@@ -152,7 +152,7 @@ def use_cache() -> None:
 
 
 def keep_memory() -> None:
-    """On a CPU with glibc: keeps memory that a program has used in the process, for the next call.
+    """Keeps memory that a program has used in the process, for the next call; on a CPU with glibc.
 
     XLA allocates its temporaries in each call, and glibc returns blocks of that size to the system after it, so every
     call faults in all its pages: a fifth of a training step. The cost is that the process does not shrink. Call it

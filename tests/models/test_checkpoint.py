@@ -48,7 +48,7 @@ def tensors(directory):
 
 
 def published_bfloat16(tensors):
-    """As published: bfloat16, but A_log and the gated norm's weight in float32."""
+    """Tensors as published: bfloat16, but A_log and the gated norm's weight in float32."""
     return {name: tensor if name.endswith(KEPT) else tensor.astype(jnp.bfloat16) for name, tensor in tensors.items()}
 
 

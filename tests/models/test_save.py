@@ -25,7 +25,7 @@ WEIGHTS = "model.safetensors"
 
 
 def names(directory):
-    """Everything in a directory, hidden files as well."""
+    """The names of all files in a directory, hidden ones included."""
     return sorted(path.name for path in directory.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""How far decoding with states and keys in bfloat16 drifts from float32: over the same tokens, step by step.
+"""The drift of decoding with states and keys in bfloat16 from float32: over the same tokens, step by step.
 
 Half of the decays are so slow (down to exp(-1e-4) a step) that bfloat16 cannot tell them from none. `pytest -s` prints
 the tables that docs/decisions.md quotes.

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @contextlib.contextmanager
 def poisoned(first_step: int) -> Iterator[None]:
-    """From `first_step` on, the sampler's log-probabilities of the student are NaN, and so is every ratio."""
+    """Makes the sampler's log-probabilities of the student NaN from `first_step` on, and so every ratio."""
     answer = Actor.answer
 
     def answer_badly(self, params, items, num_samples, sampling, stream):

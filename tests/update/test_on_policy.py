@@ -76,7 +76,7 @@ class MarkedStudent:
 
 
 class MarkedTeacher:
-    """Its answers differ from the student's in text and token ids; it writes nothing."""
+    """A teacher whose answers differ from the student's in text and token ids; it writes nothing."""
 
     def __init__(self, rng: np.random.Generator):
         self._rng = rng

@@ -48,14 +48,14 @@ class Actor:
         with ThreadPoolExecutor(1, thread_name_prefix="scoring") as beside:
             for finished in sampler.stream(self.engine, params, requests):
                 if finished:
-                    scored.append(beside.submit(self._scored, items, finished))
+                    scored.append(beside.submit(self._score, items, finished))
         rollouts = {place: rollout for part in scored for place, rollout in part.result().items()}
         return [
             Group(item.prompt, item.features, tuple(rollouts[index, number] for number in range(num_samples)))
             for index, item in enumerate(items)
         ]
 
-    def _scored(self, items: Sequence[EncodedPrompt], finished: Finished) -> dict[tuple[int, int], Rollout]:
+    def _score(self, items: Sequence[EncodedPrompt], finished: Finished) -> dict[tuple[int, int], Rollout]:
         """Scores the finished samples; returns rollouts by (request, sample number)."""
         asked = [items[index].prompt for index, _, _ in finished]
         texts = [self.text_of(sample, prompt) for (_, _, sample), prompt in zip(finished, asked, strict=True)]

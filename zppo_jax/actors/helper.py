@@ -82,7 +82,7 @@ class Listing:
         for start in range(0, len(self.hard), self.block):
             block = self.hard[start : start + self.block]
             self._ask(self.hard if self.helper.teacher_scope == "all_hard" else block)
-            yield from self._gathered(block, self._build(block))
+            yield from self._gather(block, self._build(block))
 
     def _ask(self, outcomes: Sequence[Outcome]) -> None:
         """Asks the teacher those of this host's questions that it has not answered in this step."""
@@ -104,13 +104,13 @@ class Listing:
         needed = dict.fromkeys(pair for choice in choices for pair in choice.needed)
         texts: dict[tuple[Digest, Candidate], str | None] = {}
         for digest in dict.fromkeys(digest for digest, _ in needed):
-            texts |= self._written(digest, [candidate for one, candidate in needed if one is digest])
+            texts |= self._write(digest, [candidate for one, candidate in needed if one is digest])
         return [
             build_prompts(choice, lambda digest, candidate: texts[digest, candidate], self.helper.template)
             for choice in choices
         ]
 
-    def _written(
+    def _write(
         self, digest: Digest, candidates: Sequence[Candidate]
     ) -> Iterator[tuple[tuple[Digest, Candidate], str | None]]:
         """The text to show for each candidate; texts of the teacher that are refused are counted."""
@@ -131,7 +131,7 @@ class Listing:
                 text = digest.fallback(candidate, helper.codec, helper.max_tokens)
             yield (digest, candidate), text
 
-    def _gathered(self, block: Sequence[Outcome], built: Sequence[Sequence[Prompt]]) -> Iterator[list[PromptRef]]:
+    def _gather(self, block: Sequence[Outcome], built: Sequence[Sequence[Prompt]]) -> Iterator[list[PromptRef]]:
         """Yields the prompts of each question of a block, in its order, whichever host has built them."""
         self.prompts |= {prompt.uid: prompt for prompts in built for prompt in prompts}
         rows = [[[prompt.uid, prompt.kind, self.helper.fits(prompt)] for prompt in prompts] for prompts in built]

@@ -90,9 +90,9 @@ def _divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
     own_flags, trainer_flags, wants = [], [], False
     for word in words:
         name, equals, _ = word.lstrip("-").partition("=")
-        mine = wants or (word.startswith("-") and name in _OWN)
-        (own_flags if mine else trainer_flags).append(word)
-        wants = mine and not wants and not equals and name in _WITH_VALUE
+        is_own = wants or (word.startswith("-") and name in _OWN)
+        (own_flags if is_own else trainer_flags).append(word)
+        wants = is_own and not wants and not equals and name in _WITH_VALUE
     return own_flags, trainer_flags
 
 

@@ -49,14 +49,14 @@ def importable(path: str) -> Iterator[None]:
     ours = _ROOT / "configs" if (_ROOT / "configs").is_dir() else None
     sys.path[:] = [*map(str, neighbours), *before, *([str(_ROOT)] if ours else [])]
     try:
-        with _joined(neighbours[0] / "configs", ours):
+        with _joining(neighbours[0] / "configs", ours):
             yield
     finally:
         sys.path[:] = before
 
 
 @contextlib.contextmanager
-def _joined(theirs: Path, ours: Path | None) -> Iterator[None]:
+def _joining(theirs: Path, ours: Path | None) -> Iterator[None]:
     """Joins both folders into one package, `theirs` first, if it is a folder without an __init__.py: Python would not
     look into it."""
     if ours is None or theirs == ours or not theirs.is_dir() or (theirs / "__init__.py").exists():

@@ -25,7 +25,7 @@ def from_config_dict(values: ConfigDict | Mapping[str, Any]) -> Config:
     missing = [name for name in known if name not in given]
     if missing:
         raise ConfigError(f"{missing[0]} is missing: configs/paper.py holds every key; start from its get_config()")
-    config = _build(Config, {name: _checked(key, given[name]) for name, key in known.items()})
+    config = _build(Config, {name: _check(key, given[name]) for name, key in known.items()})
     _check_combinations(config)
     return config
 
@@ -38,7 +38,7 @@ def _build(schema: Any, checked: Mapping[str, Any], prefix: str = "") -> Any:
     return schema(**arguments)
 
 
-def _checked(key: Key, value: Any) -> Any:
+def _check(key: Key, value: Any) -> Any:
     """The value in the key's type; raises `ConfigError` if it has another type or is out of range."""
     typed = _typed(key.type, value)
     if typed is None:

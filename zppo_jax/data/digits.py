@@ -128,7 +128,7 @@ def compose_row(indices: Sequence[int]) -> np.ndarray:
 
 @functools.cache
 def _indices_by_value(split: Split) -> tuple[np.ndarray, ...]:
-    """For every digit value, the indices of its images in a split."""
+    """The indices of the images of every digit value in a split."""
     indices = np.asarray(image_indices(split))
     return tuple(indices[_digits()[1][indices] == value] for value in range(10))
 

@@ -99,9 +99,9 @@ def _run(argv: Sequence[str]) -> None:
             _generate(target, heartbeat)
     except KeyboardInterrupt:
         print("zppo_jax: stopped; the responses above are whole", file=sys.stderr)
-        _leave(130)
+        _exit_at_once(130)
     except BrokenPipeError:  # `| head` has seen enough
-        _leave(1)
+        _exit_at_once(1)
 
 
 def parse(argv: Sequence[str]) -> None:
@@ -173,7 +173,7 @@ _interrupted = threading.Event()
 
 @contextlib.contextmanager
 def _ctrl_c() -> Iterator[None]:
-    """Also sets a flag at Ctrl-C, because a KeyboardInterrupt inside a callback of a library is lost."""
+    """Sets a flag at Ctrl-C as well, because a KeyboardInterrupt inside a callback of a library is lost."""
 
     def handle(number: int, frame: object) -> None:
         _interrupted.set()
@@ -220,7 +220,7 @@ def _harmless(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
-def _leave(status: int) -> NoReturn:
+def _exit_at_once(status: int) -> NoReturn:
     """Exits at once; sys.exit would wait for a program that is still compiling, which may take minutes."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()

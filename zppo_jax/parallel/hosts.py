@@ -193,14 +193,14 @@ class HostCopy:
             return params
         if self._made is None or self._made[0] is not params:
             self.release()
-            self._made = params, self._copied(self.mesh, params)
+            self._made = params, self._copy(self.mesh, params)
         return self._made[1]
 
     def release(self) -> None:
         """Forgets the copy."""
         self._made = None
 
-    def _copied(self, mesh: Mesh, params: Any) -> Any:
+    def _copy(self, mesh: Mesh, params: Any) -> Any:
         """Copies to every host at once, on a mesh whose first axis are the hosts; then each takes its part."""
         parts = {host: host_mesh(mesh, host) for host in hosts_of(mesh)}
         everywhere = Mesh(np.stack([part.devices for part in parts.values()]), ("hosts", *meshes.AXES))

@@ -30,7 +30,7 @@ _RANGES = (
 
 @dataclasses.dataclass(frozen=True)
 class ProcessorConfig:
-    """How images and videos become patches, and whether the model thinks.
+    """The settings by which images and videos become patches, and whether the model thinks.
 
     The defaults are those of the published checkpoints. `min_pixels` and `max_pixels` bound an image's height x width
     after resizing; one token represents `merge_size` x `merge_size` patches. `video_min_pixels` and

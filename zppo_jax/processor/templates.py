@@ -34,7 +34,7 @@ def render(chat_template: str, messages: Sequence[Mapping[str, Any]], **given: A
     """Renders the messages with the template; `given` are further variables for it. Raises ChatTemplateError."""
     plain = json.dumps([dict(message) for message in messages], default=_name_of_kind)
     changing = any(name in chat_template for name in _CHANGING)
-    ask = _asked if changing or len(plain) > _KEPT_CHARACTERS else _remembered
+    ask = _ask if changing or len(plain) > _KEPT_CHARACTERS else _ask_cached
     return ask(chat_template, plain, json.dumps(given, sort_keys=True))
 
 
@@ -43,7 +43,7 @@ def _name_of_kind(value: Any) -> str:
     return f"<{type(value).__name__}>"
 
 
-def _asked(chat_template: str, messages: str, given: str) -> str:
+def _ask(chat_template: str, messages: str, given: str) -> str:
     request = f'{{"chat_template": {json.dumps(chat_template)}, "messages": {messages}, "given": {given}}}\n'
     reply = json.loads(_child.ask(request.encode()))
     if "error" in reply:
@@ -51,7 +51,7 @@ def _asked(chat_template: str, messages: str, given: str) -> str:
     return reply["rendered"]
 
 
-_remembered = functools.lru_cache(maxsize=512)(_asked)
+_ask_cached = functools.lru_cache(maxsize=512)(_ask)
 
 
 class _Child:

@@ -118,7 +118,7 @@ def _math(answer: str, gold: Gold) -> Verdict | Pending:
 
 
 def gold_fault(gold: Gold, answer_type: str, **options: Any) -> str | None:
-    """Why a gold of a type with a rule (not "math") rejects its own right answers; None if it accepts them."""
+    """The fault of a gold that rejects its own right answers; None if it has none. Not for type "math"."""
     rule = _RULES.get(answer_type, _strings)
     try:
         accepted = all(rule(gold, answer, **options) for answer in _right_answers(gold, answer_type))

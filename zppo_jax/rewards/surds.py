@@ -47,7 +47,7 @@ def add(first: Value, second: Value, sign: int = 1) -> Value:
     total = dict(first)
     for term, number in second.items():
         total[term] = total.get(term, Fraction(0)) + sign * number
-    return _checked(total)
+    return _check(total)
 
 
 def multiply(first: Value, second: Value) -> Value:
@@ -60,7 +60,7 @@ def multiply(first: Value, second: Value) -> Value:
             shared = math.gcd(radicand, other_radicand)
             term = (radicand * other_radicand // shared**2, _merged(powers, other_powers))
             product[term] = product.get(term, Fraction(0)) + number * other * shared
-    return _checked(product)
+    return _check(product)
 
 
 def divide(first: Value, second: Value) -> Value:
@@ -123,7 +123,7 @@ def _merged(first: Powers, second: Powers) -> Powers:
     return tuple(sorted((name, exponent) for name, exponent in powers.items() if exponent))
 
 
-def _checked(value: dict[Term, Fraction]) -> Value:
+def _check(value: dict[Term, Fraction]) -> Value:
     value = {term: number for term, number in value.items() if number}
     if len(value) > _MAX_TERMS:
         raise TooLarge

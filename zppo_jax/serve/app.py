@@ -40,7 +40,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Server:
-    """Everything that the routes work with; `api_key` None lets every client in."""
+    """The state of the routes; `api_key` None lets every client in."""
 
     name: str
     processor: Processor

@@ -73,7 +73,7 @@ def open_run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) 
         stop = stack.enter_context(StopRequest())
         console = _console(config, hosts, heartbeat, stack)
         with hosts.together("loading the models"), console.heartbeat.during("making the models, data and programs"):
-            components, state = _built(config, directory, hosts, console, stop, stack)
+            components, state = _build(config, directory, hosts, console, stop, stack)
         stack.callback(components.close)
         with hosts.together("opening the records"):
             records = Records(directory, config, checkpoints.latest_step, hosts, console.message)
@@ -101,7 +101,7 @@ def _console(config: Config, hosts: Hosts, heartbeat: Heartbeat | None, stack: c
     return stack.enter_context(RunConsole(config.num_steps, silent, heartbeat=Heartbeat()))
 
 
-def _built(
+def _build(
     config: Config,
     directory: RunDirectory,
     hosts: Hosts,

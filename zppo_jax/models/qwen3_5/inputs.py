@@ -60,7 +60,7 @@ def length_bucket(num_tokens: int) -> int:
 
 
 def place_frames(count_F: np.ndarray, num_slots: int) -> tuple[np.ndarray, int]:
-    """Each frame's first slot in rows of `num_slots` (first fit, in order), and the number of rows.
+    """The first slot of each frame in rows of `num_slots` (first fit, in order), and the number of rows.
 
     Raises ValueError for a frame that is larger than a row.
     """

@@ -50,7 +50,7 @@ def _patch_shape(leaf: Leaf) -> tuple[int, ...]:
     return leaf.shape[-1], vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size
 
 
-def _turned(value: np.ndarray, num_inputs: int) -> np.ndarray:
+def _transposed(value: np.ndarray, num_inputs: int) -> np.ndarray:
     """Turns our [*inputs, *outputs] into the matrix [outputs, inputs]."""
     return value.reshape(math.prod(value.shape[:num_inputs]), -1).T
 
@@ -60,7 +60,7 @@ def _heads_inward(rows_CX: np.ndarray, leaf: Leaf) -> np.ndarray:
 
 
 def _heads_outward(value: np.ndarray, leaf: Leaf) -> np.ndarray:
-    return _one_behind_the_other(_turned(value, 1), leaf.config.text)
+    return _one_behind_the_other(_transposed(value, 1), leaf.config.text)
 
 
 def _widths(text: TextConfig) -> tuple[int, int, int]:
@@ -86,12 +86,12 @@ def _one_behind_the_other(rows_CX: np.ndarray, text: TextConfig) -> np.ndarray:
 COPY = Conversion(lambda tensor, _: tensor, lambda value, _: value, lambda leaf: leaf.shape)
 BIAS = Conversion(lambda tensor, _: tensor, lambda value, _: value, lambda leaf: (leaf.size,))
 """A bias: flat there, with the axes of the outputs here."""
-MATRIX = Conversion(lambda tensor, _: tensor.T, lambda value, leaf: _turned(value, leaf.num_inputs), _matrix_shape)
+MATRIX = Conversion(lambda tensor, _: tensor.T, lambda value, leaf: _transposed(value, leaf.num_inputs), _matrix_shape)
 """A matrix: torch keeps [outputs, inputs]."""
 QKV = Conversion(_heads_inward, _heads_outward, _matrix_shape)
 CONV1D = Conversion(lambda tensor, leaf: _heads_inward(tensor[:, 0], leaf), _heads_outward, _conv1d_shape)
 """A depthwise convolution over the channels of q, k and v: [C, 1, taps] there, [taps, C] here."""
 PATCH = Conversion(
-    lambda tensor, _: tensor.reshape(len(tensor), -1).T, lambda value, _: _turned(value, 1), _patch_shape
+    lambda tensor, _: tensor.reshape(len(tensor), -1).T, lambda value, _: _transposed(value, 1), _patch_shape
 )
 """A Conv3d whose stride is its kernel: a matrix here."""

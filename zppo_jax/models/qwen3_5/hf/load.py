@@ -40,7 +40,7 @@ class Source:
 
     @property
     def nbytes(self) -> int:
-        """Its size in the files."""
+        """The size of the parameter in the files."""
         return self.tensor.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
     def read(self) -> np.ndarray:

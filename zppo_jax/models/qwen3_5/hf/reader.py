@@ -86,7 +86,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Its size in the file."""
+        """The size of the tensor in the file."""
         return math.prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
 
     def view(self) -> np.ndarray:
