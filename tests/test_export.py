@@ -98,7 +98,7 @@ def torch_inputs(batch: dict[str, np.ndarray]) -> dict[str, Any]:
     return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 
-# ---------------------------------------------------------------- what is written
+# ---------------------------------------------------------------- the exported files
 
 
 def test_everything_that_others_need_is_there(exported):

@@ -22,7 +22,7 @@ NUM_STEPS = runs.SETTINGS["num_steps"]
 REPLAY_COUNTS = ("replay/size", "replay/admitted", "replay/graduated", "replay/evicted", "replay/graduated_total")
 
 
-# ---------------------------------------------------------------- what a run writes
+# ---------------------------------------------------------------- the files of a run
 
 
 def test_a_run_leaves_all_its_files(straight, start):

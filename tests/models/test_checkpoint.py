@@ -170,7 +170,7 @@ def test_parameters_do_not_lie_in_the_file(directory, tmp_path):
 
 def test_loading_compiles_four_programs_and_none_again(directory):
     with compilations() as names:
-        qwen3_5.load(directory, dtype="float16")  # which no other test loads
+        qwen3_5.load(directory, dtype="float16")  # no other test loads this dtype
     assert sorted(names) == ["jit(_write)"] * 3 + ["jit(_zeros)"]
     with compilations() as names:
         qwen3_5.load(directory, dtype="float16")

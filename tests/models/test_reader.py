@@ -187,7 +187,7 @@ def test_whatever_changes_in_a_header_no_tensor_leaves_the_file(place, value, tm
         assert all(tensor.view().nbytes == tensor.nbytes <= 16 for tensor in found.values())
 
 
-# ---------------------------------------------------------------- which files
+# ---------------------------------------------------------------- the choice of files
 
 
 def write_index(directory, weight_map):

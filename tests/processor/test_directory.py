@@ -132,7 +132,7 @@ def _with_size(directory, **content):
 def test_every_spelling_of_the_pixel_bounds_is_read(content, directory):
     assert _with_size(directory, **content) == (2048, 8192)
     theirs = dict(Qwen2VLImageProcessorPil.from_pretrained(directory).size)
-    spellings = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}  # of which it keeps the file's
+    spellings = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}  # it keeps that of the file
     assert {spellings.get(name, name): value for name, value in theirs.items()} == {
         "shortest_edge": 2048,
         "longest_edge": 8192,

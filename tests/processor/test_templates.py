@@ -117,7 +117,7 @@ def test_what_is_no_json_is_shown_by_its_kind_as_in_transformers():
 def test_a_forked_process_has_a_child_of_its_own():
     render("{{ 3 }}", [QUERY])
     read, write = os.pipe()
-    with warnings.catch_warnings(action="ignore"):  # of threads, which this process may have
+    with warnings.catch_warnings(action="ignore"):  # a warning about threads in this process
         pid = os.fork()
     if not pid:  # pragma: no cover
         try:

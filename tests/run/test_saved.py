@@ -153,7 +153,7 @@ def test_a_kill_before_the_digests_leaves_no_checkpoint(folder):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["3", "6", "9.complete.orbax-checkpoint-tmp"] and saved.saved_steps(folder) == [3, 6]
-    with Checkpoints(folder, 3) as again:  # which deletes what was left
+    with Checkpoints(folder, 3) as again:  # deletes what was left
         assert again.restore(state(0))[0] == 6
         again.save(9, state(9), HOST)
     assert sorted(path.name for path in folder.iterdir()) == ["3", "6", "9"]

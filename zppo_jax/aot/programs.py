@@ -1,4 +1,4 @@
-"""The programs of a run for a slice: the very functions that the trainer jits, from shapes alone.
+"""The programs of a run for a slice: the same functions that the trainer jits, from shapes alone.
 
 Nothing is loaded and nothing is allocated on a device: `setup` makes the same engines and the same learner as for a
 run, and a `Recorder` on the slice's mesh keeps XLA's numbers of each program. On a slice of several hosts the first

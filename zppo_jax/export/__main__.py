@@ -78,7 +78,7 @@ def _export(heartbeat: Heartbeat) -> str:
     if not run.is_dir():
         raise ConfigError(f"--checkpoint={run}: there is no such directory; give the --workdir of a run")
     os.environ["JAX_PLATFORMS"] = "cpu"  # on any machine: nothing is computed
-    logging.set_verbosity(logging.ERROR)  # orbax logs what every thread does
+    logging.set_verbosity(logging.ERROR)  # orbax logs every action of its threads
     with heartbeat.during("starting: importing jax and orbax"):
         from zppo_jax.export import write
 

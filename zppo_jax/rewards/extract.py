@@ -64,7 +64,7 @@ def boxes(text: str) -> tuple[list[Box], int]:
             start, inner = opened.pop()
             if start != _NOT_A_BOX:
                 while found and found[-1].start > start:
-                    found.pop()  # it lies inside
+                    found.pop()  # it is inside this one
                 found.append(Box(start, inner, token.start(), token.end()))
     return found, last
 

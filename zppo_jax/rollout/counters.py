@@ -24,7 +24,7 @@ class Counters:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def take(self) -> Counters:
-        """Returns what was counted since the last call, and starts from zero."""
+        """Returns the counts since the last call, and starts from zero."""
         taken = dataclasses.replace(self)
         vars(self).update(vars(Counters()))
         return taken

@@ -34,7 +34,7 @@ class Answer:
         return None not in self._reasons
 
     def take(self, event: Event) -> Piece:
-        """Adds an event to its response; returns what is new. Raises ApiError."""
+        """Adds an event to its response; returns the new text. Raises ApiError."""
         text = self._texts[event.index]
         self._num_tokens += len(event.token_ids_K)
         try:

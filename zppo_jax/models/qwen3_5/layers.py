@@ -67,7 +67,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # As a product of two matrices: with more axes, the kernel's gradient would contract over rows and tokens at
-        # once, for which XLA transposes the activations first, and then runs at half the speed on a CPU.
+        # once; XLA would transpose the activations first, and run at half the speed on a CPU.
         kernel = self.kernel[...]
         rows, outputs = x.shape[: x.ndim - self.num_inputs], kernel.shape[self.num_inputs :]
         y = x.reshape(math.prod(rows), -1) @ kernel.reshape(-1, math.prod(outputs))
