@@ -19,8 +19,8 @@ _FIXES = {
 
 
 def disk_fault(error: BaseException, workdir: Path) -> str | None:
-    """The line about a disk error: one that the user can fix, or any about a path in the run directory, where something must
-    be that no run has put there. None for a fault of the program."""
+    """The line about a disk error: one that the user can fix, or any about a path in the run directory, where
+    something must be that no run has put there. None for a fault of the program."""
     if not isinstance(error, OSError):
         return None
     named = isinstance(error.filename, str) and Path(error.filename).absolute().is_relative_to(workdir.absolute())
