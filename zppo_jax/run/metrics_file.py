@@ -7,8 +7,9 @@ run that was killed and continued leaves the same files as one that was not.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ class MetricsWriter:
             self._events.close()
 
 
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """An import finds no torch meanwhile: tensorboardX loads it where it can (seconds, and 300 MB), and numbers do not
+    need it."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # which Python documents as "not there"
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+
+
 class _Events:
     """TensorBoard events, rebuilt from the rows on resuming: an event file itself cannot be cut.
 
@@ -75,10 +90,11 @@ class _Events:
             self._writer = None
 
     def _add(self, row: Mapping[str, Any]) -> None:
-        # Imported here: it takes a second, and not every run writes events.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+        # Imported here, because not every run writes events.
+        with _without_torch():
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+            from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         if self._writer is None:
             self._directory.mkdir(exist_ok=True)
