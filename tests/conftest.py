@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import shutil
+import sys
 
 import filelock
 import pytest
@@ -16,6 +18,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if importlib.metadata.version("jax") < "0.11":  # what writes fused loops by way of MLIR doubles the time to compile;
+    # later versions have no other way, and refuse the flag
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 # The same examples in every run: a failure here is a failure everywhere. A slow machine is no fault.
 settings.register_profile("reproducible", derandomize=True, deadline=None)
@@ -66,13 +71,17 @@ def made_once(directory, last):
 
 @pytest.fixture(scope="session")
 def compilation_folder(shared):
-    """The compilation cache of all small runs (tests/runs.py)."""
+    """The compilation cache of the session."""
     return shared / "xla"
 
 
-@pytest.fixture(scope="module")
-def quick_compilation(compilation_folder):
-    """For a module of small runs: little optimisation, one cache."""
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(request, compilation_folder):
+    """Little optimisation and one cache for all processes, because compiling is what costs time. Not for a module with
+    the mark `computes`: there programs run long, or what XLA makes of them is what is tested."""
+    if "jax" not in sys.modules or request.node.get_closest_marker("computes"):
+        yield
+        return
     from tests import runs
 
     with runs.quick_compilation(compilation_folder):

@@ -128,8 +128,7 @@ def command(
     arguments: list[str], script: str = "from zppo_jax import main; main.main()", timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """The real command in a process of its own; `script` may do something to the process before it."""
-    cache = jax.config.values["jax_compilation_cache_dir"] or ""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | quick_environment(cache)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout,
@@ -142,19 +141,10 @@ def run(start: Path, workdir: Path, method: str = "zppo", **changes: Any) -> Pat
     return workdir
 
 
-def quick_environment(cache: Path | str) -> dict[str, str]:
-    """What makes another process do as `quick_compilation` does here."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(CACHE_BYTES),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-
-
 @contextlib.contextmanager
 def quick_compilation(cache: Path) -> Iterator[None]:
-    """XLA hardly optimises, and what it compiles is kept in `cache`; everything is as before at the end."""
+    """XLA hardly optimises, here and in child processes, and what it compiles is kept in `cache`; everything is as
+    before at the end."""
     values: dict[str, Any] = {
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(cache),
@@ -162,9 +152,9 @@ def quick_compilation(cache: Path) -> Iterator[None]:
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     before = {name: jax.config.values[name] for name in values}
-    with pytest.MonkeyPatch.context() as patch:  # commands that are to compile as users do share the cache alone
-        for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE"):
-            patch.setenv(name, quick_environment(cache)[name])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name.upper(), str(value))
         _configure(values)
         try:
             yield

@@ -20,8 +20,6 @@ from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.sample import sample
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PENALTIES: dict[str, Any] = {"eval__presence_penalty": -50.0, "eval__repetition_penalty": 3.0}
 """A confident model never repeats itself, so a penalty would not change it: a negative penalty, a reward, does."""
 
@@ -35,7 +33,7 @@ def held_out_of(parts: setup.Components) -> HeldOut:
 
 
 @pytest.fixture(scope="module")
-def build(start, quick_compilation) -> Iterator[Build]:
+def build(start) -> Iterator[Build]:
     """Evaluations of the half-taught student, and its parameters; only the sampling programs are compiled."""
     with compilation.compiler() as compiler:
         made: list[setup.Components] = []

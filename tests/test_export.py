@@ -28,8 +28,6 @@ from zppo_jax.rollout import generate
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.run import checkpoint
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FILES = [
     *("chat_template.jinja", "config.json", "generation_config.json", "model.safetensors"),
     *("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "video_preprocessor_config.json"),

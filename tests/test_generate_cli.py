@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,8 +22,6 @@ from zppo_jax.generate import model, sampling
 
 STUDENT = runs.ROOT / "zppo_jax" / "assets" / "tiny" / "student"
 QUESTION = r"Add the digits. Answer in \boxed{}."
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +152,12 @@ def test_help_names_every_flag(capsys):
     assert missing in ([], ["help"]) or not set(missing) - {"help", "helpfull", "helpshort", "helpxml", "?"}
 
 
-def test_ctrl_c_stops_within_a_chunk(compilation_folder, picture):
+def test_ctrl_c_stops_within_a_chunk(picture):
     """Very many responses; the signal comes after the first one has been printed."""
     command = [sys.executable, "-m", "zppo_jax.generate", f"--model={STUDENT}", f"--prompt={QUESTION}"]
-    environment = os.environ | runs.quick_environment(compilation_folder)
     process = subprocess.Popen(
         [*command, f"--image={picture}", "--num_samples=1000000", "--num_slots=3", "--max_new_tokens=16"],
-        cwd=runs.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline().startswith("--- response")
     process.send_signal(signal.SIGINT)

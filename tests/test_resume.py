@@ -23,8 +23,6 @@ from zppo_jax.run.console import RunConsole
 from zppo_jax.run.directory import RunDirectory
 from zppo_jax.update.programs import State
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_STEPS = runs.SETTINGS["num_steps"]
 
 

@@ -16,8 +16,6 @@ from zppo_jax.config import to_json
 from zppo_jax.run.metrics import SCHEMA
 from zppo_jax.zppo import METHODS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_STEPS = runs.SETTINGS["num_steps"]
 REPLAY_COUNTS = ("replay/size", "replay/admitted", "replay/graduated", "replay/evicted", "replay/graduated_total")
 

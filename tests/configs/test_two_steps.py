@@ -24,7 +24,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests import runs
-from tests.models.tiny import FAST_COMPILE_FLAGS, random_params
+from tests.models.tiny import random_params
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import hf, sizes
@@ -160,15 +160,13 @@ main.main()
 
 
 @pytest.fixture(scope="module")
-def workdir(models, quick_compilation, tmp_path_factory) -> Path:
+def workdir(models, tmp_path_factory) -> Path:
     """The run directory that the command leaves."""
     student, teacher = models
     changes = OVERRIDES | {"model.path": student, "teacher.path": teacher}
     workdir = tmp_path_factory.mktemp("run")
     flags = [f"--config.{name}={value}" for name, value in changes.items()]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", FAST_COMPILE_FLAGS)
-        result = runs.command(["--config=configs/0p8b.py", f"--workdir={workdir}", *flags], SCANNED, timeout=600)
+    result = runs.command(["--config=configs/0p8b.py", f"--workdir={workdir}", *flags], SCANNED, timeout=600)
     assert result.returncode == 0, result.stderr
     return workdir
 

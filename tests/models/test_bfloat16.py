@@ -15,7 +15,7 @@ from zppo_jax.models.qwen3_5 import sizes, text
 from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32
 from zppo_jax.models.qwen3_5.parameters import flatten, unflatten
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.computes]
 
 NUM_ROWS, LENGTH = 2, 96
 CONFIG = dataclasses.replace(sizes.get("0.8B").text, num_hidden_layers=4)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.models import tiny
-from tests.models.tiny import FAST_COMPILE, image, video
+from tests.models.tiny import FAST_COMPILE, SAME_ROUNDING, image, video
 from zppo_jax.models.qwen3_5 import attention, inputs, vlm
 from zppo_jax.models.qwen3_5.layers import Remat
 from zppo_jax.models.qwen3_5.parameters import flatten
@@ -138,9 +138,8 @@ def test_recomputing_saves_memory_and_changes_no_gradient(model):
     params, row = tiny.random_params(config, 4), packed("text")
     cotangent = np.random.default_rng(3).standard_normal((1, LENGTH, config.text.hidden_size), np.float32)
     temporary, gradients, plain = {}, {}, inspect.unwrap(logits_and_gradients)
-    jitted = jax.jit(plain, static_argnums=(1, 3), compiler_options={"xla_backend_optimization_level": 0})
+    jitted = jax.jit(plain, static_argnums=(1, 3), compiler_options=SAME_ROUNDING)
     for remat in ("none", "block", "group"):
-        # Without FAST_COMPILE, whose fusions differ for recomputed values, and so round differently.
         compiled: Any = jitted.lower(params, config, row, remat, cotangent).compile()
         temporary[remat] = compiled.memory_analysis().temp_size_in_bytes
         gradients[remat] = flatten(compiled(params, row, cotangent)[1])

@@ -26,12 +26,11 @@ from zppo_jax.models.qwen3_5.parameters import flatten, unflatten
 NUM_ROWS, TEXT_LENGTH = 4, 130
 MM_LENGTH, MM_FRAMES, MM_PATCHES = 72, 4, 24
 
-# For programs of the tests: XLA's CPU optimiser doubles the time to compile and is not what is tested.
 FAST_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):  # writing fused loops by MLIR takes a third of that time; later versions
-    FAST_COMPILE["xla_cpu_use_fusion_emitters"] = False  # have no other way, and refuse the flag
-FAST_COMPILE_FLAGS = " ".join(f"--{name}={value}" for name, value in FAST_COMPILE.items())
-"""The same for all programs of another process, as XLA_FLAGS."""
+"""For programs that are compiled once and run for milliseconds, also in modules with the mark `computes`."""
+SAME_ROUNDING = FAST_COMPILE | ({"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else {})
+"""For programs whose results are compared to the bit: with what tests/conftest.py sets, fusions multiply and add with
+one rounding here and two there."""
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3_5",

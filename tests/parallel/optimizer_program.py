@@ -72,6 +72,7 @@ def of_state(name: str) -> dict[str, Any]:
 def walked(params: Any, gradient: Any, config: Any, transform: Any) -> tuple[Any, dict[str, Any]]:
     """Makes a few updates in place; returns the state, the shardings around each, and the program's collectives."""
     from tests import tiny_model
+    from tests.models.tiny import SAME_ROUNDING
     from tests.tiny_model import cache_size
     from zppo_jax.update import freeze, programs
 
@@ -80,8 +81,7 @@ def walked(params: Any, gradient: Any, config: Any, transform: Any) -> tuple[Any
     def optimized(state: Any, gradient: Any) -> Any:
         return programs.optimized(state, freeze.split(gradient, FROZEN)[0], recipe)
 
-    # Not FAST_COMPILE, whose fusions multiply and add with one rounding here and two there: bits are compared.
-    update = jax.jit(optimized, donate_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+    update = jax.jit(optimized, donate_argnums=0, compiler_options=SAME_ROUNDING)
     state = {"params": params, "optimizer": programs.init_optimizer(params, recipe)}
     compiled = update.lower(state, gradient).compile()
     memory: Any = compiled.memory_analysis()

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import numpy as np
 import pytest
 
@@ -31,15 +30,14 @@ LOSS_ROUNDING = 1e-6
 log-probabilities of float32 are rounded (`update/log_ratio_abs`)."""
 MESHES = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 
 
 class Run:
     """The command on two hosts that share a run directory."""
 
     def __init__(self, start: Path, workdir: Path, script: str = "", **changes: Any) -> None:
-        cache = jax.config.values["jax_compilation_cache_dir"] or ""
-        environment = os.environ | {"PYTHONPATH": str(runs.ROOT)} | runs.quick_environment(cache)
+        environment = os.environ | {"PYTHONPATH": str(runs.ROOT)}
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
         settings: dict[str, Any] = CHANGES | MESHES | changes
         flags = runs.arguments(start, workdir, "zppo", **settings)

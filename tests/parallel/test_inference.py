@@ -22,8 +22,6 @@ from zppo_jax.generate import __main__ as command_line
 from zppo_jax.generate import model
 from zppo_jax.rollout import memory
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 GENERATE = """
 import json, sys
 import jax
@@ -114,13 +112,9 @@ def test_generate_says_the_same_on_a_mesh(asked, greedy_on_one):
     assert process.stderr.count("4 slots instead of 8: no more fit in") == 2
 
 
-def test_serve_answers_on_a_mesh(greedy_on_one, image_HWC, compilation_folder):
+def test_serve_answers_on_a_mesh(greedy_on_one, image_HWC):
     pytest.importorskip("uvicorn")
-    environment = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_COMPILATION_CACHE_DIR": str(compilation_folder),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
     sizes = ("--num_slots=6", "--max_prompt_tokens=64", "--max_new_tokens=16", "--max_images=1", "--max_pixels=4096")
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, f"--model={STUDENT}", "--port=0", "--dtype=float32", *sizes],

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.tiny import FAST_COMPILE_FLAGS
-
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
 
@@ -23,14 +21,8 @@ def run(tmp_path: Path, devices: int, mesh: tuple[int, int, int], *flags: str, n
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "tests.parallel.program", *flags, str(devices), *map(str, mesh), str(out)]
-    # The test is how XLA partitions programs for the mesh, not the machine code: so it is compiled with options that
-    # take half the time. One cache for all runs of the session: the model on one device is the same program in each.
-    quick = {
-        "XLA_FLAGS": FAST_COMPILE_FLAGS,
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path.parent / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **quick}
+    # The test is how XLA partitions programs for the mesh, not the machine code.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     others = [
         [str(process), str(num_processes), str(port)] if num_processes > 1 else [] for process in range(num_processes)
     ]

@@ -26,6 +26,8 @@ from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.shapes import Shapes
 
+pytestmark = pytest.mark.computes
+
 DRAWS, VOCAB = 20_000, 130
 ALLOWED = np.asarray([0, 1, 7, 30, 62, 63, 64, 65, 100, 128, 129])
 PROMPT = np.asarray([5, 7, 100, 7, 128, 65])

@@ -23,6 +23,8 @@ from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.shapes import Shapes
 
+pytestmark = pytest.mark.computes
+
 VOCAB, ROWS, CHUNK = 128, 2, 256
 REDUCED = {
     "states in bfloat16": ("float32", "bfloat16"),

@@ -68,7 +68,7 @@ def said(cache: Path, script: str, *arguments: object, until: str) -> Said:
     start, found = time.monotonic(), Said([], [])
     with subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
-        cwd=runs.ROOT, env=os.environ | runs.quick_environment(cache) | {"PYTHONPATH": str(runs.ROOT)},
+        cwd=runs.ROOT, env=os.environ | {"PYTHONPATH": str(runs.ROOT), "JAX_COMPILATION_CACHE_DIR": str(cache)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None

@@ -262,7 +262,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("name", SPOILT)
-def test_the_command_says_it_in_one_line(straight, start, tmp_path, name, quick_compilation):
+def test_the_command_says_it_in_one_line(straight, start, tmp_path, name):
     run = shutil.copytree(straight, tmp_path / "run")
     spoil(run, name)
     result = runs.command(runs.arguments(start, run))
@@ -271,7 +271,7 @@ def test_the_command_says_it_in_one_line(straight, start, tmp_path, name, quick_
     assert SPOILT[name] in lines[0]
 
 
-def test_a_deleted_config_json_binds_as_before(straight, start, tmp_path, quick_compilation):
+def test_a_deleted_config_json_binds_as_before(straight, start, tmp_path):
     run = shutil.copytree(straight, tmp_path / "run")
     (run / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"seed \(was 0, now 1\)"):
@@ -281,7 +281,7 @@ def test_a_deleted_config_json_binds_as_before(straight, start, tmp_path, quick_
     runs.assert_same_end(run, straight, runs.SETTINGS["num_steps"])
 
 
-def test_lost_metrics_are_said_and_the_run_goes_on(straight, start, tmp_path, capsys, quick_compilation):
+def test_lost_metrics_are_said_and_the_run_goes_on(straight, start, tmp_path, capsys):
     run = shutil.copytree(straight, tmp_path / "run")
     (run / "metrics.jsonl").unlink()
     runs.run(start, run)

@@ -21,8 +21,6 @@ from zppo_jax.run.console import RunConsole
 from zppo_jax.run.saves import Saves
 from zppo_jax.run.watchdog import NotFiniteError, SkippedUpdates
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @contextlib.contextmanager
 def poisoned(first_step: int) -> Iterator[None]:

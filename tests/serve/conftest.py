@@ -119,7 +119,7 @@ def listening(server: Any) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def live(quick_compilation) -> Iterator[Live]:
+def live() -> Iterator[Live]:
     for library in ("starlette", "uvicorn", "openai"):
         pytest.importorskip(library)
     from zppo_jax.generate import model

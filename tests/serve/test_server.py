@@ -7,7 +7,6 @@ import dataclasses
 import http.client
 import json
 import math
-import os
 import re
 import signal
 import subprocess
@@ -334,14 +333,13 @@ def test_an_idle_engine_sleeps(live):
 # ---------------------------------------------------------------- the real process
 
 
-def test_the_process_serves_until_ctrl_c(live, compilation_folder):
+def test_the_process_serves_until_ctrl_c(live):
     """With the sizes of the other tests' server, so that nothing is compiled again."""
     del live
     sizes = ("--num_slots=4", "--max_prompt_tokens=128", "--max_new_tokens=64", "--max_images=2", "--max_queue=9")
-    environment = os.environ | runs.quick_environment(compilation_folder)
     process = subprocess.Popen(
         [sys.executable, "-m", "zppo_jax.serve", f"--model={STUDENT}", "--port=0", *sizes],
-        cwd=runs.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     address = next(found[1] for line in process.stdout if (found := re.search(r"serving student on (\S+)/v1", line)))
