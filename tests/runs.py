@@ -24,7 +24,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import tiny as tiny_config
-from zppo_jax import prompts, train
+from zppo_jax import train
 from zppo_jax.config import Config, from_config_dict
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.models import qwen3_5
@@ -35,6 +35,7 @@ from zppo_jax.run.metrics_file import MetricsWriter
 from zppo_jax.run.rows import read_rows
 from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.examples import Example
+from zppo_jax.zppo import prompts
 
 ROOT = Path(__file__).parent.parent
 

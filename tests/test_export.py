@@ -19,7 +19,6 @@ from safetensors.numpy import load_file
 
 from tests import runs
 from tests.models.conftest import torch_model
-from zppo_jax import prompts
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.export import __main__ as command_line
 from zppo_jax.models import qwen3_5
@@ -27,6 +26,7 @@ from zppo_jax.processor import Processor
 from zppo_jax.rollout import generate
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.run import checkpoint
+from zppo_jax.zppo import prompts
 
 FILES = [
     *("chat_template.jinja", "config.json", "generation_config.json", "model.safetensors"),

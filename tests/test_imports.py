@@ -14,12 +14,13 @@ LAYERS = (
     {"errors", "types", "keys"},
     {"files", "children"},
     {"config"},
-    {"prompts", "command"},
+    {"command"},
     {"parallel", "processor"},
     {"compilation", "ops"},
     {"models"},
     {"rewards"},
-    {"data", "rollout", "zppo"},
+    {"zppo"},
+    {"data", "rollout"},
     {"update", "actors"},
     {"run", "evaluate"},
     {"warmstart", "report"},
@@ -31,7 +32,7 @@ LAYERS = (
 """A part of the package imports only from the sets before its own."""
 
 HOST_ONLY = {
-    *("errors", "types", "keys", "files", "children", "config", "prompts", "command", "processor"),
+    *("errors", "types", "keys", "files", "children", "config", "command", "processor"),
     *("data", "rewards", "zppo", "report", "main", "run"),
 }
 """Parts that run in worker processes, or before a mistake is reported: they import no jax, and no part that does.

@@ -208,7 +208,7 @@ def test_threads_that_compile_change_nothing(straight, start, tmp_path, monkeypa
 
 HOST_ONLY = """
 import numpy as np
-from zppo_jax import prompts
+from zppo_jax.zppo import prompts
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.pipeline import PromptProcessing, open_stream
 from zppo_jax.processor import Processor

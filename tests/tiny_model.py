@@ -20,7 +20,6 @@ import numpy as np
 import optax
 
 from tests.models.tiny import FAST_COMPILE, random_params
-from zppo_jax import prompts
 from zppo_jax.compilation import Compiler, Kind, Program
 from zppo_jax.data.pipeline import EncodedPrompt
 from zppo_jax.keys import RandomStream
@@ -39,6 +38,7 @@ from zppo_jax.update.learner import Learner, Schedule
 from zppo_jax.update.objective import Clipped
 from zppo_jax.update.programs import Recipe
 from zppo_jax.warmstart import tiny
+from zppo_jax.zppo import prompts
 
 TEMPLATE = prompts.get_template("compact")
 SHAPES = Shapes(buckets=(12, 16), patch_slots=16, max_new_tokens=8)

@@ -22,9 +22,9 @@ from zppo_jax.compilation import Compiler
 from zppo_jax.data.pipeline import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
-from zppo_jax.prompts import plain_text
 from zppo_jax.types import Cohort, Group, Outcome, Prompt
 from zppo_jax.zppo import HELPS, SUMMARY, Turn, select
+from zppo_jax.zppo.prompts import plain_text
 
 NUM_HARD, LIMIT = 16, 8
 

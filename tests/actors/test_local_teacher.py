@@ -15,7 +15,6 @@ import pytest
 from tests import tiny_model
 from tests.actors.test_actor import spoken
 from tests.zppo.builders import make_rollout
-from zppo_jax import prompts
 from zppo_jax.actors.actor import Actor
 from zppo_jax.actors.helper import Helper
 from zppo_jax.actors.local_teacher import LocalTeacher
@@ -28,7 +27,7 @@ from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group, Rollout
 from zppo_jax.warmstart import tiny
-from zppo_jax.zppo import HELPS, SUMMARY, Candidate, Help, Method, Turn
+from zppo_jax.zppo import HELPS, SUMMARY, Candidate, Help, Method, Turn, prompts
 from zppo_jax.zppo.summaries import AUTHORS, REFUSALS, Author
 
 MAX_TOKENS = 6

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from zppo_jax import processor as processor_lib
-from zppo_jax import prompts
 from zppo_jax.config.schema import DataConfig
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.pipeline import PromptProcessing, Shard, open_stream
@@ -25,6 +24,7 @@ from zppo_jax.data.sources import SOURCES, open_source
 from zppo_jax.errors import ConfigError
 from zppo_jax.processor.videos import Video
 from zppo_jax.types import Features, Prompt
+from zppo_jax.zppo import prompts
 
 SOURCE = DigitsSource("rules", "train", 10)
 TEMPLATE = prompts.TEMPLATES["compact"]

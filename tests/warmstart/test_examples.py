@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from zppo_jax.data import digits
-from zppo_jax.prompts import TEMPLATES
 from zppo_jax.rewards import score
 from zppo_jax.rewards.extract import last_box
 from zppo_jax.warmstart import examples, recipe, supervised, tiny
 from zppo_jax.warmstart.examples import Example
+from zppo_jax.zppo.prompts import TEMPLATES
 
 TEMPLATE = TEMPLATES["compact"]
 MIXTURE = recipe.Recipe().mixture
@@ -159,7 +159,7 @@ def test_every_example_fits_its_bucket(drawn, kind, bucket):
 
 def test_the_worst_ncq_prompt_fits_its_bucket():
     """Eight candidates of four digits with eight different answers: rarer than any test would draw it."""
-    from zppo_jax import prompts
+    from zppo_jax.zppo import prompts
 
     processor = tiny.processor()
     rng = np.random.default_rng(0)

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.zppo.builders import group_with, make_group, make_rollout
-from zppo_jax import prompts
 from zppo_jax.types import Group, Rollout, Shown
 from zppo_jax.zppo import (
     HELPS,
@@ -21,6 +20,7 @@ from zppo_jax.zppo import (
     Turn,
     build_prompts,
     choose_candidates,
+    prompts,
     reformulate,
 )
 from zppo_jax.zppo.helps import wrong_answers

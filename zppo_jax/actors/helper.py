@@ -17,10 +17,10 @@ from zppo_jax.actors.teacher import Teacher
 from zppo_jax.data.pipeline import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
-from zppo_jax.prompts import Template
 from zppo_jax.rewards.scorer import Pair, Scorer
 from zppo_jax.types import Cohort, Outcome, Prompt, Response
 from zppo_jax.zppo import HELPS, Method, build_prompts, choose_candidates, summaries
+from zppo_jax.zppo.prompts import Template
 from zppo_jax.zppo.select import PromptRef
 from zppo_jax.zppo.summaries import Candidate, Checked, Digest, TextCodec
 

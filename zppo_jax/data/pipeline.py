@@ -19,10 +19,10 @@ import grain
 import numpy as np
 from absl import flags
 
-from zppo_jax import prompts as prompts_lib
 from zppo_jax.config import step_size
 from zppo_jax.rewards.grade import JUDGED, require_known
 from zppo_jax.types import Features, Prompt, Question, prompt_uid
+from zppo_jax.zppo import prompts as prompts_lib
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from zppo_jax import parallel, prompts
+from zppo_jax import parallel
 from zppo_jax.actors.actor import Actor
 from zppo_jax.actors.cohort import gather_cohort
 from zppo_jax.actors.helper import Helper
@@ -37,7 +37,7 @@ from zppo_jax.types import Cohort, Prompt
 from zppo_jax.update.credit import CREDITS, Credit
 from zppo_jax.update.learner import Learner
 from zppo_jax.update.programs import State
-from zppo_jax.zppo import ReplayBuffer, get_method, select
+from zppo_jax.zppo import ReplayBuffer, get_method, prompts, select
 from zppo_jax.zppo.methods import Method
 
 

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zppo_jax import prompts
 from zppo_jax.data import digits
-from zppo_jax.prompts import Template
-from zppo_jax.zppo import fallback_summary
+from zppo_jax.zppo import fallback_summary, prompts
+from zppo_jax.zppo.prompts import Template
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,9 +18,9 @@ import numpy as np
 from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.processor import Processor
-from zppo_jax.prompts import TEMPLATES
 from zppo_jax.warmstart import examples, supervised, tiny
 from zppo_jax.warmstart.examples import Example, Mixture
+from zppo_jax.zppo.prompts import TEMPLATES
 
 BUCKETS = (20, 64, 192)
 PATCH_SLOTS = 16

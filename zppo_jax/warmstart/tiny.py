@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from zppo_jax.data import digits
 from zppo_jax.models.qwen3_5.config import Config, TextConfig, VisionConfig
 from zppo_jax.processor import Processor, ProcessorConfig, build_tokenizer, default_chat_template
-from zppo_jax.prompts import TEMPLATES
+from zppo_jax.zppo.prompts import TEMPLATES
 
 _COMPACT = TEMPLATES["compact"]
 # Each of these is one token, so that the template's fixed words take little of a tiny model's context.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zppo_jax import prompts
+from zppo_jax.zppo import prompts
 from zppo_jax.zppo.summaries import SUMMARY, Candidate, Digest
 
 

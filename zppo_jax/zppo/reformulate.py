@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from zppo_jax import prompts
 from zppo_jax.keys import RandomStream
 from zppo_jax.rewards import Status
 from zppo_jax.types import PLAIN_KINDS, Group, Prompt, Response, Shown, prompt_uid
+from zppo_jax.zppo import prompts
 from zppo_jax.zppo.helps import HELPS, Help
 from zppo_jax.zppo.summaries import Author, Candidate, Digest
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, get_args
 
-from zppo_jax import prompts
 from zppo_jax.rewards.extract import boxes, first_opening, last_box, trimmed
+from zppo_jax.zppo import prompts
 
 Author = Literal["student", "teacher"]
 AUTHORS: tuple[Author, ...] = get_args(Author)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zppo_jax import prompts
 from zppo_jax.types import prompt_uid
+from zppo_jax.zppo import prompts
 
 PAPER = prompts.TEMPLATES["paper"]
 COMPACT = prompts.TEMPLATES["compact"]
