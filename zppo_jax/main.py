@@ -71,8 +71,8 @@ def parse(argv: Sequence[str], program: str = "zppo_jax.main", example: str = _E
     """Reads the flags into `flags.FLAGS` and returns the rest; raises `ConfigError` on any mistake.
 
     Args:
-    argv: the whole command line, program name first.
-    program: the name of the command, for errors, with an `example` of its use.
+      argv: the whole command line, program name first.
+      program: the name of the command, for errors, with an `example` of its use.
     """
     path = command.last_value(argv, "config")
     if not path:

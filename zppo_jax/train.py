@@ -79,10 +79,10 @@ class Run:
     block saves what was not yet saved, also if the loop was left early.
 
     Attributes:
-    parts: the parts of the run.
-    state: parameters and optimiser after the last step.
-    step: the number of steps made.
-    done: whether the last step was made or the user wants the run to stop.
+      parts: the parts of the run.
+      state: parameters and optimiser after the last step.
+      step: the number of steps made.
+      done: whether the last step was made or the user wants the run to stop.
     """
 
     def __init__(self, opened: setup.Opened) -> None:

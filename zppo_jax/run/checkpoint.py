@@ -64,10 +64,10 @@ class Checkpoints:
     """The checkpoints of a run, by step. A state is copied off the device at once and written in the background.
 
     Args:
-    directory: the directory of the checkpoints; created on the first save.
-    keep: how many of the newest are kept.
-    keep_best: how many more are kept, those of the best held-out accuracy.
-    hosts: this host among those that save; all call the same methods in the same order.
+      directory: the directory of the checkpoints; created on the first save.
+      keep: how many of the newest are kept.
+      keep_best: how many more are kept, those of the best held-out accuracy.
+      hosts: this host among those that save; all call the same methods in the same order.
     """
 
     def __init__(self, directory: Path, keep: int, keep_best: int = 0, hosts: Hosts | None = None) -> None:

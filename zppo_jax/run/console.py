@@ -151,9 +151,9 @@ class RunConsole:
         """Prints the final table: held-out accuracy by level, before and after training.
 
         Args:
-        before: the accuracy before training, by level; the order is kept.
-        after: the same after training.
-        when: when the second was measured, such as "after 240 steps".
+          before: the accuracy before training, by level; the order is kept.
+          after: the same after training.
+          when: when the second was measured, such as "after 240 steps".
         """
         self._progress.stop()  # nothing is running any more
         box = rich.box.SIMPLE if self._live else rich.box.ASCII2

@@ -34,9 +34,9 @@ def fault(folder: Path, only: str | None = None, share: tuple[int, int] = (0, 1)
     """The first file that has changed since the digests were written, and what is wrong; "" if none has.
 
     Args:
-    folder: a folder in which the digests `exist`.
-    only: the name of the one file to read, instead of all.
-    share: (index, count): this reader among the `count` that share the files.
+      folder: a folder in which the digests `exist`.
+      only: the name of the one file to read, instead of all.
+      share: (index, count): this reader among the `count` that share the files.
     """
     try:
         expected = _read(folder / FILE)

@@ -69,13 +69,13 @@ class RunDirectory:
         A start that failed before its first row of metrics (a wrong model path, for example) does not bind later ones.
 
         Args:
-        config: the configuration of this start. Its `num_steps` may change, but not below `restored_step`.
-        restored_step: the step of the checkpoint that the run continues from; 0 if there is none.
-        saved: the keys that this checkpoint was saved with; None if it does not hold them.
+          config: the configuration of this start. Its `num_steps` may change, but not below `restored_step`.
+          restored_step: the step of the checkpoint that the run continues from; 0 if there is none.
+          saved: the keys that this checkpoint was saved with; None if it does not hold them.
 
         Raises:
-        ConfigError: naming the keys that changed, with their values.
-        WorkdirError: if the configuration that the run was begun with is unknown.
+          ConfigError: naming the keys that changed, with their values.
+          WorkdirError: if the configuration that the run was begun with is unknown.
         """
         new = to_json(config)
         if restored_step > 0 or read_file(self.metrics_file):

@@ -18,8 +18,8 @@ class Metric:
     """A metric of a step.
 
     Attributes:
-    name: its name in metrics.jsonl; with a `*`, a pattern for several that are not in every row.
-    meaning: its meaning in one sentence.
+      name: its name in metrics.jsonl; with a `*`, a pattern for several that are not in every row.
+      meaning: its meaning in one sentence.
       unit: "share" is in [0, 1], "" a plain number.
       panel: the panel of curves.png that draws it, and `label` its line there.
       console: its form in the progress line, where `{}` is the value.

@@ -85,11 +85,11 @@ def require_sound(
     """Reads every file of a checkpoint; raises WorkdirError, which names the first one that has changed.
 
     Args:
-    directory: the directory of the checkpoints.
-    step: the step of the checkpoint.
-    advice: says what to do, given the newest other checkpoint that is sound.
-    share: (index, count): this reader among the `count` that share the files.
-    report: called with one line about a checkpoint that has no digests, because an earlier version saved it.
+      directory: the directory of the checkpoints.
+      step: the step of the checkpoint.
+      advice: says what to do, given the newest other checkpoint that is sound.
+      share: (index, count): this reader among the `count` that share the files.
+      report: called with one line about a checkpoint that has no digests, because an earlier version saved it.
     """
     reason = _fault(directory / str(step), share)
     if reason is None:

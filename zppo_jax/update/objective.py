@@ -43,7 +43,7 @@ class Objective(Protocol):
     Attributes:
       sums: the sums that it computes; "loss" is one of them.
       mismatch: the metrics of the mismatch between student and sampler in the first update of a step, with their
-      names among `sums`; {} if the objective does not use the sampler's log-probabilities.
+        names among `sums`; {} if the objective does not use the sampler's log-probabilities.
       needs_reference: whether it is called with a reference model.
     """
 

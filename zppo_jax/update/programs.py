@@ -32,13 +32,13 @@ class Recipe:
     """The static settings of an update: one static argument of every program.
 
     Attributes:
-    model: the student's architecture.
-    objective: the loss to minimise.
-    transform: the optimiser.
-    temperature: the sampler's temperature, whose distribution the log-probabilities are of.
-    frozen_patterns: the parameters that do not change (freeze.py).
-    remat: what the backward pass recomputes instead of keeping.
-    reference: the architecture of the reference model, if the objective needs one.
+      model: the student's architecture.
+      objective: the loss to minimise.
+      transform: the optimiser.
+      temperature: the sampler's temperature, whose distribution the log-probabilities are of.
+      frozen_patterns: the parameters that do not change (freeze.py).
+      remat: what the backward pass recomputes instead of keeping.
+      reference: the architecture of the reference model, if the objective needs one.
     """
 
     model: Config

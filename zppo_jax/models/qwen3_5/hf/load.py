@@ -75,9 +75,9 @@ def load_params(
     """Loads the parameters of a checkpoint directory as arrays of `dtype`.
 
     Args:
-    directory: a directory with config.json and *.safetensors.
-    config: the model's configuration, usually the directory's.
-    dtype: of all parameters but `A_log` and the gated norm's weight, which are float32 as in published files.
+      directory: a directory with config.json and *.safetensors.
+      config: the model's configuration, usually the directory's.
+      dtype: of all parameters but `A_log` and the gated norm's weight, which are float32 as in published files.
       shardings: a NamedSharding for each parameter, in a tree like the parameters'; None for the default device.
       report: gets a line of progress before each tensor.
 

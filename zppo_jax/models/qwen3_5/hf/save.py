@@ -51,10 +51,10 @@ def save_directory(
       config: the model's configuration.
       params: arrays that this process can address wholly, whatever their sharding.
       dtype: of the files; None for each parameter's dtype. `A_log` and the gated norm's weight are always float32, as
-      in the published files (a file of transformers in pure bfloat16 comes back with these two in float32).
+        in the published files (a file of transformers in pure bfloat16 comes back with these two in float32).
       shard_bytes: a larger checkpoint is written as several files with an index.
 
-      Raises:
+    Raises:
       CheckpointError: in one line; the directory holds something else, or cannot be written (disk full, permissions).
     """
     with staged(Path(directory)) as path:
