@@ -18,8 +18,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-if importlib.metadata.version("jax") < "0.11":  # what writes fused loops by way of MLIR doubles the time to compile;
-    # later versions have no other way, and refuse the flag
+OLD_JAX = tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11)
+if OLD_JAX and "xla_cpu_use_fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
+    # To write fused loops by way of MLIR doubles the time to compile; later versions have no other way.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 # The same examples in every run: a failure here is a failure everywhere. A slow machine is no fault.

@@ -19,6 +19,8 @@ from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.models.qwen3_5.hf import reader
 
+pytestmark = pytest.mark.computes
+
 WIDE = tiny.config_dict(
     text__vocab_size=65536,
     text__hidden_size=1536,
