@@ -15,7 +15,7 @@ import pytest
 
 from tests import runs
 from zppo_jax import train
-from zppo_jax.errors import ConfigError, WorkdirError
+from zppo_jax.errors import ConfigError, RunError, WorkdirError
 from zppo_jax.models import qwen3_5
 from zppo_jax.run import checkpoint
 from zppo_jax.run.checkpoint import Checkpoints
@@ -137,6 +137,31 @@ def test_an_error_between_two_steps_saves_nothing(straight, start, tmp_path):
     assert runs.saved_steps(tmp_path) == [] and runs.metrics(tmp_path)[-1]["step"] == 1
     runs.run(start, tmp_path)
     runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+def test_a_step_that_failed_breaks_the_run_though_the_error_is_caught(straight, start, tmp_path, monkeypatch, capsys):
+    """Its questions are drawn: to go on, or to save, would leave the step out in silence."""
+    with train.Run.open(runs.config(start), tmp_path) as run:
+        assert run.advance() is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(train.select, "hard", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                run.advance()
+        for _ in range(2):
+            with pytest.raises(RunError, match="an earlier step failed: open the run again"):
+                run.advance()
+    assert runs.saved_steps(tmp_path) == [] and "a step failed: " in capsys.readouterr().out
+    runs.run(start, tmp_path)
+    runs.assert_same_end(tmp_path, straight, NUM_STEPS)
+
+
+def test_a_run_that_is_done_or_closed_makes_no_step(start, tmp_path):
+    with train.Run.open(runs.config(start, num_steps=1), tmp_path) as run:
+        assert [step.number for step in run] == [1] and run.advance() is None
+    assert run.advance() is None and list(run) == [] and runs.saved_steps(tmp_path) == [1]
+    with train.Run.open(runs.config(start), tmp_path) as run:
+        assert not run.done
+    assert run.done and run.advance() is None
 
 
 def one_line(result) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Self
 from zppo_jax import evaluate, setup
 from zppo_jax.config import Config, binding
 from zppo_jax.data.pipeline import StepBatch
+from zppo_jax.errors import RunError
 from zppo_jax.run.checkpoint import placed_shapes
 from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.run.rows import read_metrics
@@ -92,6 +93,7 @@ class Run:
         self._timers = PhaseTimers(self.console.phase)
         self._saves = Saves(opened.checkpoints, self.console.message)
         self._skipped = SkippedUpdates(self.config.watchdog.max_skipped)
+        self._broken = False
         self._accuracy: float | None = None  # of the evaluation after the last step, if there was one
 
     @classmethod
@@ -105,8 +107,11 @@ class Run:
         with setup.open_run(config, workdir, heartbeat) as opened:
             training = cls(opened)
             training._begin()
-            yield training
-            training._finish()
+            try:
+                yield training
+                training._finish()
+            finally:
+                training.done = True  # its data and directory are closed
 
     def __iter__(self) -> Iterator[Step]:
         """Makes the remaining steps."""
@@ -116,7 +121,21 @@ class Run:
                 yield result
 
     def advance(self) -> Step | None:
-        """Makes one step; returns None if it was given up because the user wants the run to stop."""
+        """Makes one step; returns None if the run is done, or gives the step up because the user wants it to stop.
+
+        A step that raises an error breaks the run, also if the error is caught: its questions are drawn and its state
+        may be half updated. Every later call raises RunError, and the end of the block saves nothing.
+        """
+        if self.done:
+            return None
+        if self._broken:
+            raise RunError("an earlier step failed: open the run again to continue from its newest checkpoint")
+        self._broken = True
+        result = self._advance()
+        self._broken = False
+        return result
+
+    def _advance(self) -> Step | None:
         opened, before = self._opened, self.parts.stream.get_state()
         with opened.records.traced(self.step + 1):
             with self._timers("data"):
@@ -215,7 +234,9 @@ class Run:
 
     def _finish(self) -> None:
         """Saves what is not yet saved (a failure is now an error), and shows the results."""
-        if self.step == 0:
+        if self._broken:
+            self.console.message("a step failed: what followed the newest checkpoint is not saved")
+        if self.step == 0 or self._broken:
             return
         self._saves.last(self.step, self.state, self._host_values(), self._accuracy)
         self._opened.records.finish()
