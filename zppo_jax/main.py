@@ -37,7 +37,7 @@ Trains a Qwen3.5 vision-language model with ZPPO (arXiv:2606.18216): a teacher h
 
   {example}
 
-trains on two CPU cores in minutes. The same command continues a run that was stopped; Ctrl-C finishes the step and
+trains on two CPU cores in minutes. The same command continues a run that was stopped; Ctrl-C gives rollouts up and
 saves. The run directory holds config.json, metrics.jsonl, samples.jsonl, curves.png, TensorBoard events, checkpoints.
 
 Flags:
@@ -160,10 +160,9 @@ def _is_one_of_several() -> bool:
 
 def check_method(config: Config) -> None:
     """Raises ConfigError if the method is not a row of METHODS."""
-    from zppo_jax.zppo.methods import METHODS
+    from zppo_jax.zppo.methods import get_method
 
-    if config.method not in METHODS:
-        raise ConfigError(f"method = {config.method!r}: there is no such method; give one of {', '.join(METHODS)}")
+    get_method(config.method)
 
 
 def _key_lines(values: ConfigTree | None) -> Iterator[str]:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from zppo_jax.errors import ConfigError
 from zppo_jax.zppo import METHODS, Method, ReplayBuffer, get_method, reformulate, select
 
 
@@ -53,7 +54,7 @@ def test_a_teacher_is_needed_to_help_to_learn_from_and_to_compare_with():
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"method='zpo' is unknown.*grpo_replay_bcq.*zppo"):
+    with pytest.raises(ConfigError, match=r"method = 'zpo': there is no such method.*grpo_replay_bcq.*zppo"):
         get_method("zpo")
     with pytest.raises(ValueError, match=r"'hnt'.*bcq, ncq"):
         Method("grpo_replay_hint", uses_replay=True, helps=("hnt",))

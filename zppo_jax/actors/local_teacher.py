@@ -30,10 +30,10 @@ class LocalTeacher:
 
     def groups(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> list[Group]:
         """Samples one group of scored rollouts for each prompt, in order."""
-        groups = self.actor.answer(self.params, items, self.num_rollouts, self.sampling, stream)
-        # Free them: decoding weights of the largest model, and features of images that are shown once.
-        self.actor.engine.kept.release()
-        return groups
+        try:
+            return self.actor.answer(self.params, items, self.num_rollouts, self.sampling, stream)
+        finally:  # decoding weights of the largest model, and features of images that are shown once
+            self.actor.engine.kept.release()
 
     def answer(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> dict[str, tuple[Rollout, ...]]:
         """Samples scored rollouts for each prompt; returns them by its uid."""
@@ -52,8 +52,10 @@ class LocalTeacher:
         fitting = [index for index, prompt in enumerate(features) if engine.shapes.holds(prompt)]
         greedy = Sampling(temperature=0.0)
         requests = [Request(f"write/{index}", features[index], 1, greedy, stream) for index in fitting]
-        samples = sampler.sample(engine, self.params, requests)
-        engine.kept.release()
+        try:
+            samples = sampler.sample(engine, self.params, requests)
+        finally:
+            engine.kept.release()
         for index, group in zip(fitting, samples, strict=True):
             outputs[index] = self.writer.text_of(group[0])
         return outputs

@@ -205,7 +205,8 @@ class OptimizerConfig:
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     every: Annotated[
-        int, Setting("steps between two checkpoints; every evaluation makes one too", minimum=1, may_change=True)
+        int,
+        Setting("steps between two checkpoints; an evaluation of accuracy makes one too", minimum=1, may_change=True),
     ]
     keep: Annotated[int, Setting("newest checkpoints kept", minimum=1, may_change=True)]
     keep_best: Annotated[

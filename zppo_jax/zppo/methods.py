@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from zppo_jax.errors import ConfigError
 from zppo_jax.zppo.helps import HELPS
 from zppo_jax.zppo.reformulate import check_helps
 
@@ -82,7 +83,7 @@ METHODS: dict[str, Method] = {
 
 
 def get_method(name: str) -> Method:
-    """Returns the method of that name; raises ValueError, which lists the known ones."""
+    """Returns the method of that name; raises ConfigError, which lists the known ones."""
     if name not in METHODS:
-        raise ValueError(f"method={name!r} is unknown; use one of {', '.join(METHODS)}")
+        raise ConfigError(f"method = {name!r}: there is no such method; give one of {', '.join(METHODS)}")
     return METHODS[name]
