@@ -160,7 +160,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/unaccounted", "time outside any phase", "s"),
     Metric("time/step", "from the end of the previous step", "s", "time"),
     Metric("time/agreement", "waiting for other hosts and exchanging values with them; part of the phases above", "s"),
-    Metric("checkpoint/failed", "checkpoints that could not be written since the start", "checkpoints"),
+    Metric("checkpoint/failed", "checkpoints that could not be written since this process began", "checkpoints"),
 )
 """All metrics, in the order of the documentation and of the progress line."""
 
