@@ -27,7 +27,7 @@ from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.sample import sample
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.types import Group
-from zppo_jax.update import optimizer, rows
+from zppo_jax.update import batch, optimizer, rows
 from zppo_jax.update.learner import Learner, Schedule
 from zppo_jax.update.objective import Clipped
 from zppo_jax.update.programs import Recipe
@@ -73,7 +73,8 @@ def tokens_of(groups: list[Group]) -> np.ndarray:
 
 def recomputed(learner: Learner, params: dict[str, Any], groups: list[Group]) -> list[Group]:
     weights_PG = tiny_model.CREDIT(tiny_model.outcomes(groups), [])
-    found, _ = learner.with_old_logprobs(params, dict(enumerate(groups)), weights_PG)
+    chosen = batch.with_gradient(range(len(groups)), weights_PG)
+    found, _ = learner.with_old_logprobs(params, dict(enumerate(groups)), weights_PG, chosen)
     return [found[index] for index in range(len(groups))]
 
 

@@ -100,7 +100,8 @@ def settings(start: Path, changes: dict[str, Any]) -> dict[str, Any]:
     return SETTINGS | paths | {name.replace("__", "."): value for name, value in changes.items()}
 
 
-def config(start: Path, method: str = "zppo", **changes: Any) -> Config:
+def tree(start: Path, method: str = "zppo", **changes: Any) -> Any:
+    """The configuration of a small run as the files in configs/ give it."""
     tree: Any = tiny_config.get_config(method)
     for name, value in settings(start, changes).items():
         *sections, key = name.split(".")
@@ -108,7 +109,11 @@ def config(start: Path, method: str = "zppo", **changes: Any) -> Config:
         for section in sections:
             node = node[section]
         node[key] = value
-    return from_config_dict(tree)
+    return tree
+
+
+def config(start: Path, method: str = "zppo", **changes: Any) -> Config:
+    return from_config_dict(tree(start, method, **changes))
 
 
 def arguments(start: Path, workdir: Path, method: str = "zppo", **changes: Any) -> list[str]:

@@ -83,6 +83,12 @@ def held_out(answers: Answers, *levels: str, sampling: Sampling = GREEDY, hosts:
     return HeldOut(cast(Actor, answers), process, questions, sampling, every=3, seed=0, hosts=hosts or Hosts())
 
 
+def test_questions_without_a_level_count_overall_alone():
+    row = dict(held_out(Answers({"b"}), "", "x", "", sampling=Sampling()).run({}, 3))
+    assert {name for name in row if "/" in name.removeprefix("eval/")} == {"eval/accuracy/x", "eval/questions/x"}
+    assert row["eval/questions"] == 3
+
+
 def test_levels_are_sorted_and_add_up_to_all():
     answers = Answers({"b", "d"})
     row = dict(held_out(answers, "y", "x", "y", "y", sampling=Sampling(0.5, top_k=3)).run({}, 3))

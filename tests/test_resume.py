@@ -156,8 +156,11 @@ def test_a_step_that_failed_breaks_the_run_though_the_error_is_caught(straight, 
 
 
 def test_a_run_that_is_done_or_closed_makes_no_step(start, tmp_path):
-    with train.Run.open(runs.config(start, num_steps=1), tmp_path) as run:
+    """The configuration and the directory may be as a notebook has them."""
+    with train.Run.open(runs.tree(start, num_steps=1), str(tmp_path)) as run:
         assert [step.number for step in run] == [1] and run.advance() is None
+        kept = run.parts.student.actor.engine.kept
+        assert kept.weights._made is None and not kept.features._held, "freed after the last evaluation"
     assert run.advance() is None and list(run) == [] and runs.saved_steps(tmp_path) == [1]
     with train.Run.open(runs.config(start), tmp_path) as run:
         assert not run.done

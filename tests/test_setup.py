@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,19 @@ import pytest
 
 from tests import runs
 from zppo_jax import setup
+from zppo_jax.actors.actor import Actor
 from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.compilation import Compiler
+from zppo_jax.data.pipeline import EncodedPrompt
 from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import HeldOut
 from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.run.stop import StopRequested
+from zppo_jax.run.timers import PhaseTimers
 from zppo_jax.setup.learning import transform_of
+from zppo_jax.types import Cohort, Group, Rollout
 from zppo_jax.update.learner import Schedule
+from zppo_jax.update.objective import OBJECTIVES, Clipped
 from zppo_jax.update.rows import RowShapes
 from zppo_jax.zppo import HELPS, METHODS
 
@@ -184,6 +190,43 @@ def test_the_teacher_writes_what_a_prompt_cannot_do_without(build, monkeypatch):
     assert cast(LocalTeacher, build("grpo_replay_bcq")[0].teacher).writer is None
 
 
+def test_who_learns_from_the_teacher_does_not_share_groups_with_it(build, monkeypatch):
+    """Its groups have their own uids and name their author; a loss that divides by the sampler's probability is not for
+    them."""
+    row = dataclasses.replace(METHODS["grpo"], name="pupil", learns_from="teacher")
+    monkeypatch.setitem(METHODS, "pupil", row)
+    with pytest.raises(ValueError, match="method pupil: the objective clipped compares the student with itself"):
+        build("pupil")
+    monkeypatch.setitem(OBJECTIVES, "clipped", lambda config: Imitation(0.2, 0.28, 10.0))
+    parts, _, _ = build("pupil")
+    items = next(parts.stream).items
+    plain = Cohort(groups := tuple(map(answered, items)), tuple(group.outcome() for group in groups))
+    monkeypatch.setattr(Actor, "answer", lambda self, params, items, *settings: list(map(answered, items)))
+    learned = parts.learned_from(plain, Cohort((), ()), 1, PhaseTimers())
+    assert {group.author for group in learned.groups} == {"teacher"}
+    assert [one.uid for one in learned.outcomes] == [f"1/{item.prompt.question.id}/teacher" for item in items]
+    assert [group.prompt.parent for group in learned.groups] == [item.prompt.uid for item in items]
+
+
+class Imitation(Clipped):
+    """A loss that uses no log-probabilities of a sampler."""
+
+    mismatch: ClassVar[Mapping[str, str]] = {}
+
+
+def answered(item: EncodedPrompt) -> Group:
+    tokens_T = np.zeros(1, np.int32)
+    return Group(item.prompt, item.features, (Rollout(tokens_T, tokens_T * 0.0, "stop", "a", True, "a", "ok"),))
+
+
+def test_a_teacher_that_has_nothing_to_do_is_not_loaded(build, tmp_path):
+    """Its directory need not exist: NCQ without summaries is the student's, and a cap of 0 leaves no prompt."""
+    for method, changes in (("grpo_replay_ncq", {}), ("zppo", {"zppo__augmentation_fraction": 0.0})):
+        parts, _, _ = build(method, tmp_path / "missing", teacher__compress__enabled=False, **changes)
+        assert parts.teacher is None
+    assert cast(LocalTeacher, build("grpo_replay_ncq", teacher__compress__enabled=True)[0].teacher).writer is not None
+
+
 def test_a_teacher_with_another_tokenizer_is_refused(build, start, tmp_path):
     other = shutil.copytree(start, tmp_path / "teacher")
     tokenizer = json.loads((other / "tokenizer.json").read_text())
@@ -226,7 +269,7 @@ def test_a_method_may_make_one_update_of_the_whole_batch(start, monkeypatch):
 
 def test_a_reference_that_the_objective_does_not_look_at_is_refused(start, monkeypatch):
     monkeypatch.setitem(METHODS, "zppo", dataclasses.replace(METHODS["zppo"], reference=True))
-    with pytest.raises(ValueError, match="method zppo: its objective and its row disagree"):
+    with pytest.raises(ValueError, match="method zppo: its objective, its row and its models disagree"):
         setup.build(runs.config(start), start, start, cast(Compiler, Names()))
 
 

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from ml_collections import ConfigDict
+
 from zppo_jax import evaluate, setup
-from zppo_jax.config import Config, binding
+from zppo_jax.config import Config, binding, from_config_dict
 from zppo_jax.data.pipeline import StepBatch
 from zppo_jax.errors import RunError
 from zppo_jax.run.checkpoint import placed_shapes
@@ -60,7 +62,7 @@ def train_step(parts: Components, state: State, batch: StepBatch, phase: Phase) 
     return state, Step(step, plain, hard, helped, counts, sampled, learned, update, replay)
 
 
-def run(config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> State:
+def run(config: Config | ConfigDict, workdir: Path | str, heartbeat: Heartbeat | None = None) -> State:
     """Trains from the newest checkpoint in `workdir`, or from the start, to `config.num_steps` or a request to stop;
     returns the state after the last step.
 
@@ -98,13 +100,16 @@ class Run:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, config: Config, workdir: Path, heartbeat: Heartbeat | None = None) -> Iterator[Self]:
+    def open(
+        cls, config: Config | ConfigDict, workdir: Path | str, heartbeat: Heartbeat | None = None
+    ) -> Iterator[Self]:
         """Opens a run directory, loads models and data and starts compiling; continues from the newest checkpoint, or
-        evaluates the start.
+        evaluates the start. `config` may be what `get_config()` of a file in configs/ returns.
 
         Raises ConfigError and RunError, in one line, if the run cannot start.
         """
-        with setup.open_run(config, workdir, heartbeat) as opened:
+        config = from_config_dict(config) if isinstance(config, ConfigDict) else config
+        with setup.open_run(config, Path(workdir), heartbeat) as opened:
             training = cls(opened)
             training._begin()
             try:
@@ -208,6 +213,8 @@ class Run:
         """Saves if a checkpoint is due. A failed save does not end the run; too many skipped updates do."""
         self.done, alarmed = self._ends(), self._skipped.alarmed
         due = self.step % self.config.checkpoint.every == 0 or self._accuracy is not None
+        if self.done:
+            self.parts.student.release()
         with self._timers("checkpoint"):
             if due or self.done or alarmed:
                 self._saves.save(self.step, self.state, self._host_values(), self._accuracy)
@@ -238,6 +245,7 @@ class Run:
             self.console.message("a step failed: what followed the newest checkpoint is not saved")
         if self.step == 0 or self._broken:
             return
+        self.parts.student.release()
         self._saves.last(self.step, self.state, self._host_values(), self._accuracy)
         self._opened.records.finish()
         self._report_scoring()

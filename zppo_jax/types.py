@@ -157,11 +157,12 @@ class Rollout:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
-    """A prompt with its rollouts: the unit of the advantage baseline."""
+    """A prompt with its rollouts: the unit of the advantage baseline. `author` has sampled them."""
 
     prompt: Prompt
     features: Features
     rollouts: tuple[Rollout, ...]
+    author: Literal["student", "teacher"] = "student"
 
     @property
     def rewards_G(self) -> np.ndarray:

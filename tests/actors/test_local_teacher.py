@@ -25,6 +25,7 @@ from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.run.stop import StopRequested
 from zppo_jax.types import Group, Rollout
 from zppo_jax.warmstart import tiny
 from zppo_jax.zppo import HELPS, SUMMARY, Candidate, Help, Method, Turn, prompts
@@ -145,6 +146,28 @@ class Script:
     def sample(self, params, requests):
         self.requests = list(requests)
         return [[spoken(text)] for _, text in zip(requests, self.texts, strict=True)]
+
+
+class Interrupted(Script):
+    """An engine that holds the weights to decode with when the user stops the run."""
+
+    def sample(self, params, requests):
+        self.kept.weights._made = cast(Any, ("program", params, "weights"))
+        raise StopRequested
+
+    stream = sample
+
+
+def test_the_memory_of_the_largest_model_is_freed_if_it_is_interrupted(actor):
+    """While it answers, and while it writes."""
+    stopped = dataclasses.replace(scripted(actor), engine=Interrupted())
+    stream = RandomStream(0, 1, "teacher")
+    with pytest.raises(StopRequested):
+        teacher(stopped).answer(tiny_model.items()[:1], stream)
+    assert stopped.engine.kept.weights._made is None
+    with pytest.raises(StopRequested):
+        teacher(actor, writer=stopped).write(["Shorten it."], stream)
+    assert stopped.engine.kept.weights._made is None
 
 
 def scripted(actor, *texts: str, **settings) -> Actor:

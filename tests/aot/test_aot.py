@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import threading
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import pytest
@@ -21,6 +22,8 @@ from zppo_jax.aot import __main__ as command
 from zppo_jax.aot import compiling, memory, programs, report, table, topologies
 from zppo_jax.config import from_config_dict
 from zppo_jax.errors import ConfigError
+from zppo_jax.update.objective import OBJECTIVES, Clipped
+from zppo_jax.zppo import METHODS
 
 QUIET: Any = None  # nothing is reported in the tests that use it
 TINY = str(runs.ROOT / "configs" / "tiny.py")
@@ -326,6 +329,46 @@ def test_a_teacher_that_only_compresses_is_part_of_the_run(monkeypatch):
     recorder = compiling.Recorder(mesh, lambda name: False)
     answer = report.answer(report.Question(config, slices), False, QUIET)
     assert answer["teacher_gib"] > 0 and any("compressor's decode" in name for name in recorder.asked)
+
+
+def test_a_row_that_learns_from_the_teacher_or_compares_with_it_is_compiled_so(monkeypatch):
+    """Its answers are sampled; as a reference it is an argument of the gradient, and beside every other program."""
+    config = from_config_dict(tiny.get_config("grpo"))
+    mesh = setup.make_mesh(config, jax.devices()[:1])
+
+    def asked(with_teacher: bool, **columns: Any) -> tuple[programs.Shapes, programs.Programs, dict[str, Any]]:
+        monkeypatch.setitem(METHODS, "grpo", dataclasses.replace(METHODS["grpo"], **columns))
+        run, recorder = programs.shapes(config, mesh, mesh, with_teacher), compiling.Recorder(mesh, lambda name: False)
+        return run, programs.ask(config, run, recorder), recorder.asked
+
+    monkeypatch.setitem(OBJECTIVES, "clipped", lambda config: Imitation(0.2, 0.28, 10.0))
+    run, found, names = asked(True, learns_from="teacher")
+    assert found.teacher is not None and any("decode" in name for name in names) and run.bytes_of("teacher") > 0
+    prepared: list[Any] = []
+    monkeypatch.setattr(programs.Engine, "prepare", lambda self, params, *_: prepared.append(params))
+    asked(True, learns_from="teacher")
+    assert prepared[-1] is not run.sampled and len(prepared) == 2, "the student's and the teacher's"
+    monkeypatch.undo()
+
+    monkeypatch.setitem(OBJECTIVES, "clipped", lambda config: Compared(0.2, 0.28, 10.0))
+    run, found, names = asked(False, reference=True)
+    size = run.bytes_of("reference")
+    assert found.teacher is None and size > 0 and run.bytes_of("teacher") == 0 and "gradient" in names
+    optimizer = run.bytes_of("optimizer")
+    assert memory.beside(config, run, found, "gradient") == optimizer
+    assert memory.beside(config, run, found, "update") == size
+
+
+class Imitation(Clipped):
+    """A loss that uses no log-probabilities of a sampler."""
+
+    mismatch: ClassVar[Mapping[str, str]] = {}
+
+
+class Compared(Clipped):
+    """A loss that is given a reference model."""
+
+    needs_reference: ClassVar[bool] = True
 
 
 def test_the_document_holds_what_the_command_said():

@@ -40,7 +40,7 @@ class ByteProcessor:
         grid = np.asarray([[1, image.shape[0] // 16, image.shape[1] // 16] for image in images], np.int32)
         return Features(ids, np.zeros_like(ids), np.tile(np.arange(len(ids), dtype=np.int32), (3, 1)), 0, patches, grid)
 
-    def num_tokens(self, text, image_sizes=()):
+    def num_tokens(self, text, image_sizes=(), videos=()):
         return len(text.encode())
 
     def encode_text(self, text):

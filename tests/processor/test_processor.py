@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from zppo_jax.processor import Processor
+from zppo_jax.processor import Processor, Video
 from zppo_jax.processor.tokenizer import CONTROL_TOKENS
 
 GREY = np.full((64, 96, 3), 128, np.uint8)
@@ -173,6 +173,8 @@ def test_num_tokens_needs_no_pixels(processor):
     for text, sizes in [("Add.", []), ("What is the sum?", [(64, 96), (500, 30)]), (" \n", [(1, 1)])]:
         images = [np.zeros((*size, 3), np.uint8) for size in sizes]
         assert processor.num_tokens(text, sizes) == processor.features(text, images).num_tokens
+        film = Video([np.zeros((70, 40, 3), np.uint8)] * 5, 2.0)
+        assert processor.num_tokens(text, sizes, [film]) == processor.features(text, images, [film]).num_tokens
     with pytest.raises(ValueError, match="image 1: aspect ratio 1000"):
         processor.num_tokens("a", [(5, 5), (10, 10_000)])
 

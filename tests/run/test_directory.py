@@ -186,6 +186,24 @@ def test_the_handlers_of_before_come_back():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_blocks_may_end_in_another_order_than_they_began():
+    """As runs in the cells of a notebook. A signal reaches the open one, and in the end the handler of before."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        outer, inner = StopRequest(), StopRequest()
+        outer.__enter__()
+        inner.__enter__()
+        outer.__exit__(None, None, None)
+        signal.raise_signal(signal.SIGINT)
+        assert (outer.requested, inner.requested, received) == (False, True, [])
+        inner.__exit__(None, None, None)
+        signal.raise_signal(signal.SIGINT)
+        assert received == [signal.SIGINT] and not outer.requested
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_hosts_know_whether_they_share_the_directory(tmp_path):
     with RunDirectory(tmp_path / "one") as first, RunDirectory(tmp_path / "other") as other:
         same = RunDirectory(tmp_path / "one", host=1)

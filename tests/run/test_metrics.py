@@ -313,8 +313,17 @@ def test_a_step_knows_what_each_group_counted_for_and_which_were_skipped():
     }
     assert step.groups == (*plain, *helped) and step.skipped == {1: [helped[0], plain[0]]}
     elsewhere = Cohort(step.learned.groups[1:], step.learned.outcomes)
-    step = dataclasses.replace(step, learned=elsewhere)
+    step = dataclasses.replace(step, plain=cohort(plain[1:]), learned=elsewhere)
     assert step.groups == (plain[1], helped[0]) and step.skipped == {1: [helped[0]]} and len(step.advantages) == 3
+
+
+def test_what_the_teacher_says_is_recorded_beside_what_the_student_says(tmp_path):
+    """If the update learns from the teacher, the student's groups have no advantages."""
+    plain, taught = [group_with("a", 2)], dataclasses.replace(group_with("a", 8, kind="replay"), author="teacher")
+    step = dataclasses.replace(step_of(plain), learned=cohort([taught]))
+    assert step.groups == (plain[0], taught) and step.advantages.keys() == {"0/a/replay"}
+    rows = [sample_row(3, group, step.advantages.get(group.prompt.uid)) for group in step.groups]
+    assert [(row["author"], row["advantages"]) for row in rows] == [("student", None), ("teacher", [1.0] * 8)]
 
 
 def test_undecided_rollouts_are_no_zeros_in_the_records():

@@ -273,7 +273,9 @@ def test_recomputed_log_probabilities_are_the_samplers_in_float32():
     """For every token of every group that is learned from, in whichever row it is; the others are unchanged."""
     weights_PG = CREDIT(outcomes(groups()), [])
     learned = batch.with_gradient(range(len(groups())), weights_PG)
-    found, looked = trainers().with_old_logprobs(tiny_model.model().params, dict(enumerate(groups())), weights_PG)
+    found, looked = trainers().with_old_logprobs(
+        tiny_model.model().params, dict(enumerate(groups())), weights_PG, learned
+    )
     assert all(found[index] is not groups()[index] for index in learned) and 0 < len(learned) < len(groups())
     for index in set(range(len(groups()))) - set(learned):
         assert distance([found[index]], [groups()[index]]) == 0

@@ -13,6 +13,7 @@ import pytest
 
 from tests import tiny_model
 from tests.tiny_model import FastCompiler, groups
+from zppo_jax.types import Rollout
 from zppo_jax.update import rows
 from zppo_jax.update.credit import CREDITS
 from zppo_jax.update.losses import Sum
@@ -27,6 +28,7 @@ class Distance:
     sums: ClassVar[tuple[Sum, ...]] = (Sum("loss"), Sum("near", "computed"))
     mismatch: ClassVar[Mapping[str, str]] = {}
     needs_reference: ClassVar[bool] = True
+    weighted_only: ClassVar[bool] = True
 
     def __call__(
         self, student: ModelOutput, reference: ModelOutput | None, micro: Mapping[str, Any]
@@ -99,6 +101,35 @@ def test_the_sums_are_those_that_are_declared(learner):
     state = tiny_model.fresh_state()
     sums = learner._zero(state["params"])(state["params"])
     assert sums["metrics"].keys() == {"loss", "near", "tokens"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(Distance):
+    """A loss that tokens without weight add to, as a distance from the reference does."""
+
+    weighted_only: ClassVar[bool] = False
+
+    def __call__(
+        self, student: ModelOutput, reference: ModelOutput | None, micro: Mapping[str, Any]
+    ) -> dict[str, jax.Array]:
+        del reference
+        return dict.fromkeys(("loss", "near"), jnp.sum(jnp.where(micro["counted_BT"], student.temperature, 0.0)))
+
+
+def test_groups_without_weight_are_computed_if_the_objective_needs_them(learner):
+    """All decided groups; an undecided one is neither computed nor counted."""
+    recipe = dataclasses.replace(learner.recipe, objective=Counting())
+    whole = dataclasses.replace(learner, recipe=recipe, compiler=FastCompiler(num_threads=1))
+    right = [dataclasses.replace(one, rollouts=tuple(map(_right, one.rollouts))) for one in groups()]
+    unknown = dataclasses.replace(right[0].rollouts[0], decided=False)
+    right[0] = dataclasses.replace(right[0], rollouts=(unknown, *right[0].rollouts[1:]))
+    found = tiny_model.update(whole, tiny_model.fresh_state(), right, seed=0, step=1)
+    assert not found.weights_PG.any() and found.metrics["loss"] == whole.recipe.temperature
+    assert found.metrics["tokens"] == sum(one.num_tokens for one in right[1:])
+
+
+def _right(rollout: Rollout) -> Rollout:
+    return dataclasses.replace(rollout, correct=True)
 
 
 def test_every_method_names_an_objective_and_a_credit():

@@ -9,8 +9,12 @@ import sys
 
 import pytest
 
+from configs import paper
+from zppo_jax.config import Config, from_config_dict
 from zppo_jax.errors import ConfigError
 from zppo_jax.zppo import METHODS, Method, ReplayBuffer, get_method, reformulate, select
+
+PAPER = from_config_dict(paper.get_config())
 
 
 def test_the_table_is_that_of_the_paper():
@@ -24,17 +28,18 @@ def test_the_table_is_that_of_the_paper():
         "zppo": (True, ("bcq", "ncq"), True),
     }
     assert all(name == method.name for name, method in METHODS.items())
-    assert [name for name, method in METHODS.items() if not method.needs_teacher] == ["grpo", "grpo_replay"]
+    assert [name for name, method in METHODS.items() if not method.needs_teacher(PAPER)] == ["grpo", "grpo_replay"]
     assert all(method.learns_from == "student" and not method.whole_batch for method in METHODS.values())
     assert all((method.credit, method.objective) == ("group_relative", "clipped") for method in METHODS.values())
-    assert all(method.loads_teacher == method.needs_teacher for method in METHODS.values()), "and no reference model"
+    assert not any(method.reference for method in METHODS.values())
     assert not any(method.needs_texts for method in METHODS.values()), "summaries have a fallback"
     assert get_method("zppo").summary == "GRPO + replay buffer + BCQ + NCQ"
     assert get_method("grpo").summary == "GRPO"
 
 
 def test_a_teacher_is_needed_to_help_to_learn_from_and_to_compare_with():
-    """It answers only for BCQ, writes for both kinds of prompts, and is loaded if any of this is needed."""
+    """It answers only for BCQ, writes for both kinds of prompts, and is loaded if any of this is needed: not for NCQ
+    without summaries, nor for prompts when there is room for none."""
     plain = Method("plain", uses_replay=False, helps=())
     rows = {
         "nothing": plain,
@@ -43,14 +48,20 @@ def test_a_teacher_is_needed_to_help_to_learn_from_and_to_compare_with():
         "pupil": dataclasses.replace(plain, learns_from="teacher"),
         "reference": dataclasses.replace(plain, reference=True),
     }
-    wanted = {name: (row.asks_teacher, row.needs_teacher, row.loads_teacher) for name, row in rows.items()}
-    assert wanted == {
-        "nothing": (False, False, False),
-        "ncq": (False, True, True),
-        "bcq": (True, True, True),
-        "pupil": (False, True, True),
-        "reference": (False, False, True),
-    }
+
+    def needs(row: Method, config: Config) -> str:
+        found = (row.teacher_answers(config), row.teacher_writes(config), row.loads_teacher(config))
+        assert row.needs_teacher(config) == any(found[:2])
+        return "".join(letter for letter, wanted in zip("awl", found, strict=True) if wanted)
+
+    bare = dataclasses.replace(PAPER.teacher.compress, enabled=False)
+    bare = dataclasses.replace(PAPER, teacher=dataclasses.replace(PAPER.teacher, compress=bare))
+    full = dataclasses.replace(PAPER, zppo=dataclasses.replace(PAPER.zppo, augmentation_fraction=0.0))
+    wanted = {"nothing": ",,", "ncq": "wl,,", "bcq": "awl,al,", "pupil": "al,al,al", "reference": "l,l,l"}
+    found = {name: ",".join(needs(row, one) for one in (PAPER, bare, full)) for name, row in rows.items()}
+    assert found == wanted
+    with pytest.raises(ValueError, match="method pupil: the student answers prompts with help"):
+        Method("pupil", uses_replay=False, helps=("bcq",), learns_from="teacher")
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

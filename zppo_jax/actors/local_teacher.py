@@ -31,9 +31,10 @@ class LocalTeacher:
     def groups(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> list[Group]:
         """Samples one group of scored rollouts for each prompt, in order."""
         try:
-            return self.actor.answer(self.params, items, self.num_rollouts, self.sampling, stream)
+            groups = self.actor.answer(self.params, items, self.num_rollouts, self.sampling, stream)
         finally:  # decoding weights of the largest model, and features of images that are shown once
             self.actor.engine.kept.release()
+        return [dataclasses.replace(group, author="teacher") for group in groups]
 
     def answer(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> dict[str, tuple[Rollout, ...]]:
         """Samples scored rollouts for each prompt; returns them by its uid."""

@@ -1,9 +1,9 @@
 """The memory of a device outside the program that runs: a run keeps more than any one of its programs takes.
 
-Training: the optimiser and the teacher stay in memory while the gradient is computed. Sampling: the slots and the
-decoding weights stay while a prompt is prefilled, the student's decoding weights (made once a step) stay while the
-teacher samples, and features of images are kept for a question's next prompt. With several hosts each also holds a copy
-of the parameters to sample with, besides its part of the original.
+Training: the optimiser, the teacher and a reference model stay in memory while the gradient is computed. Sampling: the
+slots and the decoding weights stay while a prompt is prefilled, the student's decoding weights (made once a step) stay
+while the teacher samples, and features of images are kept for a question's next prompt. With several hosts each also
+holds a copy of the parameters to sample with, besides its part of the original.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KINDS = {
 TRAINING = ("zeros", "gradient", "update", "logprobs")
 
 _TAKEN = {
-    "gradient": ("params",),
+    "gradient": ("params", "reference"),
     "logprobs": ("params",),
     "update": ("params", "optimizer"),
     "vision": ("sampled vision",),
@@ -55,7 +55,7 @@ def kind_of(name: str) -> str:
 
 def beside(config: Config, run: Shapes, programs: Programs, name: str) -> int:
     """Bytes on a device that the run holds while the program runs, without the program's arguments."""
-    kind, held = kind_of(name), {part: run.bytes_of(part) for part in ("params", "optimizer", "teacher")}
+    kind, held = kind_of(name), {part: run.bytes_of(part) for part in ("params", "optimizer", "teacher", "reference")}
     if kind not in TRAINING:
         held |= {"features": _features(config, run, programs, name)} | _sampling(run, programs, name)
     absent = (*_TAKEN.get(kind, ()), *_NOT_YET.get(kind, ()))
@@ -63,7 +63,7 @@ def beside(config: Config, run: Shapes, programs: Programs, name: str) -> int:
 
 
 def _params(run: Shapes, programs: Programs, engine: Engine) -> dict[str, Any]:
-    return run.teacher[1] if run.teacher and not programs.is_students(engine) else run.sampled
+    return run.teacher.params if run.teacher and not programs.is_students(engine) else run.sampled
 
 
 def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:

@@ -35,15 +35,17 @@ from zppo_jax.zppo import get_method
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """The arrays of a run on a slice, as shapes: `state` on `mesh`; the copy of the parameters to sample with and the
-    teacher on `sampling_mesh`, that of one host. On a single host both meshes and copies are the same."""
+    """The arrays of a run on a slice, as shapes: `state` and the objective's reference model on `mesh`; the copy of the
+    parameters to sample with and the teacher on `sampling_mesh`, that of one host. On a single host both meshes and
+    copies are the same."""
 
     mesh: jax.sharding.Mesh
     sampling_mesh: jax.sharding.Mesh
     student: qwen3_5.Config
     state: dict[str, Any]
     sampled: dict[str, Any]
-    teacher: tuple[qwen3_5.Config, dict[str, Any]] | None
+    teacher: qwen3_5.Model | None
+    reference: qwen3_5.Model | None
 
     @property
     def hosts(self) -> Hosts:
@@ -51,8 +53,10 @@ class Shapes:
         return Hosts(0, len(parallel.hosts_of(self.mesh)))
 
     def bytes_of(self, *names: str) -> int:
-        """Bytes on one device of the named parts: the student's "params" and "optimizer", and the "teacher"."""
-        parts = {"teacher": self.teacher[1] if self.teacher else {}} | self.state
+        """Bytes on one device of the named parts: the student's "params" and "optimizer", the "teacher" and the
+        "reference"."""
+        models = {"teacher": self.teacher, "reference": self.reference}
+        parts = {name: model.params if model else {} for name, model in models.items()} | self.state
         return sum(parallel.device_bytes(parts[name]) for name in names)
 
 
@@ -91,23 +95,27 @@ def _devices(topology: Topology) -> Sequence[Any]:
 
 
 def shapes(config: Config, mesh: jax.sharding.Mesh, sampling_mesh: jax.sharding.Mesh, with_teacher: bool) -> Shapes:
-    """The shapes of parameters, optimiser and teacher, placed by the sharding rules."""
-    student = model_config(config.model.path, "student")
+    """The shapes of parameters, optimiser, teacher and reference, placed by the sharding rules."""
+    student, method = model_config(config.model.path, "student"), get_method(config.method)
+    teacher = model_config(config.teacher.path, "teacher") if with_teacher or method.reference else None
     params = hf.abstract_params(student, config.model.dtype)
-    recipe = setup.recipe_of(config, student)
+    recipe = setup.recipe_of(config, student, teacher if method.reference else None)
     optimizer = jax.eval_shape(lambda params: programs.init_optimizer(params, recipe), params)
     state = {"params": params, "optimizer": optimizer}
     axes = programs.state_axes(state, recipe)  # runs a small computation, so not on the slice's devices
-    teacher = model_config(config.teacher.path, "teacher") if with_teacher else None
     with parallel.use(mesh):
         placed = parallel.placed_shapes(state, axes)
+        reference = _placed_model(config, teacher) if teacher and method.reference else None
     with parallel.use(sampling_mesh):
         sampled = parallel.placed_shapes(params, axes["params"])
-        if teacher is None:
-            return Shapes(mesh, sampling_mesh, student, placed, sampled, None)
-        teacher_params = hf.abstract_params(teacher, config.model.dtype)
-        placed_teacher = parallel.placed_shapes(teacher_params, vlm.logical_axes(teacher))
-        return Shapes(mesh, sampling_mesh, student, placed, sampled, (teacher, placed_teacher))
+        sampled_teacher = _placed_model(config, teacher) if teacher and with_teacher else None
+    return Shapes(mesh, sampling_mesh, student, placed, sampled, sampled_teacher, reference)
+
+
+def _placed_model(config: Config, model: qwen3_5.Config) -> qwen3_5.Model:
+    """The shapes of a model that a run only reads, on the mesh in use."""
+    params = hf.abstract_params(model, config.model.dtype)
+    return qwen3_5.Model(model, parallel.placed_shapes(params, vlm.logical_axes(model)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,17 +143,17 @@ def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
     setup.check_hosts(config, run.mesh, run.hosts)
     sampler = compiler.on(run.sampling_mesh)
     student = setup.student_engine(config, run.student, banned_mask(run.student), sampler)
-    learner = setup.learner_of(config, run.student, student, compiler, run.hosts)
+    learner = setup.learner_of(config, run.student, student, compiler, run.hosts, run.reference)
     evaluation = setup.evaluation_engine(config, student)
     setup.prepare_student(config, run.sampled, student, evaluation)
     learner.prepare(run.state)
     if run.teacher is None:
         return Programs(student, evaluation)
-    model, params = run.teacher
+    method, model, params = get_method(config.method), run.teacher.config, run.teacher.params
     teacher = setup.teacher_engine(config, model, banned_mask(model), student)
-    if get_method(config.method).asks_teacher:
+    if method.teacher_answers(config):
         teacher.prepare(params, (setup.teacher_sampling(config),))
-    if not setup.teacher_writes(config):
+    if not method.teacher_writes(config):
         return Programs(student, evaluation, teacher)
     compressor = setup.compressor_engine(config, teacher)
     compressor.prepare(params, (Sampling(temperature=0.0),))

@@ -41,7 +41,7 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
     {"largest_rows_per_microbatch", "tried"}."""
     config, topology = asked.config, asked.topology
     mesh, sampling_mesh = programs.make_meshes(config, topology)
-    needed = asked.teacher and get_method(config.method).needs_teacher
+    needed = asked.teacher and get_method(config.method).needs_teacher(config)
     run = programs.shapes(config, mesh, sampling_mesh, needed)
     result = {
         "topology": topology.name,
@@ -51,7 +51,7 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
         "date": datetime.date.today().isoformat(),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
         "state_gib": gib(run.bytes_of("params", "optimizer")),
-        "teacher_gib": gib(run.bytes_of("teacher")),
+        "teacher_gib": gib(run.bytes_of("teacher", "reference")),
     }
     if search:
         return result | {"programs": [], "search": _search(asked, run, console)}

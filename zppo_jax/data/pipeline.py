@@ -95,7 +95,7 @@ class PromptProcessor(Protocol):
 
     def features(self, text: str, images: Sequence[np.ndarray], videos: Sequence[Any], /) -> Features: ...
 
-    def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]], /) -> int: ...
+    def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]], videos: Sequence[Any], /) -> int: ...
 
     def encode_text(self, text: str, /) -> list[int]: ...
 
@@ -127,9 +127,11 @@ class PromptProcessing:
             raise ValueError(f"question {prompt.question.id}: {error}") from error
 
     def num_tokens(self, prompt: Prompt) -> int:
-        """The number of tokens that `item` would give for a prompt with images, computed without pixels."""
-        sizes = [(image.shape[0], image.shape[1]) for image in prompt.question.images]
-        return self.processor.num_tokens(prompt.text, sizes) + len(self.processor.encode_text(prompt.opening))
+        """The number of tokens that `item` would give for a prompt, computed without pixels."""
+        question = prompt.question
+        sizes = [(image.shape[0], image.shape[1]) for image in question.images]
+        num_shown = self.processor.num_tokens(prompt.text, sizes, question.videos)
+        return num_shown + len(self.processor.encode_text(prompt.opening))
 
     def new_item(self, question: Question) -> EncodedPrompt:
         """Map function for new questions; the uid is provisional, since prefetching does not know the step."""

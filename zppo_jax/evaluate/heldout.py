@@ -140,7 +140,8 @@ def _pieces(questions: Iterable[Question], most_bytes: int) -> Iterator[list[Que
 
 
 def metrics(graded: Sequence[Graded]) -> dict[str, float]:
-    """The results of an evaluation by their names in metrics.jsonl. Undecided responses do not count as right."""
+    """The results of an evaluation by their names in metrics.jsonl. Undecided responses do not count as right; those to
+    questions without a level count only overall."""
     total = Counter(one.level for one in graded)
     right = Counter(one.level for one in graded if one.correct)
     overall = Score(right.total(), total.total())
@@ -148,7 +149,7 @@ def metrics(graded: Sequence[Graded]) -> dict[str, float]:
     found: dict[str, float] = {"accuracy": overall.accuracy, "standard_error": overall.standard_error}
     found |= {"wilson_low": low, "wilson_high": high, "questions": overall.total}
     found["undecided"] = sum(not one.decided for one in graded)
-    for level in sorted(total):
+    for level in sorted(total.keys() - {""}):
         found |= {f"accuracy/{level}": right[level] / total[level], f"questions/{level}": total[level]}
     return {f"eval/{name}": value for name, value in found.items()}
 

@@ -36,7 +36,7 @@ from zppo_jax.processor.tokenizer import (
     byte_values,
 )
 from zppo_jax.processor.video_files import load_video
-from zppo_jax.processor.videos import Video, patchify_videos, time_stamps
+from zppo_jax.processor.videos import Video, patchify_videos, time_stamps, video_grid
 from zppo_jax.types import Features
 
 Sample = tuple[str, Sequence[np.ndarray]] | tuple[str, Sequence[np.ndarray], Sequence[Video]]
@@ -142,10 +142,12 @@ class Processor:
         positions_3T, rope_delta = rope_index(token_types_T, grid_thw_N3, self.config.merge_size)
         return Features(token_ids_T, token_types_T, positions_3T, rope_delta, patches_IC, grid_thw_N3)
 
-    def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]] = ()) -> int:
-        """The number of tokens that `features` would give for a text and images of these (height, width)."""
-        grids = [image_grid(*size, self.config, f"image {number}") for number, size in enumerate(image_sizes)]
-        return len(self._token_ids(text, np.asarray(grids, np.int32).reshape(-1, 3), np.zeros((0, 3), np.int32), ()))
+    def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]] = (), videos: Sequence[Video] = ()) -> int:
+        """The number of tokens that `features` would give for a text, images of these (height, width), and videos."""
+        images = [image_grid(*size, self.config, f"image {number}") for number, size in enumerate(image_sizes)]
+        films = [video_grid(video, self.config, f"video {number}") for number, video in enumerate(videos)]
+        images_N3, films_N3 = (np.asarray(part, np.int32).reshape(-1, 3) for part in (images, films))
+        return len(self._token_ids(text, images_N3, films_N3, [time_stamps(video, self.config) for video in videos]))
 
     def load_video(self, source: bytes | str | os.PathLike[str], name: str = "") -> Video:
         """Loads a video file's frames, chosen and resized for this processor; see `load_video`."""

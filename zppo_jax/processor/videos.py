@@ -76,6 +76,13 @@ def smart_resize_video(
     return new_height, new_width
 
 
+def video_grid(video: Video, config: ProcessorConfig, name: str = "video") -> tuple[int, int, int]:
+    """The grid (time, height, width) in patches of a video; computed from sizes alone."""
+    height, width = smart_resize_video(len(video.frames), *video.size, config, name)
+    steps = math.ceil(len(video.frames) / config.temporal_patch_size)
+    return steps, height // config.patch_size, width // config.patch_size
+
+
 def patchify_videos(videos: Sequence[Video], config: ProcessorConfig) -> tuple[np.ndarray, np.ndarray]:
     """Patches [I, C] uint8 of all videos and their grids [N, 3] int32 (time, height, width) in patches.
 
@@ -87,12 +94,11 @@ def patchify_videos(videos: Sequence[Video], config: ProcessorConfig) -> tuple[n
     for number, video in enumerate(videos):
         name = f"video {number}"
         check_video(video, config, name)
-        height, width = smart_resize_video(len(video.frames), *video.size, config, name)
+        grids.append(video_grid(video, config, name))
+        _, height, width = (config.patch_size * size for size in grids[-1])
         frames = [resize_frame(frame_HWC, height, width) for frame_HWC in video.frames]
         frames += frames[-1:] * (-len(frames) % config.temporal_patch_size)
         parts.append(to_patches(np.stack(frames), config))
-        steps = len(frames) // config.temporal_patch_size
-        grids.append((steps, height // config.patch_size, width // config.patch_size))
     return np.concatenate(parts), np.asarray(grids, np.int32).reshape(-1, 3)
 
 

@@ -158,9 +158,10 @@ class Checkpoints:
     def _described(self, step: int, error: Exception) -> str:
         if isinstance(error, WorkdirError):
             return str(error)
+        fix = "free some space" if self._directory.is_dir() else "the directory is gone; put it back"
         return (
             f"the checkpoint of step {step} cannot be written to {self._directory} ({first_line(error)}): "
-            f"free some space, then the same command {continues(self.latest_step)}"
+            f"{fix}, then the same command {continues(self.latest_step)}"
         )
 
     def reached_preemption(self, step: int) -> bool:

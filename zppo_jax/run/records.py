@@ -54,7 +54,7 @@ class Records:
             self._waiting.append(functools.partial(self._metrics.write, step.number, metrics))
         advantages = step.advantages
         for group in step.groups:
-            advantages_G = advantages[group.prompt.uid]
+            advantages_G = advantages.get(group.prompt.uid)
             self._waiting.append(functools.partial(self._samples.write, step.number, group, advantages_G))
         for number, groups in step.skipped.items():
             file = self._skipped(step.number, number, groups, advantages)

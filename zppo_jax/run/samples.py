@@ -25,8 +25,8 @@ class SampleWriter:
         self._max_bytes = int(max_megabytes * 1e6)
         self._keep = keep
 
-    def write(self, step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> None:
-        """Appends one group; `advantages_G` are the advantages that entered the loss."""
+    def write(self, step: int, group: Group, advantages_G: np.ndarray | Sequence[float] | None) -> None:
+        """Appends one group; `advantages_G` are as in `sample_row`."""
         line = json_line(sample_row(step, group, advantages_G))
         size = self._file.stat().st_size if self._file.exists() else 0
         if size > 0 and size + len(line) > self._max_bytes:
@@ -60,10 +60,14 @@ class SampleWriter:
                 self._rotated(number).replace(self._rotated(number + 1))
 
 
-def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[float]) -> dict[str, Any]:
+def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[float] | None) -> dict[str, Any]:
     """The line of a group in samples.jsonl: the prompt with the responses that it shows (author, whole text, shown
-    text) and the question's gold; for each response its text, parsed answer, length in tokens, reward (None:
-    undecided), scorer's status and the advantage that entered the loss."""
+    text) and the question's gold; the author of the responses, and for each its text, parsed answer, length in tokens,
+    reward (None: undecided), scorer's status and advantage.
+
+    `advantages_G` are those of the first epoch of the step's updates: with `advantage.scope = minibatch` each epoch
+    has others. They are None for a group that is not learned from.
+    """
     prompt = group.prompt
     return {
         "step": int(step),
@@ -75,11 +79,12 @@ def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[floa
         "opening": prompt.opening,
         "shown": [dataclasses.asdict(one) for one in prompt.shown],
         "gold": prompt.question.answer,
+        "author": group.author,
         "responses": [rollout.text for rollout in group.rollouts],
         "answers": [rollout.answer for rollout in group.rollouts],
         "finish_reasons": [rollout.finish_reason for rollout in group.rollouts],
         "lengths": [len(rollout.token_ids_T) for rollout in group.rollouts],
         "rewards": [float(one.correct) if one.decided else None for one in group.rollouts],
         "statuses": [one.status for one in group.rollouts],
-        "advantages": [scalar(advantage) for advantage in advantages_G],
+        "advantages": None if advantages_G is None else [scalar(advantage) for advantage in advantages_G],
     }

@@ -44,12 +44,14 @@ class Step:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """This host's groups that were learned from."""
-        return self.learned.groups
+        """This host's groups: the student's, then those of the teacher that were learned from, if any."""
+        students = self.plain.groups + self.reformulated.groups
+        return students + tuple(group for group in self.learned.groups if group.author != "student")
 
     @property
     def advantages(self) -> dict[str, np.ndarray]:
-        """The weight of each response in the loss, [G] by the uid of its group; of all hosts."""
+        """The weight of each response in the loss of the first epoch, [G] by the uid of its group; of all hosts. A
+        group that is not learned from has none."""
         pairs = zip(self.learned.outcomes, self.update.weights_PG, strict=True)
         return {outcome.uid: weights_G for outcome, weights_G in pairs}
 

@@ -26,14 +26,16 @@ class StopRequest:
     Long work can be interrupted: inside `interruptible()`, a report that was wrapped by `interrupting` raises
     StopRequested.
 
-    The handlers are installed inside the `with` block only. Outside the main thread, where Python allows none, the
-    flag is never set.
+    The handlers are installed inside the `with` block only. Blocks may end in another order than they began: a handler
+    that was installed over this one's stays, and a signal that reaches this one after its block goes to the one below.
+    Outside the main thread, where Python allows none, the flag is never set.
     """
 
     def __init__(self) -> None:
         self._requested = threading.Event()
         self._interruptible = False
-        self._previous: dict[signal.Signals, Any] = {}
+        self._previous: dict[int, Any] = {}
+        self._active = False
 
     @property
     def requested(self) -> bool:
@@ -60,20 +62,32 @@ class StopRequest:
         return interrupting
 
     def __enter__(self) -> Self:
+        self._active = True
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._active = False
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+        if not self._active:
+            return self._pass_on(number, frame)
         if self.requested:
             raise KeyboardInterrupt
         self._requested.set()
         # Not print: a signal may arrive while print itself is at work.
         os.write(2, b"\nstopping and saving; press again to stop at once\n")
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Does what the handler before this one does."""
+        previous = self._previous[number]
+        if callable(previous):
+            previous(number, frame)
+        elif previous == signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)

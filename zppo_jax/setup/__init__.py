@@ -22,7 +22,6 @@ from zppo_jax.setup.engines import (
     student_engine,
     teacher_engine,
     teacher_sampling,
-    teacher_writes,
     training_sampling,
 )
 from zppo_jax.setup.learning import learner_of, recipe_of, schedule_of
@@ -52,6 +51,5 @@ __all__ = [
     "student_engine",
     "teacher_engine",
     "teacher_sampling",
-    "teacher_writes",
     "training_sampling",
 ]

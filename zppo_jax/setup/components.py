@@ -33,7 +33,7 @@ from zppo_jax.run.timers import Phase
 from zppo_jax.setup import engines
 from zppo_jax.setup.devices import check_hosts
 from zppo_jax.setup.learning import learner_of
-from zppo_jax.types import Cohort, Prompt
+from zppo_jax.types import Cohort, Prompt, prompt_uid
 from zppo_jax.update.credit import CREDITS, Credit
 from zppo_jax.update.learner import Learner
 from zppo_jax.update.programs import State
@@ -67,11 +67,12 @@ class Components:
         return RandomStream(self.config.seed, step, purpose)
 
     def learned_from(self, plain: Cohort, helped: Cohort, step: int, phase: Phase) -> Cohort:
-        """The groups that the update learns from: the student's, or the teacher's on the same plain prompts."""
+        """The groups that the update learns from: the student's, or the teacher's on the same plain prompts, under
+        their own uids."""
         if self.method.learns_from == "student":
             return plain + helped
         assert self.teacher is not None
-        items = [EncodedPrompt(group.prompt, group.features) for group in plain.groups]
+        items = [EncodedPrompt(_for_teacher(group.prompt, step), group.features) for group in plain.groups]
         with phase("teacher"):
             groups = self.teacher.groups(items, self.random(step, "teacher"))
             return gather_cohort(groups, self.hosts, "the teacher's responses")
@@ -80,6 +81,10 @@ class Components:
         """Ends the workers of the data stream and of the scorer."""
         self.stream.close()
         self.student.actor.scorer.close()
+
+
+def _for_teacher(prompt: Prompt, step: int) -> Prompt:
+    return dataclasses.replace(prompt, uid=prompt_uid(step, prompt.question.id, "teacher"), parent=prompt.uid)
 
 
 def build(
@@ -117,7 +122,9 @@ def build(
     )
     student.host_copy.release()
     learner.prepare(state)
-    teacher = _teacher(config, teacher_directory, student.actor, sampler, heartbeat) if method.needs_teacher else None
+    teacher = None
+    if method.needs_teacher(config):
+        teacher = _teacher(config, teacher_directory, student.actor, sampler, heartbeat)
     buffer = ReplayBuffer(config.replay.capacity, config.replay.refresh_position) if method.uses_replay else None
     components = Components(
         config=config,
@@ -224,7 +231,9 @@ def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler
         actor=dataclasses.replace(student, engine=engine),
         num_rollouts=config.teacher.num_rollouts,
         sampling=engines.teacher_sampling(config),
-        writer=_writer(config, processor, student, engine) if engines.teacher_writes(config) else None,
+        writer=_writer(config, processor, student, engine)
+        if get_method(config.method).teacher_writes(config)
+        else None,
     )
 
 

@@ -20,7 +20,6 @@ from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.setup.devices import decoding_mesh
-from zppo_jax.zppo import get_method
 
 BUSY_TOKENS = 16_384
 """The most prompt tokens that a device runs at once: more would not make its products faster, only take memory."""
@@ -112,11 +111,6 @@ def prepare_student(
         return
     evaluation.prepare(params, (held_out,), buckets)
     student.prepare(params, (rollouts,))
-
-
-def teacher_writes(config: Config) -> bool:
-    """Whether the teacher is asked to write: summaries, or texts that a prompt needs."""
-    return config.teacher.compress.enabled or get_method(config.method).needs_texts
 
 
 def teacher_engine(config: Config, model: qwen3_5.Config, banned_V: np.ndarray, student: Engine) -> Engine:

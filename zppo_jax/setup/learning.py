@@ -48,11 +48,16 @@ def learner_of(
 
 
 def recipe_of(config: Config, model: qwen3_5.Config, reference: qwen3_5.Config | None = None) -> Recipe:
-    """The static settings of the update."""
+    """The static settings of the update. Raises ValueError if the method's row contradicts its objective."""
     method = get_method(config.method)
     objective = OBJECTIVES[method.objective](config)
-    if objective.needs_reference != method.reference:
-        raise ValueError(f"method {method.name}: its objective and its row disagree on whether there is a reference")
+    if not objective.needs_reference == method.reference == (reference is not None):
+        raise ValueError(f"method {method.name}: its objective, its row and its models disagree on a reference model")
+    if objective.mismatch and method.learns_from == "teacher":
+        raise ValueError(
+            f"method {method.name}: the objective {method.objective} compares the student with itself as the sampler, "
+            "but the teacher samples"
+        )
     return Recipe(
         model=model,
         objective=objective,

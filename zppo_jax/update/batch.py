@@ -20,13 +20,22 @@ def split(num_groups: int, num_minibatches: int, seed: int, step: int, epoch: in
 
 
 def with_gradient(groups: Sequence[int], weights_PG: np.ndarray) -> list[int]:
-    """The groups in which any response has a nonzero weight.
+    """The groups in which any response has a nonzero weight."""
+    return [index for index in groups if np.any(weights_PG[index] != 0.0)]
+
+
+def computed(
+    groups: Sequence[int], weights_PG: np.ndarray, outcomes: Sequence[Outcome], weighted_only: bool
+) -> list[int]:
+    """The groups that an update computes: all decided ones, or those with weight if the objective is `weighted_only`.
 
     With group-relative credit all weights of a group are exactly zero if all its responses are right or all are wrong,
     and so is the gradient: such groups count among the tokens of the mean and are not computed. Most groups are of this
     kind, so this saves most of the update's time.
     """
-    return [index for index in groups if np.any(weights_PG[index] != 0.0)]
+    if weighted_only:
+        return with_gradient(groups, weights_PG)
+    return [index for index in groups if outcomes[index].decided]
 
 
 def num_tokens(outcomes: Sequence[Outcome]) -> int:

@@ -46,7 +46,8 @@ class Schedule:
 
 
 class Updated(NamedTuple):
-    """The result of the updates of a step: the weights [P, G] of all groups in the first epoch, means of the metrics,
+    """The result of the updates of a step: the weights [P, G] of all groups in the first epoch (a later one has others
+    if statistics are those of a mini-batch, because it deals the groups again), means of the metrics,
     and the group indices of each update that was skipped because it was not finite (by number of the update)."""
 
     weights_PG: np.ndarray
@@ -98,15 +99,17 @@ class Learner:
         weights_PG = epochs[0].weights_PG
         mismatch: dict[str, float] = {}
         if self.schedule.old_logprobs == "trainer":
-            local, mismatch = self.with_old_logprobs(state["params"], local, weights_PG)
-        seen = batch.with_gradient(epochs[0].parts[0].tolist(), weights_PG)
+            chosen = self._computed(cohort, range(len(cohort.outcomes)), weights_PG)
+            local, mismatch = self.with_old_logprobs(state["params"], local, weights_PG, chosen)
+        seen = self._computed(cohort, epochs[0].parts[0].tolist(), weights_PG)
         if self.recipe.objective.mismatch and not mismatch and not seen:
             mismatch = self.mismatch(state["params"], local, weights_PG, seed=seed, step=step)
         updates, groups_of_updates = [], []
         for epoch in epochs:
             for part in epoch.parts:
                 num_tokens = batch.num_tokens([cohort.outcomes[index] for index in part])
-                state, row = self._step(state, local, epoch.weights_PG, part, num_tokens)
+                chosen = self._computed(cohort, part.tolist(), epoch.weights_PG)
+                state, row = self._step(state, local, epoch.weights_PG, chosen, num_tokens)
                 updates.append(row)
                 groups_of_updates.append(part.tolist())
         made = jax.device_get(updates)
@@ -119,6 +122,9 @@ class Learner:
         parts = batch.split(len(cohort.outcomes), self.schedule.num_minibatches, seed, step, epoch)
         return _Epoch(parts, credit(cohort.outcomes, parts))
 
+    def _computed(self, cohort: Cohort, groups: Sequence[int], weights_PG: np.ndarray) -> list[int]:
+        return batch.computed(groups, weights_PG, cohort.outcomes, self.recipe.objective.weighted_only)
+
     def _wait_for_all(self, state: State) -> None:
         """Waits until all programs are compiled on all hosts. Otherwise a collective times out (gloo: 30 s) while one
         host still compiles."""
@@ -129,11 +135,10 @@ class Learner:
         self.hosts.gather(True, "the update")
 
     def _step(
-        self, state: State, local: Mapping[int, Group], weights_PG: np.ndarray, part: np.ndarray, num_tokens: int
+        self, state: State, local: Mapping[int, Group], weights_PG: np.ndarray, chosen: Sequence[int], num_tokens: int
     ) -> tuple[State, dict[str, Any]]:
-        """Computes the gradient of one mini-batch, and makes one update."""
-        chosen = [index for index in part.tolist() if index in local]
-        placed = rows.arrange(local, batch.with_gradient(chosen, weights_PG), self.shapes)
+        """Computes the gradient of the chosen groups of one mini-batch, and makes one update."""
+        placed = rows.arrange(local, [index for index in chosen if index in local], self.shapes)
         sums = self.gradient(state["params"], local, weights_PG, placed)
         return self._update(state)(state, sums, np.float32(num_tokens))
 
@@ -164,27 +169,27 @@ class Learner:
         order = RandomStream(seed, step, "compared").order(len(weights_PG)).tolist()
         chosen = [index for index in order[: shapes.num_rows] if index in known]
         placed = rows.arrange(groups, chosen, shapes)[: shapes.num_rows // self.hosts.count]
-        new_BT, micro = self._computed(params, groups, weights_PG, placed, shapes)
+        new_BT, micro = self._logprobs_of(params, groups, weights_PG, placed, shapes)
         return self._mismatch_between([new_BT[micro["counted_BT"]]], [micro["old_logprobs_BT"][micro["counted_BT"]]])
 
     def with_old_logprobs(
-        self, params: dict[str, Any], groups: Mapping[int, Group], weights_PG: np.ndarray
+        self, params: dict[str, Any], groups: Mapping[int, Group], weights_PG: np.ndarray, chosen: Sequence[int]
     ) -> tuple[dict[int, Group], dict[str, float]]:
-        """Replaces the sampler's log-probabilities by the trainer's in groups that are learned from, in one forward
-        pass over all rows. Returns (the groups, the mismatch of the two: {} if nothing is learned)."""
-        shapes, chosen = self.shapes, batch.with_gradient(sorted(groups), weights_PG)
-        placed, size = rows.arrange(groups, chosen, shapes), shapes.num_rows // self.hosts.count
+        """Replaces the sampler's log-probabilities by the trainer's in the `chosen` groups, in one forward pass over
+        all rows. Returns (the groups, the mismatch of the two: {} if none are chosen)."""
+        shapes, size = self.shapes, self.shapes.num_rows // self.hosts.count
+        placed = rows.arrange(groups, [index for index in chosen if index in groups], shapes)
         new: dict[tuple[int, int], np.ndarray] = {}
         for number in range(max(self.hosts.gather(-(-len(placed) // size), "the rows of a step"))):
             part = placed[number * size : (number + 1) * size]
-            new_BT, micro = self._computed(params, groups, weights_PG, part, shapes)
+            new_BT, micro = self._logprobs_of(params, groups, weights_PG, part, shapes)
             new |= rows.by_rollout(new_BT, micro["counted_BT"], groups, part)
         old = [groups[index].rollouts[rollout].logprobs_T for index, rollout in new]
         mismatch = self._mismatch_between(list(new.values()), old)
         found = {index: rows.with_logprobs(group, index, new) for index, group in groups.items()}
-        return found, mismatch if np.any(weights_PG) else {}
+        return found, mismatch if chosen else {}
 
-    def _computed(
+    def _logprobs_of(
         self,
         params: dict[str, Any],
         groups: rows.Groups,
@@ -290,9 +295,9 @@ def _places(cohort: Cohort) -> dict[str, int]:
 
 
 def _shares(cohort: Cohort, weights_PG: np.ndarray) -> dict[str, float]:
-    """The shares of decided groups with a nonzero weight and of responses with a positive one."""
+    """The shares of decided groups with a nonzero weight, and of their responses with a positive one."""
     decided = np.asarray([outcome.decided for outcome in cohort.outcomes], bool)
     return {
         "nonzero_group_fraction": float(np.any(weights_PG != 0.0, axis=1).sum() / max(decided.sum(), 1)),
-        "positive_fraction": float((weights_PG > 0.0).mean()),
+        "positive_fraction": float((weights_PG > 0.0).sum() / max(decided.sum() * weights_PG.shape[1], 1)),
     }

@@ -16,8 +16,8 @@ from jax.typing import ArrayLike
 class Sum(NamedTuple):
     """A metric that is a sum over tokens, divided once per mini-batch.
 
-    `over`: "all" tokens of the mini-batch, including those of groups without weight, which are not computed and add 0;
-    or only the "computed" ones.
+    `over`: "all" tokens of the mini-batch, including those of groups that are not computed, which add 0 (an objective
+    that is `weighted_only`); or only the "computed" ones.
     """
 
     name: str
@@ -103,7 +103,7 @@ def means(
 ) -> dict[str, jax.Array]:
     """Token means of sums: over all `num_tokens`, or over the `num_computed` computed ones, as each sum declares.
 
-    A token that was not computed has no weight: it adds nothing to the loss and is never clipped.
+    A token that was not computed adds 0: only an objective that ignores tokens without weight leaves groups out.
     """
     counts = {"all": jnp.maximum(num_tokens, 1.0), "computed": jnp.maximum(num_computed, 1.0)}
     return {one.name: sums[one.name] / counts[one.over] for one in declared}

@@ -45,11 +45,14 @@ class Objective(Protocol):
       mismatch: the metrics of the mismatch between student and sampler in the first update of a step, with their
         names among `sums`; {} if the objective does not use the sampler's log-probabilities.
       needs_reference: whether it is called with a reference model.
+      weighted_only: whether a response with zero weight adds exactly 0 to the loss and to every sum over "all" tokens.
+        Groups without any weight are then not computed; otherwise every decided group is.
     """
 
     sums: ClassVar[tuple[Sum, ...]]
     mismatch: ClassVar[Mapping[str, str]]
     needs_reference: ClassVar[bool]
+    weighted_only: ClassVar[bool]
 
     def __call__(
         self, student: ModelOutput, reference: ModelOutput | None, micro: Mapping[str, Any]
@@ -73,6 +76,7 @@ class Clipped:
     sums: ClassVar[tuple[Sum, ...]] = losses.SUMS
     mismatch: ClassVar[Mapping[str, str]] = {"mismatch_kl": "kl", "mismatch_abs": "log_ratio_abs"}
     needs_reference: ClassVar[bool] = False
+    weighted_only: ClassVar[bool] = True
 
     @classmethod
     def of(cls, config: Config) -> Clipped:

@@ -104,7 +104,7 @@ def directories(config: Config, workdir: Path, message: Callable[[str], None] = 
     missing. A model that the method does not need is not required.
     """
     paths = {"student": config.model.path, "teacher": config.teacher.path}
-    needed = [name for name in paths if name == "student" or get_method(config.method).loads_teacher]
+    needed = [name for name in paths if name == "student" or get_method(config.method).loads_teacher(config)]
     target = SHIPPED
     if not all(paths[name] for name in needed):
         if config.warmstart.rebuild:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from zppo_jax.config import Config
 from zppo_jax.errors import ConfigError
+from zppo_jax.zppo import select
 from zppo_jax.zppo.helps import HELPS
 from zppo_jax.zppo.reformulate import check_helps
 
@@ -41,6 +43,8 @@ class Method:
 
     def __post_init__(self) -> None:
         check_helps(self.helps)
+        if self.helps and self.learns_from == "teacher":
+            raise ValueError(f"method {self.name}: the student answers prompts with help, so it must learn from itself")
 
     @property
     def asks_teacher(self) -> bool:
@@ -52,21 +56,32 @@ class Method:
         """Whether the teacher must write, because some of its texts have no fallback."""
         return any(HELPS[kind].digest.fallback is None for kind in self.helps)
 
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether the method needs a teacher."""
-        return bool(self.helps) or self.learns_from == "teacher"
+    def teacher_answers(self, config: Config) -> bool:
+        """Whether a run samples the teacher's responses: to help with hard questions, or to learn from."""
+        return self.learns_from == "teacher" or (self.asks_teacher and _helps(config))
 
-    @property
-    def loads_teacher(self) -> bool:
-        """Whether a teacher's weights are needed, as a teacher or as a reference."""
-        return self.needs_teacher or self.reference
+    def teacher_writes(self, config: Config) -> bool:
+        """Whether a run asks the teacher to write: summaries, or texts that a prompt needs."""
+        return bool(self.helps) and _helps(config) and (config.teacher.compress.enabled or self.needs_texts)
+
+    def needs_teacher(self, config: Config) -> bool:
+        """Whether a run samples from a teacher."""
+        return self.teacher_answers(config) or self.teacher_writes(config)
+
+    def loads_teacher(self, config: Config) -> bool:
+        """Whether a run needs a teacher's weights, to sample from or as a reference."""
+        return self.needs_teacher(config) or self.reference
 
     @property
     def summary(self) -> str:
         """The row in words, for logs and reports."""
         parts = ["replay buffer"] * self.uses_replay + [kind.upper() for kind in self.helps]
         return " + ".join(["GRPO", *parts])
+
+
+def _helps(config: Config) -> bool:
+    """Whether the cap on prompts with help leaves room for one."""
+    return select.augmentation_limit(config.zppo.augmentation_fraction, config.rollout.questions_per_step) > 0
 
 
 METHODS: dict[str, Method] = {
