@@ -12,9 +12,6 @@ from zppo_jax.processor.config import ProcessorConfig
 
 MAX_ASPECT_RATIO = 200
 
-# Normalised value of each grey level: rescaling by 1/255, then mean and deviation 0.5.
-_NORMALISED = np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)
-
 
 def check_pixels(image_HWC: np.ndarray, name: str) -> None:
     """Raises ValueError unless the image is an RGB uint8 array of shape [H, W, 3]."""
@@ -68,8 +65,14 @@ def to_patches(frames_FHWC: np.ndarray, config: ProcessorConfig) -> np.ndarray:
 
 
 def normalised(patches_IC: np.ndarray) -> np.ndarray:
-    """Converts uint8 grey levels to float32 in [-1, 1]; patches that are already float32 are returned unchanged.
+    """Converts uint8 grey levels to float32 in [-1, 1], by 1/255 and then by a mean and deviation of 0.5; patches that
+    are already float32 are returned unchanged.
 
     float32 takes four times the memory, so this is done late: a waiting question is kept in uint8.
     """
-    return _NORMALISED[patches_IC] if patches_IC.dtype == np.uint8 else patches_IC
+    if patches_IC.dtype != np.uint8:
+        return patches_IC
+    values_IC = patches_IC.astype(np.float32)  # ten times faster than a table of 256 values, with the same bits
+    values_IC /= np.float32(127.5)
+    values_IC -= np.float32(1)
+    return values_IC
