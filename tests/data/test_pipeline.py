@@ -339,6 +339,9 @@ def test_an_opening_is_text_after_the_images():
     np.testing.assert_array_equal(features.grid_types_N, before.grid_types_N)
     assert process.num_tokens(prompt) == features.num_tokens
     assert before.followed_by([]) is before
+    film = Video([np.zeros((64, 64, 3), np.uint8)] * 4, 2.0)
+    prompt = dataclasses.replace(prompt, question=dataclasses.replace(question, videos=(film,)))
+    assert process.num_tokens(prompt) == process.item(prompt).features.num_tokens > features.num_tokens
 
 
 def test_videos_of_a_question_reach_the_processor():
