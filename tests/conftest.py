@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.metadata
 import json
 import os
@@ -19,9 +20,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need a network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 OLD_JAX = tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11)
-if OLD_JAX and "xla_cpu_use_fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
+# One module of LLVM a program: each of many costs its own passes, and the workers keep all cores busy anyway.
+FLAGS = {"xla_cpu_parallel_codegen_split_count": "1"}
+if OLD_JAX:
     # To write fused loops by way of MLIR doubles the time to compile; later versions have no other way.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+    FLAGS["xla_cpu_use_fusion_emitters"] = "false"
+for flag, value in FLAGS.items():
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{flag}={value}".strip()
+
+# Tracing makes so many objects that to look for cycles at every 700th is a twentieth of the time.
+gc.set_threshold(20_000, 20, 20)
 
 # The same examples in every run: a failure here is a failure everywhere. A slow machine is no fault.
 settings.register_profile("reproducible", derandomize=True, deadline=None)

@@ -12,7 +12,14 @@ import pytest
 
 from tests.models import tiny
 from tests.models.tiny import FAST_COMPILE, MM_LENGTH, image
+from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import inputs, layers, vision, vlm
+
+
+@pytest.fixture(scope="module")
+def model() -> qwen3_5.Model:
+    return tiny.short_model()
+
 
 _logits = jax.jit(vlm.logits, static_argnums=1, compiler_options=FAST_COMPILE)
 _encode = jax.jit(vision.encode, static_argnums=1, compiler_options=FAST_COMPILE)

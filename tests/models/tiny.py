@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,6 +127,14 @@ def random_model(tied: bool = True, seed: int = 0) -> qwen3_5.Model:
     """The tiny model in float32."""
     config = configs.from_dict(config_dict(tie_word_embeddings=tied))
     return qwen3_5.Model(config, random_params(config, seed))
+
+
+@functools.cache
+def short_model() -> qwen3_5.Model:
+    """The tiny model with three layers, two linear and a full one: a stack and both kinds, in less time to compile."""
+    raw = config_dict(text__num_hidden_layers=3, text__full_attention_interval=3)
+    config = configs.from_dict(raw)
+    return qwen3_5.Model(config, random_params(config, 0))
 
 
 # ---------------------------------------------------------------- batches

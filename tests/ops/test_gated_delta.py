@@ -86,7 +86,8 @@ def compare_gradients(gradients, arguments, out_weights, state_weights):
     """Compares with those of the token-by-token rule, to 2e-5 of the largest; returns its output and state."""
     num_tokens = arguments[0].shape[1]
     padded = (*(pad_tokens(x) for x in arguments[:-1]), arguments[-1])
-    expected_gradients, (out, state) = recurrent(padded, pad_tokens(out_weights), state_weights)
+    found = recurrent(padded, pad_tokens(out_weights), state_weights)
+    expected_gradients, (out, state) = jax.tree.map(np.asarray, found)  # a slice of jax's is a program
     for name, actual, expected in zip(NAMES, gradients, expected_gradients, strict=True):
         expected = expected if name == "state" else expected[:, :num_tokens]
         largest = max(1.0, float(np.abs(expected).max()))
@@ -112,7 +113,7 @@ def test_recurrent_and_step_are_the_definition():
     np.testing.assert_allclose(state, expected_state, atol=1e-5)
     one = draw(1)
     q, k, v, g, beta = (x[:, 0] for x in one[:-1])
-    out, state = gated_delta_step(q, k, v, g, beta, one[-1])
+    out, state = jax.jit(gated_delta_step)(q, k, v, g, beta, one[-1])
     expected_out, expected_state = numpy_rule(*one)
     np.testing.assert_allclose(out, expected_out[:, 0], atol=1e-6)
     np.testing.assert_allclose(state, expected_state, atol=1e-6)
@@ -240,8 +241,8 @@ def test_the_gradient_of_the_inverse_stays_below_the_diagonal():
     """dS = -X^T G X^T, its strictly lower part, from NumPy's inverse."""
     rng = np.random.default_rng(0)
     strict, cotangent = np.tril(rng.standard_normal((8, 8)), -1), rng.standard_normal((8, 8))
-    _, pull = jax.vjp(inverse_unit_lower, jnp.asarray(strict, jnp.float32))
-    (gradient,) = pull(jnp.asarray(cotangent, jnp.float32))
+    pulled = jax.jit(lambda strict, cotangent: jax.vjp(inverse_unit_lower, strict)[1](cotangent))
+    (gradient,) = pulled(strict.astype(np.float32), cotangent.astype(np.float32))
     inverse = np.linalg.inv(np.eye(8) + strict)
     expected = np.tril(-inverse.T @ cotangent @ inverse.T, -1)
     np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())
@@ -249,5 +250,5 @@ def test_the_gradient_of_the_inverse_stays_below_the_diagonal():
 
 def test_inverse_of_all_ones_is_exact():
     """The matrix of 64 equal keys; its inverse is the identity minus the first subdiagonal, without rounding."""
-    inverse = inverse_unit_lower(jnp.tril(jnp.ones((64, 64)), -1))
+    inverse = jax.jit(inverse_unit_lower)(np.tril(np.ones((64, 64), np.float32), -1))
     np.testing.assert_array_equal(inverse, np.eye(64) - np.eye(64, k=-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -40,13 +41,19 @@ def distribution(hidden, head, temperature, banned):
 
 def run(function, hidden, head, target, temperature, banned, cotangent, **options):
     """Value and the gradients with respect to the hidden states and the head."""
+    return _both(function, temperature, **options)(hidden, head, target, banned, cotangent)
 
-    def both(hidden, head):
+
+@functools.cache
+def _both(function, temperature, **options):
+    """The program of `run`, once for all arrays of the same shapes."""
+
+    def both(hidden, head, target, banned, cotangent):
         value, pull = jax.vjp(lambda h, w: function(h, w, target, temperature, banned, **options), hidden, head)
         return value, *pull(cotangent)
 
     # A CPU's compiler may leave out roundings to bfloat16 that an accelerator's would not.
-    return jax.jit(both, compiler_options=FAST_COMPILE | {"xla_allow_excess_precision": False})(hidden, head)
+    return jax.jit(both, compiler_options=FAST_COMPILE | {"xla_allow_excess_precision": False})
 
 
 def require_equal(actual, expected, tolerance=1e-5):
