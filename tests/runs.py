@@ -33,6 +33,7 @@ from zppo_jax.run import checkpoint
 from zppo_jax.run.metrics import depends_on_clock
 from zppo_jax.run.metrics_file import MetricsWriter
 from zppo_jax.run.rows import read_rows
+from zppo_jax.setup import opening
 from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.examples import Example
 from zppo_jax.zppo import prompts
@@ -139,10 +140,19 @@ def command(
     )  # fmt: skip
 
 
-def run(start: Path, workdir: Path, method: str = "zppo", **changes: Any) -> Path:
-    """Trains in this process; returns the run directory."""
-    train.run(config(start, method, **changes), workdir)
+def run(start: Path, workdir: Path, method: str = "zppo", *, drawn: bool = False, **changes: Any) -> Path:
+    """Trains in this process, without a picture at the end unless `drawn`; returns the run directory."""
+    with contextlib.nullcontext() if drawn else undrawn():
+        train.run(config(start, method, **changes), workdir)
     return workdir
+
+
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Runs leave no curves.png meanwhile: drawing it takes a third of a small run's time, and few tests look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "draw_curves", lambda workdir: None)
+        yield
 
 
 @contextlib.contextmanager
@@ -217,7 +227,7 @@ def send(step):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.{signal})
 
-with runs.after_row(send):
+with runs.undrawn(), runs.after_row(send):
     main.main()
 """
 """A script for `command`: the process gets a signal when the row of a step is written, and a checkpoint that is being

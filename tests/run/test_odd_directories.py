@@ -284,6 +284,6 @@ def test_a_deleted_config_json_binds_as_before(straight, start, tmp_path):
 def test_lost_metrics_are_said_and_the_run_goes_on(straight, start, tmp_path, capsys):
     run = shutil.copytree(straight, tmp_path / "run")
     (run / "metrics.jsonl").unlink()
-    runs.run(start, run)
+    runs.run(start, run, drawn=True)
     out = capsys.readouterr().out
     assert "metrics.jsonl ends before step 6" in out and "no curves: " in out
