@@ -261,11 +261,20 @@ SPOILT = {
 }
 
 
+UNCOMPILED = """
+from zppo_jax import main
+from zppo_jax.compilation import Compiler
+Compiler._compile = lambda *_: None
+main.main()
+"""
+"""The command, which compiles nothing: a run that has made all its steps calls no program, but would wait for them."""
+
+
 @pytest.mark.parametrize("name", SPOILT)
 def test_the_command_says_it_in_one_line(straight, start, tmp_path, name):
     run = shutil.copytree(straight, tmp_path / "run")
     spoil(run, name)
-    result = runs.command(runs.arguments(start, run))
+    result = runs.command(runs.arguments(start, run), UNCOMPILED)
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert result.returncode == 1 and len(lines) == 1, result.stderr
     assert SPOILT[name] in lines[0]
