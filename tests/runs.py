@@ -1,7 +1,8 @@
 """Small real runs: a tiny model that eight questions have half taught, and the command line or `train.run` on it.
 
 Nothing is replaced: the model reads real images, the scorer scores, the checkpoints are Orbax's. What makes the runs
-quick is their size, programs that XLA hardly optimises, and a compilation cache that all processes share.
+quick is their size, programs that XLA hardly optimises, a compilation cache that all processes share, and that only
+runs whose picture a test looks at draw one.
 """
 
 from __future__ import annotations
