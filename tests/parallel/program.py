@@ -1,6 +1,6 @@
 """The program of the tests of sharding, in separate processes: the model on a mesh against the model on one device.
 
-    python -m tests.parallel.program [--collectives] DEVICES DATA FSDP TENSOR OUT.json ONE.npz \
+    python -m tests.parallel.program [--collectives] DEVICES DATA FSDP TENSOR OUT.json ONE.npz
         [PROCESS NUM_PROCESSES PORT]
 
 DEVICES are those of this process. ONE.npz holds what one device computes; it is made if it is not there, because
