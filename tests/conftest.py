@@ -125,6 +125,6 @@ def straight(start, shared, compilation_folder):
     with made_once(workdir, "compiled.json") as missing:
         if missing:
             with runs.quick_compilation(compilation_folder), runs.compilations() as names, runs.after_row(count):
-                runs.run(start, workdir)
+                runs.run(start, workdir, drawn=True)
             (workdir / "compiled.json").write_text(json.dumps(counts))
     return workdir

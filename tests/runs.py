@@ -1,7 +1,8 @@
 """Small real runs: a tiny model that eight questions have half taught, and the command line or `train.run` on it.
 
 Nothing is replaced: the model reads real images, the scorer scores, the checkpoints are Orbax's. What makes the runs
-quick is their size, programs that XLA hardly optimises, and a compilation cache that all processes share.
+quick is their size, programs that XLA hardly optimises, a compilation cache that all processes share, and that only
+runs whose picture a test looks at draw one.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from zppo_jax.run import checkpoint
 from zppo_jax.run.metrics import depends_on_clock
 from zppo_jax.run.metrics_file import MetricsWriter
 from zppo_jax.run.rows import read_rows
+from zppo_jax.setup import opening
 from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.examples import Example
 from zppo_jax.zppo import prompts
@@ -144,10 +146,19 @@ def command(
     )  # fmt: skip
 
 
-def run(start: Path, workdir: Path, method: str = "zppo", **changes: Any) -> Path:
-    """Trains in this process; returns the run directory."""
-    train.run(config(start, method, **changes), workdir)
+def run(start: Path, workdir: Path, method: str = "zppo", *, drawn: bool = False, **changes: Any) -> Path:
+    """Trains in this process, without a picture at the end unless `drawn`; returns the run directory."""
+    with contextlib.nullcontext() if drawn else undrawn():
+        train.run(config(start, method, **changes), workdir)
     return workdir
+
+
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Runs leave no curves.png meanwhile: drawing it takes a third of a small run's time, and few tests look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "draw_curves", lambda workdir: None)
+        yield
 
 
 @contextlib.contextmanager
@@ -222,7 +233,7 @@ def send(step):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.{signal})
 
-with runs.after_row(send):
+with runs.undrawn(), runs.after_row(send):
     main.main()
 """
 """A script for `command`: the process gets a signal when the row of a step is written, and a checkpoint that is being

@@ -78,14 +78,16 @@ def test_ctrl_c_twice_stops_at_once_and_a_run_without_checkpoint_starts_anew(str
 def test_the_number_of_steps_may_grow(straight, start, tmp_path):
     """With a constant learning rate, three steps and three more are six."""
     runs.run(start, tmp_path, num_steps=3)
-    state = train.run(runs.config(start), tmp_path)
+    with runs.undrawn():
+        state = train.run(runs.config(start), tmp_path)
     runs.assert_same_end(tmp_path, straight, NUM_STEPS)
     assert checkpoint.equal(state, saved_state(tmp_path, state)), "what is returned is what was saved"
 
 
 def test_a_finished_run_is_left_as_it_is(straight, start, tmp_path, capsys):
     workdir = shutil.copytree(straight, tmp_path / "run")
-    state = train.run(runs.config(start), workdir)
+    with runs.undrawn():
+        state = train.run(runs.config(start), workdir)
     assert checkpoint.equal(state, saved_state(workdir, state))
     assert f"continuing after step {NUM_STEPS}" in capsys.readouterr().out
     runs.assert_same_end(workdir, straight, NUM_STEPS)
@@ -94,14 +96,14 @@ def test_a_finished_run_is_left_as_it_is(straight, start, tmp_path, capsys):
 
 def test_a_loop_that_is_left_early_saves_and_continues_to_the_same_bits(straight, start, tmp_path, capsys):
     """At the end of the block, as after Ctrl-C; the run that continues is stepped by hand."""
-    with train.Run.open(runs.config(start), tmp_path) as run:
+    with runs.undrawn(), train.Run.open(runs.config(start), tmp_path) as run:
         for step in run:
             if step.number == 2:
                 break
         assert (run.step, run.done, runs.saved_steps(tmp_path)) == (2, False, [])
     assert runs.saved_steps(tmp_path) == [2] and runs.metrics(tmp_path)[-1]["step"] == 2
     assert "stopped after 2 steps" in capsys.readouterr().out
-    with train.Run.open(runs.config(start), tmp_path) as run:
+    with runs.undrawn(), train.Run.open(runs.config(start), tmp_path) as run:
         assert (run.step, run.done) == (2, False)
         assert [step.number for step in run] == [3, 4, 5, 6] and run.done
     assert f"after {NUM_STEPS} steps" in capsys.readouterr().out
@@ -124,7 +126,7 @@ def test_a_resumed_run_holds_one_student(straight, start, tmp_path, monkeypatch)
         return restore(*args)
 
     monkeypatch.setattr(Checkpoints, "restore", restore_and_count)
-    with train.Run.open(runs.config(start, num_steps=NUM_STEPS + 1), workdir):
+    with runs.undrawn(), train.Run.open(runs.config(start, num_steps=NUM_STEPS + 1), workdir):
         assert restoring == [1], "the teacher's"
         assert embeddings(table) - before == 4, "the student's with two moments, and the teacher's"
 
@@ -157,7 +159,7 @@ def test_a_step_that_failed_breaks_the_run_though_the_error_is_caught(straight, 
 
 def test_a_run_that_is_done_or_closed_makes_no_step(start, tmp_path):
     """The configuration and the directory may be as a notebook has them."""
-    with train.Run.open(runs.tree(start, num_steps=1), str(tmp_path)) as run:
+    with runs.undrawn(), train.Run.open(runs.tree(start, num_steps=1), str(tmp_path)) as run:
         assert [step.number for step in run] == [1] and run.advance() is None
         kept = run.parts.student.actor.engine.kept
         assert kept.weights._made is None and not kept.features._held, "freed after the last evaluation"

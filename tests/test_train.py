@@ -118,7 +118,7 @@ def test_advantages_follow_the_rewards(straight):
 
 
 def test_the_console_tells_the_story(start, tmp_path, capsys):
-    runs.run(start, tmp_path, num_steps=1)
+    runs.run(start, tmp_path, drawn=True, num_steps=1)
     out = capsys.readouterr().out
     for words in ("held-out accuracy before training", "step 1/1", "after 1 steps", "curves.png", "checkpoints"):
         assert words in out

@@ -15,12 +15,18 @@ ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
 
 
-def run(tmp_path: Path, devices: int, mesh: tuple[int, int, int], *flags: str, num_processes: int = 1) -> dict:
-    out = tmp_path / "result.json"
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """The file of what one device computes: the first program that needs it makes it."""
+    return tmp_path_factory.mktemp("one") / "device.npz"
+
+
+def run(one: Path, devices: int, mesh: tuple[int, int, int], *flags: str, num_processes: int = 1) -> dict:
+    out = one.with_name("-".join(map(str, (num_processes, *mesh))) + ".json")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tests.parallel.program", *flags, str(devices), *map(str, mesh), str(out)]
+    command = [sys.executable, "-m", "tests.parallel.program", *flags, *map(str, (devices, *mesh, out, one))]
     # The test is how XLA partitions programs for the mesh, not the machine code.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     others = [
@@ -63,8 +69,8 @@ def check(result: dict) -> None:
     assert result["equal_tokens"] == 1.0
 
 
-def test_forward_gradients_and_decoding_on_a_mesh(tmp_path):
-    result = run(tmp_path, 8, (2, 2, 2), "--collectives")
+def test_forward_gradients_and_decoding_on_a_mesh(one):
+    result = run(one, 8, (2, 2, 2), "--collectives")
     print({name: result[name] for name in ("logits", "gradients", "logprobs")})
     check(result)
     assert result["undivided"] == []
@@ -79,9 +85,9 @@ def test_forward_gradients_and_decoding_on_a_mesh(tmp_path):
 
 
 @pytest.mark.slow
-def test_heads_that_do_not_divide_are_replicated_and_said(tmp_path):
+def test_heads_that_do_not_divide_are_replicated_and_said(one):
     """Two key-value heads and two key heads over a tensor axis of four."""
-    result = run(tmp_path, 8, (1, 2, 4))
+    result = run(one, 8, (1, 2, 4))
     check(result)
     assert (
         "text/full/mixer/k/kernel: axis kv_heads of size 2 is not divided by tensor=4: replicated"
@@ -92,5 +98,5 @@ def test_heads_that_do_not_divide_are_replicated_and_said(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_on_one_host(tmp_path):
-    check(run(tmp_path, 4, (2, 2, 2), num_processes=2))
+def test_two_processes_on_one_host(one):
+    check(run(one, 4, (2, 2, 2), num_processes=2))

@@ -261,11 +261,20 @@ SPOILT = {
 }
 
 
+UNCOMPILED = """
+from zppo_jax import main
+from zppo_jax.compilation import Compiler
+Compiler._compile = lambda *_: None
+main.main()
+"""
+"""The command, which compiles nothing: a run that has made all its steps calls no program, but would wait for them."""
+
+
 @pytest.mark.parametrize("name", SPOILT)
 def test_the_command_says_it_in_one_line(straight, start, tmp_path, name):
     run = shutil.copytree(straight, tmp_path / "run")
     spoil(run, name)
-    result = runs.command(runs.arguments(start, run))
+    result = runs.command(runs.arguments(start, run), UNCOMPILED)
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert result.returncode == 1 and len(lines) == 1, result.stderr
     assert SPOILT[name] in lines[0]
@@ -284,6 +293,6 @@ def test_a_deleted_config_json_binds_as_before(straight, start, tmp_path):
 def test_lost_metrics_are_said_and_the_run_goes_on(straight, start, tmp_path, capsys):
     run = shutil.copytree(straight, tmp_path / "run")
     (run / "metrics.jsonl").unlink()
-    runs.run(start, run)
+    runs.run(start, run, drawn=True)
     out = capsys.readouterr().out
     assert "metrics.jsonl ends before step 6" in out and "no curves: " in out
