@@ -155,7 +155,7 @@ def test_nothing_compiles_after_the_first_steps(straight):
 def by_method(start, tmp_path_factory):
     def train(method: str):
         # A teacher that is not needed does not have to exist.
-        changes = {} if METHODS[method].helps else {"teacher__path": "no/such/teacher"}
+        changes: dict[str, Any] = {} if METHODS[method].helps else {"teacher__path": "no/such/teacher"}
         workdir = tmp_path_factory.mktemp(method)
         return runs.run(start, workdir, method, num_steps=3, log__tensorboard=False, **changes)
 
