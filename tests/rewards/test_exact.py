@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import scoring
-from zppo_jax.rewards import Verdict, exact, expression, surds, worker
+from zppo_jax.rewards import Verdict, exact, expression, gates, surds, worker
 from zppo_jax.rewards.grade import grade
 
 EQUAL = [
@@ -135,7 +135,7 @@ def numeric_value(value: surds.Value) -> float:
 @given(st.lists(st.sampled_from(TOKENS), min_size=1, max_size=7).map("".join))
 def test_what_is_read_is_read_as_the_workers_parser_reads_it(source: str) -> None:
     latex = expression.canonical(source)
-    assume(expression.refusal(latex) is None)
+    assume(gates.refusal(latex) is None)
     try:
         form = exact._form(latex)
     except (exact.Unreadable, surds.TooLarge):

@@ -119,7 +119,7 @@ BOMBS = {
     "tower": ("10^{10^{10^{10}}}", "malformed"),
     "tower of small numbers": ("2^{2^{2^{2^{2}}}}", "malformed"),
     "short tower": ("10^{10^{10}}", "malformed"),
-    "tower in braces": ("{" * 40 + "2^{2}" + "}" * 40, "malformed"),
+    "tower in braces": ("{" * 60 + "2^{2}" + "}" * 60, "malformed"),
     "factorial": ("10000000!", "malformed"),
     "factorial of a factorial": ("(9999!)!", None),
     "long sum": (r"\sum_{n=1}^{1000000000} \frac{1}{n^3+n}", "malformed"),

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any, NoReturn
 
-from zppo_jax.rewards import text
+from zppo_jax.rewards import latex, text
 from zppo_jax.rewards.verdict import MalformedAnswer
 
 Box = tuple[float, float, float, float]
@@ -19,6 +19,7 @@ Point = tuple[float, float]
 MAX_BOXES = 64
 MIN_IOU = 0.5
 _BOX_KEYS = ("bbox_2d", "bbox", "box")
+_BARE_NUMBERS = re.compile(r"^-?[0-9.]+(?:\s*,\s*-?[0-9.]+)+$")
 _POINT_KEYS = ("point_2d", "point")
 
 
@@ -27,8 +28,10 @@ def _reject_constant(name: str) -> NoReturn:
 
 
 def _load(source: str) -> Any:
-    source = re.sub(r"\\([{}_\[\]])", r"\1", text.unfence(source.strip()))
-    source = re.sub(r"^```(?:json)?\s*|\s*```$", "", source)
+    source = re.sub(r"^```(?:json)?\s*|\s*```$", "", source.strip())
+    source = re.sub(r"\\([{}_\[\]])", r"\1", latex.clean(text.unfence(source.strip())))
+    if _BARE_NUMBERS.match(source):
+        source = f"[{source}]"
     try:
         return json.loads(source, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
@@ -74,13 +77,13 @@ def parse_boxes(source: str) -> list[Box]:
 
 def parse_point(source: str) -> Point:
     """One point: [x, y], (x, y), or an object with "point_2d", "point" or "x" and "y"."""
-    source = source.strip()
+    source = latex.clean(text.unfence(source.strip()))
     value = _load(f"[{source[1:-1]}]" if source.startswith("(") and source.endswith(")") else source)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if isinstance(value, dict):
         keyed = next((value[key] for key in _POINT_KEYS if key in value), None)
         value = keyed if keyed is not None else [value.get("x"), value.get("y")]
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
     x, y = _numbers(value, 2)
     return x, y
 

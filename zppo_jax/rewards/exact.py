@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from zppo_jax.rewards import numeric, surds
+from zppo_jax.rewards import latex as latex_lib
+from zppo_jax.rewards import surds
 from zppo_jax.rewards.surds import TooLarge, Value
 
 # The worker's relative tolerance is 1e-40, or 1e-6 where one side is a decimal. Differences between those and these
@@ -60,6 +61,20 @@ def compare(gold: str, answer: str) -> bool | None:
         first, second = (_form(_without_name(side)) for side in (gold, answer))
         return _settle(first, second)
     except (Unreadable, TooLarge, OverflowError):
+        return None
+
+
+def constant(latex: str) -> tuple[Fraction, bool] | None:
+    """The value of an expression without variables, and whether it is rational; else its approximation. None if it is
+    not read here."""
+    try:
+        form = _form(latex)
+        if form.kind or form.inequality or surds.has_variable(form.items[0]):
+            return None
+        if (number := surds.as_rational(form.items[0])) is not None:
+            return number, True
+        return Fraction(surds.approximate(form.items[0])), False
+    except (Unreadable, TooLarge, OverflowError, ValueError):
         return None
 
 
@@ -110,7 +125,7 @@ def _is_infinite(value: Value) -> bool:
 
 
 def _without_name(latex: str) -> str:
-    name, value = numeric.split_assignment(latex)
+    name, value = latex_lib.split_name(latex)
     if name and name not in _NAMES:
         raise Unreadable
     return value
@@ -181,7 +196,7 @@ def _item(tokens: Sequence[tuple[int, str]]) -> Value:
 
 
 class _Reader:
-    """Reads one value from tokens by recursive descent; the gates of `expression.refusal` bound the depth."""
+    """Reads one value from tokens by recursive descent; the gates of `gates.refusal` bound the depth."""
 
     def __init__(self, tokens: Sequence[tuple[int, str]]):
         self._tokens = [*tokens, (0, "")]

@@ -1,7 +1,7 @@
 r"""Type "math": comparisons that need no computer algebra system, and the gates for those that do.
 
 In order: exact equality after normalisation, letters and words, exact numbers, roots and polynomials (`exact`). An
-expression must first pass the gates (length, nesting, digit runs, factorials, exponent towers). Only comparisons that
+expression must first pass the gates (`gates`). Only comparisons that
 none of these steps settles go to the worker of `pool`; no library parser sees model text in this process.
 """
 
@@ -11,19 +11,10 @@ import functools
 import re
 from typing import NamedTuple
 
-from zppo_jax.rewards import exact, numeric, text
+from zppo_jax.rewards import exact, forms, gates, numeric, text
+from zppo_jax.rewards import latex as latex_lib
+from zppo_jax.rewards.choices import choices_match
 from zppo_jax.rewards.verdict import MalformedAnswer, Status
-
-MAX_CHARS = 512
-_MAX_NESTING = 32
-_MAX_EXPONENT_NESTING = 2
-
-_CLOSERS = {")": "(", "]": "[", "}": "{"}
-_LONG_DIGITS = re.compile(rf"[0-9]{{{numeric.MAX_DIGITS + 1},}}")
-_BIG_FACTORIAL = re.compile(r"[0-9]{5,}\s*[)}\]]*\s*!|!\s*!")
-# a^b^c without braces is a double superscript in TeX and a tower elsewhere: an answer has no use for it.
-_BARE_TOWER = re.compile(r"\^\s*[0-9]+\s*\^|\*\*[^+\-]*\*\*")
-_HUGE_EXPONENT = re.compile(r"\^\s*\{?\s*[+-]?(?:[0-9]{6,}|[0-9]{2,}\s*\^)")
 
 _SHORT_FRACTION = re.compile(r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])(?![0-9])")
 _SHORT_FRACTION_TOP = re.compile(r"\\frac\s*([0-9A-Za-z])\s*\{")
@@ -40,6 +31,12 @@ _ALL_LETTERS = re.compile(r"^[^\W\d_][^\W\d_' -]+$")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _TRAILING_TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{\s*([^{}]*?)\s*\}\s*(?:\^\s*\{?\s*([1-9])\s*\}?)?$")
 _CONNECTIVE = re.compile(r"\\text\s*\{\s*(?:or|and|if|for)\s*\}")
+# Between two numbers these words separate, as a comma does.
+_SEPARATOR = re.compile(
+    r"(?<=[0-9)}])\s*,?\s*(?:\\text\s*\{\s*(?:or|and)\s*\}|\b(?:or|and)\b|、|和|或)\s*(?=[-+0-9.({\\])"
+)
+_SET_BUILDER = re.compile(r"^\\\{\s*([A-Za-z])\s*(?:\\in\s*\\(?:mathbb\s*\{?R\}?|R)\s*)?[|:]\s*([^|]*)\\\}$")
+_EMPTY_SET = re.compile(r"\\(?:varnothing|emptyset|O)(?![A-Za-z])")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}")
 _FUNCTIONS = frozenset(
     ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "exp",
@@ -62,9 +59,13 @@ _remembered = functools.lru_cache(8192)
 @_remembered
 def canonical(source: str) -> str:
     """The normal form of a LaTeX answer: no fences, spacing commands or short forms; spaces only as separators."""
-    latex = text.unfence(numeric.clean_spacing(text.unfence(text.plain(source))))
+    latex = latex_lib.peel(latex_lib.clean(latex_lib.peel(text.plain(source))))
     latex = latex.removesuffix(".").rstrip()
+    latex = _SEPARATOR.sub(", ", latex)
+    if (builder := _SET_BUILDER.match(latex)) and any(sign in builder[2] for sign in "<>\\"):
+        latex = builder[2].strip()
     if "\\" in latex or "_" in latex:
+        latex = _EMPTY_SET.sub(r"\\emptyset", latex)
         latex = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", latex)
         latex = _SHORT_FRACTION_TOP.sub(r"\\frac{\1}{", latex)
         latex = _SHORT_INDEX.sub(r"_{\1}", latex)
@@ -78,36 +79,6 @@ def _key(latex: str) -> str:
     key = text.unwrap_text(latex)
     key = _BRACED_CHARACTER.sub(r"\1\2", key) if "{" in key else key
     return _SPACE.sub("", _SPACE_THAT_SEPARATES.sub("\x00", key)).replace("\x00", " ").rstrip(".")
-
-
-def _nesting(latex: str) -> tuple[int, int]:
-    """The deepest nesting of brackets and of exponents; brackets need not match, since ]1,2[ is an interval."""
-    stack: list[bool] = []
-    deepest = exponents = 0
-    previous = ""
-    for char in latex:
-        if char in "([{":
-            stack.append(previous == "^")
-            deepest, exponents = max(deepest, len(stack)), max(exponents, sum(stack))
-        elif char in _CLOSERS and stack:
-            stack.pop()
-        previous = previous if char.isspace() else char
-    return deepest, exponents
-
-
-@_remembered
-def refusal(latex: str) -> Status | None:
-    """The reason why an expression must not be given to a parser; None if it may."""
-    if len(latex) > MAX_CHARS:
-        return Status.TOO_LONG
-    deepest, exponents = _nesting(latex)
-    dangerous = (
-        deepest > _MAX_NESTING
-        or exponents > _MAX_EXPONENT_NESTING
-        or any(pattern.search(latex) for pattern in (_LONG_DIGITS, _BIG_FACTORIAL, _BARE_TOWER, _HUGE_EXPONENT))
-        or latex.count("{") != latex.count("}")
-    )
-    return Status.MALFORMED if dangerous else None
 
 
 def _is_prose(latex: str) -> bool:
@@ -143,25 +114,40 @@ def _decide_by_form(gold: str, answer: str) -> bool | None:
     """True or False if strings, choices, words or exact numbers settle it; None if they do not."""
     if _key(gold) == _key(answer):
         return True
-    (gold_name, gold_value), (answer_name, answer_value) = map(numeric.split_assignment, (gold, answer))
-    if gold_name and answer_name and _key(gold_name) != _key(answer_name):
-        return False
-    if _key(gold_value) == _key(answer_value):
-        return True
     if _CHOICE_GOLD.match(text.unwrap_text(gold).strip("() ")):
-        return text.choices_match(gold, answer)
+        return choices_match(gold, answer)
     gold_number, answer_number = _quantity(gold), _quantity(answer)
     if gold_number and answer_number:
         return numeric.quantities_match(gold_number, answer_number)
-    return None
+    return forms.compare(gold, answer)
+
+
+def _without_names(gold: str, answer: str) -> tuple[str, str] | None:
+    """Both sides without `x =`, `f(2) =` or `\\text{Area} =`; None if the two name different things.
+
+    Different names before expressions stay: y = 2x and x = y/2 are the same equation.
+    """
+    (gold_name, gold_value), (answer_name, answer_value) = map(latex_lib.split_name, (gold, answer))
+    if gold_name and answer_name and _key(gold_name) != _key(answer_name):
+        described = any("text" in name or " " in name.strip() for name in (gold_name, answer_name))
+        if described:
+            return gold_value, answer_value
+        return None if _quantity(gold_value) and _quantity(answer_value) else (gold, answer)
+    return gold_value, answer_value
 
 
 def decide(gold: str, answer: str) -> Decision:
-    """Compare a gold and an answer, both at most `MAX_CHARS` long, as far as that is safe in this process.
+    """Compare a gold and an answer, both at most `gates.MAX_CHARS` long, as far as that is safe in this process.
 
     Degree and percent signs are stripped from both before the second comparison (App. D.1).
     """
     gold, answer = canonical(gold), canonical(answer)
+    if _key(gold) == _key(answer):
+        return Decision(True, Status.OK)
+    unnamed = _without_names(gold, answer)
+    if unnamed is None:
+        return Decision(False, Status.OK)
+    gold, answer = unnamed
     try:
         if (settled := _decide_by_form(gold, answer)) is not None:
             return Decision(settled, Status.OK)
@@ -173,10 +159,17 @@ def decide(gold: str, answer: str) -> Decision:
     return _decide_by_structure(gold, answer)
 
 
+def surely_equal(one: str, other: str) -> bool:
+    """Whether two option texts are the same as strings, numbers or expressions, without the computer algebra system."""
+    if text.strings_match(one, other):
+        return True
+    return max(map(len, (one, other))) <= gates.MAX_CHARS and decide(one, other).correct
+
+
 def _decide_by_structure(gold: str, answer: str) -> Decision:
-    if status := refusal(answer):
+    if status := gates.refusal(answer):
         return Decision(False, status)
-    if refusal(gold):
+    if gates.refusal(gold):
         return Decision(False, Status.ERROR)
     (gold, gold_unit), (answer, answer_unit) = _split_unit(gold), _split_unit(answer)
     if gold_unit and answer_unit and gold_unit != answer_unit:

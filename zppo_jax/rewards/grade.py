@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from zppo_jax.rewards import boxes, expression, lists, numeric, text
+from zppo_jax.rewards import boxes, expression, gates, lists, numeric, text
+from zppo_jax.rewards.choices import choices_match
 from zppo_jax.rewards.extract import extract_answer
 from zppo_jax.rewards.verdict import MalformedAnswer, Status, Verdict
 
@@ -27,7 +28,7 @@ def _strings(gold: str, answer: str) -> bool:
 
 
 def _multiple_choice(gold: str, answer: str, choices: Sequence[str] = ()) -> bool:
-    return text.choices_match(gold, answer, choices)
+    return choices_match(gold, answer, choices, expression.surely_equal)
 
 
 def _anls(gold: Gold, answer: str, threshold: float = _ANLS_THRESHOLD) -> bool:
@@ -62,7 +63,7 @@ def require_known(answer_type: str) -> None:
 
 def max_chars(answer_type: str) -> int:
     """The length of the longest answer that is graded. JSON of many boxes may be longer than a short answer."""
-    return _MAX_JSON_CHARS if answer_type in ("grounding", "clicking") else expression.MAX_CHARS
+    return _MAX_JSON_CHARS if answer_type in ("grounding", "clicking") else gates.MAX_CHARS
 
 
 # For these types a right answer is about as long as its gold; for the others a letter, number or box is enough.
@@ -109,7 +110,7 @@ def grade_answer(answer: str, gold: Gold, answer_type: str, **options: Any) -> V
 
 
 def _math(answer: str, gold: Gold) -> Verdict | Pending:
-    if len(str(gold)) > expression.MAX_CHARS:
+    if len(str(gold)) > gates.MAX_CHARS:
         return Verdict(False, Status.ERROR, answer)
     decision = expression.decide(str(gold), answer)
     if decision.pending:

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Sequence
 
-from zppo_jax.rewards import numeric, text
+from zppo_jax.rewards import latex, numeric, text
 from zppo_jax.rewards.verdict import MalformedAnswer
 
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
-_ARROWS = re.compile(r"\\(?:to|rightarrow|Rightarrow|longrightarrow|lt|gt|prec|succ)(?![A-Za-z])|->|→|⇒|[<>;]")
+_ARROWS = re.compile(r"\\(?:to|rightarrow|Rightarrow|longrightarrow)(?![A-Za-z])|->|→|⇒|;")
+_UP = re.compile(r"\\(?:lt|prec)(?![A-Za-z])|<|≺")
+_DOWN = re.compile(r"\\(?:gt|succ)(?![A-Za-z])|>|≻")
 
 
 def golds_of(gold: str | Sequence[str]) -> list[str]:
@@ -41,7 +43,7 @@ def any_matches(gold: str | Sequence[str], answer: str) -> bool:
 
 
 def _inside(source: str) -> str:
-    source = re.sub(r"\\([{}])", r"\1", numeric.clean_spacing(text.unfence(text.plain(source))))
+    source = re.sub(r"\\([{}])", r"\1", latex.clean(latex.peel(text.plain(source))))
     source = source.removesuffix(".").strip()
     if source[:1] in _BRACKETS and source.endswith(_BRACKETS[source[0]]) and len(source) > 1:
         return source[1:-1].strip()
@@ -62,7 +64,7 @@ def sequence_items(source: str | Sequence[str], length: int | None = None) -> li
     """
     if not isinstance(source, str):
         return [str(item) for item in source]
-    inside = _ARROWS.sub(",", _inside(source)) if _ARROWS.search(_inside(source)) else _inside(source)
+    inside = _DOWN.sub(",", _UP.sub(",", _ARROWS.sub(",", _inside(source))))
     items = _split(inside, ",")
     if length is not None and len(items) != length:
         separators = (r",\s+",) if "," in inside else (r"\s+",)
@@ -72,10 +74,22 @@ def sequence_items(source: str | Sequence[str], length: int | None = None) -> li
     return items
 
 
+def _direction(source: str | Sequence[str]) -> str:
+    """The sign that orders a written sequence, "<" or ">"; "" if there is none. Raises MalformedAnswer for both."""
+    inside = _ARROWS.sub(",", _inside(source)) if isinstance(source, str) else ""
+    signs = "<" * bool(_UP.search(inside)) + ">" * bool(_DOWN.search(inside))
+    if len(signs) > 1:
+        raise MalformedAnswer("an order that goes up and down")
+    return signs
+
+
 def sequences_match(gold: str | Sequence[str], answer: str, tolerance: float = 0.0) -> bool:
     """Types "ordering" and "number_list": the same items in the same order."""
     gold_items = sequence_items(gold)
     answer_items = sequence_items(answer, len(gold_items))
     if len(answer_items) != len(gold_items):
         return False
+    directions = {_direction(side) for side in (gold, answer)}
+    if directions == {"<", ">"}:  # C < B < A is A > B > C
+        answer_items.reverse()
     return all(items_match(g, a, tolerance) for g, a in zip(gold_items, answer_items, strict=True))

@@ -1,7 +1,8 @@
 r"""Exact numbers with units: read a quantity from text, and compare two of them with Fraction.
 
 Nothing here evaluates text: a fixed grammar (integers, decimals, thousands commas, a/b, \frac{a}{b}, mixed numbers,
-1.5e3, 1.5\times10^{3}) is read by anchored patterns. Sizes are capped, so that no number costs more than microseconds.
+1.5e3, 1.5\times10^{3}, 5 million, 5 ft 7 in) is read by anchored patterns; what it leaves (2\pi, 10^3) by `exact`.
+Sizes are capped, so that no number costs more than microseconds.
 """
 
 from __future__ import annotations
@@ -10,38 +11,16 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from zppo_jax.rewards import text
+from zppo_jax.rewards import exact, gates, latex, text, units
 from zppo_jax.rewards.verdict import MalformedAnswer
 
-MAX_DIGITS = 64
+MAX_DIGITS = latex.MAX_DIGITS
 _MAX_EXPONENT = 1000
 # A decimal with six or more digits is read as the rounding of a fraction that does not terminate (0.333333 = 1/3).
 _ROUNDING = Fraction(1, 10**6)
 _ROUNDING_DIGITS = 6
 
-_UNITS: dict[str, tuple[str, Fraction]] = {
-    name: (dimension, Fraction(factor))
-    for dimension, table in {
-        "length": {
-            "nm nanometer nanometre": "1e-9", "mm millimeter millimetre": "0.001", "cm centimeter centimetre": "0.01",
-            "dm decimeter decimetre": "0.1", "m meter metre": "1", "km kilometer kilometre": "1000",
-            "in inch inches": "0.0254", "ft foot feet": "0.3048", "yd yard": "0.9144", "mi mile": "1609.344",
-        },
-        "mass": {
-            "mg milligram": "1e-6", "g gram": "0.001", "kg kilogram": "1", "t tonne": "1000",
-            "lb lbs pound": "0.45359237", "oz ounce": "0.028349523125",
-        },
-        "time": {
-            "ms millisecond": "0.001", "s sec second": "1", "min minute": "60", "h hr hour": "3600", "day": "86400",
-            "week": "604800",
-        },
-        "volume": {"ml milliliter millilitre": "0.001", "l liter litre": "1"},
-    }.items()
-    for names, factor in table.items()
-    for name in names.split()
-}  # fmt: skip
-
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?:[ ][0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
 _NUMBER = re.compile(
     rf"""(?P<sign>[+-]?)\s*(?:
@@ -52,17 +31,10 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _POWER_OF_TEN = re.compile(r"\s*(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*(?:\{\s*([+-]?[0-9]+)\s*\}|([+-]?[0-9]+))")
-_CURRENCY = re.compile(r"^([+-]?)\s*(?:\\?\$|€|£|¥)\s*")
-_ASSIGNED = re.compile(r"^((?:[A-Za-z]|\\[a-z]+)(?:_\{?\w\}?)?)\s*=\s*([^=]+)$")
 _FRACTION_SHORT = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
-_DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\circ\b|\\degree\b|\\deg\b|degrees?\b")
-_PERCENT = re.compile(r"\\?%|\bper\s?cent\b")
-_SIZE = re.compile(r"\\(?:left|right|displaystyle|bigl|bigr|big)(?![A-Za-z])")
-_BRACED_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
-_SPACED_THOUSANDS = re.compile(r"(?<=[0-9])\\[,!](?=[0-9]{3})")
-_SPACE = re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])")
-_FRACTION_KIND = re.compile(r"\\[dtc]frac(?![A-Za-z])")
-_UNIT = re.compile(r"^([A-Za-z]+)(?:\s*\^\s*\{?([1-9])\}?)?(?:\s*/\s*([A-Za-z]+)(?:\s*\^\s*\{?([1-9])\}?)?)?$")
+_PAIR = re.compile(rf"\s*(?:,|and\b)?\s*({_DECIMAL})\s*(\^\{{?\\circ\}}?|''|'|\"|[^\W\d_]+)")
+_ANGLES = {"'": Fraction(1, 60), "''": Fraction(1, 3600), '"': Fraction(1, 3600)}
+_FEET = {"'": "ft", "''": "in", '"': "in"}
 
 
 @dataclass(frozen=True)
@@ -70,48 +42,34 @@ class Quantity:
     """A number as written (`number`), with what was written after it.
 
     `unit` is a canonical name ("" for none): units of one known dimension differ by `scale` only. `is_decimal` tells a
-    decimal notation from a fraction, `digits` counts its digits.
+    decimal notation from a fraction, `digits` counts its digits. `is_rounded`: the number is irrational, and `number`
+    its binary approximation.
     """
 
     number: Fraction
-    percent: bool
-    unit: str
-    scale: Fraction
-    is_decimal: bool
-    digits: int
+    percent: bool = False
+    unit: str = ""
+    scale: Fraction = Fraction(1)
+    is_decimal: bool = False
+    digits: int = 0
+    is_rounded: bool = False
 
 
-def clean_spacing(latex: str) -> str:
-    r"""Drop LaTeX for spacing and size (\left, \, and similar); unify \dfrac, and 1{,}000 with 1,000."""
-    if "\\" in latex or "{,}" in latex:
-        latex = _SIZE.sub("", latex)
-        latex = _BRACED_COMMA.sub(",", latex)
-        latex = _SPACED_THOUSANDS.sub("", latex).replace(r"\!", "")
-        latex = _FRACTION_KIND.sub(r"\\frac", _SPACE.sub(" ", latex))
-    return latex.replace("~", " ").strip()
+def strip_degree_percent(source: str) -> str:
+    """Removes degree and percent signs, as the paper's second grading does (App. D.1)."""
+    return units.PERCENT.sub("", units.DEGREE.sub("", source)).strip()
 
 
-def split_assignment(latex: str) -> tuple[str, str]:
-    """Split `x = 5` into ("x", "5"): a lone symbol on the left names the answer. The name is "" if there is none."""
-    assigned = _ASSIGNED.match(latex)
-    return (assigned.group(1), assigned.group(2).strip()) if assigned else ("", latex)
-
-
-def strip_degree_percent(latex: str) -> str:
-    """Remove degree and percent signs, as the paper's second grading does (App. D.1)."""
-    return _PERCENT.sub("", _DEGREE.sub("", latex)).strip()
-
-
-def _exponent(text_: str | None) -> int:
-    if text_ is None:
+def _exponent(digits: str | None) -> int:
+    if digits is None:
         return 0
-    if len(text_) > 5 or abs(int(text_)) > _MAX_EXPONENT:
+    if len(digits) > 5 or abs(int(digits)) > _MAX_EXPONENT:
         raise MalformedAnswer("the exponent is too large")
-    return int(text_)
+    return int(digits)
 
 
 def _decimal(digits: str) -> Fraction:
-    digits = digits.replace(",", "")
+    digits = digits.replace(",", "").replace(" ", "")
     if len(digits) > MAX_DIGITS:
         raise MalformedAnswer("the number has too many digits")
     return Fraction(digits + "0" if digits.endswith(".") else digits)
@@ -128,57 +86,70 @@ def _magnitude(match: re.Match[str]) -> Fraction:
     return (_decimal(whole) if whole else 0) + (-fraction if match["minus"] else fraction)
 
 
-def _unit_after(rest: str) -> tuple[str, Fraction]:
-    r"""The canonical name of the unit written after a number, and the factor that converts to it.
+def parse_quantity(source: str, is_number: bool = False) -> Quantity:
+    r"""Reads one number with an optional percent sign, degree sign, currency sign, magnitude or unit.
 
-    Letters after a number may also be variables (5x, 5e): outside \text{} a word of one or two letters must be a known
-    unit, and a single letter must stand apart ("5 m") or follow a degree sign. Longer words stand for themselves.
-    """
-    written = text.unwrap_text(_DEGREE.sub("", rest)).strip()
-    if not written:
-        return "", Fraction(1)
-    parts = _UNIT.match(written)
-    if not parts:
-        raise MalformedAnswer("what follows the number is not a unit")
-    words = [word for word in (parts.group(1), parts.group(3)) if word]
-    apart = rest[:1].isspace() or _DEGREE.match(rest)
-    for word in words if "\\" not in _DEGREE.sub("", rest) else ():
-        if len(word) <= 2 and not (word in _UNITS and (apart or len(word) == 2)) and not _DEGREE.match(rest):
-            raise MalformedAnswer("letters after the number are not a known unit")
-    name, scale = _unit_power(parts.group(1), int(parts.group(2) or 1))
-    if not parts.group(3):
-        return name, scale
-    below, below_scale = _unit_power(parts.group(3), int(parts.group(4) or 1))
-    return f"{name}/{below}", scale / below_scale
-
-
-def _unit_power(word: str, power: int) -> tuple[str, Fraction]:
-    folded = word if len(word) <= 2 else word.casefold()
-    singular = folded[:-1] if len(folded) > 3 and folded.endswith("s") else folded
-    dimension, factor = _UNITS.get(folded) or _UNITS.get(singular) or (singular, Fraction(1))
-    return f"{dimension}^{power}", factor**power
-
-
-def parse_quantity(source: str) -> Quantity:
-    r"""Read one number with an optional percent sign, degree sign, currency sign or unit.
+    `is_number`: the text must be a number, so that parentheses around it mean nothing, and an expression may stand for
+    its value.
 
     Raises:
       MalformedAnswer: the text is anything else, or too large to be compared exactly.
     """
-    latex = clean_spacing(text.unfence(text.plain(source)))
-    _, latex = split_assignment(latex.removesuffix("."))
-    latex = _CURRENCY.sub(r"\1", _FRACTION_SHORT.sub(r"\\frac{\1}{\2}", latex))
-    match = _NUMBER.match(latex)
-    if not match:
-        raise MalformedAnswer("not a number")
-    number, rest = _magnitude(match), latex[match.end() :]
+    brackets = "{(" if is_number else "{"
+    written = latex.value_of(latex.clean(latex.peel(text.plain(source), brackets)).removesuffix("."))
+    written = _FRACTION_SHORT.sub(r"\\frac{\1}{\2}", latex.peel(written, brackets))
+    if compound := _compound(written):
+        return compound
+    signed = units.CURRENCY.match(written)
+    coin = units.currency(signed[2]) if signed else units.NONE
+    written = units.CURRENCY.sub(r"\1", written)
+    match = _NUMBER.match(written)
+    try:
+        if not match:
+            raise MalformedAnswer("not a number")
+        return _quantity(match, written, coin)
+    except MalformedAnswer:
+        if not is_number or gates.refusal(written) or (value := exact.constant(written)) is None:
+            raise
+        number, is_rational = value
+        return Quantity(number, is_rounded=not is_rational)
+
+
+def _quantity(match: re.Match[str], written: str, coin: units.Unit) -> Quantity:
+    number, rest = _magnitude(match), written[match.end() :]
     if power := _POWER_OF_TEN.match(rest):
         number, rest = number * Fraction(10) ** _exponent(power.group(1) or power.group(2)), rest[power.end() :]
-    percent = bool(_PERCENT.search(rest))
-    unit, scale = _unit_after(_PERCENT.sub("", rest, count=1) if percent else rest)
-    signed = -number if match["sign"] == "-" else number
+    factor, rest = units.magnitude_after(rest)
+    percent = bool(units.PERCENT.search(rest))
+    unit = units.unit_after(units.PERCENT.sub("", rest, count=1) if percent else rest)
+    unit = coin if unit == units.NONE else unit
+    signed = -number * factor if match["sign"] == "-" else number * factor
     digits = len(re.sub(r"[^0-9]", "", match["decimal"] or ""))
-    return Quantity(signed, percent, unit, scale, match["decimal"] is not None, digits)
+    return Quantity(signed, percent, unit.name, unit.scale, match["decimal"] is not None, digits)
+
+
+def _compound(written: str) -> Quantity | None:
+    r"""Two or more quantities of one dimension, the largest unit first: 5 ft 7 in, 1 h 20 min, 30^\circ 15', 5'7"."""
+    bare = text.unwrap_text(written)
+    pairs, end = [], 0
+    while pair := _PAIR.match(bare, end):
+        pairs.append((pair[1], pair[2]))
+        end = pair.end()
+    if len(pairs) < 2 or bare[end:].strip():
+        return None
+    degrees = "circ" in pairs[0][1]
+    found = [units.Unit("angle")] if degrees else []
+    for _, mark in pairs[len(found) :]:
+        if degrees and mark in _ANGLES:
+            part = units.Unit("angle", _ANGLES[mark])
+        else:
+            part = units.known(_FEET.get(mark, mark) or mark)
+        if part is None or (found and (part.name != found[0].name or part.scale >= found[-1].scale)):
+            return None
+        found.append(part)
+    total = sum((_decimal(number) * part.scale for (number, _), part in zip(pairs, found, strict=True)), Fraction(0))
+    name = "" if degrees else f"{found[0].name}^1"
+    return Quantity(total / found[0].scale, unit=name, scale=found[0].scale)
 
 
 def _close(gold: Fraction, answer: Fraction, tolerance: Fraction) -> bool:
@@ -195,9 +166,10 @@ def _terminates(number: Fraction) -> bool:
 
 
 def _rounding_allowed(first: Quantity, second: Quantity) -> bool:
-    """Whether one is a long decimal and the other a fraction that no decimal equals exactly."""
-    decimal, exact = (first, second) if first.is_decimal else (second, first)
-    return decimal.is_decimal and decimal.digits >= _ROUNDING_DIGITS and not _terminates(exact.number)
+    """Whether one is a long decimal and the other a number that no decimal equals exactly."""
+    decimal, other = (first, second) if first.is_decimal else (second, first)
+    endless = other.is_rounded or not _terminates(other.number)
+    return decimal.is_decimal and decimal.digits >= _ROUNDING_DIGITS and endless
 
 
 def quantities_match(gold: Quantity, answer: Quantity, tolerance: float = 0.0) -> bool:
@@ -221,12 +193,12 @@ def numbers_match(gold: str, answer: str, tolerance: float = 0.0) -> bool:
     """Type "numeric". Raises MalformedAnswer if either is not a number."""
     if not 0 <= tolerance < float("inf"):
         raise ValueError(f"tolerance {tolerance!r} is not usable: give a finite number of at least 0")
-    return quantities_match(parse_quantity(gold), parse_quantity(answer), tolerance)
+    return quantities_match(parse_quantity(gold, is_number=True), parse_quantity(answer, is_number=True), tolerance)
 
 
 def integers_match(gold: str, answer: str) -> bool:
     """Types "integer" and "counting": both must be whole (5.0 is 5), without percent, and exactly equal."""
-    quantities = parse_quantity(gold), parse_quantity(answer)
+    quantities = parse_quantity(gold, is_number=True), parse_quantity(answer, is_number=True)
     if any(quantity.number.denominator != 1 or quantity.percent for quantity in quantities):
         raise MalformedAnswer("not an integer")
     return quantities_match(*quantities)

@@ -157,7 +157,7 @@ class ScoringPool:
             return self._threads
 
     def compare(self, gold: str, answer: str) -> Comparison:
-        """Compare two expressions that passed the gates of `expression.refusal`, in a child. Never raises for them."""
+        """Compare two expressions that passed the gates of `gates.refusal`, in a child. Never raises for them."""
         return self._compare_in_child([(gold, answer)])[0]
 
     def _compare_in_child(self, pairs: list[Pair]) -> list[Comparison]:

@@ -6,7 +6,7 @@ import os
 import threading
 from typing import Any
 
-from zppo_jax.rewards import expression
+from zppo_jax.rewards import expression, gates
 from zppo_jax.rewards.grade import Gold, Pending, gold_fault, grade, max_chars, require_known
 from zppo_jax.rewards.pool import ScoringPool
 from zppo_jax.rewards.verdict import Verdict
@@ -79,7 +79,7 @@ def check_gold(gold: Gold, answer_type: str, **options: Any) -> str | None:
 
 def _check_math(gold: str) -> str | None:
     gold = expression.canonical(gold)
-    if status := expression.refusal(gold):
+    if status := gates.refusal(gold):
         return f"the gold {gold!r} is {status}: too deep, too large or unbalanced for the grader"
     if not expression.needs_parser(gold):
         return None

@@ -133,6 +133,11 @@ def _check(value: dict[Term, Fraction]) -> Value:
     return value
 
 
+def as_rational(value: Value) -> Fraction | None:
+    """The number that a value is, if it is rational by its form."""
+    return value.get(_ONE, Fraction(0)) if value.keys() <= {_ONE} else None
+
+
 def has_variable(value: Value) -> bool:
     """Whether a value contains a symbol that does not stand for a number."""
     return any(name not in CONSTANTS for _, powers in value for name, _ in powers)

@@ -1,4 +1,4 @@
-r"""Text answers: cleaning shared by all types, and the rules for strings, multiple choice and ANLS.
+r"""Text answers: cleaning shared by all types, and the rules for strings and ANLS.
 
 Cleaning uses NFKC except where that changes the value: `x²` must not become `x2`, nor `5½` `51/2`.
 All patterns are linear: no nested quantifiers over the same characters.
@@ -10,8 +10,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from zppo_jax.rewards.verdict import MalformedAnswer
-
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
 _SUPERSCRIPT_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
@@ -20,16 +18,23 @@ _VULGAR_FRACTION = re.compile(r"[¼-¾⅐-⅞↉]")
 _SYMBOLS = str.maketrans(
     {
         "−": "-", "‐": "-", "‑": "-", "–": "-", "—": "-", "×": r"\times ", "÷": "/", "·": r"\cdot ", "⋅": r"\cdot ",
-        "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "°": r"^{\circ}", "√": r"\sqrt ", "∪": r"\cup ",
-        "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "\u200b": "", "\u2060": "", "\ufeff": "",
+        "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "°": r"^{\circ}", "∪": r"\cup ",
+        "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "≈": r"\approx ", "≠": r"\ne ", "Ω": r"\Omega ",
+        "µ": r"\mu ", "μ": r"\mu ", "△": r"\triangle ", "∠": r"\angle ", "\u200b": "", "\u2060": "", "\ufeff": "",
     }
 )  # fmt: skip
 
+_ROOT = re.compile(r"([√∛∜])\s*(?:([0-9]+(?:\.[0-9]+)?)|([^\W\d_])|(?=([({])))")
+_DEGREES_OF_ROOTS = {"√": "", "∛": "[3]", "∜": "[4]"}
 _FENCE = re.compile(r"^(?:\$\$|\$|\\\(|\\\[)\s*(.*?)\s*(?:\$\$|\$|\\\)|\\\])$", re.DOTALL)
-_TEXT_COMMAND = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mbox|emph|boxed)\s*\{([^{}]*)\}"
+TEXT_COMMANDS = (
+    r"\\(?:text(?:bf|it|rm|sf|tt|up|normal)?|math(?:rm|bf|sf|it|tt|normal)|mbox|emph|boxed|boldsymbol|bm|pmb|"
+    r"operatorname\*?|underline|uline)"
 )
-_LATEX_ESCAPE = re.compile(r"\\([%$#&_ ])")
+"""Commands whose argument is shown as it is."""
+_TEXT_COMMAND = re.compile(rf"{TEXT_COMMANDS}\s*\{{([^{{}}]*)\}}")
+_TYPEWRITER = str.maketrans(dict.fromkeys("‘’‚‛′", "'") | dict.fromkeys("“”„‟″", '"') | dict.fromkeys("‐‑‒–—―−", "-"))
+LATEX_ESCAPE = re.compile(r"\\([%$#&_ ])")
 _MAX_UNWRAPS = 8
 _ANLS_MAX_CHARS = 256
 
@@ -47,10 +52,43 @@ def plain(text: str) -> str:
     """NFKC that keeps the mathematical value: exponents, indices and vulgar fractions become LaTeX."""
     if text.isascii():  # most answers: NFKC and the rest would change nothing
         return text.strip()
+    text = roots(text)
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{_flat(run)}}}", text)
     text = _SUBSCRIPT_RUN.sub(lambda run: f"_{{{_flat(run)}}}", text)
     text = _VULGAR_FRACTION.sub(_vulgar_to_latex, text)
     return unicodedata.normalize("NFKC", text.translate(_SYMBOLS)).translate(_SYMBOLS).strip()
+
+
+def roots(source: str) -> str:
+    r"""Writes the root signs √, ∛ and ∜ as \sqrt: of the whole number, the letter or the bracket that follows."""
+    if not any(sign in source for sign in _DEGREES_OF_ROOTS):
+        return source
+
+    def root(match: re.Match[str]) -> str:
+        radicand = match[2] or match[3]
+        return rf"\sqrt{_DEGREES_OF_ROOTS[match[1]]}" + (f"{{{radicand}}}" if radicand else "")
+
+    parts, end = [], 0
+    for match in _ROOT.finditer(source):
+        parts.append(source[end : match.start()] + root(match))
+        end = match.end()
+        if match[4] == "(":
+            close = _closing(source, end)
+            parts.append(f"{{{source[end:close]}}}" if close else "")
+            end = close or end
+    return "".join(parts) + source[end:]
+
+
+def _closing(source: str, start: int) -> int:
+    """The position behind the bracket that closes the one at `start`; 0 if none does, or another root is inside."""
+    depth = 0
+    for place in range(start, len(source)):
+        depth += (source[place] == "(") - (source[place] == ")")
+        if source[place] in _DEGREES_OF_ROOTS:
+            return 0
+        if depth == 0:
+            return place + 1
+    return 0
 
 
 def unfence(text: str) -> str:
@@ -70,9 +108,10 @@ def unwrap_text(text: str) -> str:
 
 
 def string_key(text: str) -> str:
-    r"""The form in which two text answers are compared: NFKC, casefold, one space, no final period, no \text{}."""
-    text = unicodedata.normalize("NFKC", unfence(text.strip()))
-    text = _LATEX_ESCAPE.sub(r"\1", unwrap_text(text)).replace("~", " ")
+    r"""The form in which two text answers are compared: NFKC, casefold, one space, no final period, no \text{}, and
+    quotes and dashes as on a typewriter."""
+    text = unicodedata.normalize("NFKC", unfence(text.strip())).translate(_TYPEWRITER)
+    text = LATEX_ESCAPE.sub(r"\1", unwrap_text(text)).replace("~", " ")
     text = " ".join(text.casefold().split())
     return text.removesuffix(".").rstrip()
 
@@ -80,74 +119,6 @@ def string_key(text: str) -> str:
 def strings_match(gold: str, answer: str) -> bool:
     """Whether both are equal as strings, after `string_key`. A gold that is only a period keeps it."""
     return (string_key(gold) or gold.strip()) == (string_key(answer) or answer.strip())
-
-
-# --- multiple choice ---------------------------------------------------------------------------------------------
-
-_CHOICE_PREFIX = re.compile(
-    r"^(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*[:=]?\s*(?=\(?[a-z]\)?(?:$|[.:)\s]))", re.I
-)
-_ONE_LETTER = re.compile(r"^\(?([a-z])\)?[.:)]?$", re.I)
-_LETTER_AND_TEXT = re.compile(r"^(?:\(([a-z])\)[.:]?\s*|([a-z])\s*[.:)]\s*)(?=\S)(.*)$", re.I | re.DOTALL)
-_SEVERAL_LETTERS = re.compile(r"^[a-z](?:\s*(?:,|;|and|&)\s*[a-z])+$|^[a-z]{2,}$", re.I)
-
-
-def _choice_letter(text: str, choices: Sequence[str]) -> str:
-    """The upper-case letter of the choice that a text names; "" if it names none."""
-    if one := _ONE_LETTER.match(text):
-        letter = one.group(1).upper()
-        return letter if not choices or ord(letter) - ord("A") < len(choices) else ""
-    named = [chr(ord("A") + i) for i, choice in enumerate(choices) if strings_match(choice, text)]
-    if len(named) == 1:
-        return named[0]
-    if not (both := _LETTER_AND_TEXT.match(text)):
-        return ""
-    letter = (both.group(1) or both.group(2)).upper()
-    place = ord(letter) - ord("A")
-    # "B: Paris" where Paris is not choice B contradicts itself: it counts for neither.
-    consistent = not choices or (place < len(choices) and strings_match(choices[place], both.group(3)))
-    return letter if consistent else ""
-
-
-def _clean_choice(text: str) -> str:
-    text = _LATEX_ESCAPE.sub(r"\1", unwrap_text(unfence(unicodedata.normalize("NFKC", text.strip()))))
-    return _CHOICE_PREFIX.sub("", " ".join(text.split()))
-
-
-def choices_match(gold: str, answer: str, choices: Sequence[str] = ()) -> bool:
-    r"""Whether the answer names the gold choice: b, (B), \text{B}, "B.", "B: its text", or the choice's text.
-
-    `choices` are the texts of A, B, ... in order. A gold of several letters ("ACD", "A, C") requires exactly that set.
-    Without `choices`, a gold that is not a letter is compared as a string.
-
-    Raises:
-      MalformedAnswer: the answer names no choice ("A cat", "A or B"), or the gold is not among `choices`.
-    """
-    gold, answer = _clean_choice(gold), _clean_choice(answer)
-    gold_letter = _choice_letter(gold, choices)
-    if not gold_letter and _is_letter_set(gold):
-        return _letter_set(answer) == _letter_set(gold)
-    if not gold_letter and choices:
-        raise MalformedAnswer("the gold is not among the choices")
-    if not gold_letter:
-        return strings_match(gold, answer)
-    answer_letter = _choice_letter(answer, choices)
-    if not answer_letter:
-        raise MalformedAnswer("the answer names no choice")
-    return answer_letter == gold_letter
-
-
-def _is_letter_set(gold: str) -> bool:
-    """Whether a gold lists letters. Written without separators they must be capitals in order ("ACD", not "CAT")."""
-    if not _SEVERAL_LETTERS.match(gold):
-        return False
-    return not gold.isalpha() or (gold.isupper() and list(gold) == sorted(set(gold)))
-
-
-def _letter_set(text: str) -> frozenset[str]:
-    if not (_SEVERAL_LETTERS.match(text) or _ONE_LETTER.match(text)):
-        raise MalformedAnswer("the answer names no set of choices")
-    return frozenset(re.sub(r"and|[^A-Z]", "", text.upper().replace("AND", "")))
 
 
 # --- ANLS ----------------------------------------------------------------------------------------------------------

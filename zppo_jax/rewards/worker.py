@@ -43,8 +43,10 @@ def equal(gold: Any, answer: Any) -> bool:
     gold, answer = _unwrap(gold, answer)
     if isinstance(gold, sympy.Set) != isinstance(answer, sympy.Set) or _is_region(gold) != _is_region(answer):
         gold, answer = _region(gold), _region(answer)
+    if any(side.has(sympy.nan, sympy.zoo) for side in (gold, answer) if isinstance(side, sympy.Basic)):
+        return False  # undefined values, such as 3/0, are never equal
     if gold == answer:
-        return True
+        return gold not in (sympy.true, sympy.false)
     if isinstance(gold, sympy.FiniteSet) and isinstance(answer, sympy.FiniteSet):
         return _sets_equal(list(gold.args), list(answer.args))
     if isinstance(gold, sympy.Interval) and isinstance(answer, sympy.Interval):
@@ -53,6 +55,10 @@ def equal(gold: Any, answer: Any) -> bool:
         return _sequences_equal(gold, answer)
     if isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr):
         return _expressions_equal(gold, answer)
+    if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq):
+        return _equations_equal(gold, answer)
+    if gold in (sympy.true, sympy.false) or answer in (sympy.true, sympy.false):
+        return False  # "5 = 6" says nothing: two such statements are not the same answer
     return _library_equal(gold, answer)
 
 
@@ -135,6 +141,19 @@ def _expressions_equal(gold: Any, answer: Any) -> bool:
         difference = gold.doit() - answer.doit()
         return bool(sympy.expand(difference) == 0 or sympy.simplify(difference) == 0)
     return _constants_equal(gold, answer)
+
+
+def _equations_equal(gold: Any, answer: Any) -> bool:
+    """Whether two equations have equal sides, or differences of their sides in a constant proportion."""
+    import sympy
+
+    if equal(gold.lhs, answer.lhs):
+        return equal(gold.rhs, answer.rhs)
+    one, other = (sympy.expand(side.lhs.doit() - side.rhs.doit()) for side in (gold, answer))
+    if one == 0 or other == 0 or one.free_symbols != other.free_symbols:
+        return False
+    ratio = sympy.simplify(one / other)
+    return bool(ratio.is_number and ratio.is_finite and ratio != 0)
 
 
 def _constants_equal(gold: Any, answer: Any) -> bool:

@@ -1,0 +1,121 @@
+r"""LaTeX that means the same, written the same way: spacing, sizes, brackets, thousands, names, wrappers.
+
+Nothing here changes a value. All patterns are linear: no nested quantifiers over the same characters.
+"""
+
+from __future__ import annotations
+
+import re
+
+from zppo_jax.rewards import text
+
+_SIZE = re.compile(
+    r"\\(?:left|right|middle|displaystyle|textstyle|limits|nolimits|[bB]igg?[lrm]?)(?![A-Za-z])|\\(?:color)\s*\{[^{}]*\}"
+)
+_COLOURED = re.compile(r"\\(?:textcolor|colorbox)\s*\{[^{}]*\}\s*(?=\{)")
+_BRACKET = {
+    r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]", r"\lparen": "(", r"\rparen": ")",
+    r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|",
+}  # fmt: skip
+_BRACKET_NAME = re.compile(r"\\(?:[lr](?:brace|brack|paren|vert)|vert|mid)(?![A-Za-z])")
+_BRACED_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
+_THIN = r"(?:\\[,!:; ]|~)"
+_THOUSANDS = re.compile(rf"(?<=[0-9])(?:,?\\!\s*|{_THIN}\s*|')(?=[0-9]{{3}}(?![0-9]))")
+_ROW_END_OR_SPACE = re.compile(r"(\\\\)(?:\s*\[\s*-?[0-9.]+\s*[a-z]{2}\s*\])?|\\!|\\[,:;> ]|\\q?quad(?![A-Za-z])")
+_FRACTION_KIND = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_MARKDOWN = re.compile(r"^(\*\*\*|\*\*|\*|__|```|`)\s*(?=\S)(.*\S)\s*\1$", re.DOTALL)
+_WHOLE_TEXT = re.compile(rf"^{text.TEXT_COMMANDS}\s*\{{([^{{}}]*)\}}$")
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』"}
+_INFIX = re.compile(r"\\(?:choose|over|atop|brace|brack)(?![A-Za-z])")
+_MAX_WRAPPERS = 8
+MAX_DIGITS = 64
+"""The longest run of digits that is compared."""
+_RELATION = r"(?:=|\\approx(?![A-Za-z])|\\sim(?![A-Za-z]))"
+_NO_NAMES = (
+    r"(?!\\(?:d?frac|sqrt|sin|cos|tan|cot|sec|csc|log|ln|lg|exp|pm|mp|int|sum|prod|lim|left|infty|pi)(?![A-Za-z]))"
+)
+_INDEX = r"(?:_(?:\{[^{}=]{1,20}\}|\w))?"
+_NAMED = re.compile(
+    rf"""^(?P<name>
+        (?:m\s*)?\\(?:measured)?(?:angle|triangle)\s*[A-Za-z]{{1,4}}
+        |\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|operatorname)\s*\{{[^{{}}]*\}}{_INDEX}(?:\([^()=]{{0,30}}\))?
+        |\\frac\s*\{{\s*\\?(?:mathrm|partial)?\s*d?[^{{}}=+*/-]{{0,10}}\}}\{{\s*\\?(?:mathrm|partial)?\s*d[^{{}}=+*/-]{{1,10}}\}}
+        |\|?(?:\\(?:overline|vec|hat|bar|widehat)\s*)?\{{?[A-Za-z]{{1,3}}\}}?\|?'{{0,3}}{_INDEX}(?:\([^()=]{{0,30}}\))?
+        |{_NO_NAMES}\\[A-Za-z]+{_INDEX}(?:\([^()=]{{0,30}}\))?
+        |[A-Za-z][A-Za-z ]{{2,40}}
+    )\s*{_RELATION}\s*(?P<value>[^=<>]+)$""",
+    re.VERBOSE,
+)
+_LEADING_RELATION = re.compile(rf"^{_RELATION}\s*(?=\S)")
+
+
+def _row_end_or_space(match: re.Match[str]) -> str:
+    if match[1]:
+        return r"\\ "
+    return "" if match[0] == r"\!" else " "
+
+
+def clean(latex: str) -> str:
+    r"""Drops LaTeX for size, colour and spacing, and writes brackets, thousands and fractions in one way.
+
+    A row end (`\\`, also `\\[4pt]`) stays one: `\\ ` is a row end before a space, not a backslash and a thin space.
+    """
+    if "\\" in latex or "{,}" in latex or "'" in latex or "~" in latex:
+        latex = _COLOURED.sub("", _SIZE.sub("", latex))
+        latex = _BRACKET_NAME.sub(lambda match: _BRACKET[match[0]], latex)
+        latex = _THOUSANDS.sub("", _BRACED_COMMA.sub(",", latex))
+        latex = _FRACTION_KIND.sub(r"\\frac", _ROW_END_OR_SPACE.sub(_row_end_or_space, latex))
+    return latex.replace("~", " ").strip()
+
+
+def encloses(source: str, opening: str, closing: str) -> bool:
+    """Whether the first and the last character are a pair of brackets around everything between them."""
+    if len(source) < 2 or source[0] != opening or source[-1] != closing:
+        return False
+    depth = 0
+    for place, char in enumerate(source):
+        depth += (char == opening) - (char == closing)
+        if depth == 0:
+            return place == len(source) - 1
+    return False
+
+
+def peel(source: str, brackets: str = "{") -> str:
+    r"""Removes what is wrapped around a whole answer: math fences, emphasis, code marks, \text{}, and `brackets`.
+
+    `brackets` are the opening brackets that mean nothing for the answer's type; quotes count if '"' is among them.
+    """
+    for _ in range(_MAX_WRAPPERS):
+        inner = _peeled(source.strip(), brackets)
+        if inner == source:
+            break
+        source = inner
+    return source
+
+
+def _peeled(source: str, brackets: str) -> str:
+    if (emphasised := _MARKDOWN.match(source)) and emphasised[1][0] not in emphasised[2]:
+        return emphasised[2]
+    if whole := _WHOLE_TEXT.match(source):
+        return whole[1]
+    for opening, closing in (("{", "}"), ("(", ")"), ("[", "]")):
+        if opening in brackets and encloses(source, opening, closing) and not _INFIX.search(source):
+            return source[1:-1]
+    if '"' in brackets and len(source) > 2 and _QUOTES.get(source[0]) == source[-1]:
+        return source[1:-1]
+    return text.unfence(source)
+
+
+def split_name(latex: str) -> tuple[str, str]:
+    r"""Splits `x = 5`, `f(2) = 5`, `\angle ABC = 30` or `\text{Area} = 6` into the name and the value.
+
+    The name is "" if there is none. `\approx` and a relation without a left side count as well.
+    """
+    latex = _LEADING_RELATION.sub("", latex)
+    named = _NAMED.match(latex)
+    return (named["name"].strip(), named["value"].strip()) if named else ("", latex)
+
+
+def value_of(latex: str) -> str:
+    """The value of `split_name`."""
+    return split_name(latex)[1]
