@@ -69,7 +69,7 @@ _NO_UNITS = frozenset(
     quarters fourth fourths fifth fifths sixth sixths eighth eighths ninth ninths tenth tenths hundredth
     hundredths thousandth thousandths double triple times plus minus squared cubed factorial root power
     mod base
-    """.split()
+    """.split()  # noqa: SIM905
 )
 DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\circ\b|\\degree\b|\\deg\b|degrees?\b|(?<=[0-9])\s*度")
 PERCENT = re.compile(r"\\?%|\bper\s?cent(?:ages?)?\b|\bpct\b")
