@@ -14,7 +14,8 @@ Same = Callable[[str, str], bool]
 
 _WRAPPERS = '{(["'
 _PREFIX = re.compile(
-    r"^(?:(?:the\s+)?(?:correct\s+|final\s+)?(?:answer|option|choice)(?:\s+is)?|选项|选择|答案[是为]?|选)\s*[:=]?\s*"
+    r"^(?:(?:the\s+)?(?:correct\s+|final\s+)?(?:answer|option|choice)\s*(?:is|[:=])|答案[是为:])\s*[:=]?\s*|"
+    r"^(?:(?:the\s+)?(?:correct\s+|final\s+)?(?:answer|option|choice)|选项|选择|答案|选)\s*"
     r"(?=[(\[{]?[a-z][)\]}]?(?:$|[.:)\]}\s]))",
     re.I,
 )

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from zppo_jax.rewards import latex as latex_lib
 from zppo_jax.rewards import surds
 from zppo_jax.rewards.surds import TooLarge, Value
 
@@ -29,7 +28,6 @@ _TOKEN = re.compile(
 )
 # Outside brackets this comma may separate thousands.
 _THOUSANDS = re.compile(r"[0-9],[0-9]{3}(?![0-9])")
-_NAMES = frozenset("abcfghjklmnopqrstuvwxyzABCDFGHJKLMPRTUVWXYZ")
 _MAX_ITEMS = 32
 _NUMBER, _SYMBOL, _MARK, _OTHER = 1, 2, 3, 4
 _TIMES = (r"\cdot", r"\times", "*")
@@ -56,9 +54,9 @@ class Form(NamedTuple):
 
 
 def compare(gold: str, answer: str) -> bool | None:
-    """Whether two expressions are equal; None if that is not settled here. Either may begin with `x =`."""
+    """Whether two expressions are equal; None if that is not settled here."""
     try:
-        first, second = (_form(_without_name(side)) for side in (gold, answer))
+        first, second = _form(gold), _form(answer)
         return _settle(first, second)
     except (Unreadable, TooLarge, OverflowError):
         return None
@@ -122,13 +120,6 @@ def _ascend(*intervals: Form) -> bool:
 
 def _is_infinite(value: Value) -> bool:
     return any(term in value for term in _INFINITY)
-
-
-def _without_name(latex: str) -> str:
-    name, value = latex_lib.split_name(latex)
-    if name and name not in _NAMES:
-        raise Unreadable
-    return value
 
 
 @functools.lru_cache(4096)

@@ -122,17 +122,19 @@ def _decide_by_form(gold: str, answer: str) -> bool | None:
     return forms.compare(gold, answer)
 
 
-def _without_names(gold: str, answer: str) -> tuple[str, str] | None:
+def without_names(gold: str, answer: str) -> tuple[str, str] | None:
     """Both sides without `x =`, `f(2) =` or `\\text{Area} =`; None if the two name different things.
 
-    Different names before expressions stay: y = 2x and x = y/2 are the same equation.
+    Equations stay: y = 2x is the same as x = y/2 and as 2x - y = 0.
     """
     (gold_name, gold_value), (answer_name, answer_value) = map(latex_lib.split_name, (gold, answer))
     if gold_name and answer_name and _key(gold_name) != _key(answer_name):
-        described = any("text" in name or " " in name.strip() for name in (gold_name, answer_name))
-        if described:
+        gold_words, answer_words = ("text" in name or " " in name for name in (gold_name, answer_name))
+        if gold_words != answer_words:  # a symbol and its meaning
             return gold_value, answer_value
         return None if _quantity(gold_value) and _quantity(answer_value) else (gold, answer)
+    if (gold_name and "=" in answer_value) or (answer_name and "=" in gold_value):
+        return gold, answer
     return gold_value, answer_value
 
 
@@ -144,7 +146,7 @@ def decide(gold: str, answer: str) -> Decision:
     gold, answer = canonical(gold), canonical(answer)
     if _key(gold) == _key(answer):
         return Decision(True, Status.OK)
-    unnamed = _without_names(gold, answer)
+    unnamed = without_names(gold, answer)
     if unnamed is None:
         return Decision(False, Status.OK)
     gold, answer = unnamed

@@ -17,6 +17,7 @@ Form = tuple[object, ...]
 _CLOCK = re.compile(r"^([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s*(?:([ap])\.?\s*m\.?)?$", re.I)
 _DATE = re.compile(r"^([0-9]{1,4})\s*([-/.])\s*([0-9]{1,2})\s*\2\s*([0-9]{1,4})$")
 _YEARS = re.compile(r"^([0-9]{4})\s*(?:-|--)\s*([0-9]{4}|[0-9]{2})$")
+_PRIMES = re.compile(r"^([0-9]{1,40}(?:\.[0-9]{1,20})?)\s*('{1,2}|\")$")
 _RATIO = re.compile(r"^[^:=]{1,60}(?::[^:=]{1,60})+$")
 _RATIO_PART = re.compile(r"^[0-9]+(?:\.[0-9]+)?$")
 _FORMULA = re.compile(r"^(?=.*[A-Z])(?=.*[A-Za-z)][0-9])[A-Za-z0-9()\[\]]{2,40}(?:\^[0-9]?[+-])?$")
@@ -27,7 +28,7 @@ _SPACE = re.compile(r"\s+")
 def compare(gold: str, answer: str) -> bool | None:
     """Whether two answers are the same by their form; None if neither has one, or only one and that may be a number."""
     gold, answer = (text.unwrap_text(side).strip() for side in (gold, answer))
-    for read in (_clock, _date, _years, _formula):
+    for read in (_clock, _date, _years, _primes, _formula):
         one, other = read(gold), read(answer)
         if one or other:
             return one == other if one and other else _mixed(read, one, gold, answer)
@@ -59,6 +60,12 @@ def _date(source: str) -> Form | None:
 def _years(source: str) -> Form | None:
     match = _YEARS.match(source)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def _primes(source: str) -> Form | None:
+    """Minutes or feet (5'), seconds or inches (5''): a parser would drop the marks."""
+    match = _PRIMES.match(source)
+    return (Fraction(match[1]), match[2].replace('"', "''")) if match else None
 
 
 def _formula_key(source: str) -> str:

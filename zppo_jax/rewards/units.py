@@ -113,6 +113,7 @@ def unit_after(rest: str) -> Unit:
         word = _after_degree(factor[2]) if degree and not factors else factor[2]
         factors.append((word, bool(factor[1]), int(factor[3] or 1)))
         end = factor.end()
+    factors = [factor for factor in factors if factor[0].casefold() != "of" or len(factors) < 2]  # "cans of soda"
     for word, *_ in factors:
         _require_unit(word, marked or bool(degree), apart)
     return _product(factors)

@@ -57,6 +57,8 @@ def equal(gold: Any, answer: Any) -> bool:
         return _expressions_equal(gold, answer)
     if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq):
         return _equations_equal(gold, answer)
+    if isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Eq):
+        return equal(gold, answer.lhs) and equal(gold, answer.rhs)  # 0.5 = 1/2, and not 2x = 0.5
     if gold in (sympy.true, sympy.false) or answer in (sympy.true, sympy.false):
         return False  # "5 = 6" says nothing: two such statements are not the same answer
     return _library_equal(gold, answer)
@@ -150,8 +152,8 @@ def _equations_equal(gold: Any, answer: Any) -> bool:
     if equal(gold.lhs, answer.lhs):
         return equal(gold.rhs, answer.rhs)
     one, other = (sympy.expand(side.lhs.doit() - side.rhs.doit()) for side in (gold, answer))
-    if one == 0 or other == 0 or one.free_symbols != other.free_symbols:
-        return False
+    if one == 0 or not one.free_symbols or one.free_symbols != other.free_symbols:
+        return False  # 5 = 6 and 7 = 8 say nothing
     ratio = sympy.simplify(one / other)
     return bool(ratio.is_number and ratio.is_finite and ratio != 0)
 
