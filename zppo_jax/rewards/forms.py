@@ -18,6 +18,9 @@ _CLOCK = re.compile(r"^([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s*(?:([ap])\.?\s*
 _DATE = re.compile(r"^([0-9]{1,4})\s*([-/.])\s*([0-9]{1,2})\s*\2\s*([0-9]{1,4})$")
 _YEARS = re.compile(r"^([0-9]{4})\s*(?:-|--)\s*([0-9]{4}|[0-9]{2})$")
 _PRIMES = re.compile(r"^([0-9]{1,40}(?:\.[0-9]{1,20})?)\s*('{1,2}|\")$")
+_CONGRUENCE = re.compile(
+    r"^([A-Za-z])\s*\\equiv\s*(-?[0-9]{1,40})\s*\(?\s*\\?[pb]?mod\s*\{?\s*([0-9]{1,40})\s*\}?\s*\)?$"
+)
 _RATIO = re.compile(r"^[^:=]{1,60}(?::[^:=]{1,60})+$")
 _RATIO_PART = re.compile(r"^[0-9]+(?:\.[0-9]+)?$")
 _FORMULA = re.compile(r"^(?=.*[A-Z])(?=.*[A-Za-z)][0-9])[A-Za-z0-9()\[\]]{2,40}(?:\^[0-9]?[+-])?$")
@@ -28,7 +31,7 @@ _SPACE = re.compile(r"\s+")
 def compare(gold: str, answer: str) -> bool | None:
     """Whether two answers are the same by their form; None if neither has one, or only one and that may be a number."""
     gold, answer = (text.unwrap_text(side).strip() for side in (gold, answer))
-    for read in (_clock, _date, _years, _primes, _formula):
+    for read in (_congruence, _clock, _date, _years, _primes, _formula):
         one, other = read(gold), read(answer)
         if one or other:
             return one == other if one and other else _mixed(read, one, gold, answer)
@@ -37,9 +40,17 @@ def compare(gold: str, answer: str) -> bool | None:
 
 def _mixed(read: Callable[[str], Form | None], gold_form: Form | None, gold: str, answer: str) -> bool | None:
     """One side has the form. Years as a difference and a formula as a product are only ruled out as golds."""
+    if read is _congruence:
+        return None
     if read is _formula:
         return _formula_key(gold) == _formula_key(answer)
     return False if gold_form or read is not _years else None
+
+
+def _congruence(source: str) -> Form | None:
+    r"""x \equiv 3 \pmod{7}: the symbol, the residue and the modulus."""
+    match = _CONGRUENCE.match(source)
+    return (match[1], int(match[2]) % int(match[3]), int(match[3])) if match and int(match[3]) else None
 
 
 def _clock(source: str) -> Form | None:
