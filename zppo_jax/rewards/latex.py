@@ -23,6 +23,7 @@ _THIN = r"(?:\\[,!:; ]|~)"
 _THOUSANDS = re.compile(rf"(?<=[0-9])(?:,?\\!\s*|{_THIN}\s*|')(?=[0-9]{{3}}(?![0-9]))")
 _ROW_END_OR_SPACE = re.compile(r"(\\\\)(?:\s*\[\s*-?[0-9.]+\s*[a-z]{2}\s*\])?|\\!|\\[,:;> ]|\\q?quad(?![A-Za-z])")
 _FRACTION_KIND = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_INLINE_MATH = re.compile(r"(?<![\\$])\$(?=[^\s$])([^$]*[^\s$\\])\$(?!\$)")
 _MARKDOWN = re.compile(r"^(\*\*\*|\*\*|\*|__|```|`)\s*(?=\S)(.*\S)\s*\1$", re.DOTALL)
 _WHOLE_TEXT = re.compile(rf"^{text.TEXT_COMMANDS}\s*\{{([^{{}}]*)\}}$")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』"}
@@ -60,6 +61,8 @@ def clean(latex: str) -> str:
 
     A row end (`\\`, also `\\[4pt]`) stays one: `\\ ` is a row end before a space, not a backslash and a thin space.
     """
+    if latex.count("$") > 1:
+        latex = _INLINE_MATH.sub(r"\1", latex)
     if "\\" in latex or "{,}" in latex or "'" in latex or "~" in latex:
         latex = _COLOURED.sub("", _SIZE.sub("", latex))
         latex = _BRACKET_NAME.sub(lambda match: _BRACKET[match[0]], latex)
