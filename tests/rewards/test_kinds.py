@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from zppo_jax.rewards import Answer, ScoringPool
+from zppo_jax.rewards import Answer, ScoringPool, check_gold
 
 Kinds = dict[str, list[tuple[str, str]]]
 
@@ -28,6 +28,8 @@ SAME: Kinds = {
         ("10 080", "10080"),
         ("1'000'000", "1000000"),
         ("1{,}000", "1000"),
+        (r"0.\overline{3}", r"\frac{1}{3}"),
+        (r"0.1\overline{6}", r"\frac16"),
     ],
     "magnitudes": [
         ("1.2 million", "1200000"),
@@ -114,7 +116,14 @@ SAME: Kinds = {
 
 OTHER: Kinds = {
     "roots": [("√51", r"\sqrt{5}"), (r"\sqrt{5}1", r"\sqrt{51}"), (r"5\sqrt2", r"2\sqrt5"), ("∛8", r"2\sqrt{2}")],
-    "thousands": [("1,2", "12"), ("1.000.000", "1"), ("12 34", "1234"), ("100,000,000", "100000")],
+    "thousands": [
+        ("1,2", "12"),
+        ("1.000.000", "1"),
+        ("12 34", "1234"),
+        ("100,000,000", "100000"),
+        (r"0.\overline{3}", "0.3"),
+        (r"0.\overline{36}", "0.36"),
+    ],
     "magnitudes": [
         ("5 million", "5"),
         ("5 million", "5 billion"),
@@ -271,6 +280,11 @@ def test_no_right_answer_is_refused(verdicts):
         (c.response, c.gold, verdict.status) for (c, expected), verdict in verdicts if expected and not verdict.correct
     ]
     assert refused == []
+
+
+def test_a_gold_that_only_its_own_spelling_would_match_is_found():
+    assert check_gold(r"x=2 \text{ when } y=3", "math") is not None
+    assert check_gold(r"\text{blue whale}", "math") is None and check_gold("x_1=2, x_2=3", "math") is None
 
 
 def test_every_outcome_is_the_answers_own(verdicts):

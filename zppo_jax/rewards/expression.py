@@ -38,6 +38,7 @@ _SEPARATOR = re.compile(
 _SET_BUILDER = re.compile(r"^\\\{\s*([A-Za-z])\s*(?:\\in\s*\\(?:mathbb\s*\{?R\}?|R)\s*)?[|:]\s*([^|]*)\\\}$")
 _EMPTY_SET = re.compile(r"\\(?:varnothing|emptyset|O)(?![A-Za-z])")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}")
+_FORMULA_IN_WORDS = re.compile(r"[=<>^]|\\(?:frac|sqrt|le|ge|leq|geq|in|neq?)(?![A-Za-z])")
 _FUNCTIONS = frozenset(
     ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "exp",
      "lim", "sqrt", "min", "max", "gcd", "lcm", "mod", "det")
@@ -108,6 +109,12 @@ def _quantity(latex: str) -> numeric.Quantity | None:
 def needs_parser(gold: str) -> bool:
     """Whether a gold in normal form is not a letter, word or number, so that only the worker understands it."""
     return not (_CHOICE_GOLD.match(gold) or _is_prose(_split_unit(gold)[0]) or _quantity(gold))
+
+
+def is_sentence(gold: str) -> bool:
+    """Whether a gold in normal form has words and relations or formulas, so that it could only be compared as text."""
+    bare = _split_unit(gold)[0]
+    return _is_prose(bare) and not _quantity(gold) and bool(_FORMULA_IN_WORDS.search(text.unwrap_text(bare)))
 
 
 def _decide_by_form(gold: str, answer: str) -> bool | None:

@@ -24,6 +24,9 @@ _THOUSANDS = re.compile(rf"(?<=[0-9])(?:,?\\!\s*|{_THIN}\s*|')(?=[0-9]{{3}}(?![0
 _ROW_END_OR_SPACE = re.compile(r"(\\\\)(?:\s*\[\s*-?[0-9.]+\s*[a-z]{2}\s*\])?|\\!|\\[,:;> ]|\\q?quad(?![A-Za-z])")
 _FRACTION_KIND = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _INLINE_MATH = re.compile(r"(?<![\\$])\$(?=[^\s$])([^$]*[^\s$\\])\$(?!\$)")
+_REPEATING = re.compile(
+    r"(?<![0-9.])([0-9]{0,20})\.([0-9]{0,20})\\(?:overline|bar|dot)\s*\{\s*([0-9]{1,20})\s*\}(?![0-9])"
+)
 _MARKDOWN = re.compile(r"^(\*\*\*|\*\*|\*|__|```|`)\s*(?=\S)(.*\S)\s*\1$", re.DOTALL)
 _WHOLE_TEXT = re.compile(rf"^{text.TEXT_COMMANDS}\s*\{{([^{{}}]*)\}}$")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』"}
@@ -56,6 +59,13 @@ def _row_end_or_space(match: re.Match[str]) -> str:
     return "" if match[0] == r"\!" else " "
 
 
+def _repeating(match: re.Match[str]) -> str:
+    r"""0.1\overline{6} as a fraction: (16 - 1) / 90."""
+    whole, fixed, repeated = match[1] or "0", match[2], match[3]
+    top = int(whole + fixed + repeated) - int(whole + fixed)
+    return rf"\frac{{{top}}}{{{'9' * len(repeated)}{'0' * len(fixed)}}}"
+
+
 def clean(latex: str) -> str:
     r"""Drops LaTeX for size, colour and spacing, and writes brackets, thousands and fractions in one way.
 
@@ -67,6 +77,7 @@ def clean(latex: str) -> str:
         latex = _COLOURED.sub("", _SIZE.sub("", latex))
         latex = _BRACKET_NAME.sub(lambda match: _BRACKET[match[0]], latex)
         latex = _THOUSANDS.sub("", _BRACED_COMMA.sub(",", latex))
+        latex = _REPEATING.sub(_repeating, latex)
         latex = _FRACTION_KIND.sub(r"\\frac", _ROW_END_OR_SPACE.sub(_row_end_or_space, latex))
     return latex.replace("~", " ").strip()
 

@@ -81,6 +81,8 @@ def _check_math(gold: str) -> str | None:
     gold = expression.canonical(gold)
     if status := gates.refusal(gold):
         return f"the gold {gold!r} is {status}: too deep, too large or unbalanced for the grader"
+    if expression.is_sentence(gold):
+        return f"the gold {gold!r} mixes words with mathematics: only its own spelling would be right"
     if not expression.needs_parser(gold):
         return None
     correct, status = default_pool().compare(gold, gold)
