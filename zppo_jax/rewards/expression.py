@@ -62,7 +62,8 @@ def canonical(source: str) -> str:
     """The normal form of a LaTeX answer: no fences, spacing commands or short forms; spaces only as separators."""
     latex = latex_lib.peel(latex_lib.clean(latex_lib.peel(text.plain(source))))
     latex = latex.removesuffix(".").rstrip()
-    latex = _SEPARATOR.sub(", ", latex)
+    if any(word in latex for word in ("or", "and", "、", "和", "或")):
+        latex = _SEPARATOR.sub(", ", latex)
     if (builder := _SET_BUILDER.match(latex)) and any(sign in builder[2] for sign in "<>\\"):
         latex = builder[2].strip()
     if "\\" in latex or "_" in latex:

@@ -31,6 +31,7 @@ _MARKDOWN = re.compile(r"^(\*\*\*|\*\*|\*|__|```|`)\s*(?=\S)(.*\S)\s*\1$", re.DO
 _WHOLE_TEXT = re.compile(rf"^{text.TEXT_COMMANDS}\s*\{{([^{{}}]*)\}}$")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』"}
 _INFIX = re.compile(r"\\(?:choose|over|atop|brace|brack)(?![A-Za-z])")
+_FIRST_OF_WRAPPERS = frozenset("*_`$\\{([") | _QUOTES.keys()
 _MAX_WRAPPERS = 8
 MAX_DIGITS = 64
 """The longest run of digits that is compared."""
@@ -99,6 +100,8 @@ def peel(source: str, brackets: str = "{") -> str:
 
     `brackets` are the opening brackets that mean nothing for the answer's type; quotes count if '"' is among them.
     """
+    if source.strip()[:1] not in _FIRST_OF_WRAPPERS:
+        return source.strip()
     for _ in range(_MAX_WRAPPERS):
         inner = _peeled(source.strip(), brackets)
         if inner == source:

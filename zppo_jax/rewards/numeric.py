@@ -119,17 +119,20 @@ def _quantity(match: re.Match[str], written: str, coin: units.Unit) -> Quantity:
     number, rest = _magnitude(match), written[match.end() :]
     if power := _POWER_OF_TEN.match(rest):
         number, rest = number * Fraction(10) ** _exponent(power.group(1) or power.group(2)), rest[power.end() :]
-    factor, rest = units.magnitude_after(rest)
-    percent = bool(units.PERCENT.search(rest))
-    unit = units.unit_after(units.PERCENT.sub("", rest, count=1) if percent else rest)
-    unit = coin if unit == units.NONE else unit
-    signed = -number * factor if match["sign"] == "-" else number * factor
+    signed, percent, unit = -number if match["sign"] == "-" else number, False, units.NONE
+    if rest:
+        factor, rest = units.magnitude_after(rest)
+        signed, percent = signed * factor if factor > 1 else signed, bool(units.PERCENT.search(rest))
+        unit = units.unit_after(units.PERCENT.sub("", rest, count=1) if percent else rest)
+    unit = unit if unit.name else coin
     digits = len(re.sub(r"[^0-9]", "", match["decimal"] or ""))
     return Quantity(signed, percent, unit.name, unit.scale, match["decimal"] is not None, digits)
 
 
 def _compound(written: str) -> Quantity | None:
     r"""Two or more quantities of one dimension, the largest unit first: 5 ft 7 in, 1 h 20 min, 30^\circ 15', 5'7"."""
+    if written[-1:].isdigit() or written[-1:] == "":
+        return None
     bare = text.unwrap_text(written)
     pairs, end = [], 0
     while pair := _PAIR.match(bare, end):
