@@ -21,7 +21,6 @@ _PRIMES = re.compile(r"^([0-9]{1,40}(?:\.[0-9]{1,20})?)\s*('{1,2}|\")$")
 _CONGRUENCE = re.compile(
     r"^([A-Za-z])\s*\\equiv\s*(-?[0-9]{1,40})\s*\(?\s*\\?[pb]?mod\s*\{?\s*([0-9]{1,40})\s*\}?\s*\)?$"
 )
-_RATIO = re.compile(r"^[^:=]{1,60}(?::[^:=]{1,60})+$")
 _RATIO_PART = re.compile(r"^[0-9]+(?:\.[0-9]+)?$")
 _FORMULA = re.compile(r"^(?=.*[A-Z])(?=.*[A-Za-z)][0-9])[A-Za-z0-9()\[\]]{2,40}(?:\^[0-9]?[+-])?$")
 _INDEX = re.compile(r"_\s*(?:\{\s*([0-9A-Za-z]+)\s*\}|([0-9A-Za-z]))")
@@ -90,9 +89,7 @@ def _formula(source: str) -> Form | None:
 
 
 def _ratios(gold: str, answer: str) -> bool | None:
-    """Ratios are the same in proportion, and a ratio of two is their quotient; None if there is none."""
-    if not (_RATIO.match(gold) or _RATIO.match(answer)):
-        return None
+    """Whether two ratios are the same in proportion; None if they are not two."""
     one, other = _parts(gold), _parts(answer)
     if one and other:
         return len(one) == len(other) and all(a * other[0] == b * one[0] for a, b in zip(one, other, strict=True))

@@ -131,8 +131,3 @@ def split_name(latex: str) -> tuple[str, str]:
     latex = _LEADING_RELATION.sub("", latex)
     named = _NAMED.match(latex)
     return (named["name"].strip(), named["value"].strip()) if named else ("", latex)
-
-
-def value_of(latex: str) -> str:
-    """The value of `split_name`."""
-    return split_name(latex)[1]

@@ -14,7 +14,6 @@ from fractions import Fraction
 from zppo_jax.rewards import exact, gates, latex, text, units
 from zppo_jax.rewards.verdict import MalformedAnswer
 
-MAX_DIGITS = latex.MAX_DIGITS
 _MAX_EXPONENT = 1000
 # A decimal with six or more digits is read as the rounding of a fraction that does not terminate (0.333333 = 1/3).
 _ROUNDING = Fraction(1, 10**6)
@@ -70,7 +69,7 @@ def _exponent(digits: str | None) -> int:
 
 def _decimal(digits: str) -> Fraction:
     digits = digits.replace(",", "").replace(" ", "")
-    if len(digits) > MAX_DIGITS:
+    if len(digits) > latex.MAX_DIGITS:
         raise MalformedAnswer("the number has too many digits")
     return Fraction(digits + "0" if digits.endswith(".") else digits)
 
@@ -96,7 +95,7 @@ def parse_quantity(source: str, is_number: bool = False) -> Quantity:
       MalformedAnswer: the text is anything else, or too large to be compared exactly.
     """
     brackets = "{(" if is_number else "{"
-    written = latex.value_of(latex.clean(latex.peel(text.plain(source), brackets)).removesuffix("."))
+    _, written = latex.split_name(latex.clean(latex.peel(text.plain(source), brackets)).removesuffix("."))
     written = _FRACTION_SHORT.sub(r"\\frac{\1}{\2}", latex.peel(written, brackets))
     if compound := _compound(written):
         return compound

@@ -35,11 +35,11 @@ _TABLE: dict[str, dict[str, str]] = {
         "lb lbs pound": "0.45359237", "oz ounce": "0.028349523125",
     },
     "time": {
-        "ms millisecond": "0.001", "s sec second 秒": "1", "min minute 分钟": "60", "h hr hr hour 小时": "3600",
+        "ms millisecond": "0.001", "s sec second 秒": "1", "min minute 分钟": "60", "h hr hour 小时": "3600",
         "day 天": "86400", "week": "604800",
     },
     "volume": {"ml milliliter millilitre 毫升": "0.001", "l liter litre 升": "1"},
-    "celsius": {"celsius ℃": "1"}, "fahrenheit": {"fahrenheit ℉": "1"}, "kelvin": {"K kelvin": "1"},
+    "celsius": {"celsius": "1"}, "fahrenheit": {"fahrenheit": "1"}, "kelvin": {"K kelvin": "1"},
     "dollar": {"$ dollar usd": "1", "cent": "0.01"}, "euro": {"€ eur euro": "1"}, "sterling": {"£ gbp": "1"},
     "yuan": {"元 yuan rmb cny": "1"},
     "ohm": {"Ω ohm": "1", "kΩ kilohm": "1000", "MΩ": "1e6"},
@@ -126,12 +126,13 @@ def _after_degree(word: str) -> str:
 def _require_unit(word: str, marked: bool, apart: bool) -> None:
     if word.casefold() in _NO_UNITS:
         raise MalformedAnswer(f"{word!r} after the number is not a unit")
-    known = _known(word) is not None
-    if not marked and len(word) <= 2 and word.isascii() and not (known and (apart or len(word) == 2)):
+    is_known = known(word) is not None
+    if not marked and len(word) <= 2 and word.isascii() and not (is_known and (apart or len(word) == 2)):
         raise MalformedAnswer("letters after the number are not a known unit")
 
 
-def _known(word: str) -> Unit | None:
+def known(word: str) -> Unit | None:
+    """A unit of the table by one of its names, in the singular or the plural; None if it is not in it."""
     folded = word if len(word) <= 2 else word.casefold()
     singular = folded[:-1] if len(folded) > 3 and folded.endswith("s") else folded
     return _UNITS.get(word) or _UNITS.get(folded) or _UNITS.get(singular)
@@ -146,7 +147,7 @@ def _product(factors: list[tuple[str, bool, int]]) -> Unit:
             pending = _SQUARES[word.casefold()]
             continue
         power, pending = (-1 if divides else 1) * power * pending, 1
-        if unit := _known(word):
+        if unit := known(word):
             powers[unit.name] = powers.get(unit.name, 0) + power
             scale *= unit.scale**power
             continue
@@ -164,10 +165,5 @@ def _product(factors: list[tuple[str, bool, int]]) -> Unit:
 
 def currency(symbol: str) -> Unit:
     """The unit of a currency sign before a number; ¥ may be yen or yuan, so it is none."""
-    known = _UNITS.get(symbol.removeprefix("\\"))
-    return Unit(f"{known.name}^1") if known else NONE
-
-
-def known(word: str) -> Unit | None:
-    """A unit of the table by one of its names; None if it is not in it."""
-    return _known(word)
+    coin = _UNITS.get(symbol.removeprefix("\\"))
+    return Unit(f"{coin.name}^1") if coin else NONE

@@ -46,9 +46,9 @@ class Schedule:
 
 
 class Updated(NamedTuple):
-    """The result of the updates of a step: the weights [P, G] of all groups in the first epoch (a later one has others
-    if statistics are those of a mini-batch, because it deals the groups again), means of the metrics,
-    and the group indices of each update that was skipped because it was not finite (by number of the update)."""
+    """The result of the updates of a step: the weights [P, G] of all groups in the first epoch (with statistics of
+    mini-batches a later one has others), means of the metrics, and the group indices of each update that was skipped
+    because it was not finite (by number of the update)."""
 
     weights_PG: np.ndarray
     metrics: dict[str, float]
@@ -145,10 +145,8 @@ class Learner:
     def gradient(
         self, params: dict[str, Any], groups: rows.Groups, weights_PG: np.ndarray, placed: Sequence[rows.Row]
     ) -> programs.Sums:
-        """Sums gradient and metrics over the tokens of all rows, micro-batch by micro-batch.
-
-        `placed` are this host's rows; the number of micro-batches is what the host with the most rows needs.
-        """
+        """Sums gradient and metrics over the tokens of all rows, micro-batch by micro-batch. `placed` are this host's
+        rows; the number of micro-batches is what the host with the most rows needs."""
         sums, size = self._zero(params)(params), self.shapes.num_rows // self.hosts.count
         count = max(self.hosts.gather(-(-len(placed) // size), "the rows of a mini-batch"))
         for number in range(count):
