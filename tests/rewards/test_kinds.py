@@ -171,6 +171,7 @@ OTHER: Kinds = {
     "compound quantities": [
         ("7 ft 5 in", "5 ft 7 in"),
         ("20 h 1 min", "1 h 20 min"),
+        ("5 ft 7 ft", "12 ft"),
         (r"30^\circ 15'", "30.15"),
         ("2 m 5 cm", "2.5 m"),
         ("30'", "30^\\circ"),
