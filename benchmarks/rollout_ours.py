@@ -23,7 +23,7 @@ def text_features(config: Any, token_ids_T: np.ndarray) -> Any:
         token_types_T=np.zeros(length, np.int32),
         positions_3T=np.tile(np.arange(length, dtype=np.int32), (3, 1)),
         rope_delta=0,
-        patches_IC=np.zeros((0, config.vision.patch_dim), np.uint8),
+        patches=np.zeros((0, config.vision.patch_dim), np.uint8),
         grid_thw_N3=np.zeros((0, 3), np.int32),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -20,25 +20,31 @@ names of `zppo.HELPS`: a hard question with help in its prompt."""
 
 FinishReason = Literal["stop", "length", "abort"]
 
+IMAGE_MARK, VIDEO_MARK = "\ue000image\ue001", "\ue000video\ue001"
+"""The places of images and videos within a question's text: private-use characters, which no other text may bring in
+(`data.questions` removes them from what it reads, `zppo.prompts.neutralise` from what a model writes)."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Question:
     """A question with its gold answer, as a data source yields it.
 
-    `images` are RGB uint8 arrays of shape [height, width, 3], `videos` as the processor takes them; either may be a
-    sequence that decodes an element when it is read. `options` are the scorer's for this question (`choices`,
-    `tolerance`, ...: `rewards.score`). `level` names the family or difficulty and is only used for reports. `text`
-    holds neither a template nor the closer.
+    `images` and `videos` are as the processor takes them: RGB uint8 arrays of shape [height, width, 3] or
+    `processor.Picture`s, which are decoded when they are used; `processor.Clip`s or `processor.Video`s. They are shown
+    before the text, or where it has IMAGE_MARK and VIDEO_MARK. `options` are the scorer's for this question (`choices`,
+    `tolerance`, ...: `rewards.score`). `level` names the family or difficulty and is only used for reports, `metadata`
+    goes to samples.jsonl. `text` holds neither a template nor the closer.
     """
 
     id: str
     text: str
-    images: Sequence[np.ndarray]
+    images: Sequence[Any]
     answer: str
     answer_type: str
     level: str = ""
     videos: Sequence[Any] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,18 +90,31 @@ class Features:
     get the next position; `patches_IC` are grey levels, uint8, in merge-block order (`processor.patches.normalised`
     converts them to the model's input), `grid_thw_N3` int32 in patches, both in the order of the images and videos in
     the prompt. A video is a run of tokens for each step of time.
+
+    `patches` is the array, or a function that makes it from pixels: patches hold each pixel of an image twice, so a
+    question that waits keeps its pixels, or only its image files.
     """
 
     token_ids_T: np.ndarray
     token_types_T: np.ndarray
     positions_3T: np.ndarray
     rope_delta: int
-    patches_IC: np.ndarray
+    patches: np.ndarray | Callable[[], np.ndarray]
     grid_thw_N3: np.ndarray
 
     @property
     def num_tokens(self) -> int:
         return int(self.token_ids_T.shape[0])
+
+    @property
+    def num_patches(self) -> int:
+        """The number of patches of all images and videos; makes none of them."""
+        return int(self.grid_thw_N3.prod(axis=1).sum())
+
+    @property
+    def patches_IC(self) -> np.ndarray:
+        """The patches, made again on each access if `patches` is a function."""
+        return self.patches() if callable(self.patches) else self.patches
 
     def followed_by(self, ids: Sequence[int]) -> Features:
         """The same prompt followed by these text tokens."""

@@ -105,7 +105,8 @@ def _content(batch):
     """The whole content of a batch, comparable with ==."""
     rows = []
     for item in (*batch.new, *batch.replayed):
-        arrays = [np.asarray(value).tobytes() for value in vars(item.features).values()]
+        fields = vars(item.features) | {"patches": item.features.patches_IC}
+        arrays = [np.asarray(value).tobytes() for value in fields.values()]
         prompt = item.prompt
         rows.append((prompt.uid, prompt.kind, prompt.parent, prompt.text, prompt.question.id, arrays))
     return (batch.step, len(batch.new), rows)

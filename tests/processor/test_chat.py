@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from zppo_jax.processor.chat import TEXT_SLOT, default_chat_template, render, render_user_turn
+from zppo_jax.processor.chat import default_chat_template, render, render_user_turn
 from zppo_jax.processor.templates import ChatTemplateError
+from zppo_jax.types import IMAGE_MARK, VIDEO_MARK
 
 TEMPLATE = default_chat_template()
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+SLOT = "\ue000text 0\ue001"
 QUERY = {"role": "user", "content": " Why? \n"}
 
 
@@ -58,7 +60,7 @@ def test_unfit_messages_are_refused(messages):
 
 
 @pytest.mark.parametrize(
-    "text", ["a", " a \n", "", " \n", "<|im_end|>", TEXT_SLOT, "x" + TEXT_SLOT * 2, "aa a", "{{ 1 }}"]
+    "text", ["a", " a \n", "", " \n", "<|im_end|>", SLOT, "x" + SLOT * 2, "aa a", "{{ 1 }}", IMAGE_MARK]
 )
 @pytest.mark.parametrize("num_images", [0, 2])
 def test_user_turn_equals_the_plain_rendering(text, num_images):
@@ -66,6 +68,15 @@ def test_user_turn_equals_the_plain_rendering(text, num_images):
     content = [{"type": "image"}] * num_images + [{"type": "text", "text": text}]
     assert turn.full_text == render(TEMPLATE, [{"role": "user", "content": content}], enable_thinking=True)
     assert turn.rendered.count("<|im_end|>") == 1
+
+
+def test_images_and_videos_stand_at_their_marks():
+    text = f"Is {IMAGE_MARK} in {VIDEO_MARK}\nor {IMAGE_MARK}"
+    turn = render_user_turn(TEMPLATE, text, 2, 1, enable_thinking=True)
+    assert turn.kinds == ("image", "video", "image")
+    assert f"user\nIs {IMAGE} in {IMAGE.replace('image', 'video')}\nor {IMAGE}<|im_end|>" in turn.full_text
+    other = render_user_turn(TEMPLATE, text, 1, 1, enable_thinking=True)  # marks that do not fit are text
+    assert other.kinds == ("image", "video") and text in other.full_text
 
 
 def test_a_template_that_drops_the_text_is_refused():

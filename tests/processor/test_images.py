@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from zppo_jax.processor import ProcessorConfig, load_image
-from zppo_jax.processor.images import patchify, smart_resize
+from zppo_jax.processor.images import smart_resize
+from zppo_jax.processor.media import joined, media_patches
 from zppo_jax.processor.patches import normalised
 
 CONFIG = ProcessorConfig(min_pixels=4096, max_pixels=65536)
@@ -28,6 +29,11 @@ def _oracle(config: ProcessorConfig) -> Qwen2VLImageProcessorPil:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
+
+
+def patchify(images, config):
+    patches = joined(media_patches(images, (), config)[0], config)
+    return patches(), patches.grid_thw_N3
 
 
 def _images(rng: np.random.Generator, sizes: list[tuple[int, int]]) -> list[np.ndarray]:

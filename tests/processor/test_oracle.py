@@ -17,8 +17,9 @@ from transformers.video_utils import VideoMetadata
 
 from tests.processor.oracle import Oracle, video_processor
 from zppo_jax.processor import Processor, ProcessorConfig, Video, sample_indices
+from zppo_jax.processor.media import joined, media_patches
 from zppo_jax.processor.patches import normalised
-from zppo_jax.processor.videos import patchify_videos, smart_resize_video, time_stamps
+from zppo_jax.processor.videos import smart_resize_video, time_stamps
 
 TEXTS = ("Add them.", "What is the sum?", " \n", "Two\n\n lines: 3 + 4", "1.5 seconds> of <x")
 LEVEL = 1.01 / 127.5  # one grey level after normalising
@@ -125,7 +126,8 @@ def test_patches_of_videos_agree_with_transformers(frame_tokens, temporal):
     config = ProcessorConfig(temporal_patch_size=temporal, video_frame_tokens=frame_tokens, video_max_pixels=120_000)
     rng = np.random.default_rng(2)
     videos = [Video(list(_pixels(rng, count, *rng.integers(20, 200, 2))), 10.0) for count in (3, 4, 5, 8)]
-    patches_IC, grid_thw_N3 = patchify_videos(videos, config)
+    patches = joined(media_patches((), videos, config)[1], config)
+    patches_IC, grid_thw_N3 = patches(), patches.grid_thw_N3
     expected = video_processor(config)(
         [np.stack(video.frames) for video in videos], do_sample_frames=False, return_tensors="np"
     )

@@ -95,13 +95,13 @@ def test_a_title_in_another_encoding_is_no_damage(mp4):
 
 def test_a_frame_is_resized_only_once(mp4):
     """A file's frames are resized while they are decoded, to the processor's size for the source."""
-    from zppo_jax.processor.videos import patchify_videos
+    from zppo_jax.processor.media import media_patches
 
     config = ProcessorConfig(video_fps=3.0, video_max_frames=5, video_max_pixels=12 * 1024)
     video = load_video(mp4, config)
-    _, grid_thw_N3 = patchify_videos([video], config)
+    [patches] = media_patches((), [video], config)[1]
     height, width = video.frames[0].shape[:2]
-    assert grid_thw_N3.tolist() == [[3, height // 16, width // 16]] and height * width < HEIGHT * WIDTH
+    assert patches.grid_thw_N3.tolist() == [[3, height // 16, width // 16]] and height * width < HEIGHT * WIDTH
     assert video.source_size == (HEIGHT, WIDTH)
 
 

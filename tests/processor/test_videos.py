@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from zppo_jax.processor import Processor, ProcessorConfig, Video, sample_indices
+from zppo_jax.processor.media import joined, media_patches
 from zppo_jax.processor.patches import normalised
-from zppo_jax.processor.videos import patchify_videos
 
 GREY = np.full((64, 96, 3), 128, np.uint8)
 
@@ -91,13 +91,16 @@ def test_unfit_videos_are_refused(processor, video, message):
 
 
 def test_a_pixel_frame_is_enlarged():
-    patches_IC, grid_thw_N3 = patchify_videos([Video([np.full((1, 1, 3), 255, np.uint8)] * 2, 2.0)], ProcessorConfig())
-    assert grid_thw_N3.tolist() == [[1, 4, 4]] and (normalised(patches_IC) == 1).all()
+    video, config = Video([np.full((1, 1, 3), 255, np.uint8)] * 2, 2.0), ProcessorConfig()
+    [patches] = media_patches((), [video], config)[1]
+    assert patches.grid_thw_N3.tolist() == [[1, 4, 4]] and (normalised(patches()) == 1).all()
 
 
 def test_no_videos():
-    patches_IC, grid_thw_N3 = patchify_videos([], ProcessorConfig())
-    assert patches_IC.shape == (0, 1536) and grid_thw_N3.shape == (0, 3) and grid_thw_N3.dtype == np.int32
+    patches = joined([], ProcessorConfig())
+    assert (
+        patches().shape == (0, 1536) and patches.grid_thw_N3.shape == (0, 3) and patches.grid_thw_N3.dtype == np.int32
+    )
 
 
 def test_long_videos_give_a_bounded_number_of_frames():
@@ -112,7 +115,7 @@ def test_a_template_with_other_slots_is_refused(tokenizer, processor, slots):
     template = processor.chat_template.replace("<|vision_start|><|video_pad|><|vision_end|>", "")
     template = template.replace("<|image_pad|>", slots)
     other = Processor(tokenizer, template, processor.config)
-    with pytest.raises(ValueError, match=r"image slots and \d video slots for 1 images, then 1 videos: use the chat"):
+    with pytest.raises(ValueError, match=r"image slots and \d video slots for 1 images and 1 videos, or in another"):
         other.features("a", [GREY], [_video()])
 
 

@@ -160,7 +160,7 @@ def test_holds_and_bucket_of_agree():
 
 def test_images_that_a_prompt_has_no_room_for_are_refused_by_name():
     with_image = tiny_model.item("many", num_images=1)
-    few = dataclasses.replace(SHAPES, buckets=(500,), patch_slots=len(with_image.features.patches_IC) - 1)
+    few = dataclasses.replace(SHAPES, buckets=(500,), patch_slots=with_image.features.num_patches - 1)
     assert not few.holds(with_image.features)
     with pytest.raises(PromptTooLongError, match=r"prompt many shows 1 images of together .*raise prompt\.max_images"):
         few.bucket_of(with_image.features, "many")

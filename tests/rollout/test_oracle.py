@@ -142,7 +142,7 @@ def test_the_images_matter(oracle):
     """The same prompts with other pixels get other answers: images and prompts are not mixed up."""
     rows, changed = (0, 2, 4, 7), []
     for row in rows:
-        other = dataclasses.replace(prompts()[row], patches_IC=-prompts()[row].patches_IC)
+        other = dataclasses.replace(prompts()[row], patches=-prompts()[row].patches_IC)
         changed.append(Request(f"row {row}", other, 1, GREEDY))
     others = sample(engine(), model().params, changed)
     for (other,), one in zip(others, answers(*rows), strict=True):

@@ -84,7 +84,7 @@ def test_the_features_are_those_of_the_key():
     right, wrong = request("b", "bcq", "b"), request("b", "bcq", "d")
     right_answers, wrong_answers = answers(one, [right]), answers(one, [wrong])
     assert counts(one) == (1, 2) and differ(right_answers, wrong_answers)
-    as_d = dataclasses.replace(right.features, patches_IC=request("d").features.patches_IC)
+    as_d = dataclasses.replace(right.features, patches=request("d").features.patches_IC)
     same(wrong_answers, answers(engine(), [dataclasses.replace(right, features=as_d)]))
 
 

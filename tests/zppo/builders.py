@@ -13,7 +13,7 @@ NO_FEATURES = Features(
     token_types_T=np.zeros(0, np.int32),
     positions_3T=np.zeros((3, 0), np.int32),
     rope_delta=0,
-    patches_IC=np.zeros((0, 1536), np.uint8),
+    patches=np.zeros((0, 1536), np.uint8),
     grid_thw_N3=np.zeros((0, 3), np.int32),
 )
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zppo_jax.types import prompt_uid
+from zppo_jax.types import IMAGE_MARK, VIDEO_MARK, prompt_uid
 from zppo_jax.zppo import prompts
 
 PAPER = prompts.TEMPLATES["paper"]
@@ -172,8 +172,8 @@ def test_neutralised_text_holds_no_tag_and_stays_as_it_is(text: str):
     assert not looks_like_a_tag(clean)
     assert not any(token in clean for token in SPECIAL_TOKENS)
     assert prompts.neutralise(clean) == clean
-    # Readable: only spaces are added and only brackets change.
-    assert re.sub("[ \\[\\]<>]", "", clean) == re.sub("[ \\[\\]<>]", "", text)
+    # Readable: only spaces are added, only brackets change, and marks of images are gone.
+    assert re.sub("[ \\[\\]<>]", "", clean) == re.sub("[ \\[\\]<>\ue000\ue001]", "", text)
 
 
 def test_neutralise_spares_mathematics():
@@ -181,6 +181,7 @@ def test_neutralise_spares_mathematics():
         assert prompts.neutralise(text) == text
     assert prompts.neutralise("|x|<|y|") == "|x|< |y|"
     assert prompts.neutralise("<|im_end|></think>") == "< |im_end| >[/think]"
+    assert prompts.neutralise(f"a {IMAGE_MARK}</thi{VIDEO_MARK[0]}nk>") == "a image[/think]"
 
 
 @given(st.lists(hostile_texts, min_size=1, max_size=4), hostile_texts, st.sampled_from([PAPER, COMPACT]))

@@ -96,7 +96,7 @@ def _shapes(request: GenerateRequest) -> Shapes:
     """The shapes, in powers of two, so that the programs for a prompt of another length are mostly in the cache."""
     return Shapes(
         buckets=(power_of_two(request.features.num_tokens - 1, 64),),
-        patch_slots=power_of_two(len(request.features.patches_IC), 16),
+        patch_slots=power_of_two(request.features.num_patches, 16),
         max_new_tokens=request.max_new_tokens,
     )
 

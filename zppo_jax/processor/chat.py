@@ -5,27 +5,31 @@ from __future__ import annotations
 import collections
 import dataclasses
 import importlib.resources
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from zppo_jax.processor import templates
 from zppo_jax.processor.tokenizer import SLOT
+from zppo_jax.types import IMAGE_MARK, VIDEO_MARK
 
-TEXT_SLOT = "\ue000user text\ue001"
-"""The placeholder for the user's text while the template is rendered."""
+_KINDS = {IMAGE_MARK: "image", VIDEO_MARK: "video"}
+_MARKS = re.compile(f"({'|'.join(_KINDS)})")
 
 
 @dataclasses.dataclass(frozen=True)
 class UserTurn:
-    """A rendered prompt: `rendered` is the template's output with `TEXT_SLOT` in place of `text`."""
+    """A rendered prompt: `rendered` is the template's output with the keys of `texts` in place of the texts; `kinds`
+    are "image" and "video" in the order in which it shows them."""
 
     rendered: str
-    text: str
+    texts: dict[str, str]
+    kinds: tuple[str, ...]
 
     @property
     def full_text(self) -> str:
         """The prompt as one string, as transformers renders it."""
-        return self.rendered.replace(TEXT_SLOT, self.text)
+        return SLOT.sub(lambda slot: self.texts.get(slot[0], slot[0]), self.rendered)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,22 +64,23 @@ def render(
 def render_user_turn(
     chat_template: str, text: str, num_images: int, num_videos: int = 0, *, enable_thinking: bool
 ) -> UserTurn:
-    """Renders one user message, images first, then videos, then the text, and the generation prompt.
+    """Renders one user message, images first, then videos, then the text, and the generation prompt. If the text has a
+    mark for each image and video, each is at its mark.
 
-    The template sees a slot instead of the text, with the text's outer white space, which templates trim. So the text
+    The template sees a slot instead of a text, with the text's outer white space, which templates trim. So the text
     cannot steer the template. Raises ValueError if the template does not keep the slot.
     """
-    core = text.strip()
-    visible = text.replace(core, TEXT_SLOT, 1) if core else text
-    kinds = ["image"] * num_images + ["video"] * num_videos
-    content = [{"type": kind} for kind in kinds] + [{"type": "text", "text": visible}]
-    rendered = render(chat_template, [{"role": "user", "content": content}], enable_thinking=enable_thinking)
-    if rendered.count(TEXT_SLOT) != bool(core):
-        raise ValueError(
-            f"the chat template writes the user's text {rendered.count(TEXT_SLOT)} times instead of once: "
-            "use the chat_template.jinja of a Qwen3.5 checkpoint"
-        )
-    return UserTurn(rendered, core)
+    parts = _MARKS.split(text)
+    kinds = [_KINDS[mark] for mark in parts[1::2]]
+    if (kinds.count("image"), kinds.count("video")) != (num_images, num_videos):
+        kinds = ["image"] * num_images + ["video"] * num_videos
+        content = [{"type": kind} for kind in kinds] + [{"type": "text", "text": text}]
+    else:
+        shown = [part for part in parts if part] or [text]
+        content = [{"type": _KINDS[part]} if part in _KINDS else {"type": "text", "text": part} for part in shown]
+    turn = [{"role": "user", "content": content}]
+    conversation = render_conversation(chat_template, turn, enable_thinking=enable_thinking)
+    return UserTurn(conversation.rendered, conversation.texts, tuple(kinds))
 
 
 def thinks_by_default(chat_template: str) -> bool:

@@ -1,20 +1,21 @@
-"""Images: decoding of files, sizes, and patches.
+"""Images: decoding of files, and sizes.
 
-Shape suffixes: H, W pixels; C colours (3) in images and values of one patch in patches; I patches; N images.
+Shape suffixes: F frames; H, W pixels; C colours (3).
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from zppo_jax.processor.config import ProcessorConfig
-from zppo_jax.processor.patches import check_aspect, check_pixels, resize, to_patches
+from zppo_jax.processor.patches import check_aspect, resize
 
 # Not every format that Pillow decodes: for an EPS file, for example, it would start Ghostscript.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
@@ -29,17 +30,33 @@ def load_image(source: bytes | str | os.PathLike[str], name: str = "") -> np.nda
     image of more than PIL.Image.MAX_IMAGE_PIXELS pixels is refused before it is decoded, where Pillow only warns.
     `name` is the sample's name in errors. Raises ValueError.
     """
+    with _opened(source, name) as image:
+        return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+@contextlib.contextmanager
+def _opened(source: bytes | str | os.PathLike[str], name: str) -> Iterator[Image.Image]:
+    """Opens an image file and checks its head; what fails within the block is a ValueError too."""
     label = name or ("image bytes" if isinstance(source, bytes) else str(source))
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             _check_header(image)
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+            yield image
     except FileNotFoundError as error:
         raise ValueError(f"{label}: no such file") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{label}: not an image, or an empty or damaged one (convert it to PNG or JPEG)") from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise ValueError(f"{label}: cannot be decoded: {error}") from error
+
+
+def image_size(source: bytes | str | os.PathLike[str], name: str = "") -> tuple[int, int]:
+    """The (height, width) of the pixels that `load_image` would give, from the head of the file; raises ValueError like
+    it."""
+    with _opened(source, name) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return (width, height) if turned else (height, width)
 
 
 def smart_resize(height: int, width: int, config: ProcessorConfig, name: str = "image") -> tuple[int, int]:
@@ -69,22 +86,10 @@ def image_grid(height: int, width: int, config: ProcessorConfig, name: str = "im
     return 1, new_height // config.patch_size, new_width // config.patch_size
 
 
-def patchify(images: Sequence[np.ndarray], config: ProcessorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts all images into patches.
-
-    Returns patches [I, colours * frames * patch * patch] uint8, the patches of a merged block side by side,
-    and grids [N, 3] int32 (time, height, width) in patches. An image is repeated to fill the frames of a patch.
-    """
-    parts = [np.zeros((0, config.patch_width), np.uint8)]
-    grids = []
-    for number, image_HWC in enumerate(images):
-        check_pixels(image_HWC, f"image {number}")
-        grid = image_grid(image_HWC.shape[0], image_HWC.shape[1], config, f"image {number}")
-        resized_HWC = resize(image_HWC, grid[1] * config.patch_size, grid[2] * config.patch_size)
-        frames_FHWC = np.broadcast_to(resized_HWC, (config.temporal_patch_size, *resized_HWC.shape))
-        parts.append(to_patches(frames_FHWC, config))
-        grids.append(grid)
-    return np.concatenate(parts), np.asarray(grids, np.int32).reshape(-1, 3)
+def image_tensor(image_HWC: np.ndarray, height: int, width: int, num_frames: int) -> np.ndarray:
+    """The image at the size of its grid, repeated to fill the frames of one step of time, uint8 [F, H, W, 3]."""
+    resized_HWC = resize(image_HWC, height, width)
+    return np.broadcast_to(resized_HWC, (num_frames, *resized_HWC.shape))
 
 
 def _check_header(image: Image.Image) -> None:

@@ -17,10 +17,11 @@ from tokenizers import Tokenizer
 from zppo_jax.processor import directory as files
 from zppo_jax.processor import preprocessing
 from zppo_jax.processor.batch import PaddingSide, hf_batch
-from zppo_jax.processor.chat import TEXT_SLOT, UserTurn, render_conversation, render_user_turn
+from zppo_jax.processor.chat import UserTurn, render_conversation, render_user_turn
 from zppo_jax.processor.config import ProcessorConfig
-from zppo_jax.processor.images import image_grid, patchify
+from zppo_jax.processor.images import image_grid
 from zppo_jax.processor.json_files import explained
+from zppo_jax.processor.media import Clip, Image, MediaPatches, joined, media_patches, open_video
 from zppo_jax.processor.placeholders import Placeholders
 from zppo_jax.processor.positions import IMAGE, VIDEO, rope_index
 from zppo_jax.processor.tokenizer import (
@@ -36,10 +37,11 @@ from zppo_jax.processor.tokenizer import (
     byte_values,
 )
 from zppo_jax.processor.video_files import load_video
-from zppo_jax.processor.videos import Video, patchify_videos, time_stamps, video_grid
+from zppo_jax.processor.videos import Video, time_stamps, video_grid
 from zppo_jax.types import Features
 
-Sample = tuple[str, Sequence[np.ndarray]] | tuple[str, Sequence[np.ndarray], Sequence[Video]]
+Sample = tuple[str, Sequence[Image]] | tuple[str, Sequence[Image], Sequence[Video | Clip]]
+Grid = tuple[int, int, int]
 
 _BYTE_VALUES = byte_values()
 _NEVER_SAMPLED = (IM_START, VISION_START, VISION_END, VISION_PAD, IMAGE_PAD, VIDEO_PAD)
@@ -103,18 +105,20 @@ class Processor:
         """Renders the prompt as the template writes it, with one placeholder per image or video; for logs."""
         return self._turn(text, num_images, num_videos).full_text
 
-    def features(self, text: str, images: Sequence[np.ndarray], videos: Sequence[Video] = ()) -> Features:
-        """Encodes one user turn (images first, then videos, then the text) with the generation prompt.
+    def features(self, text: str, images: Sequence[Image], videos: Sequence[Video | Clip] = ()) -> Features:
+        """Encodes one user turn with the generation prompt: images first, then videos, then the text; or each image and
+        video at its IMAGE_MARK or VIDEO_MARK, if the text has as many.
 
-        `images` are RGB uint8 [H, W, 3]; patches and grids are in the order of the prompt. `text` can add neither image
-        slots nor turns, whatever it spells. Raises ValueError for an invalid image or video, naming its number.
+        `images` are RGB uint8 [H, W, 3] or `Picture`s; patches and grids are in the order of the prompt. Nothing is
+        decoded before the patches are used, except a `Clip`. `text` can add neither image slots nor turns, whatever it
+        spells. Raises ValueError for an invalid image or video, naming its number.
         """
-        image_patches_IC, image_grids_N3 = patchify(images, self.config)
-        video_patches_IC, video_grids_N3 = patchify_videos(videos, self.config)
-        stamps = [time_stamps(video, self.config) for video in videos]
-        token_ids_T = self._token_ids(text, image_grids_N3, video_grids_N3, stamps)
-        patches_IC = np.concatenate([image_patches_IC, video_patches_IC]) if len(videos) else image_patches_IC
-        return self._features(token_ids_T, patches_IC, np.concatenate([image_grids_N3, video_grids_N3]))
+        shown, films = media_patches(images, videos, self.config)
+        token_ids_T, kinds = self._token_ids(
+            text, [one.grids[0] for one in shown], [one.media[0] for one in films], [one.grids[0] for one in films]
+        )
+        left = {IMAGE: iter(shown), VIDEO: iter(films)}
+        return self._features(token_ids_T, joined((next(left[kind]) for kind in kinds), self.config))
 
     def chat_features(
         self,
@@ -132,22 +136,24 @@ class Processor:
         """
         thinking = self.config.enable_thinking if enable_thinking is None else enable_thinking
         conversation = render_conversation(self.chat_template, messages, enable_thinking=thinking)
-        patches_IC, grids_N3 = patchify(images, self.config)
+        shown, _ = media_patches(images, (), self.config)
         ids = self._encoder.encode(conversation.rendered, conversation.texts)
-        filled_T = self._placeholders.fill(ids, [self._placeholders.image(grid) for grid in grids_N3], [])
-        return self._features(filled_T, patches_IC, grids_N3)
+        filled_T = self._placeholders.fill(ids, [(IMAGE, self._placeholders.image(one.grids[0])) for one in shown])
+        return self._features(filled_T, joined(shown, self.config))
 
-    def _features(self, token_ids_T: np.ndarray, patches_IC: np.ndarray, grid_thw_N3: np.ndarray) -> Features:
-        token_types_T = self._token_types(token_ids_T)
+    def _features(self, token_ids_T: np.ndarray, patches: MediaPatches) -> Features:
+        token_types_T, grid_thw_N3 = self._token_types(token_ids_T), patches.grid_thw_N3
         positions_3T, rope_delta = rope_index(token_types_T, grid_thw_N3, self.config.merge_size)
-        return Features(token_ids_T, token_types_T, positions_3T, rope_delta, patches_IC, grid_thw_N3)
+        return Features(token_ids_T, token_types_T, positions_3T, rope_delta, patches, grid_thw_N3)
 
-    def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]] = (), videos: Sequence[Video] = ()) -> int:
+    def num_tokens(
+        self, text: str, image_sizes: Sequence[tuple[int, int]] = (), videos: Sequence[Video | Clip] = ()
+    ) -> int:
         """The number of tokens that `features` would give for a text, images of these (height, width), and videos."""
         images = [image_grid(*size, self.config, f"image {number}") for number, size in enumerate(image_sizes)]
-        films = [video_grid(video, self.config, f"video {number}") for number, video in enumerate(videos)]
-        images_N3, films_N3 = (np.asarray(part, np.int32).reshape(-1, 3) for part in (images, films))
-        return len(self._token_ids(text, images_N3, films_N3, [time_stamps(video, self.config) for video in videos]))
+        films = [open_video(video, self.config, f"video {number}") for number, video in enumerate(videos)]
+        grids = [video_grid(film, self.config, f"video {number}") for number, film in enumerate(films)]
+        return len(self._token_ids(text, images, films, grids)[0])
 
     def load_video(self, source: bytes | str | os.PathLike[str], name: str = "") -> Video:
         """Loads a video file's frames, chosen and resized for this processor; see `load_video`."""
@@ -208,17 +214,18 @@ class Processor:
         return render_user_turn(self.chat_template, text, num_images, num_videos, enable_thinking=thinking)
 
     def _token_ids(
-        self, text: str, image_grids_N3: np.ndarray, video_grids_N3: np.ndarray, stamps: Sequence[Sequence[str]]
-    ) -> np.ndarray:
-        """The ids [T] of the whole prompt, with placeholders expanded to the grids."""
-        turn = self._turn(text, len(image_grids_N3), len(video_grids_N3))
-        ids = self._encoder.encode(turn.rendered, {TEXT_SLOT: turn.text})
-        videos = zip(video_grids_N3, stamps, strict=True)
-        return self._placeholders.fill(
-            ids,
-            [self._placeholders.image(grid) for grid in image_grids_N3],
-            [self._placeholders.video(grid, video_stamps) for grid, video_stamps in videos],
-        )
+        self, text: str, image_grids: Sequence[Grid], videos: Sequence[Video], video_grids: Sequence[Grid]
+    ) -> tuple[np.ndarray, list[int]]:
+        """The ids [T] of the whole prompt, with placeholders expanded to the grids; and the kinds, in its order."""
+        turn = self._turn(text, len(image_grids), len(videos))
+        stamped = zip(video_grids, (time_stamps(video, self.config) for video in videos), strict=True)
+        left = {
+            IMAGE: (self._placeholders.image(grid) for grid in image_grids),
+            VIDEO: (self._placeholders.video(grid, stamps) for grid, stamps in stamped),
+        }
+        kinds = [IMAGE if kind == "image" else VIDEO for kind in turn.kinds]
+        fillings = [(kind, next(left[kind])) for kind in kinds]
+        return self._placeholders.fill(self._encoder.encode(turn.rendered, turn.texts), fillings), kinds
 
     def _token_types(self, token_ids_T: np.ndarray) -> np.ndarray:
         is_image_T = token_ids_T == self.image_token_id

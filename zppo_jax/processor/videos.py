@@ -1,7 +1,6 @@
-"""Videos: the choice of frames, their size, patches and time stamps, as in transformers' Qwen3-VL.
+"""Videos: the choice of frames, their size and time stamps, as in transformers' Qwen3-VL.
 
-Shape suffixes: F frames; H, W pixels; C colours (3) in frames and values of one patch in patches; I patches;
-N videos.
+Shape suffixes: F frames; H, W pixels; C colours (3).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zppo_jax.processor.config import ProcessorConfig
-from zppo_jax.processor.patches import check_aspect, check_pixels, resize_frame, to_patches
+from zppo_jax.processor.patches import check_aspect, check_pixels, resize_frame
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,23 +82,11 @@ def video_grid(video: Video, config: ProcessorConfig, name: str = "video") -> tu
     return steps, height // config.patch_size, width // config.patch_size
 
 
-def patchify_videos(videos: Sequence[Video], config: ProcessorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Patches [I, C] uint8 of all videos and their grids [N, 3] int32 (time, height, width) in patches.
-
-    `config.temporal_patch_size` frames make one step of time; the last frame is repeated to fill the last step.
-    Raises ValueError, naming the video, if it is invalid.
-    """
-    parts = [np.zeros((0, config.patch_width), np.uint8)]
-    grids = []
-    for number, video in enumerate(videos):
-        name = f"video {number}"
-        check_video(video, config, name)
-        grids.append(video_grid(video, config, name))
-        _, height, width = (config.patch_size * size for size in grids[-1])
-        frames = [resize_frame(frame_HWC, height, width) for frame_HWC in video.frames]
-        frames += frames[-1:] * (-len(frames) % config.temporal_patch_size)
-        parts.append(to_patches(np.stack(frames), config))
-    return np.concatenate(parts), np.asarray(grids, np.int32).reshape(-1, 3)
+def video_tensor(frames: Sequence[np.ndarray], height: int, width: int, temporal: int) -> np.ndarray:
+    """The frames at the size of their grid, uint8 [F, H, W, 3]. `temporal` frames make one step of time; the last frame
+    is repeated to fill the last step."""
+    resized = [resize_frame(frame_HWC, height, width) for frame_HWC in frames]
+    return np.stack(resized + resized[-1:] * (-len(resized) % temporal))
 
 
 def time_stamps(video: Video, config: ProcessorConfig) -> list[str]:

@@ -63,7 +63,7 @@ class Engine(Programs):
         return Prefilled(self.compile_prefill(params, bucket)(params, chosen), batch, bucket)
 
     def _image_features(self, params: dict[str, Any], requests: Sequence[Request], batch: Inputs) -> jax.Array:
-        keys = [(request.vision_key or None) if len(request.features.patches_IC) else NO_IMAGE for request in requests]
+        keys = [(request.vision_key or None) if request.features.num_patches else NO_IMAGE for request in requests]
         keys += [NO_IMAGE] * (self.prompts_per_call - len(requests))
         images = batch["patches_ISC"], batch["grid_IS5"]
         return self.kept.features.get(keys, params["vision"], lambda: self.compile_encode(params)(params, *images))

@@ -45,7 +45,7 @@ class Shapes:
 
     def holds(self, features: Features) -> bool:
         """Whether some bucket is long enough, and the prompt's row of patches holds its images."""
-        return self.holds_tokens(features.num_tokens) and len(features.patches_IC) <= self.patch_slots
+        return self.holds_tokens(features.num_tokens) and features.num_patches <= self.patch_slots
 
     def holds_tokens(self, num_tokens: int) -> bool:
         """Whether some bucket holds a prompt of `num_tokens` tokens, of which the last is not prefilled."""
@@ -53,9 +53,9 @@ class Shapes:
 
     def bucket_of(self, features: Features, name: str = "") -> int:
         """The index of the smallest bucket that holds the prompt without its last token."""
-        if len(features.patches_IC) > self.patch_slots:
+        if features.num_patches > self.patch_slots:
             raise PromptTooLongError(
-                f"prompt {name} shows {len(features.grid_thw_N3)} images of together {len(features.patches_IC)} "
+                f"prompt {name} shows {len(features.grid_thw_N3)} images of together {features.num_patches} "
                 f"patches, and has room for {self.patch_slots}: raise prompt.max_images"
             )
         index = bisect.bisect_left(self.buckets, features.num_tokens - 1)

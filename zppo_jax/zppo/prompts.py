@@ -16,6 +16,8 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from zppo_jax.types import IMAGE_MARK, VIDEO_MARK
+
 CANDIDATE_OPEN = "<candidate>"
 CANDIDATE_CLOSE = "</candidate>"
 BLANK_LINE = "\n\n"
@@ -137,10 +139,15 @@ _TAG = re.compile(rf"<({_SPACE}/?{_SPACE}(?:{'|'.join(_TAG_NAMES)}){_SPACE}/?{_S
 _PIPE_BRACKET = re.compile(r"(?<=<)(?=\|)|(?<=\|)(?=>)")
 
 
+UNMARKED = dict.fromkeys(map(ord, {IMAGE_MARK[0], IMAGE_MARK[-1], VIDEO_MARK[0], VIDEO_MARK[-1]}))
+"""Removes the characters of marks from a text (`str.translate`)."""
+
+
 def neutralise(text: str) -> str:
     """Makes a model's text harmless inside a prompt, and keeps it readable.
 
     A space separates `<|` and `|>` (so `|x|<|y|` stays readable, and no `<|...|>` token can be spelled);
-    tags such as `</think>` or `< / CANDIDATE >` get square brackets. Idempotent: a neutralised text does not change.
+    tags such as `</think>` or `< / CANDIDATE >` get square brackets; marks of images and videos, which would move those
+    of the question, lose their private-use characters. Idempotent: a neutralised text does not change.
     """
-    return _TAG.sub(r"[\1]", _PIPE_BRACKET.sub(" ", text))
+    return _TAG.sub(r"[\1]", _PIPE_BRACKET.sub(" ", text.translate(UNMARKED)))

@@ -17,6 +17,7 @@ import numpy as np
 
 from zppo_jax.models.qwen3_5 import tree
 from zppo_jax.models.qwen3_5.config import Config
+from zppo_jax.processor.media import patches_of
 from zppo_jax.processor.patches import normalised
 from zppo_jax.processor.positions import rope_index
 from zppo_jax.types import Features
@@ -247,7 +248,7 @@ def from_features(
     sizes = [frame_sizes(prompt.grid_thw_N3) for prompt in features]
     size_F2 = np.concatenate([np.zeros((0, 2), np.int32), *sizes])
     start_F = place_in_own_rows([patch_counts(one) for one in sizes], num_slots)
-    patches_PC = np.concatenate([none, *(normalised(prompt.patches_IC) for prompt in features)])
+    patches_PC = np.concatenate([none, *map(normalised, patches_of(features))])
     packed = pack_frames(patches_PC, size_F2, start_F, num_slots, num_rows, merge)
     batch["patches_ISC"], batch["grid_IS5"] = packed
     batch["feature_BT"] = feature_index(vision_BT, {1: size_F2}, {1: start_F}, merge)
