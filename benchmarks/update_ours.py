@@ -56,7 +56,7 @@ def make_parts(case: Case, config: Any, model: Any, compiler: Any) -> tuple[Any,
 
 def items(case: Case, config: Any) -> list[Any]:
     """The prompts with their questions, whose answers the scorer compares."""
-    from zppo_jax.data.pipeline import EncodedPrompt
+    from zppo_jax.data.processing import EncodedPrompt
     from zppo_jax.types import Prompt, Question
 
     result = []

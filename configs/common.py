@@ -36,8 +36,26 @@ def get_config(method: str = "zppo") -> ConfigTree:
 
     config.data = ConfigDict()
     config.data.source = "digits"
+    config.data.split = "train"
+    config.data.held_out = ""
+    config.data.held_out_split = "test"
     config.data.family = "rules"
+    config.data.answer_type = "math"
+    config.data.allow_outside = False
+    config.data.bad_rows = "refuse"
+    config.data.threads = 4
     config.data.worker_count = 0
+    config.data.columns = ConfigDict()
+    config.data.columns.id = "id"
+    config.data.columns.question = "question"
+    config.data.columns.answer = "answer"
+    config.data.columns.images = "images"
+    config.data.columns.videos = "videos"
+    config.data.columns.answer_type = "answer_type"
+    config.data.columns.choices = "choices"
+    config.data.columns.tolerance = "tolerance"
+    config.data.columns.options = "options"
+    config.data.columns.level = "level"
 
     config.prompt = ConfigDict()
     config.prompt.max_images = 1

@@ -202,7 +202,7 @@ def test_a_share_is_checked_as_it_is_taken():
 
 
 MAY_CHANGE = {
-    *("num_steps", "model.remat", "reward.num_workers", "rollout.slots", "rollout.cache_gigabytes"),
+    *("num_steps", "data.threads", "model.remat", "reward.num_workers", "rollout.slots", "rollout.cache_gigabytes"),
     *(f"{mesh}.{axis}" for mesh in ("mesh", "rollout.mesh", "teacher.mesh") for axis in ("data", "fsdp", "tensor")),
     *("update.row_tokens", "update.prompts_per_row", "update.rows_per_microbatch"),
     *("checkpoint.every", "checkpoint.keep", "checkpoint.keep_best"),

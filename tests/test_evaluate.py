@@ -13,7 +13,8 @@ import pytest
 
 from tests import runs, tiny_model
 from zppo_jax.actors.actor import Actor
-from zppo_jax.data.pipeline import PromptProcessing
+from zppo_jax.data.processing import PromptProcessing
+from zppo_jax.data.reading import Reading
 from zppo_jax.evaluate import Graded, HeldOut, Score, heldout, metrics, table
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
@@ -80,7 +81,9 @@ def held_out(answers: Answers, *levels: str, sampling: Sampling = GREEDY, hosts:
     image = np.zeros((32, 32, 3), np.uint8)
     questions = [Question("abcdef"[index], "?", (image,), "1", "math", level) for index, level in enumerate(levels)]
     process = PromptProcessing(tiny_model.processor(), tiny_model.TEMPLATE)
-    return HeldOut(cast(Actor, answers), process, questions, sampling, every=3, seed=0, hosts=hosts or Hosts())
+    reading = Reading(cast(Any, questions), process)
+    numbers = range(len(questions))
+    return HeldOut(cast(Actor, answers), reading, numbers, sampling, every=3, seed=0, hosts=hosts or Hosts())
 
 
 def test_questions_without_a_level_count_overall_alone():
@@ -101,6 +104,7 @@ def test_levels_are_sorted_and_add_up_to_all():
         "eval/wilson_high": pytest.approx(0.8500, abs=5e-5),
         "eval/questions": 4,
         "eval/undecided": 0,
+        "eval/skipped": 0,
         "eval/accuracy/x": 1.0,
         "eval/questions/x": 1,
         "eval/accuracy/y": pytest.approx(1 / 3),
@@ -127,16 +131,16 @@ def test_questions_in_pieces_are_those_in_one_piece(monkeypatch):
     assert evaluator.graded({}, 3) == expected, "nor are the pieces"
     monkeypatch.setattr(heldout, "PIECE_BYTES", 1)
     assert [len(piece) for piece in evaluator.encoded()] == [1] * 5, "one at least"
-    assert list(dataclasses.replace(evaluator, questions=[]).encoded()) == []
+    assert list(dataclasses.replace(evaluator, numbers=[]).encoded()) == []
 
 
 def test_questions_of_one_piece_are_encoded_once(monkeypatch):
     evaluator, counted = held_out(Answers({"b"}), "y", "x"), []
-    real = PromptProcessing.items_of
-    monkeypatch.setattr(PromptProcessing, "items_of", lambda *rest: counted.append(1) or real(*rest))
+    real = PromptProcessing.item
+    monkeypatch.setattr(PromptProcessing, "item", lambda *rest: counted.append(1) or real(*rest))
     first = list(evaluator.encoded())
     assert [piece[0] is other[0] for piece, other in zip(first, evaluator.encoded(), strict=True)] == [True]
-    assert len(counted) == 1
+    assert len(counted) == 2
 
 
 def test_hosts_evaluate_their_shares_of_one_evaluation():
@@ -147,12 +151,12 @@ def test_hosts_evaluate_their_shares_of_one_evaluation():
     class Second(Hosts):
         def gather_dealt(self, share, what):
             assert what == "the evaluation"
-            other = [list(one) for one in dataclasses.replace(alone, questions=alone.questions[::2]).graded({}, 3)]
+            other = [one and list(one) for one in dataclasses.replace(alone, numbers=alone.numbers[::2]).graded({}, 3)]
             both = itertools.zip_longest(other, json.loads(json.dumps(share)))
             return [row for pair in both for row in pair if row is not None]
 
     second = held_out(Answers(right), *levels, hosts=Second(1, 2))
-    assert dataclasses.replace(second, questions=alone.questions[1::2]).graded({}, 3) == alone.graded({}, 3)
+    assert dataclasses.replace(second, numbers=alone.numbers[1::2]).graded({}, 3) == alone.graded({}, 3)
 
 
 def test_a_row_without_an_evaluation_or_of_an_earlier_version_has_no_table():
@@ -171,7 +175,7 @@ def test_undecided_responses_are_counted_and_never_right():
             return [dataclasses.replace(groups[0], rollouts=tuple(unknown)), *groups[1:]]
 
     evaluator = held_out(Unsure({"a", "b"}), *["one"] * 4)
-    assert [(one.correct, one.decided) for one in evaluator.graded({}, 3)] == [
+    assert [one and (one.correct, one.decided) for one in evaluator.graded({}, 3)] == [
         *((False, False), (True, True), (False, True), (False, True)),
     ]
     row = dict(evaluator.run({}, 3))

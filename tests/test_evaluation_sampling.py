@@ -12,7 +12,7 @@ import pytest
 from tests import runs
 from tests.test_setup import Names
 from zppo_jax import compilation, setup
-from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import HeldOut, heldout, metrics
 from zppo_jax.keys import RandomStream

@@ -20,7 +20,7 @@ from zppo_jax import setup
 from zppo_jax.actors.actor import Actor
 from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.compilation import Compiler
-from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import HeldOut
 from zppo_jax.models.qwen3_5 import hf

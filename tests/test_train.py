@@ -211,7 +211,9 @@ HOST_ONLY = """
 import numpy as np
 from zppo_jax.zppo import prompts
 from zppo_jax.data.digits import DigitsSource
-from zppo_jax.data.pipeline import PromptProcessing, open_stream
+from zppo_jax.data.pipeline import open_stream
+from zppo_jax.data.processing import PromptProcessing
+from zppo_jax.data.reading import Reading
 from zppo_jax.processor import Processor
 from zppo_jax.rewards import Answer, ScoringPool
 from zppo_jax.types import Group, Rollout
@@ -221,7 +223,7 @@ template, buffer, kinds = prompts.get_template("compact"), ReplayBuffer(10), set
 process = PromptProcessing(Processor.from_directory({start!r}), template)
 source = DigitsSource("rules", "train", 16)
 stream = open_stream(
-    source, process, seed=0, questions_per_step=4, replay=buffer, num_replayed=1, num_threads=1
+    Reading(source, process), seed=0, questions_per_step=4, replay=buffer, num_replayed=1, num_threads=1
 )
 
 def answers(item, texts):

@@ -21,7 +21,7 @@ import optax
 
 from tests.models.tiny import FAST_COMPILE, random_params
 from zppo_jax.compilation import Compiler, Kind, Program
-from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor

@@ -59,7 +59,7 @@ def train_step(parts: Components, state: State, batch: StepBatch, phase: Phase) 
         refreshed = parts.buffer.refresh(select.plain_accuracies(plain.outcomes), step, threshold)
         replay = parts.buffer.counts(refreshed)
     counts = {"zppo/too_long": num_too_long, **listing.counts()}
-    return state, Step(step, plain, hard, helped, counts, sampled, learned, update, replay)
+    return state, Step(step, plain, hard, helped, counts, sampled, learned, update, replay, batch)
 
 
 def run(config: Config | ConfigDict, workdir: Path | str, heartbeat: Heartbeat | None = None) -> State:

@@ -10,7 +10,7 @@ import pytest
 
 from tests import tiny_model
 from zppo_jax.actors.actor import Actor
-from zppo_jax.data.pipeline import PromptProcessing
+from zppo_jax.data.processing import PromptProcessing
 from zppo_jax.keys import RandomStream
 from zppo_jax.rewards import ScoringPool, score
 from zppo_jax.rewards.scorer import Scorer

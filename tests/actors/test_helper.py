@@ -19,7 +19,7 @@ from tests.test_setup import Names
 from tests.zppo.builders import make_rollout
 from zppo_jax import setup
 from zppo_jax.compilation import Compiler
-from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
 from zppo_jax.types import Cohort, Group, Outcome, Prompt

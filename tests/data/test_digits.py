@@ -130,7 +130,7 @@ def test_the_same_index_is_the_same_question_in_any_process_thread_or_order():
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         threaded = list(pool.map(source.__getitem__, reversed(range(64))))[::-1]
     for i in range(64):
-        for other in (copy[i], threaded[i], source.by_id(source[i].id)):
+        for other in (copy[i], threaded[i], source[source.number_of(source[i].id)]):
             assert (other.id, other.text, other.answer) == (source[i].id, source[i].text, source[i].answer)
             np.testing.assert_array_equal(other.images[0], source[i].images[0])
     assert source[1].id == "digits-rules-train-000001"
@@ -182,7 +182,7 @@ def test_what_does_not_exist_is_refused():
             source[index]
     for unknown in ("digits-rules-train-000010", "digits-rules-test-000001", "digits-grid-train-000001", "x"):
         with pytest.raises(KeyError, match=unknown):
-            source.by_id(unknown)
+            source.number_of(unknown)
     with pytest.raises(ValueError, match=r"data\.num_questions=0"):
         DigitsSource("rules", "train", 0)
     with pytest.raises(ValueError, match=r"data\.family='charts'"):

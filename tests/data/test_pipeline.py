@@ -10,18 +10,16 @@ import pathlib
 import subprocess
 import sys
 import textwrap
-import typing
 from typing import Any
 
 import numpy as np
 import pytest
 
 from zppo_jax import processor as processor_lib
-from zppo_jax.config.schema import DataConfig
 from zppo_jax.data.digits import DigitsSource
-from zppo_jax.data.pipeline import PromptProcessing, Shard, open_stream
-from zppo_jax.data.sources import SOURCES, open_source
-from zppo_jax.errors import ConfigError
+from zppo_jax.data.pipeline import Shard, open_stream
+from zppo_jax.data.processing import PromptProcessing
+from zppo_jax.data.reading import Reading
 from zppo_jax.processor.videos import Video
 from zppo_jax.types import Features, Prompt
 from zppo_jax.zppo import prompts
@@ -85,7 +83,7 @@ class Fifo:
 
 def _open(replay, **overrides):
     settings: dict[str, Any] = {"seed": 7, "questions_per_step": 4, "num_replayed": 2} | overrides
-    return contextlib.closing(open_stream(SOURCE, PROCESS, replay=replay, **settings))
+    return contextlib.closing(open_stream(Reading(SOURCE, PROCESS), replay=replay, **settings))
 
 
 def _train(stream, replay, count):
@@ -115,7 +113,7 @@ def _content(batch):
 class Renamed:
     """The digits under other ids or answer types."""
 
-    def __init__(self, name, answer_types=frozenset({"string"})):
+    def __init__(self, name, **answer_types):
         self.name, self.answer_types = name, answer_types
 
     def __len__(self):
@@ -128,8 +126,11 @@ class Renamed:
     def ids(self):
         return [self[index].id for index in range(len(self))]
 
-    def by_id(self, question_id):
+    def number_of(self, question_id):
         raise KeyError(question_id)
+
+    def place(self, index):
+        return f"row {index}"
 
 
 def test_two_questions_of_one_id_are_refused_at_the_start():
@@ -137,14 +138,14 @@ def test_two_questions_of_one_id_are_refused_at_the_start():
     source = Renamed(lambda index, question: "same" if index in (3, 7) else question.id)
     settings: dict[str, Any] = {"seed": 7, "questions_per_step": 2, "num_replayed": 2, "replay": None}
     with pytest.raises(ValueError, match=r"1 question ids come more than once in the source, first 'same': the ids"):
-        open_stream(source, PROCESS, **settings)
+        open_stream(Reading(source, PROCESS), **settings)
 
 
 def test_two_hosts_may_not_have_one_id_either():
     with (
         contextlib.closing(
             open_stream(
-                SOURCE, PROCESS, seed=7, questions_per_step=4, replay=None, num_replayed=0,
+                Reading(SOURCE, PROCESS), seed=7, questions_per_step=4, replay=None, num_replayed=0,
                 shard=Shard(0, 2, lambda ids: [ids, ids[:1]]),
             )
         ) as stream,
@@ -156,12 +157,12 @@ def test_two_hosts_may_not_have_one_id_either():
 def test_a_source_with_answers_that_no_rule_scores_is_refused():
     """Without a judge, every response to a free-form gold would be neither right nor wrong."""
     settings: dict[str, Any] = {"seed": 7, "questions_per_step": 4, "replay": None, "num_replayed": 0}
-    free = Renamed(lambda _, question: question.id, frozenset({"math", "free_form"}))
-    with pytest.raises(ValueError, match=r"'free_form', which only a judge can score, .* leave these questions out"):
-        open_stream(free, PROCESS, **settings)
+    free = Renamed(lambda _, question: question.id, math=7, free_form=3)
+    with pytest.raises(ValueError, match=r"3 answers .* of type 'free_form', which only a judge"):
+        open_stream(Reading(free, PROCESS), **settings)
     with pytest.raises(ValueError, match=r"answer_type 'maths' is unknown"):
-        open_stream(Renamed(lambda _, question: question.id, frozenset({"maths"})), PROCESS, **settings)
-    assert SOURCE.answer_types == {SOURCE[index].answer_type for index in range(len(SOURCE))}
+        open_stream(Reading(Renamed(lambda _, question: question.id, maths=10), PROCESS), **settings)
+    assert SOURCE.answer_types == {"string": len(SOURCE)}
 
 
 def test_a_step_holds_new_questions_as_plain_prompts():
@@ -205,8 +206,8 @@ def test_replayed_questions_are_processed_like_new_ones_and_never_repeat_the_ste
                 original = first_features[item.prompt.question.id]
                 assert item.prompt.uid == f"{batch.step}/{item.prompt.question.id}/replay"
                 assert item.prompt.kind == "replay" and item.prompt.text == original.prompt.text
-                for name, value in vars(item.features).items():
-                    np.testing.assert_array_equal(value, getattr(original.features, name))
+                for name in ("token_ids_T", "positions_3T", "rope_delta", "patches_IC", "grid_thw_N3"):
+                    np.testing.assert_array_equal(getattr(item.features, name), getattr(original.features, name))
     assert drawn >= 12
 
 
@@ -221,7 +222,7 @@ def test_as_many_are_drawn_as_are_asked_for(expected):
 
     replay = Counting()
     source = DigitsSource("rules", "train", 100)
-    stream = open_stream(source, PROCESS, seed=0, questions_per_step=4, replay=replay, num_replayed=expected)
+    stream = open_stream(Reading(source, PROCESS), seed=0, questions_per_step=4, replay=replay, num_replayed=expected)
     with contextlib.closing(stream):
         next(stream)
     assert replay.asked == expected
@@ -350,22 +351,11 @@ def test_videos_of_a_question_reach_the_processor():
     process = PromptProcessing(real_processor(), TEMPLATE)
     frames = [np.full((32, 64, 3), level, np.uint8) for level in (0, 90, 180, 250)]
     question = dataclasses.replace(SOURCE[3], videos=(Video(frames, fps=2.0),))
-    features = process.new_item(question).features
+    features = process.item(process.plain_prompt(question, uid="u")).features
     expected = process.processor.features(prompts.plain_text(question.text, TEMPLATE), question.images, question.videos)
-    for name, value in vars(features).items():
-        np.testing.assert_array_equal(value, getattr(expected, name))
+    for name in ("token_ids_T", "token_types_T", "positions_3T", "rope_delta", "patches_IC", "grid_thw_N3"):
+        np.testing.assert_array_equal(getattr(features, name), getattr(expected, name))
     assert features.grid_types_N.tolist() == [1, 2]
-
-
-def test_a_source_is_opened_by_its_name():
-    """The names in the configuration are those of the table: a source in only one of them cannot be used."""
-    (setting,) = typing.get_type_hints(DataConfig, include_extras=True)["source"].__metadata__
-    assert setting.choices == tuple(SOURCES)
-    chosen = DataConfig("digits", "grid", 10, 0)
-    opened = open_source(chosen, "test", 7, 3)
-    assert repr(opened) == repr(DigitsSource("grid", "test", 7, 3))
-    with pytest.raises(ConfigError, match=r"data.source = 'parquet': there is no such source; give one of digits"):
-        open_source(dataclasses.replace(chosen, source="parquet"), "test", 7, 3)
 
 
 def test_a_closed_stream_and_impossible_settings_are_refused():
@@ -378,7 +368,7 @@ def test_a_closed_stream_and_impossible_settings_are_refused():
     with pytest.raises(ValueError, match=r"rollout\.questions_per_step = 0"):
         _open(None, questions_per_step=0)
     with pytest.raises(ValueError, match=r"data\.num_questions = 0"):
-        open_stream([], PROCESS, seed=0, questions_per_step=1, replay=None, num_replayed=0)  # pyright: ignore
+        open_stream(Reading([], PROCESS), seed=0, questions_per_step=1, replay=None, num_replayed=0)  # pyright: ignore
     with _open(Fifo()) as with_buffer:
         state = with_buffer.get_state()
     with _open(None) as without, pytest.raises(ValueError, match="with a replay buffer and this run is without one"):
@@ -390,7 +380,7 @@ def test_the_real_processor_sees_one_vision_token_a_digit(worker_count):
     processor = real_processor()
     process = PromptProcessing(processor, TEMPLATE)
     stream = open_stream(
-        SOURCE, process, seed=0, questions_per_step=4, replay=None, num_replayed=0, worker_count=worker_count
+        Reading(SOURCE, process), seed=0, questions_per_step=4, replay=None, num_replayed=0, worker_count=worker_count
     )
     with contextlib.closing(stream):
         items = [item for _ in range(2) for item in next(stream).new]
@@ -410,7 +400,9 @@ def test_hosts_read_the_shards_of_what_one_reads(count):
 
     def opened(index: int, of: int):
         shard = Shard(index, of, lambda ids: [ids])
-        return open_stream(SOURCE, PROCESS, seed=7, questions_per_step=4, replay=None, num_replayed=0, shard=shard)
+        return open_stream(
+            Reading(SOURCE, PROCESS), seed=7, questions_per_step=4, replay=None, num_replayed=0, shard=shard
+        )
 
     with contextlib.ExitStack() as stack:
         one, *hosts = (
@@ -431,17 +423,19 @@ def test_shards_that_are_not_equal_are_refused():
     with pytest.raises(
         ValueError, match=r"questions_per_step=4 is not divisible by the 3 hosts of the run; set it to 6"
     ):
-        open_stream(SOURCE, PROCESS, seed=7, questions_per_step=4, replay=None, num_replayed=0, shard=Shard(0, 3))
+        open_stream(
+            Reading(SOURCE, PROCESS), seed=7, questions_per_step=4, replay=None, num_replayed=0, shard=Shard(0, 3)
+        )
 
 
 def test_no_jax_backend_is_initialised():
     script = """
         import contextlib, sys
-        from tests.data.test_pipeline import Fifo, PROCESS, SOURCE, _train, open_stream
+        from tests.data.test_pipeline import Fifo, PROCESS, SOURCE, Reading, _train, open_stream
 
         replay = Fifo()
         stream = open_stream(
-            SOURCE, PROCESS, seed=0, questions_per_step=4, replay=replay, num_replayed=2, num_threads=2
+            Reading(SOURCE, PROCESS), seed=0, questions_per_step=4, replay=replay, num_replayed=2, num_threads=2
         )
         with contextlib.closing(stream):
             batches = _train(stream, replay, 4)

@@ -16,6 +16,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from tests.zppo.builders import group_with
+from zppo_jax.data.pipeline import StepBatch
 from zppo_jax.rollout.counters import Counters
 from zppo_jax.run.metrics import SCHEMA, depends_on_clock
 from zppo_jax.run.metrics_file import MetricsWriter
@@ -268,7 +269,7 @@ def step_of(
     weights_PG = np.stack([np.full(8, place + 1.0) for place in range(len(plain) + len(helped))])
     updated = Updated(weights_PG, {"loss": 0.5}, skipped or {})
     hard, counts = select.hard(first.outcomes), {"zppo/too_long": 2}
-    step = Step(3, first, hard, second, counts, Counters(), first + second, updated, replay={})
+    step = Step(3, first, hard, second, counts, Counters(), first + second, updated, {}, StepBatch(3, (), ()))
     return dataclasses.replace(step, **changes)
 
 

@@ -24,7 +24,8 @@ from zppo_jax.actors.helper import Helper
 from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.actors.student import Student
 from zppo_jax.config import Config
-from zppo_jax.data.pipeline import EncodedPrompt, PromptProcessing, StepBatch
+from zppo_jax.data.pipeline import StepBatch
+from zppo_jax.data.processing import EncodedPrompt, PromptProcessing
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import HostCopy, Hosts
 from zppo_jax.rollout.filters import Sampling

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.processor import Processor
 from zppo_jax.rewards.scorer import Scorer

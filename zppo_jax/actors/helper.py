@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from zppo_jax.actors.teacher import Teacher
-from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
 from zppo_jax.rewards.scorer import Pair, Scorer

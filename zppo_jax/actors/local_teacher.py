@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zppo_jax.actors.actor import Actor
-from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.rollout import sample as sampler
 from zppo_jax.rollout.filters import Sampling

@@ -12,7 +12,7 @@ from typing import Any
 
 from zppo_jax.actors.actor import Actor
 from zppo_jax.actors.cohort import gather_cohort
-from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import HostCopy, Hosts
 from zppo_jax.rollout.counters import Counters

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from zppo_jax.data.pipeline import EncodedPrompt
+from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.types import Response
 

@@ -58,11 +58,46 @@ class WarmstartConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ColumnsConfig:
+    id: Annotated[str, Setting("column of the question's id; without one, ids are row numbers")]
+    question: Annotated[str, Setting("column of the question's text, with <image> and <video> or without")]
+    answer: Annotated[str, Setting("column of the gold answer")]
+    images: Annotated[str, Setting("column of one image or several: bytes, path, base64 or {bytes, path}")]
+    videos: Annotated[str, Setting("column of one video file or several, like images")]
+    answer_type: Annotated[str, Setting("column of the answer type; data.answer_type where it is empty")]
+    choices: Annotated[str, Setting("column of the options of multiple_choice, a list of texts")]
+    tolerance: Annotated[str, Setting("column of the tolerance of numeric answers")]
+    options: Annotated[str, Setting("column of further options of the scorer, an object")]
+    level: Annotated[str, Setting("column of a family or difficulty: held-out accuracy is shown for each")]
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
-    source: Annotated[str, Setting("where the questions come from", choices=("digits",))]
+    source: Annotated[
+        str,
+        Setting(
+            "where the questions come from: digits, parquet:DIR, jsonl:FILE_OR_DIR, arrayrecord:DIR, "
+            "tfds:NAME[:SPLIT] or hf:ID[:CONFIG[:SPLIT]]"
+        ),
+    ]
+    split: Annotated[str, Setting("split of the source; of its files, those named after it, if there are any")]
+    held_out: Annotated[
+        str, Setting("source of the held-out questions; empty: the digits' test split, or a share of the source")
+    ]
+    held_out_split: Annotated[str, Setting("split of data.held_out")]
     family: Annotated[str, Setting("family of embedded questions", choices=("rules", "grid"))]
-    num_questions: Annotated[int, Setting("training questions (|D|)", minimum=1)]
-    worker_count: Annotated[int, Setting("Grain worker processes; 0: in this process", minimum=0)]
+    num_questions: Annotated[int, Setting("training questions (|D|), at most", minimum=1)]
+    answer_type: Annotated[str, Setting("answer type of rows that have none")]
+    allow_outside: Annotated[bool, Setting("paths of images may leave the directory of their data file")]
+    bad_rows: Annotated[
+        str,
+        Setting("a row that cannot be used ends the run, or is left out and counted", choices=("refuse", "skip")),
+    ]
+    threads: Annotated[int, Setting("threads that read questions ahead", minimum=0, may_change=True)]
+    worker_count: Annotated[
+        int, Setting("Grain worker processes, each with data.threads; 0: in this process", minimum=0)
+    ]
+    columns: ColumnsConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -252,9 +252,9 @@ class DigitsSource:
             raise ValueError(f"hidden_fraction={self.hidden_fraction} must lie in [0, 1]")
 
     @property
-    def answer_types(self) -> frozenset[str]:
-        """The answer types of the family's golds."""
-        return frozenset({"string"} if self.family == "rules" else {"string", "integer"})
+    def answer_types(self) -> dict[str, int]:
+        """The answer types of the family's golds, with the largest number of questions that may have each."""
+        return dict.fromkeys(("string",) if self.family == "rules" else ("string", "integer"), self.num_questions)
 
     def __len__(self) -> int:
         return self.num_questions
@@ -277,12 +277,16 @@ class DigitsSource:
     def _id(self, index: int) -> str:
         return f"digits-{self.family}-{self.split}-{index:06d}"
 
-    def by_id(self, question_id: str) -> Question:
-        """The question with this id; raises KeyError for an id that is not in this source."""
+    def place(self, index: int) -> str:
+        """Where question `index` comes from, for errors."""
+        return f"{self!r}, number {index}"
+
+    def number_of(self, question_id: str, /) -> int:
+        """The position of the question with this id; raises KeyError for an id that is not in this source."""
         match = re.fullmatch(rf"digits-{self.family}-{self.split}-(\d{{6,}})", question_id)
         if match is None or int(match[1]) >= self.num_questions:
             raise KeyError(f"question id {question_id!r} is not one of {self!r}")
-        return self[int(match[1])]
+        return int(match[1])
 
     def _rules(self, question_id: str, rng: np.random.Generator) -> Question:
         word = draw_word(rng, self.hidden_fraction)

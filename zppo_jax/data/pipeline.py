@@ -12,39 +12,39 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Protocol
 
 import grain
-import numpy as np
 from absl import flags
 
 from zppo_jax.config import step_size
+from zppo_jax.data.processing import EncodedPrompt
+from zppo_jax.data.reading import Reading, Skipped
+from zppo_jax.errors import RunError
 from zppo_jax.rewards.grade import JUDGED, require_known
-from zppo_jax.types import Features, Prompt, Question, prompt_uid
-from zppo_jax.zppo import prompts as prompts_lib
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EncodedPrompt:
-    """A prompt and its features, which the model reads."""
-
-    prompt: Prompt
-    features: Features
+from zppo_jax.types import prompt_uid
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepBatch:
-    """The questions of training step `step` (the first is 1): new ones and ones replayed from the buffer."""
+    """The questions of training step `step` (the first is 1): new ones and ones replayed from the buffer; and those
+    that were `skipped` because their rows cannot be used. `num_skipped` is the number of such new ones on all hosts."""
 
     step: int
     new: tuple[EncodedPrompt, ...]
     replayed: tuple[EncodedPrompt, ...]
+    skipped: tuple[Skipped, ...] = ()
+    num_skipped: int = 0
 
     @property
     def items(self) -> list[EncodedPrompt]:
         """All questions of the step, the new ones first."""
         return [*self.new, *self.replayed]
+
+
+_SKIPPED = ""
+"""Stands for a question that was skipped, where hosts exchange ids."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,26 +54,6 @@ class Shard:
     index: int = 0
     count: int = 1
     gather: Callable[[list[str]], list[list[str]]] = lambda ids: [ids]
-
-
-class QuestionSource(Protocol):
-    """Random access to questions, by position and by id. Must be picklable and safe to read from many threads.
-
-    `answer_types` are the types of its golds: a type that cannot be scored is refused before the run begins.
-    """
-
-    @property
-    def answer_types(self) -> frozenset[str]: ...
-
-    def ids(self) -> Iterable[str]:
-        """The ids of all questions in order, without reading the questions."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Question: ...
-
-    def by_id(self, question_id: str, /) -> Question: ...
 
 
 class Replay(Protocol):
@@ -90,62 +70,6 @@ class Replay(Protocol):
     def load_state(self, state: dict[str, Any], /) -> None: ...
 
 
-class PromptProcessor(Protocol):
-    """The part of `zppo_jax.processor.Processor` that the pipeline uses."""
-
-    def features(self, text: str, images: Sequence[np.ndarray], videos: Sequence[Any], /) -> Features: ...
-
-    def num_tokens(self, text: str, image_sizes: Sequence[tuple[int, int]], videos: Sequence[Any], /) -> int: ...
-
-    def encode_text(self, text: str, /) -> list[int]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptProcessing:
-    """Turns a question or a prompt into features, in the same way for plain, replayed and reformulated prompts.
-
-    Picklable when the processor is, so that it can run in Grain's worker processes.
-    """
-
-    processor: PromptProcessor
-    template: prompts_lib.Template
-
-    def plain_prompt(self, question: Question, uid: str, kind: str = "plain") -> Prompt:
-        """The prompt that asks a question unchanged, closer included."""
-        return Prompt(uid, kind, question, prompts_lib.plain_text(question.text, self.template))
-
-    def item(self, prompt: Prompt) -> EncodedPrompt:
-        """Computes tokens, positions and pixels of one prompt; the map function of the Grain datasets.
-
-        Raises ValueError, naming the question, for an image or video that cannot be encoded.
-        """
-        question = prompt.question
-        try:
-            features = self.processor.features(prompt.text, question.images, question.videos)
-            return EncodedPrompt(prompt, features.followed_by(self.processor.encode_text(prompt.opening)))
-        except ValueError as error:
-            raise ValueError(f"question {prompt.question.id}: {error}") from error
-
-    def num_tokens(self, prompt: Prompt) -> int:
-        """The number of tokens that `item` would give for a prompt, computed without pixels."""
-        question = prompt.question
-        sizes = [(image.shape[0], image.shape[1]) for image in question.images]
-        num_shown = self.processor.num_tokens(prompt.text, sizes, question.videos)
-        return num_shown + len(self.processor.encode_text(prompt.opening))
-
-    def new_item(self, question: Question) -> EncodedPrompt:
-        """Map function for new questions; the uid is provisional, since prefetching does not know the step."""
-        return self.item(self.plain_prompt(question, uid=question.id))
-
-    def items_of(self, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
-        """Processes existing prompts, in order."""
-        if not prompts:
-            return []
-        dataset = grain.MapDataset.source(list(prompts)).map(self.item)
-        # By index: no iterator that needs closing. Only a filter would make an element None.
-        return [cast(EncodedPrompt, dataset[index]) for index in range(len(dataset))]
-
-
 class StepStream(grain.DatasetIterator[StepBatch]):
     """Iterator over `StepBatch`es; the last node of the Grain pipeline. Make it with `open_stream`, close it after use.
 
@@ -156,9 +80,8 @@ class StepStream(grain.DatasetIterator[StepBatch]):
 
     def __init__(
         self,
-        new: grain.DatasetIterator[tuple[EncodedPrompt, ...]],
-        source: QuestionSource,
-        process: PromptProcessing,
+        new: grain.DatasetIterator[tuple[EncodedPrompt | Skipped, ...]],
+        reading: Reading,
         *,
         seed: int,
         replay: Replay | None,
@@ -167,8 +90,7 @@ class StepStream(grain.DatasetIterator[StepBatch]):
     ):
         super().__init__(new)
         self._new = new
-        self._source = source
-        self._process = process
+        self._reading = reading
         self._seed = seed
         self._replay = replay
         self._num_replayed = num_replayed
@@ -178,20 +100,24 @@ class StepStream(grain.DatasetIterator[StepBatch]):
     def __next__(self) -> StepBatch:
         self._assert_not_closed()
         step = self._step + 1
-        new = tuple(_renamed(item, prompt_uid(step, item.prompt.question.id, "plain")) for item in next(self._new))
-        ids = [one for part in self._shard.gather([item.prompt.question.id for item in new]) for one in part]
+        read, skipped = _parted(next(self._new))
+        new = tuple(_renamed(item, prompt_uid(step, item.prompt.question.id, "plain")) for item in read)
+        own = [item.prompt.question.id for item in new] + [_SKIPPED] * len(skipped)
+        every = [one for part in self._shard.gather(own) for one in part]
+        ids = [one for one in every if one != _SKIPPED]
+        if not ids:
+            raise RunError(f"no question of step {step} can be used: python -m zppo_jax.data.check says why")
         _require_different(ids, f"among the new questions of step {step}")
-        replayed = self._replayed(step, ids)
+        replayed, lost = _parted(self._replayed(step, ids))
         self._step = step
-        return StepBatch(step, new, replayed)
+        return StepBatch(step, new, replayed, skipped + lost, len(every) - len(ids))
 
-    def _replayed(self, step: int, new: list[str]) -> tuple[EncodedPrompt, ...]:
+    def _replayed(self, step: int, new: list[str]) -> list[EncodedPrompt | Skipped]:
         if self._replay is None or self._num_replayed == 0:
-            return ()
+            return []
         drawn = self._replay.draw(self._num_replayed, seed=self._seed, step=step, exclude=set(new))
-        questions = [self._source.by_id(one) for one in drawn[self._shard.index :: self._shard.count]]
-        prompts = [self._process.plain_prompt(q, prompt_uid(step, q.id, "replay"), "replay") for q in questions]
-        return tuple(self._process.items_of(prompts))
+        share = drawn[self._shard.index :: self._shard.count]
+        return [self._reading.by_id(one, prompt_uid(step, one, "replay"), "replay") for one in share]
 
     def get_state(self) -> dict[str, Any]:
         replay = None if self._replay is None else self._replay.state()
@@ -210,8 +136,7 @@ class StepStream(grain.DatasetIterator[StepBatch]):
 
 
 def open_stream(
-    source: QuestionSource,
-    process: PromptProcessing,
+    reading: Reading,
     *,
     seed: int,
     questions_per_step: int,
@@ -220,6 +145,7 @@ def open_stream(
     num_threads: int = 0,
     worker_count: int = 0,
     shard: Shard = Shard(),
+    has_judge: bool = False,
 ) -> StepStream:
     """Opens the endless stream of steps, of which this host gets its `shard`; `replay=None` switches replay off.
 
@@ -227,38 +153,51 @@ def open_stream(
     questions left over are skipped in this epoch, because a step across two epochs could hold one question twice, and
     two groups would then share a uid. A step replays at most `num_replayed` questions.
     `num_threads` reader threads (0: none, nothing runs ahead) work in each of `worker_count` processes (0: in this
-    one); neither changes what the stream yields. Raises ValueError for data too small to fill a step, and for answers
-    that no rule can score.
+    one), up to a step ahead; neither changes what the stream yields. Raises ValueError for data too small to fill a
+    step, and for answers that nothing can score.
     """
+    source = reading.source
     _require_data(len(source), questions_per_step)
-    _require_rules(source.answer_types)
+    _require_rules(source.answer_types, has_judge)
     _require_different(source.ids(), "in the source")
     require_equal_shards(questions_per_step, shard.count)
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle()
+    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     whole_steps = len(source) - len(source) % questions_per_step
-    dataset = dataset[:whole_steps][shard.index :: shard.count].map(process.new_item)
-    dataset = dataset.batch(questions_per_step // shard.count, drop_remainder=True, batch_fn=tuple).repeat(None)
-    # One element is a whole step, so two per thread are enough lookahead.
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
-    steps = dataset.to_iter_dataset(options)
+    dataset = dataset[:whole_steps][shard.index :: shard.count].map(reading.at).repeat(None)
+    share = questions_per_step // shard.count
+    # What waits is files, not pixels, so a whole step may.
+    options = grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=max(share, num_threads) if num_threads else 0
+    )
+    questions = dataset.to_iter_dataset(options)
     if worker_count > 0:
         _settle_absl_flags()
-        steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=worker_count))
-    return StepStream(iter(steps), source, process, seed=seed, replay=replay, num_replayed=num_replayed, shard=shard)
+        questions = questions.mp_prefetch(grain.MultiprocessingOptions(num_workers=worker_count))
+    steps = questions.batch(share, drop_remainder=True, batch_fn=tuple)
+    return StepStream(iter(steps), reading, seed=seed, replay=replay, num_replayed=num_replayed, shard=shard)
+
+
+def _parted(read: Iterable[EncodedPrompt | Skipped]) -> tuple[tuple[EncodedPrompt, ...], tuple[Skipped, ...]]:
+    """The questions that can be used, and those that cannot."""
+    read = tuple(read)
+    items = tuple(one for one in read if isinstance(one, EncodedPrompt))
+    return items, tuple(one for one in read if isinstance(one, Skipped))
 
 
 def _renamed(item: EncodedPrompt, uid: str) -> EncodedPrompt:
     return dataclasses.replace(item, prompt=dataclasses.replace(item.prompt, uid=uid))
 
 
-def _require_rules(answer_types: Collection[str]) -> None:
+def _require_rules(answer_types: Mapping[str, int], has_judge: bool) -> None:
     """Raises ValueError for types that are unknown or need a judge: responses would be neither right nor wrong."""
     for answer_type in sorted(answer_types):
         require_known(answer_type)
-    if needs_judge := sorted(set(answer_types) & JUDGED):
+    judged = {name: count for name, count in answer_types.items() if name in JUDGED}
+    if judged and not has_judge:
+        name, count = next(iter(judged.items()))
         raise ValueError(
-            f"the source has answers of type {needs_judge[0]!r}, which only a judge can score, and there is no judge "
-            "yet: leave these questions out, or give their golds a type that a rule scores"
+            f"{count} answers of the source are of type {name!r}, which only a judge can score, and there is no judge: "
+            "leave these questions out, or give their golds a type that a rule scores"
         )
 
 

@@ -11,14 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from zppo_jax.actors.actor import Actor
-from zppo_jax.data.pipeline import EncodedPrompt, PromptProcessing
+from zppo_jax.data.processing import EncodedPrompt
+from zppo_jax.data.reading import Reading, Skipped
+from zppo_jax.errors import RunError
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.filters import Sampling
-from zppo_jax.types import Question, Rollout
+from zppo_jax.types import Rollout
 
-PIECE_BYTES = 1 << 30
-"""Bytes of pixels that are encoded at a time: all questions of a benchmark would not fit the host's memory."""
+PIECE_BYTES = 1 << 29
+"""Bytes of pixels that are used at a time: all questions of a benchmark would not fit the host's memory."""
+
+PATCH_BYTES = 16 * 16 * 3
+"""Bytes of the pixels of one patch of Qwen3.5."""
 
 T = TypeVar("T")
 
@@ -64,47 +69,60 @@ class Graded(NamedTuple):
 class HeldOut:
     """Samples one response to each held-out question (pass@1) with the settings `sampling`.
 
-    `questions` are this host's share. They are encoded in pieces, each while the model answers the previous one; if all
-    fit into one piece, it is kept for the next evaluation.
+    `numbers` are the positions of this host's share. The questions are encoded in pieces, each while the model answers
+    the previous one; if all fit into one piece, it is kept for the next evaluation.
     """
 
     actor: Actor
-    process: PromptProcessing
-    questions: Sequence[Question]
+    reading: Reading
+    numbers: Sequence[int]
     sampling: Sampling
     every: int
     seed: int
     hosts: Hosts = dataclasses.field(default_factory=Hosts)
     _only_piece: list[list[EncodedPrompt]] = dataclasses.field(default_factory=list, init=False, repr=False)
+    _skipped: list[Skipped] = dataclasses.field(default_factory=list, init=False, repr=False)
 
     def run(self, params: dict[str, Any], step: int) -> Iterator[tuple[str, float]]:
         """Yields the accuracy with its standard error, Wilson's interval of 95 % and the number of questions, overall
-        and by level, and the number of undecided responses."""
+        and by level, and the numbers of undecided responses and of skipped questions."""
         yield from metrics(self.graded(params, step)).items()
 
     def encoded(self) -> Iterator[list[EncodedPrompt]]:
-        """Yields the prompts of all questions in pieces. Raises ValueError for a question that cannot be encoded."""
+        """Yields the prompts of all questions in pieces, without those that are skipped. Raises RunError for a question
+        that cannot be used, if such questions are refused."""
         if self._only_piece:
             yield from self._only_piece
             return
         num_pieces, items = 0, []
-        for items in _ahead(map(self._encode, _pieces(self.questions, PIECE_BYTES))):
+        self._skipped.clear()
+        for items in _ahead(_pieces(self._read(), PIECE_BYTES)):
             num_pieces += 1
             yield items
         if num_pieces == 1:
             self._only_piece.append(items)
 
-    def _encode(self, questions: Sequence[Question]) -> list[EncodedPrompt]:
-        return self.process.items_of([self.process.plain_prompt(one, f"held-out/{one.id}") for one in questions])
+    def _read(self) -> Iterator[EncodedPrompt]:
+        for number in self.numbers:
+            item = self.reading.at(number, "held-out/{}".format)
+            if isinstance(item, Skipped):
+                self._skipped.append(item)
+            else:
+                yield item
 
-    def graded(self, params: dict[str, Any], step: int) -> list[Graded]:
-        """The responses of all hosts, in the order of the questions."""
-        stream, local = RandomStream(self.seed, step, "evaluate"), []
+    def graded(self, params: dict[str, Any], step: int) -> list[Graded | None]:
+        """The responses of all hosts, in the order of the questions, and None for each question that was skipped."""
+        stream = RandomStream(self.seed, step, "evaluate")
+        local: list[Graded | None] = []
         for items in self.encoded():
             groups = self.actor.answer(params, items, 1, self.sampling, stream)
             local += [_graded(group.prompt.question.level, group.rollouts[0]) for group in groups]
             self.actor.engine.kept.features.release()  # these images are not needed again before the next update
-        return [Graded(*row) for row in self.hosts.gather_dealt(local, "the evaluation")]
+        local += [None] * len(self._skipped)
+        rows = self.hosts.gather_dealt(local, "the evaluation")
+        if not any(rows):
+            raise RunError("no held-out question can be used: python -m zppo_jax.data.check says why")
+        return [row and Graded(*row) for row in rows]
 
 
 def _graded(level: str, rollout: Rollout) -> Graded:
@@ -120,35 +138,35 @@ def _ahead(values: Iterator[T]) -> Iterator[T]:
             yield value
 
 
-def _num_bytes(question: Question) -> int:
-    frames = (frame for video in question.videos for frame in video.frames)
-    return sum(image.nbytes for image in (*question.images, *frames))
+def _num_bytes(item: EncodedPrompt) -> int:
+    return item.features.num_patches * PATCH_BYTES
 
 
-def _pieces(questions: Iterable[Question], most_bytes: int) -> Iterator[list[Question]]:
-    """Splits the questions, in order, into pieces of at most `most_bytes` of images and videos, or of one question."""
+def _pieces(items: Iterable[EncodedPrompt], most_bytes: int) -> Iterator[list[EncodedPrompt]]:
+    """Splits prompts, in order, into pieces of at most `most_bytes` of pixels, or of one prompt."""
     piece, size = [], 0
-    for question in questions:
-        added = _num_bytes(question)
+    for item in items:
+        added = _num_bytes(item)
         if piece and size + added > most_bytes:
             yield piece
             piece, size = [], 0
-        piece.append(question)
+        piece.append(item)
         size += added
     if piece:
         yield piece
 
 
-def metrics(graded: Sequence[Graded]) -> dict[str, float]:
+def metrics(responses: Sequence[Graded | None]) -> dict[str, float]:
     """The results of an evaluation by their names in metrics.jsonl. Undecided responses do not count as right; those to
-    questions without a level count only overall."""
+    questions without a level count only overall, those that were skipped (None) in their own number."""
+    graded = [one for one in responses if one is not None]
     total = Counter(one.level for one in graded)
     right = Counter(one.level for one in graded if one.correct)
     overall = Score(right.total(), total.total())
     low, high = overall.interval()
     found: dict[str, float] = {"accuracy": overall.accuracy, "standard_error": overall.standard_error}
     found |= {"wilson_low": low, "wilson_high": high, "questions": overall.total}
-    found["undecided"] = sum(not one.decided for one in graded)
+    found |= {"undecided": sum(not one.decided for one in graded), "skipped": len(responses) - len(graded)}
     for level in sorted(total.keys() - {""}):
         found |= {f"accuracy/{level}": right[level] / total[level], f"questions/{level}": total[level]}
     return {f"eval/{name}": value for name, value in found.items()}

@@ -19,7 +19,7 @@ import numpy as np
 
 from zppo_jax.processor.config import ProcessorConfig
 from zppo_jax.processor.images import image_grid, image_size, image_tensor, load_image
-from zppo_jax.processor.patches import check_pixels, to_patches
+from zppo_jax.processor.patches import check_pixels, resize, to_patches
 from zppo_jax.processor.video_files import load_video
 from zppo_jax.processor.videos import Video, check_video, video_grid, video_tensor
 from zppo_jax.types import Features
@@ -58,9 +58,10 @@ class Picture:
 
     def frames(self, height: int, width: int, config: ProcessorConfig) -> np.ndarray:
         """The pixels at this size as the equal frames of one step of time, uint8 [F, H, W, 3]."""
-        if self._resized is None or self._resized.shape[:2] != (height, width):
-            self._resized = image_tensor(self.pixels(), height, width, 1)[0]
-        return np.broadcast_to(self._resized, (config.temporal_patch_size, *self._resized.shape))
+        resized_HWC = self._resized
+        if resized_HWC is None or resized_HWC.shape[:2] != (height, width):
+            self._resized = resized_HWC = resize(self.pixels(), height, width)
+        return np.broadcast_to(resized_HWC, (config.temporal_patch_size, *resized_HWC.shape))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_resized": None}
@@ -127,7 +128,8 @@ def image_patches(image: Image, config: ProcessorConfig, name: str = "image") ->
     """The patches of one image; an array is repeated to fill the frames of a patch. Raises ValueError."""
     if not isinstance(image, Picture):
         check_pixels(image, name)
-    return MediaPatches((image,), (image_grid(*image.shape[:2], config, name),), config)
+    height, width, _ = image.shape
+    return MediaPatches((image,), (image_grid(height, width, config, name),), config)
 
 
 def video_patches(video: Video | Clip, config: ProcessorConfig, name: str = "video") -> MediaPatches:
@@ -151,8 +153,8 @@ class MediaPatches:
         return np.asarray(self.grids, np.int32).reshape(-1, 3)
 
     def __call__(self) -> np.ndarray:
-        pairs = zip(self.media, self.grids, strict=True)
-        parts = [to_patches(self._frames(one, *grid[1:]), self.config) for one, grid in pairs]
+        sizes = zip(self.media, self.grids, strict=True)
+        parts = [to_patches(self._frames(one, height, width), self.config) for one, (_, height, width) in sizes]
         return np.concatenate([np.zeros((0, self.config.patch_width), np.uint8), *parts])
 
     def _frames(self, one: Image | Video, grid_height: int, grid_width: int) -> np.ndarray:

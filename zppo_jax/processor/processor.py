@@ -115,7 +115,10 @@ class Processor:
         """
         shown, films = media_patches(images, videos, self.config)
         token_ids_T, kinds = self._token_ids(
-            text, [one.grids[0] for one in shown], [one.media[0] for one in films], [one.grids[0] for one in films]
+            text,
+            [one.grids[0] for one in shown],
+            [video for one in films for video in one.media if isinstance(video, Video)],
+            [one.grids[0] for one in films],
         )
         left = {IMAGE: iter(shown), VIDEO: iter(films)}
         return self._features(token_ids_T, joined((next(left[kind]) for kind in kinds), self.config))

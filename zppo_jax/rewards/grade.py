@@ -55,6 +55,17 @@ JUDGED: frozenset[str] = frozenset({"free_form"})
 ANSWER_TYPES: tuple[str, ...] = ("math", *_RULES, *JUDGED)
 
 
+OPTIONS: dict[str, dict[str, type]] = {
+    "multiple_choice": {"choices": list},
+    "numeric": {"tolerance": float},
+    "ordering": {"tolerance": float},
+    "number_list": {"tolerance": float},
+    "anls": {"threshold": float},
+    "grounding": {"min_iou": float},
+}
+"""The options that a type's rule takes, and their types (a list is of texts); the other types take none."""
+
+
 def require_known(answer_type: str) -> None:
     """Raises ValueError, naming the known types, for an unknown one."""
     if answer_type not in ANSWER_TYPES:

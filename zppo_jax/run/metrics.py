@@ -101,6 +101,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("zppo/hard", "hard questions, before the pre-cap", "questions"),
     *(metric for kind in HELPS for metric in _of_help(kind)),
     Metric("zppo/too_long", "prompts skipped because they are longer than every bucket", "prompts", warning="too long"),
+    Metric("data/skipped", "new questions left out because their rows cannot be used", "questions", warning="skipped"),
     Metric("rollout/undecided", "rollouts that the scorer could not decide", "rollouts", warning="undecided"),
     *(metric for name in dict.fromkeys(row.digest.name for row in HELPS.values()) for metric in _of_digest(name)),
     Metric("update/loss", "mean loss per token over the updates", "", "loss", "loss"),
@@ -139,6 +140,7 @@ METRICS: tuple[Metric, ...] = (
         "responses",
         warning="held-out undecided",
     ),
+    Metric("eval/skipped", "held-out questions left out because their rows cannot be used", "questions"),
     Metric("eval/accuracy/*", "held-out accuracy by level", "share", "evaluation"),
     Metric("eval/questions/*", "held-out questions by level", "questions"),
     Metric(

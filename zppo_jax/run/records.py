@@ -6,6 +6,7 @@ With several hosts the first one writes the metrics, which cover all; each write
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,12 @@ from typing import Any
 import jax
 
 from zppo_jax.config import Config
+from zppo_jax.data.reading import Skipped
 from zppo_jax.errors import WorkdirError
 from zppo_jax.parallel import Hosts
 from zppo_jax.run.directory import RunDirectory
 from zppo_jax.run.metrics_file import MetricsWriter
+from zppo_jax.run.rows import append, cut, json_line
 from zppo_jax.run.samples import SampleWriter, sample_row
 from zppo_jax.run.step import Step
 from zppo_jax.types import Group
@@ -46,16 +49,19 @@ class Records:
                 if folder.name.isdecimal() and int(folder.name) >= hosts.count:  # the run is continued with fewer hosts
                     SampleWriter(folder, *limits).truncate(kept)
         self._samples.truncate(kept)
+        cut(self.skipped_folder / "questions.jsonl", kept)
 
     def write_step(self, step: Step, metrics: dict[str, Any]) -> None:
-        """Writes a row of metrics, a line for each of this host's groups, and the groups of each skipped update. If a
-        write fails, that is reported, and the data waits for the next step."""
+        """Writes a row of metrics, a line for each of this host's groups, and what was skipped: questions, and the
+        groups of updates. If a write fails, that is reported, and the data waits for the next step."""
         if self._metrics is not None:
             self._waiting.append(functools.partial(self._metrics.write, step.number, metrics))
         advantages = step.advantages
         for group in step.groups:
             advantages_G = advantages.get(group.prompt.uid)
             self._waiting.append(functools.partial(self._samples.write, step.number, group, advantages_G))
+        if step.batch.skipped:
+            self._report(f"!! {self._left_out(step.number, step.batch.skipped)}")
         for number, groups in step.skipped.items():
             file = self._skipped(step.number, number, groups, advantages)
             self._report(f"!! update {number + 1} of step {step.number} was not finite and is skipped: {file}")
@@ -68,6 +74,19 @@ class Records:
         if self._metrics is not None:
             self._waiting.append(functools.partial(self._metrics.write, step, metrics))
         self.finish()
+
+    def _left_out(self, step: int, skipped: Sequence[Skipped]) -> str:
+        """Writes the questions that were left out of a step; returns a line for the user."""
+        file = self.skipped_folder / "questions.jsonl"
+        lines = [json_line({"step": step, **dataclasses.asdict(one)}) for one in skipped]
+
+        def write() -> None:
+            file.parent.mkdir(exist_ok=True)
+            append(file, b"".join(lines))
+
+        self._waiting.append(write)
+        first = f"first {skipped[0].question_id} ({skipped[0].reason})"
+        return f"{len(skipped)} questions of step {step} cannot be used, {first}: {file}"
 
     def _skipped(self, step: int, number: int, groups: Sequence[Group], advantages: dict[str, Any]) -> str:
         """Writes the groups of skipped update `number` (from 0), tokens and logprobs included; returns the file."""

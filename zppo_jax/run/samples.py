@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zppo_jax.run.rows import append, cut, json_line, scalar
-from zppo_jax.types import Group
+from zppo_jax.types import IMAGE_MARK, VIDEO_MARK, Group
 
 
 class SampleWriter:
@@ -62,8 +62,8 @@ class SampleWriter:
 
 def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[float] | None) -> dict[str, Any]:
     """The line of a group in samples.jsonl: the prompt with the responses that it shows (author, whole text, shown
-    text) and the question's gold; the author of the responses, and for each its text, parsed answer, length in tokens,
-    reward (None: undecided), scorer's status and advantage.
+    text), the question's gold and metadata; the author of the responses, and for each its text, parsed answer, length
+    in tokens, reward (None: undecided), scorer's status and advantage.
 
     `advantages_G` are those of the first epoch of the step's updates: with `advantage.scope = minibatch` each epoch
     has others. They are None for a group that is not learned from.
@@ -75,10 +75,11 @@ def sample_row(step: int, group: Group, advantages_G: np.ndarray | Sequence[floa
         "kind": prompt.kind,
         "uid": prompt.uid,
         "parent": prompt.parent,
-        "prompt": prompt.text,
+        "prompt": prompt.text.replace(IMAGE_MARK, "<image>").replace(VIDEO_MARK, "<video>"),
         "opening": prompt.opening,
         "shown": [dataclasses.asdict(one) for one in prompt.shown],
         "gold": prompt.question.answer,
+        "metadata": dict(prompt.question.metadata),
         "author": group.author,
         "responses": [rollout.text for rollout in group.rollouts],
         "answers": [rollout.answer for rollout in group.rollouts],

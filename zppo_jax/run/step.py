@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from zppo_jax.data.pipeline import StepBatch
 from zppo_jax.rewards import Status
 from zppo_jax.rollout.counters import Counters
 from zppo_jax.types import Cohort, Group, Outcome
@@ -30,6 +31,7 @@ class Step:
       learned: the groups that were learned from.
       update: the result of the update (without the state).
       replay: the changes and the contents of the replay buffer after the step; {} without a buffer.
+      batch: the questions of the step, with those that were left out of it.
     """
 
     number: int
@@ -41,6 +43,7 @@ class Step:
     learned: Cohort
     update: Updated
     replay: Mapping[str, int]
+    batch: StepBatch
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -71,6 +74,7 @@ class Step:
         `rollout/new_hard_fraction`. Groups with an undecided rollout have no accuracy.
         """
         row = _rollouts(self.plain.outcomes, self.hard, self.reformulated.outcomes)
+        row |= {"data/skipped": self.batch.num_skipped}
         row |= {"rollout/occupancy": self.sampler.occupancy, "rollout/longest": self.sampler.longest}
         row |= {f"update/{name}": value for name, value in self.update.metrics.items()} | dict(self.helped)
         return row | {f"replay/{name}": value for name, value in self.replay.items()}

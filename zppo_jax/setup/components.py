@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from zppo_jax import parallel
 from zppo_jax.actors.actor import Actor
@@ -14,8 +15,10 @@ from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.actors.student import Student
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config
-from zppo_jax.data.pipeline import EncodedPrompt, PromptProcessing, Shard, StepStream, open_stream
-from zppo_jax.data.sources import Share, open_source
+from zppo_jax.data.pipeline import Shard, StepStream, open_stream
+from zppo_jax.data.processing import EncodedPrompt, PromptProcessing
+from zppo_jax.data.reading import BadRows, QuestionSource, Reading, Room
+from zppo_jax.data.sources import Sources, open_sources
 from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import Evaluator, HeldOut
 from zppo_jax.keys import RandomStream
@@ -107,13 +110,15 @@ def build(
     method = get_method(config.method)
     model, processor = _checkpoint(config, "model.path", student_directory, compiler, heartbeat)
     process = PromptProcessing(processor, prompts.get_template(config.prompt.template))
+    with heartbeat.during("opening the questions") as progress:
+        sources = open_sources(config, progress)
     student = _student(config, model, processor, sampler, hosts, compiler, report)
     reference = None
     if method.reference:
         reference, _ = _checkpoint(config, "teacher.path", teacher_directory, compiler, heartbeat)
     learner = learner_of(config, model.config, student.actor.engine, compiler, hosts, reference)
     state = learner.init(model.params)
-    held_out = _held_out(config, process, student.actor, hosts)
+    held_out = _held_out(config, sources, process, student.actor, hosts)
     shapes = student.actor.engine.shapes
     buckets = {shapes.bucket_of(item.features, item.prompt.uid) for piece in held_out.encoded() for item in piece}
     hosts.gather(True, "the loaded student")  # the next copy is collective: it would time out while another host loads
@@ -136,7 +141,7 @@ def build(
         helper=_helper(config, method, teacher, process, student.actor, hosts),
         credit=CREDITS[method.credit](config),
         learner=learner,
-        stream=_stream(config, process, buffer, hosts),
+        stream=_stream(config, _reading(config, sources.training, process, student.actor), buffer, hosts),
         buffer=buffer,
         limit=select.augmentation_limit(config.zppo.augmentation_fraction, config.rollout.questions_per_step),
         hosts=hosts,
@@ -243,26 +248,30 @@ def _writer(config: Config, teacher: Processor, student: Actor, engine: Engine) 
     return dataclasses.replace(student, engine=engines.compressor_engine(config, engine), processor=processor)
 
 
-def _stream(config: Config, process: PromptProcessing, buffer: ReplayBuffer | None, hosts: Hosts) -> StepStream:
+def _reading(config: Config, source: QuestionSource, process: PromptProcessing, student: Actor) -> Reading:
+    shapes = student.engine.shapes
+    room = Room(shapes.buckets[-1], shapes.patch_slots)
+    return Reading(source, process, room, cast(BadRows, config.data.bad_rows))
+
+
+def _stream(config: Config, reading: Reading, buffer: ReplayBuffer | None, hosts: Hosts) -> StepStream:
     return open_stream(
-        open_source(config.data, "train", config.data.num_questions, config.seed),
-        process,
+        reading,
         seed=config.seed,
         questions_per_step=config.rollout.questions_per_step,
         replay=buffer,
         num_replayed=select.replay_count(config.replay.fraction, config.rollout.questions_per_step),
-        num_threads=1,
+        num_threads=config.data.threads,
         worker_count=config.data.worker_count,
         shard=Shard(hosts.index, hosts.count, lambda ids: hosts.gather(ids, "the new questions")),
     )
 
 
-def _held_out(config: Config, process: PromptProcessing, student: Actor, hosts: Hosts) -> HeldOut:
-    source = open_source(config.data, "test", config.eval.num_questions, config.seed)
+def _held_out(config: Config, sources: Sources, process: PromptProcessing, student: Actor, hosts: Hosts) -> HeldOut:
     return HeldOut(
         actor=dataclasses.replace(student, engine=engines.evaluation_engine(config, student.engine)),
-        process=process,
-        questions=Share(source, hosts.share_of(range(len(source)))),
+        reading=_reading(config, sources.held_out, process, student),
+        numbers=hosts.share_of(range(len(sources.held_out))),
         sampling=engines.evaluation_sampling(config),
         every=config.eval.every,
         seed=config.seed,

@@ -1,0 +1,221 @@
+"""Sources of questions: every kind of table gives the same questions; what is held out is not trained on."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from configs import tiny
+from zppo_jax.config import Config, from_config_dict
+from zppo_jax.data import index as index_lib
+from zppo_jax.data.digits import DigitsSource
+from zppo_jax.data.sources import FORMS, TABLES, open_sources
+from zppo_jax.errors import ConfigError
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((32, 32 + value, 3), value, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def rows(count: int = 40) -> list[dict[str, Any]]:
+    return [
+        {"id": f"q{n}", "question": f"<image>\nHow many, {n}?", "answer": str(n), "answer_type": "integer",
+         "level": "odd" if n % 2 else "even", "image": png(n), "unit": "pieces"}
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def config(source: str, **changes: Any) -> Config:
+    tree: Any = tiny.get_config()
+    tree.data.source, tree.eval.num_questions, tree.data.num_questions = source, 4, 1000
+    for name, value in changes.items():
+        (tree if name == "seed" else tree.data)[name] = value
+    return from_config_dict(tree)
+
+
+def write_parquet(folder: Path, name: str = "train-0.parquet", given: Any = None, size: int = 7) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(given or rows()), folder / name, row_group_size=size)
+    return folder
+
+
+def write_jsonl(folder: Path) -> Path:
+    folder.mkdir()
+    for n, row in enumerate(rows()):
+        (folder / f"{n}.png").write_bytes(row["image"])
+        row["image"] = [f"{n}.png", base64.b64encode(row["image"]).decode(), f"./{n}.png"][n % 3]
+        with (folder / f"part-{n // 15}.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n\n")
+    return folder
+
+
+def write_records(folder: Path) -> Path:
+    """A data set in TFDS's own layout, as its documentation says to make one."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    features = tfds.features.FeaturesDict(
+        {name: tfds.features.Text() for name in ("id", "question", "answer", "answer_type", "level", "unit")}
+        | {"images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3)))}
+    )
+    folder.mkdir()
+    writer, sizes = ArrayRecordWriter(str(folder / "corpus-train.array_record-00000-of-00001"), "group_size:1"), 0
+    for row in rows():
+        record = {name: row[name] for name in row if name != "image"} | {"images": [row["image"]]}
+        record = features.serialize_example(features.encode_example(record))
+        sizes += len(record)
+        writer.write(record)
+    writer.close()
+    split = tfds.core.SplitInfo(
+        name="train", shard_lengths=[40], num_bytes=sizes,
+        filename_template=tfds.core.ShardedFileTemplate(
+            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", dataset_name="corpus", data_dir=folder,  # pyright: ignore[reportArgumentType]
+            split="train", filetype_suffix="array_record",
+        ),
+    )  # fmt: skip
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=features, split_infos=[split], check_data=False,
+        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    )  # fmt: skip
+    return folder
+
+
+WRITERS = {"parquet": write_parquet, "jsonl": write_jsonl, "arrayrecord": write_records}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_kind_of_table_gives_the_same_questions(tmp_path, kind):
+    """By position, by id, from another process and from many threads; images stay encoded until they are used."""
+    folder = WRITERS[kind](tmp_path / "data")
+    source = open_sources(config(f"{kind}:{folder}")).training
+    assert "tensorflow" not in sys.modules
+    whole = {row["id"]: row for row in rows()}
+    assert len(source) == 36 and len(set(source.ids())) == 36 and source.answer_types == {"integer": 40}
+    copy = pickle.loads(pickle.dumps(source))
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(copy.__getitem__, [*range(36)] * 3))
+    for number, (question_id, question) in enumerate(zip([*source.ids()] * 3, found, strict=True)):
+        row = whole[question_id]
+        assert (question.id, question.answer, question.level) == (row["id"], row["answer"], row["level"])
+        assert question.text == row["question"].removeprefix("<image>\n") and question.answer_type == "integer"
+        assert question.metadata == {"unit": "pieces"}
+        [picture] = question.images
+        assert picture.content == row["image"] and picture.pixels().max() == int(row["answer"])
+        assert source.number_of(question_id) == number % 36
+    with pytest.raises(KeyError):
+        source.number_of("another")
+
+
+def test_the_share_that_is_held_out_depends_on_ids_alone(tmp_path):
+    """Whatever the order of rows or the files they are in; each question is on one side."""
+    write_parquet(tmp_path / "a")
+    order = np.random.default_rng(0).permutation(40)
+    shuffled = [rows()[number] for number in order]
+    write_parquet(tmp_path / "b", "x.parquet", shuffled[:9])
+    write_parquet(tmp_path / "b", "y.parquet", shuffled[9:])
+    parts = [open_sources(config(f"parquet:{tmp_path / name}")) for name in "ab"]
+    for one, other in zip(*parts, strict=True):
+        assert set(one.ids()) == set(other.ids())
+    training, held_out = parts[0]
+    assert len(held_out) == 4 and not set(training.ids()) & set(held_out.ids())
+    assert len({*training.ids(), *held_out.ids()}) == 40
+    other = open_sources(config(f"parquet:{tmp_path / 'a'}", seed=1))
+    assert set(other.held_out.ids()) != set(held_out.ids())
+    few = open_sources(config(f"parquet:{tmp_path / 'a'}", num_questions=32))
+    assert len(few.training) == 32 and set(few.training.ids()) < set(training.ids())
+
+
+def test_held_out_questions_of_their_own(tmp_path):
+    folder = write_parquet(tmp_path / "data")
+    write_parquet(folder, "test.parquet", [row | {"id": f"t{n}"} for n, row in enumerate(rows(6))])
+    spec = f"parquet:{folder}"
+    training, held_out = open_sources(config(spec, held_out=spec))
+    assert len(training) == 40 and len(held_out) == 4 and set(held_out.ids()) <= {f"t{n}" for n in range(6)}
+    with pytest.raises(ConfigError, match=r"data\.held_out names the rows that data\.source names: give other files"):
+        open_sources(config(spec, held_out=spec, held_out_split="train"))
+    digits = open_sources(config("digits", num_questions=50))
+    assert digits.training == DigitsSource("rules", "train", 50, 0)
+    assert digits.held_out == DigitsSource("rules", "test", 4, 0)
+    assert isinstance(open_sources(config(spec, held_out="digits")).held_out, DigitsSource)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("parquet", r"data\.source = 'parquet': there is no such source; give one of digits, parquet:DIR, "),
+        ("csv:x", r"there is no such source"),
+        ("parquet:{}/none", r"data\.source = .*none': there is no such file or directory"),
+        ("parquet:{}/text", r"holds no file that ends in \.parquet"),
+        ("parquet:{}/broken", r"x\.parquet is not a parquet file, or damaged"),
+        ("jsonl:{}/few", r"has 3 questions, too few to hold some out: name others by data\.held_out"),
+        ("jsonl:{}/twice", r"the question id 'a' comes twice: .*1\.jsonl, row 1, and .*2\.jsonl, row 0\. Ids must"),
+        ("jsonl:{}/empty", r"has no rows"),
+        ("arrayrecord:{}/text", r"is not a data set of TFDS"),
+        ("tfds:no_such_name", r"data\.source = 'no_such_name' is not a data set of TFDS"),
+        ("hf:{}/none", r"data\.source = 'hf:.*none' (needs datasets|does not load)"),
+    ],
+)
+def test_a_source_that_cannot_be_opened_is_one_line(tmp_path, source, message):
+    for name in ("text", "broken", "few", "twice", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "text" / "a.txt").write_text("a")
+    (tmp_path / "broken" / "x.parquet").write_bytes(b"PAR1 no")
+    (tmp_path / "few" / "a.jsonl").write_text('{"question": "a", "answer": 1}\n' * 3)
+    (tmp_path / "twice" / "1.jsonl").write_text('{"id": "b"}\n{"id": "a"}\n')
+    (tmp_path / "twice" / "2.jsonl").write_text('{"id": "a"}\n')
+    (tmp_path / "empty" / "1.jsonl").write_text("\n \n")
+    with pytest.raises(ConfigError, match=message) as raised:
+        open_sources(config(source.format(tmp_path)))
+    assert "\n" not in str(raised.value)
+
+
+def test_help_names_every_kind():
+    from zppo_jax.config import keys
+
+    [doc] = [key.setting.doc for key in keys() if key.name == "data.source"]
+    assert all(form in doc for form in FORMS) and len(FORMS) == len(TABLES) + 1
+
+
+def test_the_index_is_read_once_and_again_when_the_data_change(tmp_path, monkeypatch):
+    built = []
+    real = index_lib._built
+    monkeypatch.setattr(index_lib, "_built", lambda *arguments: built.append(1) or real(*arguments))
+    folder = write_parquet(tmp_path / "data")
+    spec = f"parquet:{folder}"
+    for _ in range(2):
+        training = open_sources(config(spec)).training
+    assert len(built) == 1 and [*(folder / ".zppo_jax").iterdir()]
+    write_parquet(folder, given=[row | {"id": f"new{n}"} for n, row in enumerate(rows())])
+    assert all(one.startswith("new") for one in open_sources(config(spec)).training.ids()) and len(built) == 2
+    for file in (folder / ".zppo_jax").iterdir():
+        file.write_bytes(file.read_bytes()[:50])  # as after a full disk
+    assert set(open_sources(config(spec)).training.ids()) != set(training.ids()) and len(built) == 3
+    other = config(spec)
+    other = dataclasses.replace(
+        other, data=dataclasses.replace(other.data, columns=dataclasses.replace(other.data.columns, id="answer"))
+    )
+    assert set(open_sources(other).training.ids()) < set(map(str, range(40))), "another column of ids: another index"
+
+
+def test_without_ids_and_on_a_disk_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = write_parquet(tmp_path / "data", given=[{k: v for k, v in row.items() if k != "id"} for row in rows()])
+    (folder / ".zppo_jax").write_text("a file where the folder of the index would be")
+    training = open_sources(config(f"parquet:{folder}")).training
+    assert set(training.ids()) < {f"row-{n:06d}" for n in range(40)}
+    assert len(list((tmp_path / "cache").rglob("index-*.json"))) == 1
