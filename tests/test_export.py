@@ -38,7 +38,7 @@ NUM_NEW = 10
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs the real command in a separate process, with a quick heartbeat."""
-    quick = "from zppo_jax.run.heartbeat import Heartbeat; Heartbeat.first = Heartbeat.interval = 0.02"
+    quick = "from zppo_jax.command.heartbeat import Heartbeat; Heartbeat.first = Heartbeat.interval = 0.02"
     return subprocess.run(
         [sys.executable, "-c", f"{quick}; from zppo_jax.export import __main__; __main__.main()", *map(str, arguments)],
         cwd=runs.ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=120,

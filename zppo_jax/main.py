@@ -18,9 +18,9 @@ from ml_collections.config_flags import config_flags
 
 from zppo_jax import command
 from zppo_jax.command import overrides
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.config import Config, ConfigTree, Key, from_config_dict, keys
 from zppo_jax.errors import ConfigError, RunError, one_line
-from zppo_jax.run.heartbeat import Heartbeat
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file, FILE.py or FILE.py:METHOD")
 _WORKDIR = flags.DEFINE_string("workdir", None, "run directory; an existing one is continued")

@@ -15,11 +15,11 @@ from typing import Any, Self
 from ml_collections import ConfigDict
 
 from zppo_jax import evaluate, setup
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.config import Config, binding, from_config_dict
 from zppo_jax.data.pipeline import StepBatch
 from zppo_jax.errors import RunError
 from zppo_jax.run.checkpoint import placed_shapes
-from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.run.rows import read_metrics
 from zppo_jax.run.saves import Saves
 from zppo_jax.run.step import Step

@@ -124,9 +124,10 @@ def write_shard(path: str | os.PathLike[str], records: Iterable[Record]) -> tupl
 def write_metadata(directory: str | os.PathLike[str], shards: Sequence[tuple[int, int]]) -> None:
     """Writes TFDS's features.json and dataset_info.json; `shards` has (number of records, bytes) of each, in order."""
     import tensorflow_datasets as tfds
+    from etils import epath
 
     template = tfds.core.ShardedFileTemplate(
-        data_dir=Path(directory), template=_TEMPLATE, dataset_name=DATASET, split=SPLIT,
+        data_dir=epath.Path(directory), template=_TEMPLATE, dataset_name=DATASET, split=SPLIT,
         filetype_suffix="array_record",
     )  # fmt: skip
     split = tfds.core.SplitInfo(

@@ -10,8 +10,8 @@ from pathlib import Path
 from absl import flags, logging
 
 from zppo_jax import command
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.errors import ConfigError, WorkdirError
-from zppo_jax.run.heartbeat import Heartbeat
 
 _EXAMPLE = "python -m zppo_jax.export --checkpoint=runs/tiny --out=exports/tiny"
 _DTYPES = ("float32", "bfloat16", "float16")

@@ -18,6 +18,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.errors import ConfigError, WorkdirError
 from zppo_jax.files import read_file, write_atomically
 from zppo_jax.models import qwen3_5
@@ -27,7 +28,6 @@ from zppo_jax.models.qwen3_5.parameters import count
 from zppo_jax.processor import Processor
 from zppo_jax.run import checkpoint, saved
 from zppo_jax.run.directory import require_name
-from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.warmstart import SHIPPED
 
 PROCESSOR_FILES = (

@@ -14,8 +14,8 @@ from typing import Any, NoReturn, TextIO
 from absl import flags
 
 from zppo_jax import command
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.errors import ConfigError
-from zppo_jax.run.heartbeat import Heartbeat
 
 _EXAMPLE = "python -m zppo_jax.generate --model=DIR --prompt='What do you see?' --image=a.png"
 _DTYPES = ("float32", "bfloat16")

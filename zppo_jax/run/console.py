@@ -23,7 +23,7 @@ import rich.progress
 import rich.table
 import rich.text
 
-from zppo_jax.run.heartbeat import Heartbeat
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.run.metrics import METRICS
 
 Result = tuple[float, float, float]

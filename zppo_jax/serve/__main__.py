@@ -14,8 +14,8 @@ from typing import Any
 from absl import flags
 
 from zppo_jax import command
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.errors import ConfigError
-from zppo_jax.run.heartbeat import Heartbeat
 
 _EXAMPLE = "python -m zppo_jax.serve --model=DIR --port=8000"
 _DTYPES = ("float32", "bfloat16")

@@ -13,6 +13,7 @@ from zppo_jax.actors.cohort import gather_cohort
 from zppo_jax.actors.helper import Helper
 from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.actors.student import Student
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config
 from zppo_jax.data.pipeline import Shard, StepStream, open_stream
@@ -31,7 +32,6 @@ from zppo_jax.rewards import ScoringPool
 from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
-from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.run.timers import Phase
 from zppo_jax.setup import engines
 from zppo_jax.setup.devices import check_hosts

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zppo_jax import compilation, parallel
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.config import Config
 from zppo_jax.parallel import Hosts
 from zppo_jax.report import draw_curves
@@ -17,7 +18,6 @@ from zppo_jax.run import saved
 from zppo_jax.run.checkpoint import Checkpoints
 from zppo_jax.run.console import RunConsole
 from zppo_jax.run.directory import RunDirectory
-from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.run.quiet import silence_late_errors
 from zppo_jax.run.records import Records
 from zppo_jax.run.stop import StopRequest

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import pytest
 
 from tests import runs
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.compilation import Compiler
 from zppo_jax.models import qwen3_5
-from zppo_jax.run.heartbeat import Heartbeat
 from zppo_jax.warmstart import tiny
 
 QUICK = """
-from zppo_jax.run.heartbeat import Heartbeat
+from zppo_jax.command.heartbeat import Heartbeat
 Heartbeat.first = Heartbeat.interval = 0.02
 from zppo_jax.{module} import main
 main()
