@@ -242,7 +242,7 @@ def as_json(rows: Sequence[SubDataset], settings: Settings) -> dict[str, Any]:
 def listing(rows: Sequence[SubDataset], settings: Settings) -> str:
     """The whole table as text; rows that `rows` lacks have no cap."""
     head = ("corpus", "folder or source", "name", "tier", "cap", "answer types", "directives")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     tier_of = tiers(rows)
     for row in TABLE:
         cap = f"{settings.cap(tier_of[row.name]):,}" if row in rows else "-"
