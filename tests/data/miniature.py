@@ -113,6 +113,8 @@ def _mmfinereason() -> Iterable[Row]:
     for number in range(3):
         yield Row("FineVision-tqa", "tqa", f"<image>Which organ is {number}?", "C", 0.0, "other_source_wins")
     yield Row("FineVision-tqa", "tqa", "<image>Which organ is easy?", "C", 1.0, "other_source_wins")
+    repeated = f"<image>\nWhich animal is number 0?{CHOICES}"
+    yield Row("FineVision-tqa", "tqa", repeated, "A", 0.0, "other_source_wins", image=1000)
     yield Row("WeMath2-SFT", "wemath", "<image>Which edge?", "C", 0.0, "other_source_wins")
     yield Row("VisualSphinx", "visualsphinx", "<image>Which picture comes next?", "D", 0.0)
     yield Row("FineVision-ai2d_merged", "ai2d", f"<image>Which stage?{CHOICES}", "A", 0.5)

@@ -1,5 +1,6 @@
 """The record format: what is written is read again, by us and by TFDS, byte for byte."""
 
+import dataclasses
 import io
 import pickle
 import subprocess
@@ -59,6 +60,13 @@ def test_tfds_reads_the_folder(folder):
 def test_tensorflow_is_not_imported(folder):
     code = f"import sys; from zppo_jax.data import records as r; len(list(r.RecordFolder({str(folder)!r})))"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'tensorflow' not in sys.modules"], check=True)
+
+
+def test_the_order_of_the_features_is_fixed():
+    content = records.encode(RECORDS[0])
+    names = sorted(field.name.encode() for field in dataclasses.fields(records.Record))
+    places = [content.index(b"\n" + bytes([len(name)]) + name) for name in names]
+    assert places == sorted(places), "protobuf would choose another order in each process"
 
 
 def test_equal_records_give_equal_files(tmp_path):

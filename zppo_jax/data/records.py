@@ -77,8 +77,12 @@ def _parser() -> Any:
 
 
 def encode(record: Record) -> bytes:
-    """The bytes of a record: a serialised tf.train.Example, equal for equal records."""
-    return features().serialize_example(features().encode_example(record.columns()))
+    """The bytes of a record: a serialised tf.train.Example, equal for equal records in every process."""
+    from tensorflow_datasets.core.proto import tf_example_pb2
+
+    written = features().serialize_example(features().encode_example(record.columns()))
+    # TFDS leaves the order of the features to protobuf, and it differs from process to process.
+    return tf_example_pb2.Example.FromString(written).SerializeToString(deterministic=True)
 
 
 def decode(content: bytes) -> Record:

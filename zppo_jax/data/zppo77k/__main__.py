@@ -76,7 +76,7 @@ _INCLUDE = flags.DEFINE_list("include", [], "more sub-datasets", flag_values=_FL
 _EXCLUDE = flags.DEFINE_list("exclude", [], "fewer sub-datasets", flag_values=_FLAGS)
 
 
-def _define(field: dataclasses.Field[Any]) -> flags.FlagHolder[Any]:
+def _define(field: Any) -> flags.FlagHolder[Any]:
     """The flag of a field of `Settings`."""
     if field.name in CHOICES:
         return flags.DEFINE_enum(field.name, field.default, CHOICES[field.name], field.name, flag_values=_FLAGS)

@@ -55,6 +55,7 @@ class Build:
         self._plan = plan
         self._progress = progress
         self._workspace = plan.out / _WORKSPACE
+        self._evaluation_file = self._workspace / "evaluation"
 
     def run(self) -> dict[str, Any]:
         """Builds, or continues. Raises ConfigError for inputs that are not there or an OUT that is in use, RunError for
@@ -62,16 +63,15 @@ class Build:
         files = self._files()
         _require_own(self._plan.out)
         self._workspace.mkdir(parents=True, exist_ok=True)
-        with _locked(self._workspace), Workers(self._plan.workers) as workers:
+        job = self._job(files)
+        with _locked(self._workspace), Workers(self._plan.workers, job) as workers:
             sweep(self._workspace)
             digests = self._hash(workers, {file.name: file.path for file in files})
-            checked, evaluated = self._evaluation(workers)
+            evaluated = self._evaluation(workers)
             whole = recipe.as_json(self._plan.rows, self._plan.settings) | self._facts_of_recipe(files, evaluated)
             finished = manifest.read(self._plan.out)
             if finished is not None:
                 return self._same(finished, whole, digests)
-            job = self._job(files, checked)
-            workers.prepare(job)
             key = units.fingerprint(whole, _tokenizer_digest(job.tokenizer), sorted(job.in_vero))
             planned = units.plan(files, digests, key)
             facts = self._scan(workers, planned)
@@ -103,10 +103,11 @@ class Build:
         tokenizer = {"tokenizer_sha256": _tokenizer_digest(self._plan.tokenizer)}
         return {"missing_folders": missing, "format": self._plan.kind, "evaluation": evaluated, **tokenizer}
 
-    def _job(self, files: Sequence[InputFile], checked: Path | None) -> Job:
+    def _job(self, files: Sequence[InputFile]) -> Job:
         found = {file.upstream for file in files if file.corpus == "vero"}
         in_vero = frozenset(row.name for row in self._plan.rows if row.corpus == "vero" and row.upstream in found)
-        return Job(self._plan.settings, self._plan.rows, in_vero, self._plan.tokenizer, checked)
+        keys = self._evaluation_file if self._plan.decontaminate else None
+        return Job(self._plan.settings, self._plan.rows, in_vero, self._plan.tokenizer, keys)
 
     def _hash(self, workers: Workers, paths: dict[str, str]) -> dict[str, str]:
         """The SHA-256 of each file. Those of files whose size and time have not changed come from an earlier run."""
@@ -123,10 +124,10 @@ class Build:
                 advance(1)
         return {name: digests[name] for name in paths}
 
-    def _evaluation(self, workers: Workers) -> tuple[Path | None, dict[str, str]]:
-        """The file of the keys of evaluation data (None without any), and the SHA-256 of its files."""
+    def _evaluation(self, workers: Workers) -> dict[str, str]:
+        """Collects the keys of evaluation data in a file; returns the SHA-256 of what was read."""
         if not self._plan.decontaminate:
-            return None, {}
+            return {}
         paths = evaluation.find(self._plan.decontaminate)
         digests = self._hash(workers, {path: path for path in paths})
         targets = [self._workspace / f"{units.fingerprint('evaluation', digests[path])}.keys" for path in paths]
@@ -137,8 +138,8 @@ class Build:
         merged = Evaluation()
         for target in targets:
             merged = merged.merged(Evaluation.load(target))
-        merged.save(self._workspace / "evaluation")
-        return self._workspace / "evaluation", {Path(path).name: digests[path] for path in paths}
+        merged.save(self._evaluation_file)
+        return {Path(path).name: digests[path] for path in paths}
 
     # ---------------------------------------------------------------- the two passes
 

@@ -23,7 +23,6 @@ from zppo_jax.rewards import check_gold
 from zppo_jax.rewards.grade import JUDGED
 from zppo_jax.zppo import prompts
 
-
 _TOKENS_AROUND_IMAGE = 8
 """More than the template writes around an image."""
 

@@ -61,7 +61,8 @@ def _vero(upstream: str, name: str, tier: int, reward_types: str, directives: st
 
 
 def _mm(upstream: str, name: str, tier: int, directives: str = "") -> SubDataset:
-    return SubDataset("mmfinereason", upstream, name, tier, (DECIDED,), ("reason", "boxed", *directives.split()))
+    families = ("letter", "reason", "boxed", *directives.split())
+    return SubDataset("mmfinereason", upstream, name, tier, (DECIDED,), families)
 
 
 _CHOICE, _NUMBER, _BOTH = "multiple_choice", "numeric", "multiple_choice numeric"
@@ -127,23 +128,23 @@ TABLE: tuple[SubDataset, ...] = (
     # MMFineReason, tier 1.
     _mm("MMR1", "mmr1", 1),
     _mm("Euclid30K", "euclid", 1),
-    _mm("FineVision-geo170k(qa)", "geo170k", 1, "letter hint"),
-    _mm("FineVision-geometry3k(mathv360k)", "geometry3k", 1, "letter hint"),
+    _mm("FineVision-geo170k(qa)", "geo170k", 1, "hint"),
+    _mm("FineVision-geometry3k(mathv360k)", "geometry3k", 1, "hint"),
     _mm("mmopenr1-8k", "mm_openr1", 1),
     _mm("WeMath2-Standard", "wemath", 1),
     _mm("WeMath2-Pro", "wemath", 1),
     _mm("WeMath2-SFT", "wemath", 1),
-    _mm("FineVision-visualwebinstruct(filtered)", "visualwebinstruct", 1, "letter"),
+    _mm("FineVision-visualwebinstruct(filtered)", "visualwebinstruct", 1),
     _mm("BMMR", "bmmr", 1),
-    _mm("FineVision-tqa", "tqa", 1, "letter word"),
-    _mm("FineVision-ai2d_merged", "ai2d", 1, "letter word"),
-    _mm("FineVision-scienceqa", "scienceqa", 1, "letter word"),
+    _mm("FineVision-tqa", "tqa", 1, "word"),
+    _mm("FineVision-ai2d_merged", "ai2d", 1, "word"),
+    _mm("FineVision-scienceqa", "scienceqa", 1, "word"),
     _mm("ViRL39K", "virl39k", 1),
     # MMFineReason, tier 2.
-    _mm("FineVision-raven", "raven", 2, "letter"),
+    _mm("FineVision-raven", "raven", 2),
     _mm("VisualSphinx", "visualsphinx", 2),
     _mm("PuzzleQA", "puzzleqa", 2),
-    _mm("LLaVA-CoT", "llava_cot", 2, "letter word"),
+    _mm("LLaVA-CoT", "llava_cot", 2, "word"),
     _mm("Zebra-CoT-Physics", "zebra_cot", 2),
     # MMFineReason, not named by the paper on this side.
     _mm("MMK12", "mmk12", 0),

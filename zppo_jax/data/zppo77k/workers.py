@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from zppo_jax.data.zppo77k import evaluation, inputs, shards
 from zppo_jax.data.zppo77k.scan import Job, Scanner
@@ -35,7 +36,7 @@ class Hashed:
 
     path: str
 
-    def run(self, _: Scanner | None) -> str:
+    def run(self, _: Job) -> str:
         return inputs.sha256(self.path)
 
 
@@ -46,7 +47,7 @@ class Keys:
     path: str
     target: Path
 
-    def run(self, _: Scanner | None) -> None:
+    def run(self, _: Job) -> None:
         evaluation.keys_of(self.path).save(self.target)
 
 
@@ -57,9 +58,8 @@ class Scan:
     unit: Unit
     target: Path
 
-    def run(self, scanner: Scanner | None) -> int:
-        assert scanner is not None
-        scanner.facts(self.unit).save(self.target)
+    def run(self, job: Job) -> int:
+        _scanner(job).facts(self.unit).save(self.target)
         return self.unit.num_rows
 
 
@@ -72,8 +72,8 @@ class Write:
     workspace: Path
     kind: Format
 
-    def run(self, scanner: Scanner | None) -> int:
-        assert scanner is not None
+    def run(self, job: Job) -> int:
+        scanner = _scanner(job)
         content = (record for file, rows in self.shard.rows for record in scanner.records(file, rows))
         shards.write(self.directory, self.workspace, self.shard, self.kind, content)
         return self.shard.num_rows
@@ -82,32 +82,38 @@ class Write:
 Task = Hashed | Keys | Scan | Write
 
 
+@functools.lru_cache(maxsize=1)
+def _scanner(job: Job) -> Scanner:
+    """The scanner of this process, which has its tokenizer; made when the first row is read."""
+    return Scanner(job)
+
+
 class Workers:
-    """Runs tasks in `count` processes: `with Workers(2) as workers`. `prepare(job)` says what scans and writes need."""
+    """Runs tasks of a job in `count` processes: `with Workers(2, job) as workers`."""
 
-    _scanner: ClassVar[Scanner | None] = None
-
-    def __init__(self, count: int):
+    def __init__(self, count: int, job: Job):
         self._count = count
-        self._job: Job | None = None
+        self._job = job
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
-
-    def prepare(self, job: Job) -> None:
-        """Sets the job of the tasks to come. Processes that know another one are ended."""
-        self._end()
-        self._job, Workers._scanner = job, None
+        """Ends the processes, also in the middle of their tasks."""
+        _scanner.cache_clear()
+        if self._pool is not None:
+            for process in list((self._pool._processes or {}).values()):
+                with contextlib.suppress(OSError):
+                    process.terminate()
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         """(number, result) of each task, in the order in which they finish. The first error ends all."""
         if self._count <= 1 or len(tasks) <= 1:
             for number, task in enumerate(tasks):
-                yield number, _run_here(task, self._job)
+                yield number, task.run(self._job)
             return
         try:
             yield from self._run_in_pool(tasks)
@@ -119,13 +125,13 @@ class Workers:
 
     def _run_in_pool(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         pool = self._pool = self._pool or ProcessPoolExecutor(
-            self._count, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(self._job,)
+            self._count, multiprocessing.get_context("spawn"), initializer=_begin
         )
         running: dict[Future[Any], int] = {}
         waiting = iter(enumerate(tasks))
         while True:
             for number, task in waiting:
-                running[pool.submit(_run_in_child, task)] = number
+                running[pool.submit(task.run, self._job)] = number
                 if len(running) >= self._count * _AHEAD:
                     break
             if not running:
@@ -134,36 +140,18 @@ class Workers:
             for future in done:
                 yield running.pop(future), future.result()
 
-    def _end(self) -> None:
-        if self._pool is not None:
-            for process in list((self._pool._processes or {}).values()):
-                with contextlib.suppress(OSError):
-                    process.terminate()
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-
-
-def _run_here(task: Task, job: Job | None) -> Any:
-    if Workers._scanner is None and job is not None:
-        Workers._scanner = Scanner(job)
-    return task.run(Workers._scanner)
-
 
 # ---------------------------------------------------------------- in a worker process
 
 
-def _begin(job: Job | None) -> None:
+def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    Workers._scanner = Scanner(job) if job else None
 
 
 def _end_with_parent() -> None:
-    parent: Callable[[], Any] = multiprocessing.parent_process
-    multiprocessing.connection.wait([parent().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only in a worker process"
+    multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
-
-
-def _run_in_child(task: Task) -> Any:
-    return task.run(Workers._scanner)
