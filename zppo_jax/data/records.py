@@ -70,6 +70,13 @@ def features() -> Any:
 
 
 @functools.cache
+def _serializer() -> Any:
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+    return ExampleSerializer(features().get_serialized_info())
+
+
+@functools.cache
 def _parser() -> Any:
     from tensorflow_datasets.core.example_parser import ExampleParserNp
 
@@ -78,11 +85,9 @@ def _parser() -> Any:
 
 def encode(record: Record) -> bytes:
     """The bytes of a record: a serialised tf.train.Example, equal for equal records in every process."""
-    from tensorflow_datasets.core.proto import tf_example_pb2
-
-    written = features().serialize_example(features().encode_example(record.columns()))
-    # TFDS leaves the order of the features to protobuf, and it differs from process to process.
-    return tf_example_pb2.Example.FromString(written).SerializeToString(deterministic=True)
+    example = _serializer().get_tf_example(features().encode_example(record.columns()))
+    # `serialize_example` leaves the order of the features to protobuf, and it differs from process to process.
+    return example.SerializeToString(deterministic=True)
 
 
 def decode(content: bytes) -> Record:
