@@ -21,6 +21,7 @@ from PIL import Image
 from configs import tiny
 from zppo_jax.config import Config, from_config_dict
 from zppo_jax.data import index as index_lib
+from zppo_jax.data import records
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.sources import FORMS, TABLES, open_sources
 from zppo_jax.errors import ConfigError
@@ -65,33 +66,17 @@ def write_jsonl(folder: Path) -> Path:
 
 
 def write_records(folder: Path) -> Path:
-    """A data set in TFDS's own layout, as its documentation says to make one."""
-    import tensorflow_datasets as tfds
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    features = tfds.features.FeaturesDict(
-        {name: tfds.features.Text() for name in ("id", "question", "answer", "answer_type", "level", "unit")}
-        | {"images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3)))}
-    )
     folder.mkdir()
-    writer, sizes = ArrayRecordWriter(str(folder / "corpus-train.array_record-00000-of-00001"), "group_size:1"), 0
-    for row in rows():
-        record = {name: row[name] for name in row if name != "image"} | {"images": [row["image"]]}
-        record = features.serialize_example(features.encode_example(record))
-        sizes += len(record)
-        writer.write(record)
-    writer.close()
-    split = tfds.core.SplitInfo(
-        name="train", shard_lengths=[40], num_bytes=sizes,
-        filename_template=tfds.core.ShardedFileTemplate(
-            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", dataset_name="corpus", data_dir=folder,  # pyright: ignore[reportArgumentType]
-            split="train", filetype_suffix="array_record",
-        ),
-    )  # fmt: skip
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=features, split_infos=[split], check_data=False,
-        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-    )  # fmt: skip
+    stored = [
+        records.Record(
+            row["id"], row["question"], row["answer"], row["answer_type"], (row["image"],), level=row["level"],
+            metadata={"unit": row["unit"]},
+        )
+        for row in rows()
+    ]  # fmt: skip
+    parts = [stored[:25], stored[25:]]
+    sizes = [records.write_shard(folder / records.shard_name(n, 2), part) for n, part in enumerate(parts)]
+    records.write_metadata(folder, sizes)
     return folder
 
 
