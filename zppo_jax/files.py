@@ -10,6 +10,9 @@ from pathlib import Path
 
 from zppo_jax.errors import WorkdirError
 
+SHIPPED = Path(__file__).parent / "assets" / "tiny"
+"""The warm start that is part of the package: `student` and `teacher`, directories of checkpoints."""
+
 
 def read_file(file: Path) -> bytes:
     """Reads a file, empty if it does not exist. Raises WorkdirError if it cannot be read."""

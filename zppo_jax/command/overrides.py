@@ -75,6 +75,11 @@ def check_override(name: str, text: str | None) -> None:
         raise ConfigError(f"{name} = {text!r} has the wrong type: give {type_words(key.type)}")
 
 
+def value_of(name: str, text: str) -> Any:
+    """The value of a checked override, in the key's type."""
+    return _PARSERS[{key.name: key.type for key in keys()}[name]](text)
+
+
 def _reads_as(kind: Any, text: str) -> bool:
     try:
         _PARSERS[kind](text)

@@ -58,8 +58,8 @@ class Reader:
     allow_outside: bool
 
     def question(self, row: Mapping[str, Any], question_id: str, home: str | None) -> Question:
-        """The question in a row; relative paths start from `home`. Images are checked to their head, golds are graded
-        against themselves. Raises BadRow."""
+        """The question in a row; relative paths start from `home`. Images are decoded once to see that they are whole,
+        but their pixels are not kept; golds are graded against themselves. Raises BadRow."""
         columns = self.columns
         images = [Picture(*one) for one in self._files(row, columns.images, "image", home)]
         videos = [Clip(*one) for one in self._files(row, columns.videos, "video", home)]
@@ -149,7 +149,7 @@ def _placed(text: str, num_images: int, num_videos: int) -> str:
 def _check_images(images: Sequence[Picture]) -> None:
     for picture in images:
         try:
-            _ = picture.shape
+            picture.pixels()
         except ValueError as error:
             raise BadRow("image_unreadable", str(error)) from error
 

@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 from zppo_jax.data.processing import EncodedPrompt, PromptProcessing
 from zppo_jax.data.questions import BadRow
 from zppo_jax.errors import RunError
-from zppo_jax.processor import Picture
 from zppo_jax.types import Prompt, Question
 
 BadRows = Literal["refuse", "skip"]
@@ -90,14 +89,8 @@ class Reading:
             ) from error
 
     def checked(self, number: int, uid_of: UidOf = str, kind: str = "plain") -> EncodedPrompt:
-        """The question at a position, its files decoded once to see that they are whole. Raises BadRow.
-
-        The pixels are not kept: a step would hold gigabytes of them long before they are used.
-        """
+        """The question at a position. Raises BadRow."""
         question = self.source[number]
-        for image in question.images:
-            if isinstance(image, Picture):
-                _check(image)
         return self._fitting(self._item(self.process.plain_prompt(question, uid_of(question.id), kind)))
 
     def _item(self, prompt: Prompt) -> EncodedPrompt:
@@ -121,13 +114,6 @@ class Reading:
                 f"{room.num_patches} (prompt.max_images)",
             )
         return item
-
-
-def _check(picture: Picture) -> None:
-    try:
-        picture.pixels()
-    except ValueError as error:
-        raise BadRow("image_unreadable", str(error)) from error
 
 
 def _id_at(source: QuestionSource, number: int) -> str:

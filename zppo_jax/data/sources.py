@@ -178,15 +178,21 @@ def open_source(chosen: DataConfig, key: str, report: Report, config: Config) ->
         part = "train" if key == "source" else "test"
         count = chosen.num_questions if key == "source" else config.eval.num_questions
         return DigitsSource(cast(Family, chosen.family), cast(Split, part), count, config.seed)
+    return open_table(
+        name, split, f"data.{key}", Reader(chosen.columns, chosen.answer_type, chosen.allow_outside), report
+    )
+
+
+def open_table(name: str, split: str, key: str, reader: Reader, report: Report) -> TableSource:
+    """Opens a table by its name, as in `parquet:DIR`, with its index. Raises ConfigError, naming the key."""
     kind, _, place = name.partition(":")
     if kind not in TABLES or not place:
-        raise ConfigError(f"data.{key} = {name!r}: there is no such source; give one of {', '.join(FORMS)}")
-    table = TABLES[kind].open(place, split, f"data.{key}")
-    columns = chosen.columns
-    index = index_lib.load(table, columns.id, columns.answer_type, _folder(place), report)
+        raise ConfigError(f"{key} = {name!r}: there is no such source; give one of {', '.join(FORMS)}")
+    table = TABLES[kind].open(place, split, key)
+    index = index_lib.load(table, reader.columns.id, reader.columns.answer_type, _folder(place), report)
     if not len(table):
-        raise ConfigError(f"data.{key} = {name!r} has no rows")
-    return TableSource(table, index, Reader(columns, chosen.answer_type, chosen.allow_outside))
+        raise ConfigError(f"{key} = {name!r} has no rows")
+    return TableSource(table, index, reader)
 
 
 def _folder(place: str) -> Path:

@@ -54,7 +54,9 @@ class Picture:
 
     def pixels(self) -> np.ndarray:
         """Decodes the file: RGB uint8 [H, W, 3], not kept. Raises ValueError if it is damaged."""
-        return load_image(self.content, self.name)
+        pixels_HWC = load_image(self.content, self.name)
+        self._size = (pixels_HWC.shape[0], pixels_HWC.shape[1])
+        return pixels_HWC
 
     def frames(self, height: int, width: int, config: ProcessorConfig) -> np.ndarray:
         """The pixels at this size as the equal frames of one step of time, uint8 [F, H, W, 3]."""

@@ -15,7 +15,7 @@ import rich.progress
 
 from zppo_jax.config import Config
 from zppo_jax.errors import ConfigError
-from zppo_jax.files import write_atomically
+from zppo_jax.files import SHIPPED, write_atomically
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import Model
 from zppo_jax.processor import Processor
@@ -25,7 +25,6 @@ from zppo_jax.warmstart import supervised, tiny
 from zppo_jax.warmstart.recipe import Recipe, Stage
 from zppo_jax.zppo import get_method
 
-SHIPPED = Path(__file__).parent.parent / "assets" / "tiny"
 STAMP = "warmstart.json"
 
 

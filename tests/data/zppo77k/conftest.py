@@ -15,9 +15,9 @@ pytest.importorskip("pyarrow")
 
 from tests.data import miniature
 from zppo_jax.command.heartbeat import Heartbeat
+from zppo_jax.data.progress import Progress
 from zppo_jax.data.zppo77k import recipe
 from zppo_jax.data.zppo77k.build import Build, Plan
-from zppo_jax.data.zppo77k.progress import Progress
 from zppo_jax.data.zppo77k.recipe import Settings
 from zppo_jax.warmstart import tiny
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -25,18 +24,6 @@ class JsonlTable:
         spans = [_line_spans(path) for path in self.files]
         self._spans_R2 = np.concatenate([np.zeros((0, 2), np.int64), *spans])
         self._starts = np.cumsum([0, *map(len, spans)]).tolist()
-        self._open()
-
-    def _open(self) -> None:
-        self._lock = threading.Lock()
-        self._opened: dict[int, BinaryIO] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("files", "_spans_R2", "_starts")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
 
     def __repr__(self) -> str:
         return f"JsonlTable({len(self.files)} files, {len(self)} rows)"
@@ -48,11 +35,9 @@ class JsonlTable:
         file = self._file_of(number)
         start, end = self._spans_R2[number].tolist()
         try:
-            with self._lock:
-                if file not in self._opened:
-                    self._opened[file] = open_file(self.files[file])
-                self._opened[file].seek(start)
-                line = self._opened[file].read(end - start)
+            with open_file(self.files[file]) as opened:
+                opened.seek(start)
+                line = opened.read(end - start)
             found = json.loads(line)
         except (OSError, ValueError, RecursionError) as error:
             raise RowError(f"the line is not JSON ({' '.join(str(error).split())[:200]})") from error

@@ -118,9 +118,9 @@ def _run(argv: Sequence[str]) -> None:
 def _build(out: Path, rows: Sequence[recipe.SubDataset], settings: Settings) -> None:
     with Heartbeat(sys.stderr) as heartbeat:
         with heartbeat.during("starting"):
+            from zppo_jax.data.progress import Progress
             from zppo_jax.data.zppo77k import manifest
             from zppo_jax.data.zppo77k.build import Build, Plan
-            from zppo_jax.data.zppo77k.progress import Progress
             from zppo_jax.data.zppo77k.shards import Format
 
             plan = Plan(
@@ -141,26 +141,15 @@ def _build(out: Path, rows: Sequence[recipe.SubDataset], settings: Settings) -> 
 
 def _tokenizer(name: str) -> str:
     """The folder of the tokenizer, from the Hub's cache if it is OWNER/NAME. Raises ConfigError if there is none."""
-    from zppo_jax.processor import Processor
+    from zppo_jax.processor.checkpoint import load_processor
 
     try:
-        folder = name if os.path.isdir(name) else _from_hub(name)
-        Processor.from_directory(folder)
+        return load_processor(name)[1]
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--tokenizer={name} does not load ({' '.join(str(error).split())[:200]}): give the folder of a Qwen3.5 "
             "checkpoint, or its OWNER/NAME on a machine with a network"
         ) from error
-    return folder
-
-
-def _from_hub(name: str) -> str:
-    import huggingface_hub
-
-    try:
-        return huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.jinja"], ignore_patterns=["*/*"])
-    except Exception as error:  # the hub, its cache and its HTTP client have their own exceptions
-        raise ValueError(f"no such folder, and not on the Hub: {error}") from error
 
 
 if __name__ == "__main__":

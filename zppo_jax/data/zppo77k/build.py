@@ -18,10 +18,10 @@ from typing import Any
 import filelock
 
 from zppo_jax.data import records
+from zppo_jax.data.progress import Progress
 from zppo_jax.data.zppo77k import decide, evaluation, inputs, manifest, recipe, shards, units
 from zppo_jax.data.zppo77k.evaluation import Evaluation
 from zppo_jax.data.zppo77k.inputs import InputFile
-from zppo_jax.data.zppo77k.progress import Progress
 from zppo_jax.data.zppo77k.recipe import Settings, SubDataset
 from zppo_jax.data.zppo77k.scan import Job
 from zppo_jax.data.zppo77k.shards import Format
