@@ -16,7 +16,7 @@ from zppo_jax import command
 from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.config import Config
 from zppo_jax.data import questions
-from zppo_jax.data.processing import PromptProcessing
+from zppo_jax.data.processing import PromptProcessing, processor_settings
 from zppo_jax.data.progress import Progress
 from zppo_jax.data.reading import Reading, Room, Skipped
 from zppo_jax.data.sources import open_source
@@ -101,15 +101,12 @@ def check(config: Config, progress: Progress, num_threads: int) -> list[Found]:
 
 def processing(config: Config) -> PromptProcessing:
     """The processing of the run's prompts, without its model. Raises ConfigError."""
-    path = config.model.path or SHIPPED / "student"
-    prompt = config.prompt
+    path, settings = config.model.path or SHIPPED / "student", processor_settings(config.prompt)
     try:
-        processor, _ = load_processor(
-            path, min_pixels=prompt.min_pixels, max_pixels=prompt.max_pixels, enable_thinking=prompt.enable_thinking
-        )
+        processor, _ = load_processor(path, enable_thinking=config.prompt.enable_thinking, **settings)
     except ValueError as error:
         raise ConfigError(f"model.path = {str(path)!r} has no processor ({' '.join(str(error).split())})") from error
-    return PromptProcessing(processor, prompts.get_template(prompt.template))
+    return PromptProcessing(processor, prompts.get_template(config.prompt.template))
 
 
 def _bad(reading: Reading, name: str, progress: Progress, num_threads: int) -> Iterator[tuple[int, Skipped]]:

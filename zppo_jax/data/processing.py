@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from zppo_jax.config.schema import PromptConfig
+from zppo_jax.processor import ProcessorConfig
 from zppo_jax.types import Features, Prompt, Question
 from zppo_jax.zppo import prompts as prompts_lib
 
@@ -16,6 +18,18 @@ class EncodedPrompt:
 
     prompt: Prompt
     features: Features
+
+
+def processor_settings(prompt: PromptConfig) -> dict[str, Any]:
+    """The settings of `ProcessorConfig` for the prompts of a run. The frames of a video have together as many patches
+    as all images of a prompt, so that they fit where these do."""
+    volume = 2 * prompt.max_images * prompt.max_pixels  # two frames share a patch
+    return {
+        "min_pixels": prompt.min_pixels,
+        "max_pixels": prompt.max_pixels,
+        "video_min_pixels": min(ProcessorConfig.video_min_pixels, volume),
+        "video_max_pixels": min(ProcessorConfig.video_max_pixels, volume),
+    }
 
 
 class PromptProcessor(Protocol):

@@ -19,7 +19,7 @@ from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.types import Rollout
 
-PIECE_BYTES = 1 << 29
+PIECE_BYTES = 1 << 28
 """Bytes of pixels that are used at a time: all questions of a benchmark would not fit the host's memory."""
 
 PATCH_BYTES = 16 * 16 * 3

@@ -17,7 +17,7 @@ from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config
 from zppo_jax.data.pipeline import Shard, StepStream, open_stream
-from zppo_jax.data.processing import EncodedPrompt, PromptProcessing
+from zppo_jax.data.processing import EncodedPrompt, PromptProcessing, processor_settings
 from zppo_jax.data.reading import BadRows, QuestionSource, Reading, Room
 from zppo_jax.data.sources import Sources, open_sources
 from zppo_jax.errors import ConfigError
@@ -214,12 +214,8 @@ def _checkpoint(
 
 def _processor(config: Config, path: Path, enable_thinking: bool) -> Processor:
     directory = hf.resolve(path)
-    processor = Processor.from_directory(
-        directory,
-        min_pixels=config.prompt.min_pixels,
-        max_pixels=config.prompt.max_pixels,
-        enable_thinking=enable_thinking,
-    )
+    settings = processor_settings(config.prompt)
+    processor = Processor.from_directory(directory, enable_thinking=enable_thinking, **settings)
     config_keys.check_processor(configs.from_directory(directory).vision, processor.config)
     return processor
 
