@@ -12,8 +12,9 @@ A TPU pod slice, here 64 chips of v6e in 16 hosts that share the run directory a
 Both models are hub ids; without access to the hub, add `--config.model.path=DIR --config.teacher.path=DIR`.
 `:grpo` and the other methods after the file's name are the paper's baselines.
 
-**The paper's data, ZPPO-77K, is not in this release yet**: as it stands, the file trains on the embedded digits, which
-are not a benchmark of anything (`data.source` in `--help`). It has not been run to its end yet.
+**Without `--config.data.source` the file trains on the embedded digits**, which are not a benchmark of anything. The
+paper's data, ZPPO-77K: `python -m zppo_jax.data.zppo77k --help`, then `--config.data.source=arrayrecord:DIR`. It has not
+been run to its end yet.
 
 Memory in GB (10^9 bytes) over all devices together, as a test computes it from the shapes, without activations
 (`model.remat` and `update.row_tokens` determine those):
