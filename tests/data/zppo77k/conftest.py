@@ -41,7 +41,11 @@ def build(corpora: miniature.Miniature, tokenizer: str) -> Builder:
     """Builds the miniature, or other folders, into `out`; keywords are settings, or fields of the plan."""
 
     def run(out: Path, include: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
-        plan = {"vero": str(corpora.vero), "mmfinereason": str(corpora.mmfinereason), "tokenizer": tokenizer}
+        plan: dict[str, Any] = {
+            "vero": str(corpora.vero),
+            "mmfinereason": str(corpora.mmfinereason),
+            "tokenizer": tokenizer,
+        }
         plan |= {name: changes.pop(name) for name in list(changes) if name in Plan.__dataclass_fields__}
         log = changes.pop("log", io.StringIO())
         settings = Settings(**changes)

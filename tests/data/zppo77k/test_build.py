@@ -86,7 +86,7 @@ def test_every_gold_verifies_against_itself(built):
 
 
 def test_tfds_reads_the_build(built):
-    source = tfds.builder_from_directory(built[0]).as_data_source("train")
+    source = tfds.builder_from_directory(built[0]).as_data_source(split="train")
     assert len(source) == built[1]["num_questions"]
     assert source[0]["images"][0].shape == (112, 128, 3)
 

@@ -143,6 +143,7 @@ def test_a_worker_that_is_killed_ends_the_build_in_one_line(tmp_path):
 
         def kill() -> None:
             wait_for(lambda: workers._pool is not None and len(workers._pool._processes or {}) == 2)
+            assert workers._pool is not None
             for process in list(workers._pool._processes.values()):
                 process.kill()
 

@@ -36,7 +36,7 @@ class Hashed:
 
     path: str
 
-    def run(self, _: Job) -> str:
+    def run(self, job: Job) -> str:
         return inputs.sha256(self.path)
 
 
@@ -47,7 +47,7 @@ class Keys:
     path: str
     target: Path
 
-    def run(self, _: Job) -> None:
+    def run(self, job: Job) -> None:
         evaluation.keys_of(self.path).save(self.target)
 
 
