@@ -1,7 +1,7 @@
 """The corpus builder: python -m benchmarks.corpus --rows=10000,100000 --workers=2
 
 Writes synthetic corpora of so many rows in the exact schemas (half Vero, half MMFineReason; JPEGs of 512 x 384 pixels,
-30 KB; row groups of 100 rows, as the Hub has them), builds each, and prints a JSON line: rows a second from the start of
+30 KB; row groups of 100 rows, as the Hub has them), builds each, prints a JSON line: rows a second from the start of
 the command to its end, processor seconds of all its processes, and the largest memory of the command and of all its
 processes together (proportional set size: shared pages count once). The memory of both sizes must be about the same.
 

@@ -104,6 +104,8 @@ def _run(argv: Sequence[str]) -> None:
     if _LIST.value:
         print(recipe.listing(rows, settings), end="")
         return
+    if not (_VERO.value or _MMFINEREASON.value):
+        raise ConfigError(f"--vero and --mmfinereason are missing, give one or both, as in `{_EXAMPLE}`")
     out = Path(_OUT.value or "")
     try:
         _build(out, rows, settings)
@@ -132,11 +134,16 @@ def _build(out: Path, rows: Sequence[recipe.SubDataset], settings: Settings) -> 
                 tokenizer=_tokenizer(_TOKENIZER.value or ""),
                 decontaminate=tuple(_DECONTAMINATE.value or ()),
                 kind=cast(Format, _FORMAT.value),
-                workers=_WORKERS.value or os.cpu_count() or 1,
+                workers=_WORKERS.value or _cores(),
             )
         content = Build(plan, Progress(sys.stderr, heartbeat)).run()
     print(manifest.table(content))
     print(f"{content['num_questions']:,} questions in {out}")
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tokenizer(name: str) -> str:

@@ -79,7 +79,7 @@ class Build:
             content = manifest.content(decision, self._plan.rows, whole, digests, self._plan.settings.seed)
             notes = self._write(workers, shards.plan(planned, decision.units, decision.rows, self._plan.kind))
             self._finish(content, notes)
-        shutil.rmtree(self._workspace)
+        shutil.rmtree(self._workspace, ignore_errors=True)
         return content
 
     # ---------------------------------------------------------------- inputs
@@ -129,9 +129,10 @@ class Build:
         if not self._plan.decontaminate:
             return {}
         paths = evaluation.find(self._plan.decontaminate)
-        digests = self._hash(workers, {path: path for path in paths})
-        targets = [self._workspace / f"{units.fingerprint('evaluation', digests[path])}.keys" for path in paths]
-        tasks = [Keys(path, target) for path, target in zip(paths, targets, strict=True) if not target.exists()]
+        digests = self._hash(workers, paths)
+        targets = [self._workspace / f"{units.fingerprint('evaluation', digests[name])}.keys" for name in paths]
+        pairs = zip(paths.values(), targets, strict=True)
+        tasks = [Keys(path, target) for path, target in pairs if not target.exists()]
         with self._progress.stage("reading evaluation data", "files", len(paths), len(paths) - len(tasks)) as advance:
             for _ in workers.run(tasks):
                 advance(1)
@@ -139,7 +140,7 @@ class Build:
         for target in targets:
             merged = merged.merged(Evaluation.load(target))
         merged.save(self._evaluation_file)
-        return {Path(path).name: digests[path] for path in paths}
+        return digests
 
     # ---------------------------------------------------------------- the two passes
 
@@ -183,6 +184,7 @@ class Build:
 
     def _same(self, finished: dict[str, Any], whole: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
         """The manifest of a complete build, if it is this one."""
+        shutil.rmtree(self._workspace)
         written = {key: value for key, value in finished.get("recipe", {}).items() if key != "not_in_recipe"}
         if written != json.loads(json.dumps(whole)) or finished.get("inputs") != digests:
             raise ConfigError(
@@ -190,7 +192,6 @@ class Build:
                 "delete it, or choose another folder"
             )
         self._progress.line(f"{self._plan.out} is complete already")
-        shutil.rmtree(self._workspace)
         return finished
 
 

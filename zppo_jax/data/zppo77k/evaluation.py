@@ -8,6 +8,7 @@ again is not found by its image, and mostly by its question.
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,15 +57,20 @@ class Evaluation:
         return cls(frozenset(all_keys[:count]), frozenset(all_keys[count:]))
 
 
-def find(sources: Iterable[str]) -> list[str]:
-    """The parquet and image files of the folders. Raises ConfigError for one that holds neither."""
-    found = []
+def find(sources: Iterable[str]) -> dict[str, str]:
+    """The parquet and image files of the folders: the path of each by a name that does not depend on the machine.
+
+    Raises ConfigError for a folder that holds neither.
+    """
+    found: dict[str, str] = {}
     for source in sources:
         fs, root = fsspec.core.url_to_fs(inputs.url_of(source))
         paths = [path for path in fs.find(root) if path.lower().endswith((".parquet", *_PICTURES))]
         if not paths:
             raise ConfigError(f"--decontaminate={source} holds no parquet and no image files: name evaluation data")
-        found += sorted(fs.unstrip_protocol(path) for path in paths)
+        folder = posixpath.basename(root.rstrip("/"))
+        for path in sorted(paths):
+            found[f"evaluation/{folder}/{posixpath.relpath(path, root)}"] = fs.unstrip_protocol(path)
     return found
 
 

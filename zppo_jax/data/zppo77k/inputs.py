@@ -106,7 +106,11 @@ def _explained(path: str) -> Iterator[None]:
         ) from error
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist (any more): put it there, then run the same command") from error
-    except OSError as error:
+    except (RunError, ConfigError):
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and os.path.exists(path.removeprefix("file://")):
+            raise  # a fault of the program; remote systems have errors of their own
         raise RunError(
             f"{path} cannot be read ({_first_words(error)}): it is damaged or out of reach; download it again or try "
             "later, then run the same command; what is finished is kept"
@@ -114,7 +118,7 @@ def _explained(path: str) -> Iterator[None]:
 
 
 def _first_words(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 @contextlib.contextmanager
