@@ -8,7 +8,6 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tensorflow_datasets as tfds
 
 from tests.data import miniature
 from tests.data.zppo77k.conftest import files_of
@@ -17,6 +16,8 @@ from zppo_jax.data.zppo77k import recipe
 from zppo_jax.data.zppo77k.filters import REASONS
 from zppo_jax.errors import ConfigError, RunError
 from zppo_jax.rewards import score
+
+tfds = pytest.importorskip("tensorflow_datasets")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_every_gold_verifies_against_itself(built):
 
 
 def test_tfds_reads_the_build(built):
-    source = tfds.builder_from_directory(built[0]).as_data_source(split="train")
+    source = tfds.builder_from_directory(built[0]).as_data_source("train")
     assert len(source) == built[1]["num_questions"]
     assert source[0]["images"][0].shape == (112, 128, 3)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.data import miniature
 from zppo_jax.data.records import RecordFolder
-from zppo_jax.data.zppo77k import keys, vero
+from zppo_jax.data.zppo77k import keys, mmfinereason, vero
 from zppo_jax.data.zppo77k.upstream import media
 from zppo_jax.errors import RunError
 from zppo_jax.processor import load_image
@@ -41,6 +41,12 @@ def test_a_row_without_a_prompt_asks_nothing():
     assert [vero.user_turn(prompt) for prompt in (None, [], [{"role": "system", "content": "x"}], "text")] == [""] * 4
     row = vero.row({"extra_info": {"question": "Q", "answer": "7", "id": "e"}, "id": None}, "c")
     assert (row.question, row.gold, row.id) == ("Q", "7", "e")
+
+
+def test_numbers_may_be_texts_and_golds_lists():
+    cells = {"extra_info": {"question": "Q", "tolerance": "0.05"}, "reward_model": {"ground_truth": ["a", "b"]}}
+    assert (vero.row(cells, "c").tolerance, vero.row(cells, "c").gold) == (0.05, "['a', 'b']")
+    assert [mmfinereason.rate(one) for one in ("0.5", 1, None, "x", float("nan"), 1.5)] == [0.5, 1.0] + [None] * 4
 
 
 def test_media_in_every_shape():

@@ -101,7 +101,7 @@ def _typed(gold: str, question: str, row: Upstream, settings: Settings) -> tuple
     if kind == "multiple_choice" and row.reward_type and (choices := golds.choices(question)):
         options = {"choices": list(choices)}
     if kind in ("numeric", "number_list") and row.tolerance is not None and row.tolerance > 0:
-        options = {"tolerance": float(row.tolerance)}
+        options = {"tolerance": row.tolerance}
     return gold, kind, options
 
 

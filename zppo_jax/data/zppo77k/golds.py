@@ -153,6 +153,8 @@ def decide(gold: str, options: Sequence[str]) -> tuple[str, str, dict[str, Any]]
     letter = _LETTER.match(gold)
     if letter and (options or letter[1] in _LETTERS_ALONE):
         return letter[1], "multiple_choice", {"choices": list(options)} if options else {}
+    if options and _is_letter_set(gold, len(options)):
+        return gold, "multiple_choice", {}
     if options and (named := _named(gold, options)):
         return named, "multiple_choice", {"choices": list(options)}
     bare = _TEXT_COMMAND.sub(r" \1 ", gold)
@@ -164,6 +166,13 @@ def decide(gold: str, options: Sequence[str]) -> tuple[str, str, dict[str, Any]]
     if few and not _SENTENCE.search(gold) and not re.search(r"[=<>^\\]", gold):
         return gold, "string", {}
     return gold, "free_form", {}
+
+
+def _is_letter_set(gold: str, count: int) -> bool:
+    """Whether a gold names several of `count` options: "A, C", or capitals in order, "ACD"."""
+    letters = re.sub(r"\s*(?:[,;、&]|\band\b)\s*", "", gold)
+    known = all(letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count] for letter in letters)
+    return len(letters) > 1 and known and (letters != gold or list(letters) == sorted(set(letters)))
 
 
 def _named(gold: str, options: Sequence[str]) -> str:

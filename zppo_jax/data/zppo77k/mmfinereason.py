@@ -6,12 +6,11 @@ in the name of the pass rate (`pass_rate`, `qwen3vl_4b_pass_rate`) and in its ty
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zppo_jax.data.zppo77k import golds
-from zppo_jax.data.zppo77k.upstream import Upstream
+from zppo_jax.data.zppo77k.upstream import Upstream, number
 from zppo_jax.errors import RunError
 
 PASS_RATES = ("pass_rate", "qwen3vl_4b_pass_rate")
@@ -52,8 +51,5 @@ def row(cells: Mapping[str, Any], recover_golds: bool = False) -> Upstream:
 
 def rate(value: Any) -> float | None:
     """A pass rate in [0, 1], also from a text; None if it is none."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) and 0.0 <= number <= 1.0 else None
+    found = number(value)
+    return found if found is not None and 0.0 <= found <= 1.0 else None

@@ -28,8 +28,12 @@ ANSWER_TYPES: dict[str, str] = {
     "grounding": "grounding",
     "clicking": "clicking",
     "llm_judge": "free_form",
+    "exact_match": "string",
+    "list_match": "list_any",
+    "ordering": "number_list",
 }
-"""Vero's reward type -> our answer type. `web_action` and `instruction_following` have no rule here."""
+"""Vero's reward type -> our answer type; the last three are names of its documentation. `web_action` and
+`instruction_following` have no rule here."""
 
 DECIDED = "multiple_choice, math, string"
 """Stands for the reward type of MMFineReason's rows, which have none: `golds.decide` chooses one of these by the gold,

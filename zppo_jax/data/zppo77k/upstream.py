@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,15 @@ class Upstream:
     tolerance: float | None = None
     pass_rate: float | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def number(value: Any) -> float | None:
+    """A finite number, also from a text; None if it is none."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 def media(value: Any) -> list[bytes | None]:

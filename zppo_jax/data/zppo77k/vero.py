@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zppo_jax.data.zppo77k.upstream import Upstream
+from zppo_jax.data.zppo77k.upstream import Upstream, number
 from zppo_jax.errors import RunError
 
 _TEXTS = ("id", "prompt", "data_source", "ability", "reward_model", "extra_info")
@@ -28,14 +28,14 @@ def text_columns(names: Sequence[str], file: str) -> list[str]:
 def row(cells: Mapping[str, Any], config: str) -> Upstream:
     """The texts of a row. Fields that a row lacks are empty."""
     extra, model = (_mapping(cells.get(name)) for name in ("extra_info", "reward_model"))
-    gold = model.get("ground_truth")
+    gold = extra.get("answer") if model.get("ground_truth") is None else model["ground_truth"]
     return Upstream(
         upstream=config,
         id=str(cells.get("id") or extra.get("id") or ""),
         question=extra.get("question") or user_turn(cells.get("prompt")),
-        gold=extra.get("answer") if gold is None else gold,
+        gold=None if gold is None else str(gold),
         reward_type=str(extra.get("reward_type") or ""),
-        tolerance=extra.get("tolerance"),
+        tolerance=number(extra.get("tolerance")),
         extra={"ability": cells.get("ability")},
     )
 
