@@ -98,7 +98,7 @@ def _mmfinereason() -> Iterable[Row]:
     yield mmr1("<image>What is too long?", "x" * 513, 0.0, "answer_too_long")
     yield mmr1("<image>What is in the tags?", THOUGHTS.format("7"), 0.0)
     yield mmr1("<image>What is empty in the tags?", THOUGHTS.format(" "), 0.0, "gold_empty")
-    yield mmr1("<image>Find the root.", r"\frac{\sqrt{3}}{2}", 0.0)
+    yield mmr1("<image>Find the share.", r"\frac{1}{2}", 0.0)
     yield mmr1("<image>Find the fault.", r"\frac{1}{", 0.0, "gold_not_verifiable")
     yield mmr1(
         "<image>Why is it so?", "Because the force on the left is larger than the other one.", 0.0, "answer_type"
