@@ -13,8 +13,8 @@ import pytest
 
 from tests.data.zppo77k.conftest import command
 from zppo_jax.command.heartbeat import Heartbeat
+from zppo_jax.data.progress import Progress
 from zppo_jax.data.zppo77k import __main__ as program
-from zppo_jax.data.zppo77k.progress import Progress
 from zppo_jax.data.zppo77k.recipe import TABLE, Settings
 
 
@@ -74,7 +74,7 @@ def test_the_log_has_progress_and_the_counts(corpora, tokenizer, tmp_path):
 def test_progress_in_a_log_has_rate_and_time_left(monkeypatch):
     heartbeat, log = Heartbeat(), io.StringIO()
     clock = iter([0.0, *[10.0] * 20])
-    monkeypatch.setattr("zppo_jax.data.zppo77k.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("zppo_jax.data.progress.time.monotonic", lambda: next(clock))
     said = []
     monkeypatch.setattr(heartbeat, "during", lambda what: _Recording(said, what))
     with Progress(log, heartbeat).stage("reading rows", "rows", 5000, 1000) as advance:
