@@ -13,8 +13,8 @@ Both models are hub ids; without access to the hub, add `--config.model.path=DIR
 `:grpo` and the other methods after the file's name are the paper's baselines.
 
 **Without `--config.data.source` the file trains on the embedded digits**, which are not a benchmark of anything. The
-paper's data, ZPPO-77K: `python -m zppo_jax.data.zppo77k --help`, then `--config.data.source=arrayrecord:DIR`. It has not
-been run to its end yet.
+paper's data, ZPPO-77K: `python -m zppo_jax.data.zppo77k --help`, then `--config.data.source=arrayrecord:DIR`. It has
+not been run to its end yet.
 
 Memory in GB (10^9 bytes) over all devices together, as a test computes it from the shapes, without activations
 (`model.remat` and `update.row_tokens` determine those):

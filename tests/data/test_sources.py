@@ -66,7 +66,7 @@ def write_jsonl(folder: Path) -> Path:
 
 
 def write_records(folder: Path) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     stored = [
         records.Record(
             row["id"], row["question"], row["answer"], row["answer_type"], (row["image"],), level=row["level"],
@@ -80,14 +80,33 @@ def write_records(folder: Path) -> Path:
     return folder
 
 
-WRITERS = {"parquet": write_parquet, "jsonl": write_jsonl, "arrayrecord": write_records}
+def write_prepared(folder: Path) -> str:
+    """A data set that TFDS finds by its name: NAME/VERSION in one of its directories, such as TFDS_DATA_DIR."""
+    import tensorflow_datasets as tfds
+
+    write_records(folder / "zppo77k" / "1.0.0")
+    tfds.core.add_data_dir(folder)
+    return "zppo77k:train"
+
+
+WRITERS = {
+    "parquet": write_parquet,
+    "jsonl": write_jsonl,
+    "arrayrecord": write_records,
+    "tfds": write_prepared,
+    "hf": write_parquet,
+}
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_every_kind_of_table_gives_the_same_questions(tmp_path, kind):
+def test_every_kind_of_table_gives_the_same_questions(tmp_path, kind, monkeypatch):
     """By position, by id, from another process and from many threads; images stay encoded until they are used."""
-    folder = WRITERS[kind](tmp_path / "data")
-    source = open_sources(config(f"{kind}:{folder}")).training
+    if kind == "hf":
+        pytest.importorskip("datasets")
+    for name in ("XDG_CACHE_HOME", "HF_DATASETS_CACHE", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "cache"))
+    place = WRITERS[kind](tmp_path / "data")
+    source = open_sources(config(f"{kind}:{place}")).training
     assert "tensorflow" not in sys.modules
     whole = {row["id"]: row for row in rows()}
     assert len(source) == 36 and len(set(source.ids())) == 36 and source.answer_types == {"integer": 40}
