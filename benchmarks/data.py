@@ -38,7 +38,7 @@ from zppo_jax.data.reading import Reading, Room
 from zppo_jax.data.sources import TableSource, open_sources, open_table
 from zppo_jax.evaluate import HeldOut
 from zppo_jax.files import SHIPPED
-from zppo_jax.processor import ProcessorConfig
+from zppo_jax.processor import Processor, ProcessorConfig
 from zppo_jax.processor.checkpoint import load_processor
 from zppo_jax.processor.images import smart_resize
 from zppo_jax.processor.media import patches_of
@@ -113,13 +113,16 @@ def processing(chosen: Config) -> PromptProcessing:
 
 
 def ours(source: str, threads: int) -> Read:
-    """Reads questions as a run does: checked, tokenised, and then decoded to patches."""
+    """Reads questions as a run does: checked, tokenised, and then decoded to the pixels of their patches."""
     reading = Reading(opened(source), processing(config(source)))
 
     def read(number: int) -> bool:
         item = reading.at(number)
         assert isinstance(item, EncodedPrompt)
-        return item.features.patches_IC.nbytes > 0
+        settings = cast(Processor, reading.process.processor).config
+        [picture] = item.prompt.question.images
+        height, width = smart_resize(*picture.shape[:2], settings)
+        return picture.frames(height, width, settings).nbytes > 0
 
     return in_threads(read, threads)
 

@@ -149,7 +149,7 @@ def _placed(text: str, num_images: int, num_videos: int) -> str:
 def _check_images(images: Sequence[Picture]) -> None:
     for picture in images:
         try:
-            picture.pixels()
+            picture.check()
         except ValueError as error:
             raise BadRow("image_unreadable", str(error)) from error
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from zppo_jax.processor.config import ProcessorConfig
-from zppo_jax.processor.images import image_grid, image_size, image_tensor, load_image
+from zppo_jax.processor.images import check_image, image_grid, image_size, image_tensor, load_image
 from zppo_jax.processor.patches import check_pixels, resize, to_patches
 from zppo_jax.processor.video_files import load_video
 from zppo_jax.processor.videos import Video, check_video, video_grid, video_tensor
@@ -52,11 +52,13 @@ class Picture:
         """The bytes of its pixels."""
         return math.prod(self.shape)
 
+    def check(self) -> None:
+        """Raises ValueError if the file is not an image, or damaged. Keeps no pixels."""
+        check_image(self.content, self.name)
+
     def pixels(self) -> np.ndarray:
         """Decodes the file: RGB uint8 [H, W, 3], not kept. Raises ValueError if it is damaged."""
-        pixels_HWC = load_image(self.content, self.name)
-        self._size = (pixels_HWC.shape[0], pixels_HWC.shape[1])
-        return pixels_HWC
+        return load_image(self.content, self.name)
 
     def frames(self, height: int, width: int, config: ProcessorConfig) -> np.ndarray:
         """The pixels at this size as the equal frames of one step of time, uint8 [F, H, W, 3]."""
