@@ -74,6 +74,15 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.reward.timeout_seconds = 5.0
     config.reward.num_workers = 4
 
+    config.judge = ConfigDict()
+    config.judge.endpoint = ""  # nobody: a run with free-form golds is refused
+    config.judge.model = ""
+    config.judge.thinking = "off"
+    config.judge.concurrency = 32
+    config.judge.timeout_seconds = 60.0
+    config.judge.retries = 3
+    config.judge.deadline_seconds = 300.0
+
     config.replay = ConfigDict()
 
     config.zppo = ConfigDict()

@@ -88,4 +88,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.eval.presence_penalty = 1.5
     config.eval.repetition_penalty = 1.0
 
+    # Judge (App. B.2); temperature 0 and top-p 1 are fixed
+    config.judge.max_tokens = 512
+
     return config

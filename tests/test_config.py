@@ -207,6 +207,7 @@ MAY_CHANGE = {
     *("update.row_tokens", "update.prompts_per_row", "update.rows_per_microbatch"),
     *("checkpoint.every", "checkpoint.keep", "checkpoint.keep_best"),
     *("log.samples_max_megabytes", "log.samples_keep", "log.tensorboard"),
+    *(f"judge.{key}" for key in ("endpoint", "concurrency", "timeout_seconds", "retries", "deadline_seconds")),
     *("profile.step", "watchdog.max_skipped", "watchdog.host_seconds"),
 }
 

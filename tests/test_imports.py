@@ -20,7 +20,7 @@ LAYERS = (
     {"models"},
     {"rewards"},
     {"zppo"},
-    {"data", "rollout"},
+    {"judge", "data", "rollout"},
     {"update", "actors"},
     {"run", "evaluate"},
     {"warmstart", "report"},
@@ -33,7 +33,7 @@ LAYERS = (
 
 HOST_ONLY = {
     *("errors", "types", "keys", "files", "children", "config", "command", "processor"),
-    *("data", "rewards", "zppo", "report", "main", "run"),
+    *("data", "rewards", "judge", "zppo", "report", "main", "run"),
 }
 """Parts that run in worker processes, or before a mistake is reported: they import no jax, and no part that does.
 

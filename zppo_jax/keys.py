@@ -14,7 +14,7 @@ import json
 
 import numpy as np
 
-ROLLOUTS = {"student": 1, "teacher": 2, "reformulated": 3, "evaluate": 4, "write": 5, "request": 6}
+ROLLOUTS = {"student": 1, "teacher": 2, "reformulated": 3, "evaluate": 4, "write": 5, "request": 6, "judge": 7}
 """Purposes of sampling on the device, with the number that is folded into the keys."""
 
 ORDERS = {"minibatches": 0x5B, "compared": 0x3A}

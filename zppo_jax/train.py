@@ -143,6 +143,7 @@ class Run:
     def _advance(self) -> Step | None:
         opened, before = self._opened, self.parts.stream.get_state()
         with opened.records.traced(self.step + 1):
+            self.parts.begin(self.step + 1)
             with self._timers("data"):
                 batch = next(self.parts.stream)
             try:
@@ -162,9 +163,10 @@ class Run:
         """Restores the newest checkpoint; without one, evaluates the initial student."""
         try:
             if self._opened.checkpoints.latest_step is None:
+                self.parts.begin(0)
                 with self._opened.stop.interruptible():
                     row = self._evaluate()
-                self._opened.records.write_row(0, row | self._timers.flush())
+                self._opened.records.write_row(0, row | self.parts.judge_metrics() | self._timers.flush())
                 self.console.message(f"held-out accuracy before training {100 * row['eval/accuracy']:.1f} %")
             else:
                 self._restore()
@@ -202,6 +204,7 @@ class Run:
     def _write(self, result: Step, evaluated: dict[str, Any]) -> None:
         self._saves.check()
         metrics, seconds = result.metrics() | evaluated, self._timers.flush()
+        metrics |= self.parts.judge_metrics()
         metrics |= seconds | {"rollout/tokens_per_second": metrics["rollout/tokens"] / seconds["time/rollout"]}
         metrics |= {"checkpoint/failed": self._saves.failed, "time/agreement": self.parts.hosts.take_waited()}
         with self._timers("records"):

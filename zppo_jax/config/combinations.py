@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import urllib.parse
 from collections.abc import Callable
 
 from zppo_jax.config import step_size
@@ -115,6 +116,45 @@ def _learning_rate(config: Config) -> str | None:
     return None
 
 
+TEACHER = "teacher"
+"""The value of judge.endpoint that means the run's teacher."""
+
+
+def _judge(config: Config) -> str | None:
+    judge = config.judge
+    if not judge.endpoint:
+        return None
+    if judge.endpoint == TEACHER:
+        if judge.model:
+            return f"judge.model = {judge.model!r} is for an endpoint, and judge.endpoint = 'teacher': leave it empty"
+        return None
+    if fault := _url_fault(judge.endpoint):
+        return fault
+    if not judge.model:
+        return f"judge.model is empty: name the model to ask at judge.endpoint = {judge.endpoint!r}"
+    if judge.deadline_seconds >= config.watchdog.host_seconds:
+        return (
+            f"judge.deadline_seconds = {judge.deadline_seconds:g} is not below watchdog.host_seconds = "
+            f"{config.watchdog.host_seconds:g}, after which the other hosts give up: lower it"
+        )
+    return None
+
+
+def _url_fault(url: str) -> str | None:
+    """The fault of an endpoint's address; a password in it would be written to config.json."""
+    advice = "give 'teacher', or a base URL such as http://HOST:8000/v1"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return f"judge.endpoint = {url!r} is no address: {advice}"
+    if not usable:
+        return f"judge.endpoint = {url!r} is no address: {advice}"
+    if parts.username is not None or parts.password is not None:
+        return "judge.endpoint holds a user name or a password: leave it out, and set ZPPO_JUDGE_API_KEY instead"
+    return None
+
+
 COMBINATIONS: tuple[Callable[[Config], str | None], ...] = (
     _data,
     _minibatches,
@@ -127,4 +167,5 @@ COMBINATIONS: tuple[Callable[[Config], str | None], ...] = (
     _mesh,
     _rounding,
     _learning_rate,
+    _judge,
 )

@@ -150,6 +150,39 @@ class RewardConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class JudgeConfig:
+    endpoint: Annotated[
+        str,
+        Setting(
+            "who judges free-form answers: empty: nobody; teacher: the run's teacher; else the base URL of an "
+            "OpenAI-compatible server, such as http://HOST:8000/v1",
+            may_change=True,
+        ),
+    ]
+    model: Annotated[str, Setting("name of the judge's model at the endpoint")]
+    thinking: Annotated[
+        str,
+        Setting(
+            "off: the endpoint's chat template is told not to think; endpoint: it is told nothing (not every server "
+            "takes chat_template_kwargs)",
+            choices=("off", "endpoint"),
+        ),
+    ]
+    max_tokens: Annotated[int, Setting("longest output of the judge, in tokens", minimum=1)]
+    concurrency: Annotated[int, Setting("requests at once from each host", minimum=1, may_change=True)]
+    timeout_seconds: Annotated[float, Setting("longest time of a request", above=0, may_change=True)]
+    retries: Annotated[int, Setting("further attempts after a request failed", minimum=0, may_change=True)]
+    deadline_seconds: Annotated[
+        float,
+        Setting(
+            "longest time that a step waits for an endpoint; then what is open stays undecided",
+            above=0,
+            may_change=True,
+        ),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
 class ReplayConfig:
     fraction: Annotated[
         float, Setting("replayed questions as a share of the new ones (rho_replay)", minimum=0, maximum=1)
@@ -316,6 +349,7 @@ class Config:
     prompt: PromptConfig
     rollout: RolloutConfig
     reward: RewardConfig
+    judge: JudgeConfig
     replay: ReplayConfig
     zppo: ZppoConfig
     advantage: AdvantageConfig

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 import grain
@@ -22,7 +22,6 @@ from zppo_jax.config import step_size
 from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.data.reading import Reading, Skipped
 from zppo_jax.errors import RunError
-from zppo_jax.rewards.grade import JUDGED, require_known
 from zppo_jax.types import prompt_uid
 
 
@@ -145,7 +144,6 @@ def open_stream(
     num_threads: int = 0,
     worker_count: int = 0,
     shard: Shard = Shard(),
-    has_judge: bool = False,
 ) -> StepStream:
     """Opens the endless stream of steps, of which this host gets its `shard`; `replay=None` switches replay off.
 
@@ -154,11 +152,10 @@ def open_stream(
     two groups would then share a uid. A step replays at most `num_replayed` questions.
     `num_threads` reader threads (0: none, nothing runs ahead) work in each of `worker_count` processes (0: in this
     one), up to a step ahead; neither changes what the stream yields. Raises ValueError for data too small to fill a
-    step, and for answers that nothing can score.
+    step.
     """
     source = reading.source
     _require_data(len(source), questions_per_step)
-    _require_rules(source.answer_types, has_judge)
     _require_different(source.ids(), "in the source")
     require_equal_shards(questions_per_step, shard.count)
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
@@ -186,19 +183,6 @@ def _parted(read: Iterable[EncodedPrompt | Skipped]) -> tuple[tuple[EncodedPromp
 
 def _renamed(item: EncodedPrompt, uid: str) -> EncodedPrompt:
     return dataclasses.replace(item, prompt=dataclasses.replace(item.prompt, uid=uid))
-
-
-def _require_rules(answer_types: Mapping[str, int], has_judge: bool) -> None:
-    """Raises ValueError for types that are unknown or need a judge: responses would be neither right nor wrong."""
-    for answer_type in sorted(answer_types):
-        require_known(answer_type)
-    judged = {name: count for name, count in answer_types.items() if name in JUDGED}
-    if judged and not has_judge:
-        name, count = next(iter(judged.items()))
-        raise ValueError(
-            f"{count} answers of the source are of type {name!r}, which only a judge can score, and there is no judge: "
-            "leave these questions out, or give their golds a type that a rule scores"
-        )
 
 
 def _require_different(ids: Iterable[str], where: str) -> None:

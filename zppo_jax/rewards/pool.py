@@ -136,7 +136,7 @@ class ScoringPool:
         graded = [grade(*one[:4], **one.options) for one in map(_item, items)]
         outcomes = self._compare_all([one.pair for one in graded if isinstance(one, Pending)])
         verdicts = [Verdict(*outcomes[one.pair], one.answer) if isinstance(one, Pending) else one for one in graded]
-        self._count("undecided", sum(not verdict.decided for verdict in verdicts))
+        self._count("undecided", sum(verdict.status == Status.ERROR for verdict in verdicts))  # not those for a judge
         return verdicts
 
     def _compare_all(self, pairs: list[Pair]) -> dict[Pair, Comparison]:

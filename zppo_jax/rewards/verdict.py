@@ -11,8 +11,9 @@ class Status(enum.StrEnum):
 
     Decided, because the response caused it: `OK` (read and compared, right or wrong), `NO_ANSWER`, `MALFORMED` (the
     answer cannot be read or compared), `TOO_LONG`, and `TIMEOUT` (comparing it used up a limit of processor time or
-    memory). Undecided (`UNDECIDED`), because the machinery or the data caused it: `ERROR` (a comparison failed twice,
-    or the gold cannot be scored) and `NEEDS_JUDGE` (a free-form gold, which only a judge model can decide).
+    memory). Decided as wrong, because a judge's output is no verdict: `JUDGE_MALFORMED`. Undecided (`UNDECIDED`),
+    because the machinery or the data caused it: `ERROR` (a comparison failed twice, or the gold cannot be scored) and
+    `NEEDS_JUDGE` (a free-form gold, which only a judge model can decide, and there was none or it gave no answer).
     """
 
     OK = "ok"
@@ -20,6 +21,7 @@ class Status(enum.StrEnum):
     MALFORMED = "malformed"
     TOO_LONG = "too_long"
     TIMEOUT = "timeout"
+    JUDGE_MALFORMED = "judge_malformed"
     ERROR = "error"
     NEEDS_JUDGE = "needs_judge"
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 from zppo_jax import parallel
 from zppo_jax.actors.actor import Actor
 from zppo_jax.actors.cohort import gather_cohort
 from zppo_jax.actors.helper import Helper
+from zppo_jax.actors.local_judge import LocalJudge
 from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.actors.student import Student
 from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config
-from zppo_jax.data.pipeline import Shard, StepStream, open_stream
+from zppo_jax.config.combinations import TEACHER
+from zppo_jax.data.pipeline import StepStream
 from zppo_jax.data.processing import EncodedPrompt, PromptProcessing, processor_settings
-from zppo_jax.data.reading import BadRows, QuestionSource, Reading, Room
-from zppo_jax.data.sources import Sources, open_sources
 from zppo_jax.errors import ConfigError
-from zppo_jax.evaluate import Evaluator, HeldOut
+from zppo_jax.evaluate import Evaluator
+from zppo_jax.judge import Case, Judge, judge_text
 from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
@@ -33,7 +33,7 @@ from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.run.timers import Phase
-from zppo_jax.setup import engines
+from zppo_jax.setup import engines, judging, questions
 from zppo_jax.setup.devices import check_hosts
 from zppo_jax.setup.learning import learner_of
 from zppo_jax.types import Cohort, Prompt, prompt_uid
@@ -65,6 +65,20 @@ class Components:
     limit: int
     hosts: Hosts
 
+    @property
+    def judge(self) -> Judge | None:
+        """The judge of all responses, if there is one."""
+        return self.student.actor.judge
+
+    def begin(self, step: int) -> None:
+        """Begins a step, which includes its evaluation."""
+        if self.judge is not None:
+            self.judge.begin(step)
+
+    def judge_metrics(self) -> dict[str, float]:
+        """The judge's metrics of the step, of all hosts together; none without a judge. Collective."""
+        return {} if self.judge is None else judging.metrics(self.judge, self.hosts)
+
     def random(self, step: int, purpose: str) -> RandomStream:
         """The random stream for a purpose in a step."""
         return RandomStream(self.config.seed, step, purpose)
@@ -81,9 +95,11 @@ class Components:
             return gather_cohort(groups, self.hosts, "the teacher's responses")
 
     def close(self) -> None:
-        """Ends the workers of the data stream and of the scorer."""
+        """Ends the workers of the data stream, of the scorer and of the judge."""
         self.stream.close()
         self.student.actor.scorer.close()
+        if self.judge is not None:
+            self.judge.close()
 
 
 def _for_teacher(prompt: Prompt, step: int) -> Prompt:
@@ -99,26 +115,29 @@ def build(
     hosts: Hosts | None = None,
     sampler: Compiler | None = None,
     heartbeat: Heartbeat | None = None,
+    folder: Path = Path(),
+    say: Callable[[str], None] = print,
 ) -> tuple[Components, State]:
     """Loads models and data and starts compiling, on the compiler's mesh; returns the parts and the student's state.
 
     `report` is called with the progress of a step's rollouts. With several hosts, `sampler` compiles for the devices of
-    this host only, where everything but the update runs. `heartbeat` shows what is being loaded.
+    this host only, where everything but the update runs. `heartbeat` shows what is being loaded. A judge keeps its
+    verdicts in `folder`, and tells the user with `say` if it fails.
     """
     hosts, sampler, heartbeat = hosts or Hosts(), sampler or compiler, heartbeat or Heartbeat()
     check_hosts(config, compiler.mesh, hosts)
     method = get_method(config.method)
+    sources = questions.sources_of(config, heartbeat)  # before the models: they take minutes to load
     model, processor = _checkpoint(config, "model.path", student_directory, compiler, heartbeat)
     process = PromptProcessing(processor, prompts.get_template(config.prompt.template))
-    with heartbeat.during("opening the questions") as progress:
-        sources = open_sources(config, progress)
-    student = _student(config, model, processor, sampler, hosts, compiler, report)
+    judge = judging.make_judge(config, teacher_directory, folder, say)
+    student = _student(config, model, processor, sampler, hosts, compiler, report, judge)
     reference = None
     if method.reference:
         reference, _ = _checkpoint(config, "teacher.path", teacher_directory, compiler, heartbeat)
     learner = learner_of(config, model.config, student.actor.engine, compiler, hosts, reference)
     state = learner.init(model.params)
-    held_out = _held_out(config, sources, process, student.actor, hosts)
+    held_out = questions.held_out_of(config, sources, process, student.actor, hosts)
     shapes = student.actor.engine.shapes
     buckets = {shapes.bucket_of(item.features, item.prompt.uid) for piece in held_out.encoded() for item in piece}
     hosts.gather(True, "the loaded student")  # the next copy is collective: it would time out while another host loads
@@ -141,7 +160,7 @@ def build(
         helper=_helper(config, method, teacher, process, student.actor, hosts),
         credit=CREDITS[method.credit](config),
         learner=learner,
-        stream=_stream(config, _reading(config, sources.training, process, student.actor), buffer, hosts),
+        stream=questions.stream_of(config, sources, process, student.actor, buffer, hosts),
         buffer=buffer,
         limit=select.augmentation_limit(config.zppo.augmentation_fraction, config.rollout.questions_per_step),
         hosts=hosts,
@@ -157,11 +176,12 @@ def _student(
     hosts: Hosts,
     compiler: Compiler,
     report: Callable[[str], None] | None,
+    judge: Judge | None,
 ) -> Student:
     engine = engines.student_engine(config, model.config, banned_mask(model.config, processor), sampler, report)
     pool = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
     return Student(
-        actor=Actor(engine, processor, Scorer(pool, config.reward.region)),
+        actor=Actor(engine, processor, Scorer(pool, config.reward.region), judge),
         group_size=config.rollout.group_size,
         sampling=engines.training_sampling(config),
         hosts=hosts,
@@ -227,6 +247,8 @@ def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
         )
     engine = engines.teacher_engine(config, model.config, banned_mask(model.config, processor), student.engine)
+    if student.judge is not None and config.judge.endpoint == TEACHER:
+        student.judge.asker = LocalJudge(model.params, _judge_actor(config, processor, student, engine))
     return LocalTeacher(
         params=model.params,
         actor=dataclasses.replace(student, engine=engine),
@@ -244,32 +266,8 @@ def _writer(config: Config, teacher: Processor, student: Actor, engine: Engine) 
     return dataclasses.replace(student, engine=engines.compressor_engine(config, engine), processor=processor)
 
 
-def _reading(config: Config, source: QuestionSource, process: PromptProcessing, student: Actor) -> Reading:
-    shapes = student.engine.shapes
-    room = Room(shapes.buckets[-1], shapes.patch_slots)
-    return Reading(source, process, room, cast(BadRows, config.data.bad_rows))
-
-
-def _stream(config: Config, reading: Reading, buffer: ReplayBuffer | None, hosts: Hosts) -> StepStream:
-    return open_stream(
-        reading,
-        seed=config.seed,
-        questions_per_step=config.rollout.questions_per_step,
-        replay=buffer,
-        num_replayed=select.replay_count(config.replay.fraction, config.rollout.questions_per_step),
-        num_threads=config.data.threads,
-        worker_count=config.data.worker_count,
-        shard=Shard(hosts.index, hosts.count, lambda ids: hosts.gather(ids, "the new questions")),
-    )
-
-
-def _held_out(config: Config, sources: Sources, process: PromptProcessing, student: Actor, hosts: Hosts) -> HeldOut:
-    return HeldOut(
-        actor=dataclasses.replace(student, engine=engines.evaluation_engine(config, student.engine)),
-        reading=_reading(config, sources.held_out, process, student),
-        numbers=hosts.share_of(range(len(sources.held_out))),
-        sampling=engines.evaluation_sampling(config),
-        every=config.eval.every,
-        seed=config.seed,
-        hosts=hosts,
-    )
+def _judge_actor(config: Config, teacher: Processor, student: Actor, engine: Engine) -> Actor:
+    """The teacher as a judge: without thinking, as its tokens leave no room for that."""
+    processor = teacher.configured(enable_thinking=False)
+    frame = processor.num_tokens(judge_text(Case("", "", "")))
+    return Actor(engines.judge_engine(config, engine, frame), processor, student.scorer)

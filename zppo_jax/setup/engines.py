@@ -128,3 +128,14 @@ def compressor_engine(config: Config, teacher: Engine) -> Engine:
     shapes = dataclasses.replace(teacher.shapes, buckets=(longest,), max_new_tokens=tokens)
     names = (f"{teacher.name}compressor's ", teacher.report)
     return engine_of(config, teacher.config, teacher.banned_V, teacher.compiler, shapes, teacher.mesh, *names)
+
+
+def judge_engine(config: Config, teacher: Engine, frame_tokens: int) -> Engine:
+    """The teacher's engine with prompts for the judge: a frame of `frame_tokens`, a question, a gold of 512 tokens, and
+    the content of a box or a whole response; and the new tokens of a verdict."""
+    buckets, longest_response = config.prompt.buckets, config.rollout.max_new_tokens
+    short, long = (frame_tokens + 512 + rest for rest in (buckets[0] + 256, buckets[-1] + longest_response))
+    lengths = (short, long) if short < long else (long,)
+    shapes = dataclasses.replace(teacher.shapes, buckets=lengths, max_new_tokens=config.judge.max_tokens)
+    names = (f"{teacher.name}judge's ", teacher.report)
+    return engine_of(config, teacher.config, teacher.banned_V, teacher.compiler, shapes, teacher.mesh, *names)

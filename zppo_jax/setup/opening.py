@@ -120,7 +120,18 @@ def _build(
     for each in {compiler, sampler}:
         console.heartbeat.watch(each.standing)
     report = stop.interrupting(console.status) if hosts.count == 1 else console.status
-    components, state = build(config, student, teacher, compiler, report, hosts, sampler, console.heartbeat)
+    components, state = build(
+        config,
+        student,
+        teacher,
+        compiler,
+        report,
+        hosts,
+        sampler,
+        console.heartbeat,
+        directory.host_folder,
+        console.message,
+    )
     for line in describe_mesh(config, mesh, state["params"], components.learner.recipe.model, hosts):
         console.message(line)
     return components, state

@@ -11,6 +11,7 @@ import dataclasses
 from typing import Literal
 
 from zppo_jax.config import Config
+from zppo_jax.config.combinations import TEACHER
 from zppo_jax.errors import ConfigError
 from zppo_jax.zppo import select
 from zppo_jax.zppo.helps import HELPS
@@ -65,8 +66,8 @@ class Method:
         return bool(self.helps) and _helps(config) and (config.teacher.compress.enabled or self.needs_texts)
 
     def needs_teacher(self, config: Config) -> bool:
-        """Whether a run samples from a teacher."""
-        return self.teacher_answers(config) or self.teacher_writes(config)
+        """Whether a run samples from a teacher, which may also be its judge."""
+        return self.teacher_answers(config) or self.teacher_writes(config) or config.judge.endpoint == TEACHER
 
     def loads_teacher(self, config: Config) -> bool:
         """Whether a run needs a teacher's weights, to sample from or as a reference."""

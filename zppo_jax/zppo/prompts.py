@@ -135,7 +135,14 @@ def _with_block(question_text: str, intro: str, candidates: Sequence[str], templ
 _TAG_NAMES = ("think", "tool_call", "tool_response", "candidate", "response", "summary", r"tts_\w++")
 # Invisible characters count as white space. Possessive, so that a long run of it costs linear time.
 _SPACE = r"[\s\u200b-\u200f\u2060\ufeff]*+"
-_TAG = re.compile(rf"<({_SPACE}/?{_SPACE}(?:{'|'.join(_TAG_NAMES)}){_SPACE}/?{_SPACE})>", re.IGNORECASE)
+
+
+def tag_pattern(names: Sequence[str]) -> re.Pattern[str]:
+    """Finds tags of these names, opening, closing or empty, however they are spaced; its group is what `<>` enclose."""
+    return re.compile(rf"<({_SPACE}/?{_SPACE}(?:{'|'.join(names)}){_SPACE}/?{_SPACE})>", re.IGNORECASE)
+
+
+_TAG = tag_pattern(_TAG_NAMES)
 _PIPE_BRACKET = re.compile(r"(?<=<)(?=\|)|(?<=\|)(?=>)")
 
 

@@ -1,0 +1,45 @@
+"""The judge of a configuration, and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from zppo_jax.config import Config
+from zppo_jax.config.combinations import TEACHER
+from zppo_jax.judge import Judge
+from zppo_jax.judge.asking import Requests
+from zppo_jax.judge.cache import VerdictCache
+from zppo_jax.judge.endpoint import Endpoint
+from zppo_jax.parallel import Hosts
+
+CACHE_FILE = "verdicts.sqlite"
+
+
+def make_judge(config: Config, teacher: Path, folder: Path, say: Callable[[str], None]) -> Judge | None:
+    """Makes the judge that `judge.endpoint` names; None if it is empty. If it is the teacher, it gets its asker when
+    that is loaded. With several hosts each has its own judge, and its own cache in its `folder`: a host's questions are
+    the same whenever a step is made again."""
+    chosen = config.judge
+    if not chosen.endpoint:
+        return None
+    if chosen.endpoint == TEACHER:
+        model, asker = f"teacher {config.teacher.path or teacher.name}", None
+    else:
+        model = chosen.model
+        endpoint = Endpoint(
+            chosen.endpoint,
+            chosen.model,
+            timeout_seconds=chosen.timeout_seconds,
+            max_tokens=chosen.max_tokens,
+            thinking=chosen.thinking == "endpoint",
+        )
+        asker = Requests(endpoint, chosen.concurrency, chosen.retries, say)
+    return Judge(VerdictCache(folder / CACHE_FILE, say), model, chosen.max_tokens, chosen.deadline_seconds, asker)
+
+
+def metrics(judge: Judge, hosts: Hosts) -> dict[str, float]:
+    """The counts of a step, summed over all hosts, and the longest wait. Collective."""
+    parts = hosts.gather(judge.counts() | {"seconds": judge.seconds}, "the judge's counts")
+    found: dict[str, float] = {f"judge/{name}": sum(part[name] for part in parts) for name in judge.counts()}
+    return found | {"time/judge": max(part["seconds"] for part in parts)}
