@@ -141,17 +141,16 @@ def _judge(config: Config) -> str | None:
 
 
 def _url_fault(url: str) -> str | None:
-    """The fault of an endpoint's address; a password in it would be written to config.json."""
-    advice = "give 'teacher', or a base URL such as http://HOST:8000/v1"
+    """The fault of an endpoint's address; a password or a key in it would be written to config.json."""
     try:
         parts = urllib.parse.urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        return f"judge.endpoint = {url!r} is no address: {advice}"
-    if not usable:
-        return f"judge.endpoint = {url!r} is no address: {advice}"
-    if parts.username is not None or parts.password is not None:
-        return "judge.endpoint holds a user name or a password: leave it out, and set ZPPO_JUDGE_API_KEY instead"
+        parts, usable = None, False
+    if parts is None or not usable:
+        return f"judge.endpoint = {url!r} is no address: give 'teacher', or a base URL such as http://HOST:8000/v1"
+    if parts.username is not None or parts.query:
+        return "judge.endpoint holds a user name, password or query: leave it out, and set ZPPO_JUDGE_API_KEY instead"
     return None
 
 
