@@ -100,6 +100,9 @@ class Handler(BaseHTTPRequestHandler):
         kind, _, detail = model.partition(":")
         if kind in HONEST:
             self.reply(completion(verdict(kind, prompt)))
+        elif kind == "odd":  # finds every second response right
+            is_odd = sum(by_first_fence(prompt)[0].encode()) % 2
+            self.reply(completion(json.dumps({"verdict": "correct" if is_odd else "wrong"})))
         elif kind == "says":
             self.reply(completion(detail))
         elif kind == "status":

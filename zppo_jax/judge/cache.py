@@ -24,7 +24,7 @@ responses."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS verdicts (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE, ruling TEXT NOT NULL, step INTEGER NOT NULL
+    number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, ruling TEXT NOT NULL, step INTEGER NOT NULL
 )"""
 _INSERT = "INSERT OR IGNORE INTO verdicts (key, ruling, step) VALUES (?, ?, ?)"
 _TRIM = "DELETE FROM verdicts WHERE number <= (SELECT max(number) FROM verdicts) - ?"
