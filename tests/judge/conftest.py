@@ -86,12 +86,13 @@ def make(tmp_path: Path, endpoint: Scripted) -> Iterator[Callable[..., Made]]:
         retries: int = 1,
         concurrency: int = 8,
         deadline: float = 20.0,
+        max_tokens: int = 64,
         file: Path = tmp_path / "verdicts.sqlite",
     ) -> Made:
         said: list[str] = []
-        asked = Endpoint(url, model, timeout_seconds=timeout, max_tokens=64, thinking=False)
+        asked = Endpoint(url, model, timeout_seconds=timeout, max_tokens=max_tokens, thinking=False)
         asker = Requests(asked, concurrency, retries, said.append)
-        made.append(Judge(VerdictCache(file, said.append), model, 64, deadline, asker))
+        made.append(Judge(VerdictCache(file, said.append), model, max_tokens, deadline, asker))
         made[-1].begin(1)
         return Made(made[-1], said)
 

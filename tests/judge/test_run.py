@@ -12,6 +12,7 @@ import pytest
 
 from tests import runs
 from tests.judge.conftest import Scripted
+from tests.parallel import test_hosts
 from zppo_jax import train
 from zppo_jax.data import sources
 from zppo_jax.data.digits import DigitsSource
@@ -40,12 +41,13 @@ class Spoken(DigitsSource):
         return dataclasses.replace(super().__getitem__(index), answer_type="free_form")
 
 
+def spoken_source(chosen, split, num_questions, seed) -> Spoken:
+    return Spoken(chosen.family, split, num_questions, seed)
+
+
 @pytest.fixture(autouse=True)
 def spoken(monkeypatch):
-    def source(chosen, split, num_questions, seed):
-        return Spoken(chosen.family, split, num_questions, seed)
-
-    monkeypatch.setitem(sources.SOURCES, "digits", source)
+    monkeypatch.setitem(sources.SOURCES, "digits", spoken_source)
 
 
 def counts(workdir, name: str) -> list[int]:
@@ -115,3 +117,32 @@ def test_a_run_goes_on_without_its_endpoint(start, tmp_path, capsys):
     for row in runs.metrics(workdir)[1:]:
         assert row["judge/failed"] >= row["rollout/undecided"] > 0
     assert runs.saved_steps(workdir) == [2]
+
+
+TWO_HOSTS = """
+from tests import runs
+from tests.judge.test_run import spoken_source
+from zppo_jax import main
+from zppo_jax.data import sources
+
+sources.SOURCES["digits"] = spoken_source
+with runs.undrawn():
+    main.main()
+"""
+
+
+@pytest.mark.slow
+def test_on_two_hosts_each_teacher_judges_what_its_host_has_sampled(start, tmp_path):
+    """The verdicts are those of one host, and the counts are of both."""
+    changes = {"judge__endpoint": "teacher", "judge__max_tokens": 4, "num_steps": 1, "zppo__augmentation_fraction": 0.0}
+    one = runs.run(start, tmp_path / "one", **(test_hosts.CHANGES | changes))
+    with test_hosts.Run(start, tmp_path / "two", TWO_HOSTS, **changes) as run:
+        for status, _, error in run.ended():
+            assert status == 0, error[-3000:]
+    found = [
+        {uid: (row["rewards"], row["statuses"]) for uid, row in test_hosts.samples(each).items()}
+        for each in (one, tmp_path / "two")
+    ]
+    assert found[0] == found[1]
+    assert counts(one, "malformed") == counts(tmp_path / "two", "malformed")
+    assert (tmp_path / "two" / "hosts" / "1" / "verdicts.sqlite").exists()

@@ -120,7 +120,7 @@ class Requests:
         if not self._told:
             self._told = True
             self._report(
-                f"!! the judge at {self._model.url} gave no verdict in {attempts} attempts ({failure}): such "
+                f"!! the judge at {self._model.url} gave no verdict in {_times(attempts)} ({failure}): such "
                 "responses stay undecided, and their groups are not used"
             )
         if failure.down or self._failures >= MAX_FAILURES or (self._doubted and failure.again):
@@ -130,6 +130,10 @@ class Requests:
         if not self._down:
             self._down = reason
             self._report(f"!! the judge at {self._model.url} is not asked again in this step: {reason}")
+
+
+def _times(attempts: int) -> str:
+    return f"{attempts} attempt{'s' * (attempts > 1)}"
 
 
 def _pause(attempt: int) -> float:

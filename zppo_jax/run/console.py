@@ -34,6 +34,7 @@ _FILES = {
     "metrics.jsonl": "one row per step",
     "curves.png": "the same, drawn",
     "samples.jsonl": "one line per group: prompt, candidates, responses, rewards, advantages, lineage",
+    "verdicts.sqlite": "the judge's verdicts",
     "tensorboard": "the metrics for `tensorboard --logdir`",
     "checkpoints": "the same command continues from the latest",
 }
