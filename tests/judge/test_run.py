@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from zppo_jax.data.digits import DigitsSource
 from zppo_jax.types import Question
 
 NUM_STEPS = 4
-SMALL = {
+SMALL: dict[str, Any] = {
     "num_steps": NUM_STEPS,
     "checkpoint.every": 2,
     "eval.every": 2,
@@ -62,7 +63,7 @@ def test_a_run_without_a_judge_is_refused_at_its_start(start, tmp_path):
 @pytest.mark.slow
 def test_the_runs_teacher_judges_and_an_interrupted_run_ends_alike(start, tmp_path, capsys):
     """An error after the row of step 3 loses the step; it is made again, with the verdicts of its first attempt."""
-    judged = SMALL | {"judge.endpoint": "teacher"}
+    judged: dict[str, Any] = SMALL | {"judge.endpoint": "teacher"}
     whole = runs.run(start, tmp_path / "whole", **judged)
     malformed, failed = counts(whole, "malformed"), counts(whole, "failed")
     assert len(malformed) == NUM_STEPS + 1 and all(malformed) and not any(failed)
@@ -87,7 +88,7 @@ def test_the_runs_teacher_judges_and_an_interrupted_run_ends_alike(start, tmp_pa
 @pytest.mark.slow
 def test_an_endpoint_decides_and_a_run_that_is_made_again_asks_nothing(start, tmp_path, endpoint: Scripted):
     """Its verdicts are the rewards; with the verdicts of an earlier run there is nothing left to ask."""
-    judged = SMALL | {"judge.endpoint": endpoint.url, "judge.model": "odd"}
+    judged: dict[str, Any] = SMALL | {"judge.endpoint": endpoint.url, "judge.model": "odd"}
     one, other = tmp_path / "one", tmp_path / "other"
     runs.run(start, one, "grpo", **judged)
     assert all(counts(one, "judged")) and not any(counts(one, "malformed") + counts(one, "failed"))
@@ -109,7 +110,7 @@ def test_an_endpoint_decides_and_a_run_that_is_made_again_asks_nothing(start, tm
 def test_a_run_goes_on_without_its_endpoint(start, tmp_path, capsys):
     """Nobody listens: the console says so at once, groups that are not decided are not used, and the run ends."""
     url = f"http://127.0.0.1:{runs.free_port()}/v1"
-    changes = SMALL | {"judge.endpoint": url, "judge.model": "m", "judge.retries": 0, "num_steps": 2}
+    changes: dict[str, Any] = SMALL | {"judge.endpoint": url, "judge.model": "m", "judge.retries": 0, "num_steps": 2}
     workdir = runs.run(start, tmp_path, "grpo", **changes)
     said = capsys.readouterr().out
     assert said.count(f"the judge at {url} is not asked again in this step") == 3, "before training and in two steps"
@@ -134,8 +135,8 @@ with runs.undrawn():
 @pytest.mark.slow
 def test_on_two_hosts_each_teacher_judges_what_its_host_has_sampled(start, tmp_path):
     """The verdicts are those of one host, and the counts are of both."""
-    changes = {"judge__endpoint": "teacher", "judge__max_tokens": 4, "num_steps": 1, "zppo__augmentation_fraction": 0.0}
-    one = runs.run(start, tmp_path / "one", **(test_hosts.CHANGES | changes))
+    changes: dict[str, Any] = {"judge__endpoint": "teacher", "judge__max_tokens": 4, "num_steps": 1, "zppo__augmentation_fraction": 0.0}
+    one = runs.run(start, tmp_path / "one", **test_hosts.CHANGES | changes)
     with test_hosts.Run(start, tmp_path / "two", TWO_HOSTS, **changes) as run:
         for status, _, error in run.ended():
             assert status == 0, error[-3000:]

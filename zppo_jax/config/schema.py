@@ -154,8 +154,7 @@ class JudgeConfig:
     endpoint: Annotated[
         str,
         Setting(
-            "who judges free-form answers: empty: nobody; teacher: the run's teacher; else the base URL of an "
-            "OpenAI-compatible server, such as http://HOST:8000/v1",
+            "judge of free-form answers: an OpenAI-compatible http://HOST:8000/v1, or teacher; empty: none",
             may_change=True,
         ),
     ]
@@ -163,8 +162,7 @@ class JudgeConfig:
     thinking: Annotated[
         str,
         Setting(
-            "off: the endpoint's chat template is told not to think; endpoint: it is told nothing (not every server "
-            "takes chat_template_kwargs)",
+            "off: the endpoint's chat template is told not to think; endpoint: it is told nothing",
             choices=("off", "endpoint"),
         ),
     ]
@@ -175,7 +173,7 @@ class JudgeConfig:
     deadline_seconds: Annotated[
         float,
         Setting(
-            "longest time that a step waits for an endpoint; then what is open stays undecided",
+            "longest time that a step waits for an endpoint; what is open then stays undecided",
             above=0,
             may_change=True,
         ),
