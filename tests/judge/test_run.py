@@ -135,7 +135,8 @@ with runs.undrawn():
 @pytest.mark.slow
 def test_on_two_hosts_each_teacher_judges_what_its_host_has_sampled(start, tmp_path):
     """The verdicts are those of one host, and the counts are of both."""
-    changes: dict[str, Any] = {"judge__endpoint": "teacher", "judge__max_tokens": 4, "num_steps": 1, "zppo__augmentation_fraction": 0.0}
+    changes: dict[str, Any] = {"judge__endpoint": "teacher", "judge__max_tokens": 4}
+    changes |= {"num_steps": 1, "zppo__augmentation_fraction": 0.0}
     one = runs.run(start, tmp_path / "one", **test_hosts.CHANGES | changes)
     with test_hosts.Run(start, tmp_path / "two", TWO_HOSTS, **changes) as run:
         for status, _, error in run.ended():
