@@ -121,7 +121,7 @@ def ours(source: str, threads: int) -> Read:
         assert isinstance(item, EncodedPrompt)
         settings = cast(Processor, reading.process.processor).config
         [picture] = item.prompt.question.images
-        height, width = smart_resize(*picture.shape[:2], settings)
+        height, width = smart_resize(picture.shape[0], picture.shape[1], settings)
         return picture.frames(height, width, settings).nbytes > 0
 
     return in_threads(read, threads)

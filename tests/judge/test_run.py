@@ -35,20 +35,16 @@ class Spoken(DigitsSource):
     """The embedded questions, with golds that only a judge decides."""
 
     @property
-    def answer_types(self) -> frozenset[str]:
-        return frozenset({"free_form"})
+    def answer_types(self) -> dict[str, int]:
+        return {"free_form": len(self)}
 
     def __getitem__(self, index: int) -> Question:
         return dataclasses.replace(super().__getitem__(index), answer_type="free_form")
 
 
-def spoken_source(chosen, split, num_questions, seed) -> Spoken:
-    return Spoken(chosen.family, split, num_questions, seed)
-
-
 @pytest.fixture(autouse=True)
 def spoken(monkeypatch):
-    monkeypatch.setitem(sources.SOURCES, "digits", spoken_source)
+    monkeypatch.setattr(sources, "DigitsSource", Spoken)
 
 
 def counts(workdir, name: str) -> list[int]:
@@ -56,7 +52,7 @@ def counts(workdir, name: str) -> list[int]:
 
 
 def test_a_run_without_a_judge_is_refused_at_its_start(start, tmp_path):
-    with pytest.raises(ValueError, match=r"'free_form', which only a judge can score, .* set judge\.endpoint"):
+    with pytest.raises(ValueError, match=r"8 of the 8 questions have golds that only a judge .* set judge\.endpoint"):
         runs.run(start, tmp_path, **SMALL)
 
 
@@ -122,11 +118,11 @@ def test_a_run_goes_on_without_its_endpoint(start, tmp_path, capsys):
 
 TWO_HOSTS = """
 from tests import runs
-from tests.judge.test_run import spoken_source
+from tests.judge.test_run import Spoken
 from zppo_jax import main
 from zppo_jax.data import sources
 
-sources.SOURCES["digits"] = spoken_source
+sources.DigitsSource = Spoken
 with runs.undrawn():
     main.main()
 """
