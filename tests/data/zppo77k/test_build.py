@@ -251,8 +251,10 @@ def test_a_complete_build_is_not_overwritten(build, tmp_path):
     before = files_of(tmp_path / "out")
     build(tmp_path / "out")
     assert files_of(tmp_path / "out") == before
-    with pytest.raises(ConfigError, match="other settings or inputs"):
-        build(tmp_path / "out", seed=1)
+    for change in ({"seed": 1}, {"kind": "parquet"}, {"vero": ""}):
+        with pytest.raises(ConfigError, match="other settings or inputs"):
+            build(tmp_path / "out", **change)
+    assert files_of(tmp_path / "out") == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(ConfigError, match="is no build"):

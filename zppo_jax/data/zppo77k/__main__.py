@@ -112,7 +112,7 @@ def _run(argv: Sequence[str]) -> None:
     except ConfigError:
         raise
     except (RunError, OSError) as error:
-        command.exit_with(command.disk_fault(error, out) or error, 1)
+        command.exit_with((command.disk_fault(error, out) or str(error)).replace("--workdir", "--out"), 1)
     except KeyboardInterrupt:
         command.exit_with("stopped; the same command continues", 130)
 

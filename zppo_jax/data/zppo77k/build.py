@@ -68,12 +68,12 @@ class Build:
             sweep(self._workspace)
             digests = self._hash(workers, {file.name: file.path for file in files})
             evaluated = self._evaluation(workers)
-            whole = recipe.as_json(self._plan.rows, self._plan.settings) | self._facts_of_recipe(files, evaluated)
+            read = recipe.as_json(self._plan.rows, self._plan.settings) | self._facts_of_recipe(files, evaluated)
+            whole = read | {"format": self._plan.kind}
             finished = manifest.read(self._plan.out)
             if finished is not None:
                 return self._same(finished, whole, digests)
-            key = units.fingerprint(whole, _tokenizer_digest(job.tokenizer), sorted(job.in_vero))
-            planned = units.plan(files, digests, key)
+            planned = units.plan(files, digests, units.fingerprint(read, sorted(job.in_vero)))
             facts = self._scan(workers, planned)
             decision = decide.decide(facts(), self._plan.rows, self._plan.settings)
             content = manifest.content(decision, self._plan.rows, whole, digests, self._plan.settings.seed)
@@ -92,22 +92,24 @@ class Build:
         files += inputs.find_mmfinereason(plan.mmfinereason) if plan.mmfinereason and other else []
         if not files:
             raise ConfigError("the recipe reads nothing: give --vero and --mmfinereason, and exclude less")
-        found = {file.upstream for file in files}
-        if plan.vero and (missing := [row.upstream for row in vero if row.upstream not in found]):
+        if plan.vero and (missing := self._missing(files)):
             self._progress.line(f"not in {plan.vero}, left out: {', '.join(missing)}")
         return files
 
-    def _facts_of_recipe(self, files: Sequence[InputFile], evaluated: dict[str, str]) -> dict[str, Any]:
+    def _missing(self, files: Sequence[InputFile]) -> list[str]:
+        """The Vero folders of the recipe that have no files."""
         found = {file.upstream for file in files}
-        missing = [row.upstream for row in self._plan.rows if row.corpus == "vero" and row.upstream not in found]
+        return [row.upstream for row in self._plan.rows if row.corpus == "vero" and row.upstream not in found]
+
+    def _facts_of_recipe(self, files: Sequence[InputFile], evaluated: dict[str, str]) -> dict[str, Any]:
         tokenizer = {"tokenizer_sha256": _tokenizer_digest(self._plan.tokenizer)}
-        return {"missing_folders": missing, "format": self._plan.kind, "evaluation": evaluated, **tokenizer}
+        return {"missing_folders": self._missing(files), "evaluation": evaluated, **tokenizer}
 
     def _job(self, files: Sequence[InputFile]) -> Job:
-        found = {file.upstream for file in files if file.corpus == "vero"}
-        in_vero = frozenset(row.name for row in self._plan.rows if row.corpus == "vero" and row.upstream in found)
+        missing = self._missing(files)
+        in_vero = {row.name for row in self._plan.rows if row.corpus == "vero" and row.upstream not in missing}
         keys = self._evaluation_file if self._plan.decontaminate else None
-        return Job(self._plan.settings, self._plan.rows, in_vero, self._plan.tokenizer, keys)
+        return Job(self._plan.settings, self._plan.rows, frozenset(in_vero), self._plan.tokenizer, keys)
 
     def _hash(self, workers: Workers, paths: dict[str, str]) -> dict[str, str]:
         """The SHA-256 of each file. Those of files whose size and time have not changed come from an earlier run."""
