@@ -7,10 +7,12 @@ import io
 import os
 import pty
 import re
+import shutil
 import subprocess
 
 import pytest
 
+from tests.data import miniature
 from tests.data.zppo77k.conftest import command
 from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.data.progress import Progress
@@ -62,9 +64,18 @@ def test_mistakes_are_one_line(capsys, argv, words):
     assert words in mistake(capsys, *argv)
 
 
-def test_the_log_has_progress_and_the_counts(corpora, tokenizer, tmp_path):
-    made = command(*corpora.flags, f"--tokenizer={tokenizer}", f"--out={tmp_path / 'out'}", "--workers=1")
-    ended = subprocess.run(made, capture_output=True, text=True, check=True)
+def test_the_log_has_progress_and_the_counts(corpora, tmp_path):
+    """Without a network: the package's own tokenizer serves, and the log says so."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(miniature.picture(1101, 0))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    flags = [f"--out={tmp_path / 'out'}", "--workers=1", f"--decontaminate={tmp_path / 'a'},{tmp_path / 'b'}"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    made = command(*corpora.flags, *flags, f"--decontaminate={tmp_path / 'a'}")
+    ended = subprocess.run(made, capture_output=True, text=True, check=True, env=offline)
+    assert re.search(r"^Qwen/Qwen3.5-0.8B is out of reach .* give --tokenizer=DIR", ended.stderr, re.M)
+    assert re.search(r"^reading evaluation data: 2 files", ended.stderr, re.M)
+    assert re.search(r"^geomverse .* decontaminated 1$", ended.stdout, re.M)
     assert re.search(r"^reading rows: \d+ rows in \d+ s", ended.stderr, re.M)
     assert re.search(r"^writing: \d+ questions in \d+ s", ended.stderr, re.M)
     assert re.search(r"^mmr1 +1 +17 +8 +pass_rate_missing 1, pass_rate 2,", ended.stdout, re.M)

@@ -7,18 +7,24 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from absl import flags
 
+import zppo_jax
 from zppo_jax import command
 from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.data.zppo77k import recipe
 from zppo_jax.data.zppo77k.recipe import CHOICES, Settings
 from zppo_jax.errors import ConfigError, RunError
 
+if TYPE_CHECKING:
+    from zppo_jax.data.progress import Progress
+
 _EXAMPLE = "python -m zppo_jax.data.zppo77k --vero=zlab-princeton/Vero-600k --mmfinereason=DIR --out=data/zppo77k"
 _FORMATS = ("arrayrecord", "parquet")
+_HUB_TOKENIZER = "Qwen/Qwen3.5-0.8B"
+_EMBEDDED_TOKENIZER = Path(zppo_jax.__file__).parent / "assets" / "tiny" / "student"
 
 _HELP = f"""\
 Builds ZPPO-77K (App. B.1 of arXiv:2606.18216): questions with an image and a short gold answer from Vero-600k and
@@ -36,8 +42,10 @@ Inputs and output:
   --out=DIR                 where to; unfinished work is in DIR/.build
   --format=arrayrecord      {" or ".join(_FORMATS)}
   --workers=0               worker processes; 0: as many as cores
-  --tokenizer=Qwen/Qwen3.5-0.8B  counts prompt tokens: a checkpoint's folder, or OWNER/NAME
-  --decontaminate=DIR,...   evaluation data (parquet, or image files): what shares an image or a question is dropped
+  --tokenizer=DIR_OR_ID     counts prompt tokens: a checkpoint's folder, or OWNER/NAME; by default {_HUB_TOKENIZER},
+                            or the one in this package, which gives more tokens, if the Hub is out of reach
+  --decontaminate=DIR,...   evaluation data (parquet, or image files): what shares an image or a question, however
+                            general it is, is dropped
   --list                    prints the table of sub-datasets, with names, tiers, caps and answer types, and ends
 
 The recipe. Defaults are the paper's, or our reading where it says nothing (marked *):
@@ -59,6 +67,7 @@ The recipe. Defaults are the paper's, or our reading where it says nothing (mark
   --min_images=1, --max_images=1  * of a question
   --max_prompt_tokens=4096  * with image tokens, chat template and closer
   --template=paper          * whose closer counts: {" or ".join(CHOICES["template"])}
+  --min_pixels=262144, --max_pixels=1310720  * to which images are scaled for that count, as in configs/paper.py
   --decontaminate_by=either * what may not be shared: {", ".join(CHOICES["decontaminate_by"])}
 The filters come first, then duplicates (image and question), then the sample *.
 """
@@ -69,8 +78,8 @@ _MMFINEREASON = flags.DEFINE_string("mmfinereason", "", "MMFineReason", flag_val
 _OUT = flags.DEFINE_string("out", None, "where to write", flag_values=_FLAGS)
 _FORMAT = flags.DEFINE_enum("format", "arrayrecord", _FORMATS, "of the output", flag_values=_FLAGS)
 _WORKERS = flags.DEFINE_integer("workers", 0, "processes", lower_bound=0, flag_values=_FLAGS)
-_TOKENIZER = flags.DEFINE_string("tokenizer", "Qwen/Qwen3.5-0.8B", "counts tokens", flag_values=_FLAGS)
-_DECONTAMINATE = flags.DEFINE_list("decontaminate", [], "evaluation data", flag_values=_FLAGS)
+_TOKENIZER = flags.DEFINE_string("tokenizer", "", "counts tokens", flag_values=_FLAGS)
+_DECONTAMINATE = flags.DEFINE_multi_string("decontaminate", [], "evaluation data", flag_values=_FLAGS)
 _LIST = flags.DEFINE_bool("list", False, "print the table", flag_values=_FLAGS)
 _INCLUDE = flags.DEFINE_list("include", [], "more sub-datasets", flag_values=_FLAGS)
 _EXCLUDE = flags.DEFINE_list("exclude", [], "fewer sub-datasets", flag_values=_FLAGS)
@@ -125,18 +134,19 @@ def _build(out: Path, rows: Sequence[recipe.SubDataset], settings: Settings) -> 
             from zppo_jax.data.zppo77k.build import Build, Plan
             from zppo_jax.data.zppo77k.shards import Format
 
+            progress = Progress(sys.stderr, heartbeat)
             plan = Plan(
                 out=out,
                 vero=_VERO.value or "",
                 mmfinereason=_MMFINEREASON.value or "",
                 rows=tuple(rows),
                 settings=settings,
-                tokenizer=_tokenizer(_TOKENIZER.value or ""),
-                decontaminate=tuple(_DECONTAMINATE.value or ()),
+                tokenizer=_tokenizer(_TOKENIZER.value or "", progress),
+                decontaminate=tuple(one for given in _DECONTAMINATE.value or () for one in given.split(",") if one),
                 kind=cast(Format, _FORMAT.value),
                 workers=_WORKERS.value or _cores(),
             )
-        content = Build(plan, Progress(sys.stderr, heartbeat)).run()
+        content = Build(plan, progress).run()
     print(manifest.table(content))
     print(f"{content['num_questions']:,} questions in {out}")
 
@@ -146,16 +156,23 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _tokenizer(name: str) -> str:
+def _tokenizer(name: str, progress: Progress) -> str:
     """The folder of the tokenizer, from the Hub's cache if it is OWNER/NAME. Raises ConfigError if there is none."""
     from zppo_jax.processor.checkpoint import load_processor
 
     try:
-        return load_processor(name)[1]
+        return load_processor(name or _HUB_TOKENIZER)[1]
     except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if not name:
+            progress.line(
+                f"{_HUB_TOKENIZER} is out of reach ({reason}): tokens are counted with the package's small tokenizer, "
+                "which gives more of them, so some long questions are dropped; give --tokenizer=DIR for exact counts"
+            )
+            return str(_EMBEDDED_TOKENIZER)
         raise ConfigError(
-            f"--tokenizer={name} does not load ({' '.join(str(error).split())[:200]}): give the folder of a Qwen3.5 "
-            "checkpoint, or its OWNER/NAME on a machine with a network"
+            f"--tokenizer={name} does not load ({reason}): give the folder of a Qwen3.5 checkpoint, or its OWNER/NAME "
+            "on a machine with a network"
         ) from error
 
 

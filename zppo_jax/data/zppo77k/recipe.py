@@ -175,6 +175,8 @@ class Settings:
       recover_golds: whether a missing MMFineReason gold is taken from the <answer> tag of `original_answer`.
       max_answer_chars, min_side: of the gold, and in pixels of the shorter side (512 and 100 in the paper).
       max_prompt_tokens: with image tokens, chat template and closer (4,096 in the paper's configuration).
+      template, min_pixels, max_pixels: the closer, and the sizes to which images are scaled, for that count; those of
+        configs/paper.py (the paper states the pixels for its evaluation).
       decontaminate_by: what a question may not share with evaluation data: "image", "question", "either" or "both".
     The order is: filters (`filters.REASONS`), duplicates, then a seeded sample up to the cap.
     """
@@ -196,6 +198,8 @@ class Settings:
     max_images: int = 1
     max_prompt_tokens: int = 4096
     template: str = "paper"
+    min_pixels: int = 262_144
+    max_pixels: int = 1_310_720
     decontaminate_by: str = "either"
 
     def cap(self, tier: int) -> int:

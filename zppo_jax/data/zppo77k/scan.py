@@ -5,7 +5,6 @@ Also the second reading of chosen rows, for the output. Both stream: a batch of 
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -58,7 +57,10 @@ class Scanner:
     @property
     def looker(self) -> Looker:
         """The filters with a tokenizer, which is loaded on first use: a build without rows needs none."""
-        self._looker = self._looker or Looker(Processor.from_directory(self.job.tokenizer), self.job.settings)
+        if self._looker is None:
+            settings = self.job.settings
+            pixels = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+            self._looker = Looker(Processor.from_directory(self.job.tokenizer, **pixels), settings)
         return self._looker
 
     def facts(self, unit: Unit) -> Facts:
@@ -75,20 +77,8 @@ class Scanner:
     def _facts_of_group(
         self, parquet: pq.ParquetFile, file: InputFile, group: int, first: int, facts: Facts
     ) -> list[tuple[Any, ...]]:
-        others = collections.Counter(facts.others)
-        asked: dict[int, tuple[int, Asked]] = {}
-        for number, row in self._texts(parquet, file, group):
-            sub = self._subs.get((file.corpus, row.upstream.casefold()))
-            if sub is None:
-                others[row.upstream] += 1
-                continue
-            facts.read[sub] += 1
-            outcome = ask(row, self.job.rows[sub], self.job.settings, self.job.in_vero)
-            if isinstance(outcome, Reason):
-                facts.counts[sub, column(outcome)] += 1
-            else:
-                asked[number] = sub, outcome
-        facts.others.update(others)
+        """The rows of FACTS of a row group; what is dropped is counted in `facts`."""
+        asked = self._asked_in_group(parquet, file, group, facts)
         kept = []
         for number, images, videos in _media(parquet, group, asked.keys()):
             sub, outcome = asked[number]
@@ -96,8 +86,27 @@ class Scanner:
             if isinstance(key, Reason):
                 facts.counts[sub, column(key)] += 1
             else:
-                kept.append((first + number, sub, key, keys.draw(self.job.settings.seed, file.row_id(first + number))))
+                place = keys.draw(self.job.settings.seed, file.row_id(first + number))
+                kept.append((first + number, sub, key, place))
         return kept
+
+    def _asked_in_group(
+        self, parquet: pq.ParquetFile, file: InputFile, group: int, facts: Facts
+    ) -> dict[int, tuple[int, Asked]]:
+        """The rows of a group that their texts do not drop: (row of the recipe, what is asked) by number."""
+        asked: dict[int, tuple[int, Asked]] = {}
+        for number, row in self._texts(parquet, file, group):
+            sub = self._subs.get((file.corpus, row.upstream.casefold()))
+            if sub is None:
+                facts.others[row.upstream] = facts.others.get(row.upstream, 0) + 1
+                continue
+            facts.read[sub] += 1
+            outcome = ask(row, self.job.rows[sub], self.job.settings, self.job.in_vero)
+            if isinstance(outcome, Reason):
+                facts.counts[sub, column(outcome)] += 1
+            else:
+                asked[number] = sub, outcome
+        return asked
 
     def _key(self, asked: Asked, images: list[bytes | None], videos: list[bytes | None]) -> bytes | Reason:
         seen = self.looker.look(asked, images, videos)
