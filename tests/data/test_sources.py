@@ -23,6 +23,7 @@ from zppo_jax.config import Config, from_config_dict
 from zppo_jax.data import index as index_lib
 from zppo_jax.data import records
 from zppo_jax.data.digits import DigitsSource
+from zppo_jax.data.questions import BadRow
 from zppo_jax.data.sources import FORMS, TABLES, open_sources
 from zppo_jax.errors import ConfigError
 
@@ -223,3 +224,30 @@ def test_without_ids_and_on_a_disk_that_cannot_be_written(tmp_path, monkeypatch)
     training = open_sources(config(f"parquet:{folder}")).training
     assert set(training.ids()) < {f"row-{n:06d}" for n in range(40)}
     assert len(list((tmp_path / "cache").rglob("index-*.json"))) == 1
+
+
+def test_tables_on_another_file_system(tmp_path, monkeypatch):
+    """fsspec's file systems are all alike; this one is in memory. Paths of images start from there too."""
+    import fsspec
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    system = fsspec.filesystem("memory")
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows()), file)
+    system.pipe({"/corpus/a/train.parquet": file.getvalue(), "/corpus/a/test.parquet": b"not read"})
+    lines = "".join(json.dumps(row | {"image": f"pictures/{row['id']}.png"}) + "\n" for row in rows())
+    system.pipe({"/corpus/b/train.jsonl": lines.encode()})
+    system.pipe({f"/corpus/b/pictures/{row['id']}.png": row["image"] for row in rows()})
+    system.pipe({"/corpus/secret.png": png(1)})
+    for source in ("parquet:memory://corpus/a", "jsonl:memory://corpus/b"):
+        training = open_sources(config(source)).training
+        assert len(training) == 36 and training[3].images[0].content == rows()[int(training[3].answer)]["image"]
+    row = rows()[0] | {"image": "../secret.png"}
+    system.pipe({"/corpus/b/train.jsonl": (json.dumps(row) + "\n").encode() + lines.encode().replace(b"q0", b"z")})
+    training = open_sources(config("jsonl:memory://corpus/b", held_out="digits")).training
+    with pytest.raises(BadRow, match="outside"):
+        _ = training[0]
+    with pytest.raises(ConfigError, match=r"data\.source = 'memory://corpus/none': there is no such file"):
+        open_sources(config("parquet:memory://corpus/none"))
+    with pytest.raises(ConfigError, match=r"data\.source = 'nowhere://x' cannot be listed"):
+        open_sources(config("parquet:nowhere://x"))
