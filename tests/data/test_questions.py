@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -199,3 +200,16 @@ def test_a_replayed_question_is_read_again_by_its_id(reading):
     bad = next(one for one in ("q3", "q11", "q19") if one in set(reading.source.ids()))
     skipped = reading.by_id(bad, "uid", "replay")
     assert isinstance(skipped, Skipped) and skipped.question_id == bad
+
+
+def test_a_missing_extra_is_one_line(tmp_path, monkeypatch):
+    """Without PyAV a question with a video cannot be read, whatever its row: this is no bad row."""
+    monkeypatch.setitem(sys.modules, "av", None)
+    row = ROW | {"id": "q", "video": base64.b64encode(b"film" * 40).decode()}
+    (tmp_path / "any.json").write_text(json.dumps(row) + "\n")
+    source = sources.open_sources(config(f"jsonl:{tmp_path / 'any.json'}", held_out="digits")).training
+    process = PromptProcessing(tiny_model.processor(), tiny_model.TEMPLATE)
+    with pytest.raises(
+        RunError, match=r"question q has a video: load_video needs PyAV: pip install 'zppo"
+    ):
+        Reading(source, process, bad_rows="skip").at(0)

@@ -96,6 +96,8 @@ class Reading:
     def _item(self, prompt: Prompt) -> EncodedPrompt:
         try:
             return self.process.item(prompt)
+        except ImportError as error:  # of a package that is an extra
+            raise RunError(f"question {prompt.question.id} has a video: {error}") from error
         except ValueError as error:
             kind = "video" if prompt.question.videos else "image"
             raise BadRow(f"{kind}_unreadable", str(error).removeprefix(f"question {prompt.question.id}: ")) from error

@@ -17,7 +17,8 @@ _PROBE_BYTES = 65_536
 
 
 def find_files(place: str, suffixes: Sequence[str], split: str, key: str) -> list[str]:
-    """The files under a directory (or the one file) with one of these suffixes, sorted, as paths or addresses.
+    """The files under a directory with one of these suffixes, sorted, as paths or addresses; or the one file, whatever
+    its name.
 
     If some are named after the split (`train.jsonl`, `train-00000-of-00004.parquet`, `train/0.parquet`), only those
     are taken; otherwise all. Hidden files and folders are left out. Raises ConfigError, naming the key.
@@ -26,7 +27,9 @@ def find_files(place: str, suffixes: Sequence[str], split: str, key: str) -> lis
         system, root = url_to_fs(place)
         if not system.exists(root):
             raise ConfigError(f"{key} = {place!r}: there is no such file or directory")
-        found = [root] if system.isfile(root) else system.find(root)
+        if system.isfile(root):
+            return [place]
+        found = system.find(root)
     except ConfigError:
         raise
     except (ImportError, OSError, ValueError) as error:
@@ -36,7 +39,7 @@ def find_files(place: str, suffixes: Sequence[str], split: str, key: str) -> lis
     found = [path for path in found if path.endswith(tuple(suffixes)) and not re.search(r"(^|/)\.", inside[path])]
     if not found:
         raise ConfigError(f"{key} = {place!r} holds no file that ends in {' or '.join(suffixes)}")
-    named = [path for path in found if _is_of_split(inside[path] or posixpath.basename(path), split)]
+    named = [path for path in found if _is_of_split(inside[path], split)]
     return sorted(system.unstrip_protocol(path) if "://" in place else path for path in named or found)
 
 
