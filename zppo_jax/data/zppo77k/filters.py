@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
-
-from PIL import Image
 
 from zppo_jax.data.zppo77k import directives, golds
 from zppo_jax.data.zppo77k.recipe import ANSWER_TYPES, Settings, SubDataset
 from zppo_jax.data.zppo77k.upstream import Upstream
 from zppo_jax.processor import Processor, load_image
-from zppo_jax.processor.images import image_grid
+from zppo_jax.processor.images import image_grid, image_size
 from zppo_jax.rewards import check_gold
 from zppo_jax.rewards.grade import JUDGED
 from zppo_jax.zppo import prompts
@@ -121,16 +118,14 @@ class Looker:
             return Reason.IMAGE_COUNT
         if asked.num_placeholders not in (0, len(images) + len(videos)):
             return Reason.IMAGE_COUNT
-        sizes = [_size(one) for one in images]
-        if None in sizes:
-            return Reason.IMAGE_UNREADABLE
-        if any(min(size) < settings.min_side for size in sizes if size):
-            return Reason.IMAGE_TOO_SMALL
         try:
+            sizes = [image_size(one or b"") for one in images]
+            if any(min(size) < settings.min_side for size in sizes):
+                return Reason.IMAGE_TOO_SMALL
             films = [self._processor.load_video(film or b"") for film in videos]
-            if not self._fits(asked.question, [size for size in sizes if size], films):
+            if not self._fits(asked.question, sizes, films):
                 return Reason.PROMPT_TOO_LONG
-        except ValueError:  # a video that cannot be read, or a picture too narrow for the model
+        except ValueError:  # no image or video, or a picture too narrow for the model
             return Reason.IMAGE_UNREADABLE
         if check_gold(asked.answer, asked.answer_type, **asked.options) is not None:
             return Reason.GOLD_NOT_VERIFIABLE
@@ -148,12 +143,3 @@ class Looker:
             if self._overhead + patches // merge + len(sizes) * _TOKENS_AROUND_IMAGE + len(question) <= limit:
                 return True
         return processor.num_tokens(prompts.plain_text(question, self._template), sizes, films) <= limit
-
-
-def _size(content: bytes | None) -> tuple[int, int] | None:
-    """The (height, width) that an image file states; None if it states none. Nothing is decoded."""
-    try:
-        with Image.open(io.BytesIO(content or b"")) as image:
-            return image.height, image.width
-    except Exception:  # Pillow raises many kinds on damaged files
-        return None
