@@ -93,7 +93,7 @@ class DataConfig:
         str,
         Setting("a row that cannot be used ends the run, or is left out and counted", choices=("refuse", "skip")),
     ]
-    threads: Annotated[int, Setting("threads that read questions ahead", minimum=0, may_change=True)]
+    threads: Annotated[int, Setting("threads that read questions, each a step ahead", minimum=0, may_change=True)]
     worker_count: Annotated[
         int, Setting("Grain worker processes, each with data.threads; 0: in this process", minimum=0)
     ]

@@ -151,7 +151,7 @@ def open_stream(
     questions left over are skipped in this epoch, because a step across two epochs could hold one question twice, and
     two groups would then share a uid. A step replays at most `num_replayed` questions.
     `num_threads` reader threads (0: none, nothing runs ahead) work in each of `worker_count` processes (0: in this
-    one), up to a step ahead; neither changes what the stream yields. Raises ValueError for data too small to fill a
+    one), each a step ahead; neither changes what the stream yields. Raises ValueError for data too small to fill a
     step.
     """
     source = reading.source
@@ -160,17 +160,13 @@ def open_stream(
     require_equal_shards(questions_per_step, shard.count)
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     whole_steps = len(source) - len(source) % questions_per_step
-    dataset = dataset[:whole_steps][shard.index :: shard.count].map(reading.at).repeat(None)
-    share = questions_per_step // shard.count
-    # What waits is files, not pixels, so a whole step may.
-    options = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=max(share, num_threads) if num_threads else 0
-    )
-    questions = dataset.to_iter_dataset(options)
+    dataset = dataset[:whole_steps][shard.index :: shard.count].map(reading.at)
+    dataset = dataset.batch(questions_per_step // shard.count, drop_remainder=True, batch_fn=tuple).repeat(None)
+    # One element is a whole step: then a saved position is valid for any number of hosts.
+    steps = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads))
     if worker_count > 0:
         _settle_absl_flags()
-        questions = questions.mp_prefetch(grain.MultiprocessingOptions(num_workers=worker_count))
-    steps = questions.batch(share, drop_remainder=True, batch_fn=tuple)
+        steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=worker_count))
     return StepStream(iter(steps), reading, seed=seed, replay=replay, num_replayed=num_replayed, shard=shard)
 
 
