@@ -11,7 +11,7 @@ import functools
 import re
 from typing import NamedTuple
 
-from zppo_jax.rewards import exact, forms, gates, numeric, text
+from zppo_jax.rewards import brackets, exact, forms, gates, numeric, text
 from zppo_jax.rewards import latex as latex_lib
 from zppo_jax.rewards.choices import choices_match
 from zppo_jax.rewards.verdict import MalformedAnswer, Status
@@ -33,8 +33,9 @@ _TRAILING_TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{\s*([^{}]*?)\s*\
 _CONNECTIVE = re.compile(r"\\text\s*\{\s*(?:or|and|if|for)\s*\}")
 # Between two numbers these words separate, as a comma does.
 _SEPARATOR = re.compile(
-    r"(?<=[0-9)}])\s*,?\s*(?:\\text\s*\{\s*(?:or|and)\s*\}|\b(?:or|and)\b|、|和|或)\s*(?=[-+0-9.({\\])"
+    r"(?<=[0-9)}])\s*,?\s*(?:\\text\s*\{\s*(?:or|and)\s*\}|\b(?:or|and)\b|、|和|或)\s*(?=[-+0-9.({\\]|[A-Za-z]\s*=)"
 )
+_OR = re.compile(r"(?<![A-Za-z\\])or(?![A-Za-z])|或")
 _SET_BUILDER = re.compile(r"^\\\{\s*([A-Za-z])\s*(?:\\in\s*\\(?:mathbb\s*\{?R\}?|R)\s*)?[|:]\s*([^|]*)\\\}$")
 _EMPTY_SET = re.compile(r"\\(?:varnothing|emptyset|O)(?![A-Za-z])")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}")
@@ -60,8 +61,8 @@ _remembered = functools.lru_cache(8192)
 @_remembered
 def canonical(source: str) -> str:
     """The normal form of a LaTeX answer: no fences, spacing commands or short forms; spaces only as separators."""
-    latex = latex_lib.peel(latex_lib.clean(latex_lib.peel(text.plain(source))))
-    latex = latex.removesuffix(".").rstrip()
+    latex = latex_lib.peel(brackets.escaped(latex_lib.clean(latex_lib.peel(brackets.escaped(text.plain(source))))))
+    latex = latex_lib.inward(latex.removesuffix(".").rstrip())
     if any(word in latex for word in ("or", "and", "、", "和", "或")):
         latex = _SEPARATOR.sub(", ", latex)
     if (builder := _SET_BUILDER.match(latex)) and any(sign in builder[2] for sign in "<>\\"):
@@ -151,12 +152,17 @@ def decide(gold: str, answer: str) -> Decision:
 
     Degree and percent signs are stripped from both before the second comparison (App. D.1).
     """
+    alternatives = bool(_OR.search(gold) or _OR.search(answer))
     gold, answer = canonical(gold), canonical(answer)
     if _key(gold) == _key(answer):
         return Decision(True, Status.OK)
     unnamed = without_names(gold, answer)
     if unnamed is None:
         return Decision(False, Status.OK)
+    # x = 2, 3: the values of one name
+    alternatives |= any(
+        side != one and brackets.is_list(side) for side, one in zip(unnamed, (gold, answer), strict=True)
+    )
     gold, answer = unnamed
     try:
         if (settled := _decide_by_form(gold, answer)) is not None:
@@ -166,7 +172,7 @@ def decide(gold: str, answer: str) -> Decision:
     gold, answer = numeric.strip_degree_percent(gold), numeric.strip_degree_percent(answer)
     if _key(gold) == _key(answer):
         return Decision(bool(_key(gold)), Status.OK)
-    return _decide_by_structure(gold, answer)
+    return _decide_by_structure(gold, answer, alternatives)
 
 
 def surely_equal(one: str, other: str) -> bool:
@@ -176,7 +182,7 @@ def surely_equal(one: str, other: str) -> bool:
     return max(map(len, (one, other))) <= gates.MAX_CHARS and decide(one, other).correct
 
 
-def _decide_by_structure(gold: str, answer: str) -> Decision:
+def _decide_by_structure(gold: str, answer: str, alternatives: bool) -> Decision:
     if status := gates.refusal(answer):
         return Decision(False, status)
     if gates.refusal(gold):
@@ -188,6 +194,8 @@ def _decide_by_structure(gold: str, answer: str) -> Decision:
         return Decision(True, Status.OK)
     if any(_is_prose(latex) or _NUMBER_WITH_BASE.search(latex) for latex in (gold, answer)):
         return Decision(text.strings_match(gold, answer), Status.OK)
-    if (settled := exact.compare(gold, answer)) is not None:
+    if (pair := brackets.reconcile(gold, answer, alternatives)) is None:
+        return Decision(False, Status.OK)
+    if (settled := exact.compare(*pair)) is not None:
         return Decision(settled, Status.OK)
-    return Decision(False, Status.OK, pending=(gold, answer))
+    return Decision(False, Status.OK, pending=pair)

@@ -16,8 +16,10 @@ _COLOURED = re.compile(r"\\(?:textcolor|colorbox)\s*\{[^{}]*\}\s*(?=\{)")
 _BRACKET = {
     r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]", r"\lparen": "(", r"\rparen": ")",
     r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|",
+    r"\langle": "(", r"\rangle": ")",
 }  # fmt: skip
-_BRACKET_NAME = re.compile(r"\\(?:[lr](?:brace|brack|paren|vert)|vert|mid)(?![A-Za-z])")
+_BRACKET_NAME = re.compile(r"\\(?:[lr](?:brace|brack|paren|vert|angle)|vert|mid)(?![A-Za-z])")
+_OUTWARD = re.compile(r"^([\](])([^\[\]()]*,[^\[\]()]*)([\[)\]])$")
 _BRACED_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
 _THIN = r"(?:\\[,!:; ]|~)"
 _THOUSANDS = re.compile(rf"(?<=[0-9])(?:,?\\!\s*|{_THIN}\s*|')(?=[0-9]{{3}}(?![0-9]))")
@@ -35,7 +37,7 @@ _FIRST_OF_WRAPPERS = frozenset("*_`$\\{([") | _QUOTES.keys()
 _MAX_WRAPPERS = 8
 MAX_DIGITS = 64
 """The longest run of digits that is compared."""
-_RELATION = r"(?:=|\\approx(?![A-Za-z])|\\sim(?![A-Za-z]))"
+_RELATION = r"(?:=|\\(?:approx|sim|in)(?![A-Za-z]))"
 _NO_NAMES = (
     r"(?!\\(?:d?frac|sqrt|sin|cos|tan|cot|sec|csc|log|ln|lg|exp|pm|mp|int|sum|prod|lim|left|infty|pi)(?![A-Za-z]))"
 )
@@ -81,6 +83,12 @@ def clean(latex: str) -> str:
         latex = _REPEATING.sub(_repeating, latex)
         latex = _FRACTION_KIND.sub(r"\\frac", _ROW_END_OR_SPACE.sub(_row_end_or_space, latex))
     return latex.replace("~", " ").strip()
+
+
+def inward(latex: str) -> str:
+    """An interval with brackets turned outwards, ]1,2], as (1,2]; anything else as it is."""
+    match = _OUTWARD.match(latex) if latex[:1] == "]" or latex[-1:] == "[" else None
+    return f"{match[1].replace(']', '(')}{match[2]}{match[3].replace('[', ')')}" if match else latex
 
 
 def encloses(source: str, opening: str, closing: str) -> bool:

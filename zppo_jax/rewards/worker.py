@@ -51,6 +51,8 @@ def equal(gold: Any, answer: Any) -> bool:
         return _sets_equal(list(gold.args), list(answer.args))
     if isinstance(gold, sympy.Interval) and isinstance(answer, sympy.Interval):
         return _intervals_equal(gold, answer)
+    if any(isinstance(side, sympy.FiniteSet) for side in (gold, answer)) and all(map(_is_collection, (gold, answer))):
+        return False  # a point or an interval is not the set of its numbers
     if isinstance(gold, (sympy.Tuple, sympy.MatrixBase)) and isinstance(answer, type(gold)):
         return _sequences_equal(gold, answer)
     if isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr):
@@ -86,6 +88,12 @@ def _single(side: Any) -> Any:
     import sympy
 
     return side.args[0] if isinstance(side, sympy.FiniteSet) and len(side.args) == 1 else side
+
+
+def _is_collection(side: Any) -> bool:
+    import sympy
+
+    return isinstance(side, (sympy.FiniteSet, sympy.Interval, sympy.Tuple, sympy.MatrixBase))
 
 
 def _is_inequality(side: Any) -> bool:
