@@ -95,6 +95,16 @@ SAME: Kinds = {
         ("50 cents", r"\$0.50"),
         ("5 元", "5"),
     ],
+    "units of expressions": [
+        (r"3\pi\text{ cm}", r"3\pi\text{ centimeters}"),
+        (r"3\pi\text{ cm}", r"30\pi\text{ mm}"),
+        (r"3\pi cm", r"3\pi"),
+        (r"3\pi\text{ sq. cm}", r"3\pi\text{ cm}^2"),
+        (r"5\sqrt2\text{ m/s}", r"5\sqrt2 \text{ meters per second}"),
+        (r"3\text{ cm}, 4\text{ cm}", "3,4"),
+        (r"\{1\text{ m}, 2\text{ m}\}", r"\{200\text{ cm}, 100\text{ cm}\}"),
+        (r"10\%, 20\%", "0.1, 0.2"),
+    ],
     "wrappers": [
         ("**42**", "42"),
         ("`42`", "42"),
@@ -207,6 +217,16 @@ OTHER: Kinds = {
         ("30 °F", "30 °C"),
         ("3 quarters", "3"),
         ("5 AM", "5 PM"),
+    ],
+    "units of expressions": [
+        (r"3\pi\text{ cm}", r"3\pi\text{ m}"),
+        (r"3\pi\text{ cm}", r"3\pi\text{ cm}^2"),
+        (r"3\pi\text{ m}", r"30\pi\text{ mm}"),
+        (r"5\sqrt2\text{ m/s}", r"5\sqrt2\text{ km/h}"),
+        (r"3\pi\text{ apples}", r"3\pi\text{ pears}"),
+        ("3 cm, 4 m", "3 m, 4 cm"),
+        (r"10\%, 20\%", "0.1, 0.3"),
+        (r"(1\text{ m},2\text{ m})", r"(2\text{ m},1\text{ m})"),
     ],
     "lists and sets": [
         ("1728", r"1331 \text{ and } 1728"),

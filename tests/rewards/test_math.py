@@ -28,7 +28,9 @@ EQUAL = [
     ("50%", "0.5"),
     (r"30^\circ", "30"),
     ("30°", r"30^{\circ}"),
-    (r"\frac{\pi}{6}^\circ", r"\pi/6"),
+    (r"30^\circ", r"\frac{\pi}{6}"),
+    (r"\sin 30^\circ", r"\frac12"),
+    (r"30^\circ, 60^\circ", "30, 60"),
     ("(B)", "B"),
     (r"\text{B}", "B"),
     ("b", "B"),
@@ -98,6 +100,7 @@ DIFFERENT = [
     ("x>2", r"(3,\infty)"),
     ("2x+1=0", "3x+1=0"),
     (r"\frac{1414213562}{1000000000}", r"\sqrt{2}"),
+    *(RETRIED := [(r"\frac{\pi}{6}^\circ", r"\pi/6"), (r"50\%x", "50x"), (r"\ln(3x^\circ)+\pi", r"\pi+\ln(3x)")]),
 ]
 
 
@@ -109,6 +112,19 @@ def test_equal_answers_count(answer: str, gold: str) -> None:
 @pytest.mark.parametrize(("answer", "gold"), DIFFERENT + [(gold, answer) for answer, gold in DIFFERENT[:12]])
 def test_different_answers_do_not_count(answer: str, gold: str) -> None:
     assert not score(rf"<think>a</think> \boxed{{{answer}}}", gold).correct
+
+
+@pytest.mark.parametrize(("answer", "gold"), RETRIED)
+def test_the_papers_grader_tries_again_without_degree_and_percent_signs(answer: str, gold: str) -> None:
+    """App. D.1: only in its own region, because it rewards wrong answers."""
+    assert score(rf"\boxed{{{answer}}}", gold, region="anywhere") == Verdict(True, "ok", answer)
+    assert not score(rf"\boxed{{{answer}+1}}", gold, region="anywhere").correct
+
+
+def test_the_second_grading_serves_every_type() -> None:
+    for answer, gold, kind in (("50%", "50", "string"), ("30°", "30", "anls"), ("50%", ["50", "x"], "list_any")):
+        assert score(rf"\boxed{{{answer}}}", gold, kind, region="anywhere").correct
+    assert not score(r"\boxed{50%}", "50", "string").correct
 
 
 def test_a_letter_followed_by_words_is_no_choice() -> None:

@@ -18,7 +18,7 @@ _NAMED_ITEM = re.compile(r"^\s*([A-Za-z](?:_\{?\w\}?)?)\s*=([^=]+)$")
 _NAMES = re.compile(r"^(\([A-Za-z](?:\s*,\s*[A-Za-z])+\s*\))\s*=\s*(\(.*\))$", re.DOTALL)
 # Operators between sets, several values in one expression, tables, thousands: the parser reads these.
 _OTHER = re.compile(
-    r"\\(?:cup|cap|setminus|pm|mp|begin|infty|ldots|dots|cdots|in|text|mathrm|mathbb|equiv|pmod|bmod|mid)(?![A-Za-z])"
+    r"\\(?:cup|cap|setminus|pm|mp|begin|infty|ldots|dots|cdots|in|mathbb|equiv|pmod|bmod|mid)(?![A-Za-z])"
     r"|[|:!]|[0-9],[0-9]{3}(?![0-9])|\.\."
 )
 _VECTOR = 3

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
-from zppo_jax.rewards import brackets, exact, forms, gates, numeric, text
+from zppo_jax.rewards import brackets, exact, forms, gates, numeric, text, units
 from zppo_jax.rewards import latex as latex_lib
 from zppo_jax.rewards.choices import choices_match
 from zppo_jax.rewards.verdict import MalformedAnswer, Status
@@ -29,7 +31,10 @@ _CHOICE_GOLD = re.compile(r"^[A-J]$")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _ALL_LETTERS = re.compile(r"^[^\W\d_][^\W\d_' -]+$")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_TRAILING_TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{\s*([^{}]*?)\s*\}\s*(?:\^\s*\{?\s*([1-9])\s*\}?)?$")
+_TRAILING_TEXT = re.compile(
+    r"\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*(?:\^\{-?[0-9]\}[^{}]*)?\}\s*(?:\^\s*\{?\s*[1-9]\s*\}?)?$"
+)
+_TRAILING_WORDS = re.compile(r"(?<=[\w})])\s+([A-Za-z]{2,12})(?:\^\{?[1-9]\}?)?$")
 _CONNECTIVE = re.compile(r"\\text\s*\{\s*(?:or|and|if|for)\s*\}")
 # Between two numbers these words separate, as a comma does.
 _SEPARATOR = re.compile(
@@ -92,12 +97,16 @@ def _is_prose(latex: str) -> bool:
     return any(word.casefold() not in _FUNCTIONS for word in _WORD.findall(_COMMAND.sub(" ", bare)))
 
 
-def _split_unit(latex: str) -> tuple[str, str]:
-    r"""Splits an expression into (expression, unit in its final \text{}); the unit is "" if there is none."""
-    unit = _TRAILING_TEXT.search(latex)
-    if not unit or unit.start() == 0 or not unit.group(1):
-        return latex, ""
-    return latex[: unit.start()].strip(), f"{unit.group(1)}^{unit.group(2) or 1}"
+def _split_unit(latex: str) -> tuple[str, units.Unit]:
+    r"""Splits an expression into (expression, the unit in its final \text{} or known words); `units.NONE` without."""
+    written = _TRAILING_TEXT.search(latex) or _TRAILING_WORDS.search(latex)
+    if not written or written.start() == 0 or (written.re is _TRAILING_WORDS and not units.known(written[1])):
+        return latex, units.NONE
+    try:
+        unit = units.unit_after(latex[written.start() :])
+    except MalformedAnswer:
+        return latex, units.NONE
+    return (latex[: written.start()].strip(), unit) if unit.name else (latex, unit)
 
 
 @_remembered
@@ -150,7 +159,7 @@ def without_names(gold: str, answer: str) -> tuple[str, str] | None:
 def decide(gold: str, answer: str) -> Decision:
     """Compare a gold and an answer, both at most `gates.MAX_CHARS` long, as far as that is safe in this process.
 
-    Degree and percent signs are stripped from both before the second comparison (App. D.1).
+    Degree and percent signs at the end of an answer or item are left out where no radians are near.
     """
     alternatives = bool(_OR.search(gold) or _OR.search(answer))
     gold, answer = canonical(gold), canonical(answer)
@@ -169,10 +178,46 @@ def decide(gold: str, answer: str) -> Decision:
             return Decision(settled, Status.OK)
     except MalformedAnswer:
         return Decision(False, Status.MALFORMED)
-    gold, answer = numeric.strip_degree_percent(gold), numeric.strip_degree_percent(answer)
-    if _key(gold) == _key(answer):
-        return Decision(bool(_key(gold)), Status.OK)
-    return _decide_by_structure(gold, answer, alternatives)
+    if (pair := brackets.reconcile(gold, answer, alternatives)) is None:
+        return Decision(False, Status.OK)
+    if (settled := _decide_by_items(*pair)) is not None:
+        return Decision(settled, Status.OK)
+    if (pair := numeric.without_signs(*pair)) is None:
+        return Decision(False, Status.OK)
+    if _key(pair[0]) == _key(pair[1]):
+        return Decision(bool(_key(pair[0])), Status.OK)
+    return _decide_by_structure(*pair)
+
+
+def _decide_by_items(gold: str, answer: str) -> bool | None:
+    """Whether two lists, sets or points of quantities are the same; None if they are anything else."""
+    if "," not in gold or "," not in answer or "=" in gold + answer:
+        return None
+    one, other = brackets.outline(gold), brackets.outline(answer)
+    if not one or not other or not one.kind or {one.kind, other.kind} & {"half", ""}:
+        return None
+    golds, answers = _quantities(one.items), _quantities(other.items)
+    if not golds or not answers:
+        return None
+    if one.kind == other.kind != "set" and one.kind != "list":
+        return len(golds) == len(answers) and all(map(numeric.quantities_match, golds, answers))
+    return _same_items(golds, answers) if {one.kind, other.kind} <= {"set", "list"} else None
+
+
+def _quantities(items: Sequence[str]) -> list[numeric.Quantity]:
+    """The items as quantities; nothing if one is something else."""
+    found = [quantity for item in items if (quantity := _quantity(item))]
+    return found if len(found) == len(items) else []
+
+
+def _same_items(golds: Sequence[numeric.Quantity], answers: Sequence[numeric.Quantity]) -> bool:
+    left = list(answers)
+    for gold in golds:
+        place = next((place for place, one in enumerate(left) if numeric.quantities_match(gold, one)), None)
+        if place is None:
+            return False
+        del left[place]
+    return not left
 
 
 def surely_equal(one: str, other: str) -> bool:
@@ -182,20 +227,27 @@ def surely_equal(one: str, other: str) -> bool:
     return max(map(len, (one, other))) <= gates.MAX_CHARS and decide(one, other).correct
 
 
-def _decide_by_structure(gold: str, answer: str, alternatives: bool) -> Decision:
+def _in_one_unit(gold: str, answer: str, ratio: Fraction) -> tuple[str, str]:
+    """Both sides in one unit, where those of the gold are `ratio` times as large as those of the answer."""
+    return (
+        (gold, answer) if ratio == 1 else (rf"{ratio.numerator}\cdot({gold})", rf"{ratio.denominator}\cdot({answer})")
+    )
+
+
+def _decide_by_structure(gold: str, answer: str) -> Decision:
     if status := gates.refusal(answer):
         return Decision(False, status)
     if gates.refusal(gold):
         return Decision(False, Status.ERROR)
     (gold, gold_unit), (answer, answer_unit) = _split_unit(gold), _split_unit(answer)
-    if gold_unit and answer_unit and gold_unit != answer_unit:
-        return Decision(False, Status.OK)
+    if gold_unit.name and answer_unit.name:
+        if gold_unit.name != answer_unit.name:
+            return Decision(False, Status.OK)
+        gold, answer = _in_one_unit(gold, answer, gold_unit.scale / answer_unit.scale)
     if _key(gold) == _key(answer):
         return Decision(True, Status.OK)
     if any(_is_prose(latex) or _NUMBER_WITH_BASE.search(latex) for latex in (gold, answer)):
         return Decision(text.strings_match(gold, answer), Status.OK)
-    if (pair := brackets.reconcile(gold, answer, alternatives)) is None:
-        return Decision(False, Status.OK)
-    if (settled := exact.compare(*pair)) is not None:
+    if (settled := exact.compare(gold, answer)) is not None:
         return Decision(settled, Status.OK)
-    return Decision(False, Status.OK, pending=pair)
+    return Decision(False, Status.OK, pending=(gold, answer))

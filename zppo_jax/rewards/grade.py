@@ -17,10 +17,13 @@ _ANLS_THRESHOLD = 0.5
 
 
 class Pending(NamedTuple):
-    """A math answer that only the worker can compare with its gold; `pair` is (gold, answer) in normal form."""
+    """A math answer that only the worker can compare with its gold; `pairs` are (gold, answer) in normal form.
+
+    The answer is right if one of the pairs is equal; a second pair is the paper's second grading.
+    """
 
     answer: str
-    pair: tuple[str, str]
+    pairs: tuple[tuple[str, str], ...]
 
 
 def _strings(gold: str, answer: str) -> bool:
@@ -102,6 +105,8 @@ def grade(
         graded: Verdict | Pending = Verdict(False, Status.TOO_LONG, answer)
     else:
         graded = grade_answer(answer, gold, answer_type, **options)
+        if region == "anywhere":
+            graded = _graded_again(graded, gold, answer_type, options)
     wrong = isinstance(graded, Verdict) and not graded.correct
     return graded._replace(status=Status.ERROR) if wrong and _out_of_reach(gold, answer_type) else graded
 
@@ -125,8 +130,29 @@ def _math(answer: str, gold: Gold) -> Verdict | Pending:
         return Verdict(False, Status.ERROR, answer)
     decision = expression.decide(str(gold), answer)
     if decision.pending:
-        return Pending(answer, decision.pending)
+        return Pending(answer, (decision.pending,))
     return Verdict(decision.correct, decision.status, answer)
+
+
+def _without_signs(item: object) -> str:
+    return numeric.strip_degree_percent(str(item))
+
+
+def _graded_again(first: Verdict | Pending, gold: Gold, answer_type: str, options: dict[str, Any]) -> Verdict | Pending:
+    """The paper's second grading of what the first does not accept: without degree and percent signs (App. D.1)."""
+    answer = first.answer or ""
+    plain_answer = numeric.strip_degree_percent(answer)
+    golds = [gold] if isinstance(gold, str) else list(gold)
+    plain_golds = [numeric.strip_degree_percent(one) for one in map(str, golds)]
+    same = (plain_answer, plain_golds) == (answer, golds)
+    if (isinstance(first, Verdict) and first.correct) or same or not plain_answer or not all(plain_golds):
+        return first
+    second = grade_answer(
+        plain_answer, plain_golds[0] if isinstance(gold, str) else plain_golds, answer_type, **options
+    )
+    if isinstance(second, Verdict):
+        return second._replace(answer=answer) if second.correct else first
+    return Pending(answer, (first.pairs if isinstance(first, Pending) else ()) + second.pairs)
 
 
 def gold_fault(gold: Gold, answer_type: str, **options: Any) -> str | None:

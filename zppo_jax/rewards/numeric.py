@@ -34,6 +34,10 @@ _FRACTION_SHORT = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
 _PAIR = re.compile(rf"\s*(?:,|and\b)?\s*({_DECIMAL})\s*(\^\{{?\\circ\}}?|''|'|\"|[^\W\d_]+)")
 _ANGLES = {"'": Fraction(1, 60), "''": Fraction(1, 3600), '"': Fraction(1, 3600)}
 _FEET = {"'": "ft", "''": "in", '"': "in"}
+# Signs that belong to a whole answer or item: not 50% of x, nor the angle of a sine.
+_ENDING_SIGN = re.compile(rf"(?:{units.DEGREE.pattern}|\s*{units.PERCENT.pattern})\s*(?=$|[,;)\]]|\\}})")
+_RADIANS = re.compile(r"\\(?:pi|a?(?:rc)?(?:sin|cos|tan|cot|sec|csc))(?![A-Za-z])|\\operatorname\{arc")
+_ANGLE = re.compile(rf"([0-9]+(?:\.[0-9]+)?|\([^()]*\)|(?<![A-Za-z\\])[A-Za-z])\s*(?:{units.DEGREE.pattern})")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,20 @@ class Quantity:
 def strip_degree_percent(source: str) -> str:
     """Removes degree and percent signs, as the paper's second grading does (App. D.1)."""
     return units.PERCENT.sub("", units.DEGREE.sub("", source)).strip()
+
+
+def without_signs(gold: str, answer: str) -> tuple[str, str] | None:
+    r"""Both sides without the degree and percent signs that end them or an item, as 30^\circ in a list of angles.
+
+    Where radians are calculated with, in \sin 30^\circ or beside a multiple of \pi, degrees become radians. None if
+    that cannot be, so that the two differ.
+    """
+    if not any(sign in gold or sign in answer for sign in ("%", "circ", "deg", "percent", "pct", "度")):
+        return gold, answer
+    if not (_RADIANS.search(gold + answer) and units.DEGREE.search(gold + answer)):
+        return _ENDING_SIGN.sub("", gold).strip(), _ENDING_SIGN.sub("", answer).strip()
+    one, other = (_ANGLE.sub(r"(\1\\cdot\\frac{\\pi}{180})", side) for side in (gold, answer))
+    return None if units.DEGREE.search(one + other) else (one, other)
 
 
 def _exponent(digits: str | None) -> int:

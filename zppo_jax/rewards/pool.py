@@ -134,8 +134,10 @@ class ScoringPool:
         if self._closed or os.getpid() != self._owner:
             raise ValueError("this ScoringPool is closed, or was made before a fork: make a new one")
         graded = [grade(*one[:4], **one.options) for one in map(_item, items)]
-        outcomes = self._compare_all([one.pair for one in graded if isinstance(one, Pending)])
-        verdicts = [Verdict(*outcomes[one.pair], one.answer) if isinstance(one, Pending) else one for one in graded]
+        outcomes = self._compare_all([one.pairs[0] for one in graded if isinstance(one, Pending)])
+        again = [one for one in graded if isinstance(one, Pending) and not outcomes[one.pairs[0]][0]]
+        outcomes |= self._compare_all([pair for one in again for pair in one.pairs[1:]])
+        verdicts = [_verdict(one, outcomes) if isinstance(one, Pending) else one for one in graded]
         self._count("undecided", sum(verdict.status == Status.ERROR for verdict in verdicts))  # not those for a judge
         return verdicts
 
@@ -238,6 +240,12 @@ class ScoringPool:
     def _count(self, counter: str, number: int = 1) -> None:
         with self._lock:
             self._counts[counter] += number
+
+
+def _verdict(pending: Pending, outcomes: Mapping[Pair, Comparison]) -> Verdict:
+    """Right if one of the pairs is equal; else the outcome of the first."""
+    compared = [outcomes[pair] for pair in pending.pairs if pair in outcomes]
+    return Verdict(*next((outcome for outcome in compared if outcome[0]), compared[0]), pending.answer)
 
 
 def _item(item: Answer | tuple[Any, ...]) -> Answer:

@@ -47,6 +47,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "volt": {"V volt": "1", "kV": "1000", "mV": "0.001"}, "ampere": {"A ampere amp": "1", "mA": "0.001"},
     "watt": {"W watt": "1", "kW kilowatt": "1000", "MW": "1e6"}, "joule": {"J joule": "1", "kJ": "1000", "MJ": "1e6"},
     "newton": {"N newton": "1", "kN": "1000"}, "pascal": {"Pa pascal": "1", "kPa": "1000", "MPa": "1e6"},
+    "angle": {"rad radian": "1"},
     "hertz": {"Hz hertz": "1", "kHz": "1000", "MHz": "1e6", "GHz": "1e9"}, "mole": {"mol mole": "1"},
 }  # fmt: skip
 _UNITS: dict[str, Unit] = {
@@ -77,8 +78,10 @@ CURRENCY = re.compile(r"^([+-]?)\s*(\\?\$|€|£|¥)\s*")
 _SYMBOLS = {r"\Omega": "Ω", r"\ohm": "Ω", r"\mu": "µ", r"\euro": "€", r"\$": "$", r"\cdot": " ", r"\times": " "}
 _SYMBOL = re.compile(r"\\(?:Omega|ohm|mu|euro|cdot|times)(?![A-Za-z])\s*|\\\$")
 _FACTOR = re.compile(r"\s*(/|\bper\b)?\s*([^\W\d_]+|[$€£])\s*(?:\^\s*(-?[1-9]))?")
+# "sq." and "cu." are abbreviations; any other period ends the answer.
+_ABBREVIATED = re.compile(r"\b(sq|cu)\.(?=\s)")
 _BRACED_POWER = re.compile(r"\^\s*\{\s*(-?[1-9])\s*\}")
-_SQUARES = {"square": 2, "sq": 2, "cubic": 3}
+_SQUARES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _MAX_WORDS = 3
 
 
@@ -100,7 +103,7 @@ def unit_after(rest: str) -> Unit:
     """
     degree = DEGREE.search(rest)
     marked = "\\" in _SYMBOL.sub("", DEGREE.sub("", rest))
-    rest = _BRACED_POWER.sub(r"^\1", rest)
+    rest = _BRACED_POWER.sub(r"^\1", _ABBREVIATED.sub(r"\1", rest))
     written = text.unwrap_text(_SYMBOL.sub(lambda match: _SYMBOLS[match[0].strip()], DEGREE.sub("", rest)))
     apart = rest[:1].isspace() or bool(degree)
     if not written.strip():
