@@ -16,6 +16,7 @@ _CLOSERS = {")": "round", "]": "square", r"\}": "set", r"\rangle": "round", "}":
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|leqslant|geqslant|neq?)(?![A-Za-z])")
 _NAMED_ITEM = re.compile(r"^\s*([A-Za-z](?:_\{?\w\}?)?)\s*=([^=]+)$")
 _NAMES = re.compile(r"^(\([A-Za-z](?:\s*,\s*[A-Za-z])+\s*\))\s*=\s*(\(.*\))$", re.DOTALL)
+_ROW_OR_COLUMN = re.compile(r"^\\begin\s*\{[pb]?matrix\}(.*)\\end\s*\{[pb]?matrix\}$", re.DOTALL)
 # Operators between sets, several values in one expression, tables, thousands: the parser reads these.
 _OTHER = re.compile(
     r"\\(?:cup|cap|setminus|pm|mp|begin|infty|ldots|dots|cdots|in|mathbb|equiv|pmod|bmod|mid)(?![A-Za-z])"
@@ -90,6 +91,8 @@ def reconcile(gold: str, answer: str, alternatives: bool = False) -> Pair | None
     """
     if "," not in gold + answer and ";" not in gold + answer:
         return gold, answer
+    if r"\begin" in gold or r"\begin" in answer:
+        return _vectors(gold, answer)
     one, other = outline(_by_name(gold)), outline(_by_name(answer))
     if not one or not other or _OTHER.search(gold) or _OTHER.search(answer):
         return gold, answer
@@ -97,6 +100,22 @@ def reconcile(gold: str, answer: str, alternatives: bool = False) -> Pair | None
     if not one or not other:
         return gold, answer
     return _of_kinds(one, other, gold, answer, alternatives)
+
+
+def _vectors(gold: str, answer: str) -> Pair:
+    """A row or column beside a point as a point; anything else as it is."""
+    matches = [_ROW_OR_COLUMN.match(side) for side in (gold, answer)]
+    if all(matches):
+        return gold, answer
+    sides = [_as_point(match[1]) if match else side for match, side in zip(matches, (gold, answer), strict=True)]
+    return sides[0] or gold, sides[1] or answer
+
+
+def _as_point(table: str) -> str:
+    rows = [row.strip() for row in table.split(r"\\")]
+    if len(rows) > 1 and "&" in table:
+        return ""
+    return f"({', '.join(rows if len(rows) > 1 else table.split('&'))})"
 
 
 def _by_name(latex: str) -> str:

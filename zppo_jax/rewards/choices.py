@@ -14,18 +14,23 @@ Same = Callable[[str, str], bool]
 
 _WRAPPERS = '{(["'
 _PREFIX = re.compile(
-    r"^(?:(?:the\s+)?(?:correct\s+|final\s+)?(?:answer|option|choice)\s*(?:is|[:=])|答案[是为:])\s*[:=]?\s*|"
-    r"^(?:(?:the\s+)?(?:correct\s+|final\s+)?(?:answer|option|choice)|选项|选择|答案|选)\s*"
-    r"(?=[(\[{]?[a-z][)\]}]?(?:$|[.:)\]}\s]))",
+    r"^(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:(?:the\s+)?(?:correct\s+|final\s+|best\s+)?(?:answer|option|choice)\s*"
+    r"(?:is|[:=])|(?:正确|最终)?答案(?:[是为:]|应?选)|it\s+is\b|(?:i\s+)?(?:choose|select|pick)\b)\s*[:=]?\s*|"
+    r"^(?:(?:the\s+)?(?:correct\s+|final\s+)?(?:answer|option|choice)s?|选项|选择|答案|选)\s*"
+    r"(?=[(\[{]?[a-z][)\]}]?(?:$|[.,:)\]}\s]))",
     re.I,
 )
-_LETTER = re.compile(r"^[(\[]?([a-z])[)\]]?[.:)]?$", re.I)
+_SUFFIX = re.compile(
+    r"\s+is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answer|option|choice|one))?\.?$|(?<=[A-Za-z])\s*选?项$", re.I
+)
+_LETTER = re.compile(r"^[(\[<【]?([a-z])[)\]>】]?\s*[.:)]?$", re.I)
 _LETTER_THEN_TEXT = re.compile(
     r"^(?:[(\[]([a-z])[)\]][.:]?\s*|([a-z])\s*[.:)]\s*|([a-z])\s*(?=\())(?=\S)(.*)$", re.I | re.DOTALL
 )
 # Only an option's own text may follow these: "A cat" and "A, B" name no option.
 _LETTER_AND_OPTION = re.compile(r"^([a-z])(?:\s*[-,=/]\s*|\s+)(?=\S)(.*)$", re.I | re.DOTALL)
-_SEVERAL_LETTERS = re.compile(r"^[a-z](?:\s*(?:,|;|、|and|&)\s*[a-z])+$|^[a-z]{2,}$", re.I)
+_BETWEEN_LETTERS = re.compile(r"[\s,;、/&.()\[\]{}\"']+|\band\b|和", re.I)
+_SEVERAL_LETTERS = re.compile(r"^[a-z](?:\s*(?:,|;|、|(?:,\s*)?and|&)\s*[a-z])+$|^[a-z]{2,}$", re.I)
 
 
 def choices_match(gold: str, answer: str, choices: Sequence[str] = (), same: Same = text.strings_match) -> bool:
@@ -54,7 +59,8 @@ def choices_match(gold: str, answer: str, choices: Sequence[str] = (), same: Sam
 def _clean(source: str) -> str:
     source = unicodedata.normalize("NFKC", source.strip()).replace("。", ".")
     source = text.LATEX_ESCAPE.sub(r"\1", text.unwrap_text(latex.peel(source, _WRAPPERS)))
-    source = _PREFIX.sub("", " ".join(source.split()))
+    source = " ".join(source.replace("**", "").translate(text.TYPEWRITER).split())
+    source = _SUFFIX.sub("", _PREFIX.sub("", source))
     return latex.peel(source, _WRAPPERS)
 
 
@@ -93,6 +99,10 @@ def _is_letter_set(gold: str) -> bool:
 
 
 def _letter_set(source: str) -> frozenset[str]:
-    if not (_SEVERAL_LETTERS.match(source) or _LETTER.match(source)):
+    """The letters that an answer lists, however it separates them."""
+    if _LETTER.match(source) or _SEVERAL_LETTERS.match(source):
+        return frozenset(re.sub(r"[^A-Z]", "", source.upper().replace("AND", "")))
+    letters = [part.upper() for part in _BETWEEN_LETTERS.split(source) if part]
+    if not letters or not all(len(letter) == 1 and "A" <= letter <= "Z" for letter in letters):
         raise MalformedAnswer("the answer names no set of choices")
-    return frozenset(re.sub(r"[^A-Z]", "", source.upper().replace("AND", "")))
+    return frozenset(letters)

@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from zppo_jax.rewards import brackets, exact, forms, gates, numeric, text, units
+from zppo_jax.rewards import brackets, exact, forms, gates, numeric, text, units, words
 from zppo_jax.rewards import latex as latex_lib
 from zppo_jax.rewards.choices import choices_match
 from zppo_jax.rewards.verdict import MalformedAnswer, Status
 
 _SHORT_FRACTION = re.compile(r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])(?![0-9])")
 _SHORT_FRACTION_TOP = re.compile(r"\\frac\s*([0-9A-Za-z])\s*\{")
+_SHORT_BINOMIAL = re.compile(r"\\[dt]?binom\s*([0-9A-Za-z])\s*([0-9A-Za-z])(?![0-9])")
+_SHORT_ACCENT = re.compile(r"\\(vec|hat|bar|overline|mathbf)\s+([A-Za-z])(?![A-Za-z])")
 _SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 _SHORT_INDEX = re.compile(r"(?<!^)_\s*([0-9A-Za-z])(?![0-9A-Za-z])")
 # 120_3 is a number in base 3, which the parser would read as 120.
@@ -30,6 +32,9 @@ _SPACE_THAT_SEPARATES = re.compile(r"(?<=[0-9A-Za-z])\s+(?=[0-9A-Za-z])")
 _CHOICE_GOLD = re.compile(r"^[A-J]$")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _ALL_LETTERS = re.compile(r"^[^\W\d_][^\W\d_' -]+$")
+_LETTER = re.compile(r"[^\W\d_]{2,}")
+# Letters between signs are factors, as in 4abc and \frac{abc}{4S}.
+_PRODUCT = re.compile(r"(?<![A-Za-z ])[a-z]{3,4}(?![A-Za-z ])")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _TRAILING_TEXT = re.compile(
     r"\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*(?:\^\{-?[0-9]\}[^{}]*)?\}\s*(?:\^\s*\{?\s*[1-9]\s*\}?)?$"
@@ -40,6 +45,8 @@ _CONNECTIVE = re.compile(r"\\text\s*\{\s*(?:or|and|if|for)\s*\}")
 _SEPARATOR = re.compile(
     r"(?<=[0-9)}])\s*,?\s*(?:\\text\s*\{\s*(?:or|and)\s*\}|\b(?:or|and)\b|、|和|或)\s*(?=[-+0-9.({\\]|[A-Za-z]\s*=)"
 )
+_IS_CALL = re.compile(r"^[a-zA-Z]\s*\(\s*x\s*\)$")
+_ELLIPSIS = re.compile(r"\\[lcd]?dots(?![A-Za-z])|\.{3,}")
 _OR = re.compile(r"(?<![A-Za-z\\])or(?![A-Za-z])|或")
 _SET_BUILDER = re.compile(r"^\\\{\s*([A-Za-z])\s*(?:\\in\s*\\(?:mathbb\s*\{?R\}?|R)\s*)?[|:]\s*([^|]*)\\\}$")
 _EMPTY_SET = re.compile(r"\\(?:varnothing|emptyset|O)(?![A-Za-z])")
@@ -66,8 +73,10 @@ _remembered = functools.lru_cache(8192)
 @_remembered
 def canonical(source: str) -> str:
     """The normal form of a LaTeX answer: no fences, spacing commands or short forms; spaces only as separators."""
-    latex = latex_lib.peel(brackets.escaped(latex_lib.clean(latex_lib.peel(brackets.escaped(text.plain(source))))))
-    latex = latex_lib.inward(latex.removesuffix(".").rstrip())
+    latex = latex_lib.peel(
+        brackets.escaped(latex_lib.clean(latex_lib.peel(brackets.escaped(text.plain(source)), '{"')))
+    )
+    latex = text.roots(words.typeset(latex_lib.inward(latex.removesuffix(".").rstrip())))
     if any(word in latex for word in ("or", "and", "、", "和", "或")):
         latex = _SEPARATOR.sub(", ", latex)
     if (builder := _SET_BUILDER.match(latex)) and any(sign in builder[2] for sign in "<>\\"):
@@ -77,6 +86,8 @@ def canonical(source: str) -> str:
         latex = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", latex)
         latex = _SHORT_FRACTION_TOP.sub(r"\\frac{\1}{", latex)
         latex = _SHORT_INDEX.sub(r"_{\1}", latex)
+        latex = _SHORT_BINOMIAL.sub(r"\\binom{\1}{\2}", latex) if "binom" in latex else latex
+        latex = _SHORT_ACCENT.sub(r"\\\1{\2}", latex)
         latex = _SHORT_ROOT.sub(r"\\sqrt{\1}", latex)
     return latex
 
@@ -94,7 +105,8 @@ def _is_prose(latex: str) -> bool:
     bare = _ENVIRONMENT.sub(" ", _CONNECTIVE.sub(" ", latex))
     if _ALL_LETTERS.match(bare):
         return True
-    return any(word.casefold() not in _FUNCTIONS for word in _WORD.findall(_COMMAND.sub(" ", bare)))
+    bare = _PRODUCT.sub(" ", _COMMAND.sub(" ", bare))
+    return any(word.casefold() not in _FUNCTIONS for word in _WORD.findall(bare))
 
 
 def _split_unit(latex: str) -> tuple[str, units.Unit]:
@@ -147,6 +159,9 @@ def without_names(gold: str, answer: str) -> tuple[str, str] | None:
     """
     (gold_name, gold_value), (answer_name, answer_value) = map(latex_lib.split_name, (gold, answer))
     if gold_name and answer_name and _key(gold_name) != _key(answer_name):
+        names = {gold_name, answer_name}
+        if any("(" in name or "frac" in name or "'" in name for name in names):  # f(x) = 2x may be called y
+            return (gold_value, answer_value) if "y" in names and any(_IS_CALL.match(name) for name in names) else None
         gold_words, answer_words = ("text" in name or " " in name for name in (gold_name, answer_name))
         if gold_words != answer_words:  # a symbol and its meaning
             return gold_value, answer_value
@@ -172,13 +187,17 @@ def decide(gold: str, answer: str) -> Decision:
     alternatives |= any(
         side != one and brackets.is_list(side) for side, one in zip(unnamed, (gold, answer), strict=True)
     )
+    if (unnamed := forms.without_parameter(*unnamed)) is None:
+        return Decision(False, Status.OK)
     gold, answer = unnamed
     try:
         if (settled := _decide_by_form(gold, answer)) is not None:
             return Decision(settled, Status.OK)
     except MalformedAnswer:
         return Decision(False, Status.MALFORMED)
-    if (pair := brackets.reconcile(gold, answer, alternatives)) is None:
+    if bool(_ELLIPSIS.search(gold)) != bool(_ELLIPSIS.search(answer)) or gold.count("'") != answer.count("'"):
+        return Decision(False, Status.OK)  # a parser reads over dots and primes
+    if (pair := forms.proportion(gold, answer)) is None or (pair := brackets.reconcile(*pair, alternatives)) is None:
         return Decision(False, Status.OK)
     if (settled := _decide_by_items(*pair)) is not None:
         return Decision(settled, Status.OK)
@@ -227,6 +246,13 @@ def surely_equal(one: str, other: str) -> bool:
     return max(map(len, (one, other))) <= gates.MAX_CHARS and decide(one, other).correct
 
 
+def _plain_numbers(gold: str, answer: str) -> tuple[str, str]:
+    """Both sides, where 3 million beside an expression is 3000000."""
+    found = [_quantity(side) if _LETTER.search(side) and not _COMMAND.search(side) else None for side in (gold, answer)]
+    sides = [str(one.number) if one and not one.unit else side for one, side in zip(found, (gold, answer), strict=True)]
+    return sides[0], sides[1]
+
+
 def _in_one_unit(gold: str, answer: str, ratio: Fraction) -> tuple[str, str]:
     """Both sides in one unit, where those of the gold are `ratio` times as large as those of the answer."""
     return (
@@ -246,8 +272,9 @@ def _decide_by_structure(gold: str, answer: str) -> Decision:
         gold, answer = _in_one_unit(gold, answer, gold_unit.scale / answer_unit.scale)
     if _key(gold) == _key(answer):
         return Decision(True, Status.OK)
+    gold, answer = _plain_numbers(gold, answer)
     if any(_is_prose(latex) or _NUMBER_WITH_BASE.search(latex) for latex in (gold, answer)):
-        return Decision(text.strings_match(gold, answer), Status.OK)
+        return Decision(words.same(gold, answer), Status.OK)
     if (settled := exact.compare(gold, answer)) is not None:
         return Decision(settled, Status.OK)
     return Decision(False, Status.OK, pending=(gold, answer))

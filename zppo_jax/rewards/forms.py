@@ -10,31 +10,37 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from zppo_jax.rewards import text
+from zppo_jax.rewards import dates, text
 
 Form = tuple[object, ...]
 
-_CLOCK = re.compile(r"^([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s*(?:([ap])\.?\s*m\.?)?$", re.I)
-_DATE = re.compile(r"^([0-9]{1,4})\s*([-/.])\s*([0-9]{1,2})\s*\2\s*([0-9]{1,4})$")
 _YEARS = re.compile(r"^([0-9]{4})\s*(?:-|--)\s*([0-9]{4}|[0-9]{2})$")
 _PRIMES = re.compile(r"^([0-9]{1,40}(?:\.[0-9]{1,20})?)\s*('{1,2}|\")$")
 _CONGRUENCE = re.compile(
     r"^([A-Za-z])\s*\\equiv\s*(-?[0-9]{1,40})\s*\(?\s*\\?[pb]?mod\s*\{?\s*([0-9]{1,40})\s*\}?\s*\)?$"
 )
-_RATIO_PART = re.compile(r"^[0-9]+(?:\.[0-9]+)?$")
+_RATIO_SIGN = re.compile(r"(?<=[0-9)}])\s*\bto\b\s*(?=[0-9(\\])")
+_NO_RATIO = re.compile(r"[=<>,;|]|\\[{}]|\\(?:to|mid|in)(?![A-Za-z])|[A-Za-z]{3,}:|:\s*[A-Za-z]{3,}")
+_FAMILY = re.compile(
+    r"^(?P<member>.+?)\s*[,;]?\s*[(（]?\s*(?:\\text\s*\{\s*(?:where|for|with)\s*\})?\s*([a-z])\s*\\in\s*"
+    r"\\math(?:bb|bf|rm)\s*\{?\s*([ZN])\s*\}?((?:[\^_]\{?[+*0-9]\}?)?)\s*[)）]?$"
+)
 _FORMULA = re.compile(r"^(?=.*[A-Z])(?=.*[A-Za-z)][0-9])[A-Za-z0-9()\[\]]{2,40}(?:\^[0-9]?[+-])?$")
 _INDEX = re.compile(r"_\s*(?:\{\s*([0-9A-Za-z]+)\s*\}|([0-9A-Za-z]))")
 _SPACE = re.compile(r"\s+")
 
 
 def compare(gold: str, answer: str) -> bool | None:
-    """Whether two answers are the same by their form; None if neither has one, or only one and that may be a number."""
+    """Whether two answers are the same by their form; None if neither has one, or only one and that may be a number.
+
+    Ratios are no form: `proportion` makes them expressions.
+    """
     gold, answer = (text.unwrap_text(side).strip() for side in (gold, answer))
-    for read in (_congruence, _clock, _date, _years, _primes, _formula):
+    for read in (_congruence, dates.time_of, dates.date_of, _years, _primes, _formula):
         one, other = read(gold), read(answer)
         if one or other:
             return one == other if one and other else _mixed(read, one, gold, answer)
-    return _ratios(gold, answer)
+    return None
 
 
 def _mixed(read: Callable[[str], Form | None], gold_form: Form | None, gold: str, answer: str) -> bool | None:
@@ -50,21 +56,6 @@ def _congruence(source: str) -> Form | None:
     r"""x \equiv 3 \pmod{7}: the symbol, the residue and the modulus."""
     match = _CONGRUENCE.match(source)
     return (match[1], int(match[2]) % int(match[3]), int(match[3])) if match and int(match[3]) else None
-
-
-def _clock(source: str) -> Form | None:
-    """Hours and minutes, both of them in their range: 2:3 and 25:00 are ratios."""
-    match = _CLOCK.match(source)
-    if not match or int(match[1]) > 24 or int(match[2]) > 59 or int(match[3] or 0) > 59:
-        return None
-    return int(match[1]), int(match[2]), int(match[3] or 0), (match[4] or "").lower()
-
-
-def _date(source: str) -> Form | None:
-    match = _DATE.match(source)
-    if not match or not (len(match[1]) == 4 or len(match[4]) in (2, 4)):
-        return None
-    return match[2], int(match[1]), int(match[3]), int(match[4])
 
 
 def _years(source: str) -> Form | None:
@@ -88,18 +79,40 @@ def _formula(source: str) -> Form | None:
     return (key,) if _FORMULA.match(key) else None
 
 
-def _ratios(gold: str, answer: str) -> bool | None:
-    """Whether two ratios are the same in proportion; None if they are not two."""
-    one, other = _parts(gold), _parts(answer)
-    if one and other:
-        return len(one) == len(other) and all(a * other[0] == b * one[0] for a, b in zip(one, other, strict=True))
-    return None
-
-
-def _parts(source: str) -> list[Fraction] | None:
-    """The parts of a ratio of numbers, none of them 0; None if it is anything else."""
-    parts = [part.strip() for part in source.split(":")]
-    if len(parts) < 2 or not all(_RATIO_PART.match(part) and len(part) <= 64 for part in parts):
+def without_parameter(gold: str, answer: str) -> tuple[str, str] | None:
+    r"""Both sides without `k \in \mathbb{Z}` behind them, the parameter named as in the gold; None if the two range
+    over different sets."""
+    if r"\in" not in gold and r"\in" not in answer:
+        return gold, answer
+    one, other = _FAMILY.match(gold), _FAMILY.match(answer)
+    if one and other and one.group(3, 4) != other.group(3, 4):
         return None
-    numbers = [Fraction(part) for part in parts]
-    return numbers if all(numbers) else None
+    members = [match["member"] if match else side for match, side in ((one, gold), (other, answer))]
+    if one and other and one[2] != other[2]:
+        members[1] = re.sub(rf"(?<![A-Za-z\\]){other[2]}(?![A-Za-z])", one[2], members[1])
+    return members[0], members[1]
+
+
+def proportion(gold: str, answer: str) -> tuple[str, str] | None:
+    """Ratios as what a parser compares: of two parts as a quotient, of more as a point. None if they differ anyway."""
+    if ":" not in gold and ":" not in answer:
+        return gold, answer
+    one, other = _parts(gold), _parts(answer)
+    if not one or not other or max(len(one), len(other)) == 1:
+        return gold, answer
+    if len(one) != len(other) and max(len(one), len(other)) > 2:
+        return None
+    return _as_point(one), _as_point(other)
+
+
+def _parts(source: str) -> list[str]:
+    """The parts of a ratio, one part for any other expression; nothing if the colon means something else."""
+    source = _RATIO_SIGN.sub(":", text.unwrap_text(source))
+    return [] if _NO_RATIO.search(source) else [part.strip() for part in source.split(":")]
+
+
+def _as_point(parts: list[str]) -> str:
+    if len(parts) == 1:
+        return parts[0]
+    quotients = [rf"\frac{{{part}}}{{{parts[0]}}}" for part in parts[1:]]
+    return f"({', '.join(quotients)})" if len(parts) > 2 else rf"\frac{{{parts[0]}}}{{{parts[1]}}}"

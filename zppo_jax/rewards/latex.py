@@ -10,7 +10,8 @@ import re
 from zppo_jax.rewards import text
 
 _SIZE = re.compile(
-    r"\\(?:left|right|middle|displaystyle|textstyle|limits|nolimits|[bB]igg?[lrm]?)(?![A-Za-z])|\\(?:color)\s*\{[^{}]*\}"
+    r"\\(?:left|right|middle|displaystyle|textstyle|limits|nolimits|[bB]igg?[lrm]?|"
+    r"bf|it|rm|bfseries|small|normalsize|[lL]arge|LARGE|[hH]uge|therefore)(?![A-Za-z])|\\(?:color)\s*\{[^{}]*\}"
 )
 _COLOURED = re.compile(r"\\(?:textcolor|colorbox)\s*\{[^{}]*\}\s*(?=\{)")
 _BRACKET = {
@@ -24,11 +25,20 @@ _BRACED_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
 _THIN = r"(?:\\[,!:; ]|~)"
 _THOUSANDS = re.compile(rf"(?<=[0-9])(?:,?\\!\s*|{_THIN}\s*|')(?=[0-9]{{3}}(?![0-9]))")
 _ROW_END_OR_SPACE = re.compile(r"(\\\\)(?:\s*\[\s*-?[0-9.]+\s*[a-z]{2}\s*\])?|\\!|\\[,:;> ]|\\q?quad(?![A-Za-z])")
+_ROW_END = re.compile(r"\\cr(?![A-Za-z])")
+_TABLE = re.compile(r"(\\begin\s*\{array\}\s*\{)([^{}]*)\}|(\\(?:begin|end)\s*\{)[bp]?small(matrix\})|\\hline")
+_LAST_ROW_END = re.compile(r"\\\\\s*(?=\\end)")
+_SLANTED = re.compile(r"\\([gl]e)qslant(?![A-Za-z])")
+_PRIME = re.compile(r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime(?![A-Za-z]))")
 _FRACTION_KIND = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _INLINE_MATH = re.compile(r"(?<![\\$])\$(?=[^\s$])([^$]*[^\s$\\])\$(?!\$)")
 _REPEATING = re.compile(
-    r"(?<![0-9.])([0-9]{0,20})\.([0-9]{0,20})\\(?:overline|bar|dot)\s*\{\s*([0-9]{1,20})\s*\}(?![0-9])"
+    r"(?<![0-9.])([0-9]{0,20})\.([0-9]{0,20})(?:\\(?:overline|bar|dot)\s*\{\s*([0-9]{1,20})\s*\}"
+    r"(?:([0-9]{0,20})\\dot\s*\{\s*([0-9])\s*\})?|\(([0-9]{1,20})\))(?![0-9])"
 )
+_DOTS = r"(?:\.{3,}|\\(?:[lc]?dots)(?![A-Za-z]))"
+_GOES_ON = re.compile(rf"(?<![0-9.])([0-9]{{1,20}})\.([0-9]{{0,20}}?)([0-9]{{1,6}}?)\3{{2,20}}\s*{_DOTS}$")
+_GOES_ON_ANYHOW = re.compile(rf"^(-?\s*[0-9]{{1,20}}\.[0-9]{{5,20}})\s*{_DOTS}$")
 _MARKDOWN = re.compile(r"^(\*\*\*|\*\*|\*|__|```|`)\s*(?=\S)(.*\S)\s*\1$", re.DOTALL)
 _WHOLE_TEXT = re.compile(rf"^{text.TEXT_COMMANDS}\s*\{{([^{{}}]*)\}}$")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "「": "」", "『": "』"}
@@ -42,17 +52,32 @@ _NO_NAMES = (
     r"(?!\\(?:d?frac|sqrt|sin|cos|tan|cot|sec|csc|log|ln|lg|exp|pm|mp|int|sum|prod|lim|left|infty|pi)(?![A-Za-z]))"
 )
 _INDEX = r"(?:_(?:\{[^{}=]{1,20}\}|\w))?"
+_VECTOR = r"\\(?:vec|overline|overrightarrow|mathbf|hat)\s*\{\s*[A-Za-z]{1,3}\s*\}"
 _NAMED = re.compile(
     rf"""^(?P<name>
         (?:m\s*)?\\(?:measured)?(?:angle|triangle)\s*[A-Za-z]{{1,4}}
         |\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|operatorname)\s*\{{[^{{}}]*\}}{_INDEX}(?:\([^()=]{{0,30}}\))?
         |\\frac\s*\{{\s*\\?(?:mathrm|partial)?\s*d?[^{{}}=+*/-]{{0,10}}\}}\{{\s*\\?(?:mathrm|partial)?\s*d[^{{}}=+*/-]{{1,10}}\}}
-        |\|?(?:\\(?:overline|vec|hat|bar|widehat)\s*)?\{{?[A-Za-z]{{1,3}}\}}?\|?'{{0,3}}{_INDEX}(?:\([^()=]{{0,30}}\))?
+        |\|?(?:\\(?:overline|vec|hat|bar|widehat)\s*)?\{{?[A-Za-z]{{1,3}}\}}?\|?(?:'{{1,3}}|\^\{{-1\}})?{_INDEX}(?:\([^()=]{{0,30}}\))?
+        |\|?{_VECTOR}(?:\s*(?:\\cdot|\\times|[-+])\s*[0-9]?{_VECTOR})*\|?
+        |P\s*\([^()]{{1,30}}\)|\\sigma\s*\^\{{?2\}}?
+        |[A-Z](?:\s*\\(?:cap|cup|setminus)\s*[A-Z])+
+        |[A-Za-z]{{1,3}}(?:\s*:\s*[A-Za-z]{{1,3}})+
         |{_NO_NAMES}\\[A-Za-z]+{_INDEX}(?:\([^()=]{{0,30}}\))?
         |[A-Za-z][A-Za-z ]{{2,40}}
     )\s*{_RELATION}\s*(?P<value>[^=<>]+)$""",
     re.VERBOSE,
 )
+_INTRODUCTION = re.compile(
+    r"^(?:\\text\s*\{\s*)?(?:(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:the\s+)?(?:correct\s+|final\s+)?"
+    r"(?:answer|solution|result)\s*(?:is|:|=)|(?:正确|最终)?答案\s*[是为:]|(?:is\s+)?(?:about|approximately|approx\.?|roughly)\b|大?约)"
+    r"\s*:?\s*(?:\}\s*)?(?=\S)",
+    re.I,
+)
+_LABELLED = re.compile(
+    r"^(?:\\text\s*\{\s*)?(?P<name>[A-Za-z][A-Za-z ]{2,40}?)\s*:\s*(?:\}\s*)?(?P<value>[-+$\\0-9][^:]*)$"
+)
+_MINUS = re.compile(r"^(?:minus|negative|负)\s*(?=[0-9\\($])", re.I)
 _LEADING_RELATION = re.compile(rf"^{_RELATION}\s*(?=\S)")
 
 
@@ -62,10 +87,22 @@ def _row_end_or_space(match: re.Match[str]) -> str:
     return "" if match[0] == r"\!" else " "
 
 
+def _table(match: re.Match[str]) -> str:
+    """An array without rules between its columns, and a small matrix as any other."""
+    if match[1]:
+        columns = re.sub(r"[^lcr]", "", match[2])
+        return f"{match[1]}{columns}}}"
+    return f"{match[3]}{match[4]}" if match[3] else ""
+
+
 def _repeating(match: re.Match[str]) -> str:
-    r"""0.1\overline{6} as a fraction: (16 - 1) / 90."""
-    whole, fixed, repeated = match[1] or "0", match[2], match[3]
-    top = int(whole + fixed + repeated) - int(whole + fixed)
+    r"""0.1\overline{6} and 0.1(6) as a fraction: (16 - 1) / 90."""
+    repeated = match[3] + (match[4] or "") + (match[5] or "") if match[3] else match[6]
+    return _endless(match[1], match[2], repeated)
+
+
+def _endless(whole: str, fixed: str, repeated: str) -> str:
+    top = int((whole or "0") + fixed + repeated) - int((whole or "0") + fixed)
     return rf"\frac{{{top}}}{{{'9' * len(repeated)}{'0' * len(fixed)}}}"
 
 
@@ -80,8 +117,15 @@ def clean(latex: str) -> str:
         latex = _COLOURED.sub("", _SIZE.sub("", latex))
         latex = _BRACKET_NAME.sub(lambda match: _BRACKET[match[0]], latex)
         latex = _THOUSANDS.sub("", _BRACED_COMMA.sub(",", latex))
-        latex = _REPEATING.sub(_repeating, latex)
+        latex = _TABLE.sub(_table, _ROW_END.sub(r"\\\\", latex)) if r"\begin" in latex else latex
+        latex = _SLANTED.sub(r"\\\1", latex)
+        latex = _PRIME.sub(lambda match: "'" * max(1, (match[1] or "").count("p")), latex)
+        latex = _LAST_ROW_END.sub("", latex)
         latex = _FRACTION_KIND.sub(r"\\frac", _ROW_END_OR_SPACE.sub(_row_end_or_space, latex))
+    latex = latex.replace("{:}", ":")
+    if "." in latex:
+        latex = _GOES_ON.sub(lambda match: _endless(match[1], match[2], match[3]), _REPEATING.sub(_repeating, latex))
+        latex = _GOES_ON_ANYHOW.sub(r"\1", latex)
     return latex.replace("~", " ").strip()
 
 
@@ -136,6 +180,7 @@ def split_name(latex: str) -> tuple[str, str]:
 
     The name is "" if there is none. `\approx` and a relation without a left side count as well.
     """
-    latex = _LEADING_RELATION.sub("", latex)
-    named = _NAMED.match(latex)
+    latex = _LEADING_RELATION.sub("", _INTRODUCTION.sub("", latex))
+    latex = _MINUS.sub("-", latex)
+    named = _NAMED.match(latex) or _LABELLED.match(latex)
     return (named["name"].strip(), named["value"].strip()) if named else ("", latex)

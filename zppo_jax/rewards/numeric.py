@@ -31,7 +31,7 @@ _NUMBER = re.compile(
 )
 _POWER_OF_TEN = re.compile(r"\s*(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*(?:\{\s*([+-]?[0-9]+)\s*\}|([+-]?[0-9]+))")
 _FRACTION_SHORT = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
-_PAIR = re.compile(rf"\s*(?:,|and\b)?\s*({_DECIMAL})\s*(\^\{{?\\circ\}}?|''|'|\"|[^\W\d_]+)")
+_PAIR = re.compile(rf"\s*(?:,|and\b)?\s*({_DECIMAL})\s*(\^\{{?\\circ\}}?|''|'|\"|[^\W\d_]+)\.?")
 _ANGLES = {"'": Fraction(1, 60), "''": Fraction(1, 3600), '"': Fraction(1, 3600)}
 _FEET = {"'": "ft", "''": "in", '"': "in"}
 # Signs that belong to a whole answer or item: not 50% of x, nor the angle of a sine.
@@ -163,13 +163,12 @@ def _compound(written: str) -> Quantity | None:
         if degrees and mark in _ANGLES:
             part = units.Unit("angle", _ANGLES[mark])
         else:
-            part = units.known(_FEET.get(mark, mark) or mark)
+            part = units.of_word(_FEET.get(mark, mark))
         if part is None or (found and (part.name != found[0].name or part.scale >= found[-1].scale)):
             return None
         found.append(part)
     total = sum((_decimal(number) * part.scale for (number, _), part in zip(pairs, found, strict=True)), Fraction(0))
-    name = "" if degrees else f"{found[0].name}^1"
-    return Quantity(total / found[0].scale, unit=name, scale=found[0].scale)
+    return Quantity(total / found[0].scale, unit="" if degrees else found[0].name, scale=found[0].scale)
 
 
 def _close(gold: Fraction, answer: Fraction, tolerance: Fraction) -> bool:

@@ -20,7 +20,10 @@ _SYMBOLS = str.maketrans(
         "−": "-", "‐": "-", "‑": "-", "–": "-", "—": "-", "×": r"\times ", "÷": "/", "·": r"\cdot ", "⋅": r"\cdot ",
         "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "°": r"^{\circ}", "∪": r"\cup ",
         "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "≈": r"\approx ", "≠": r"\ne ", "Ω": r"\Omega ",
-        "µ": r"\mu ", "μ": r"\mu ", "△": r"\triangle ", "∠": r"\angle ", "\u200b": "", "\u2060": "", "\ufeff": "",
+        "µ": r"\mu ", "μ": r"\mu ", "△": r"\triangle ", "∠": r"\angle ", "′": "'", "″": "''", "∶": ":",
+        "⩽": r"\le ", "⩾": r"\ge ", "≡": r"\equiv ", "∓": r"\mp ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
+        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ",
+        "φ": r"\phi ", "ω": r"\omega ", "σ": r"\sigma ", "\u200b": "", "\u2060": "", "\ufeff": "",
     }
 )  # fmt: skip
 
@@ -29,11 +32,11 @@ _DEGREES_OF_ROOTS = {"√": "", "∛": "[3]", "∜": "[4]"}
 _FENCE = re.compile(r"^(?:\$\$|\$|\\\(|\\\[)\s*(.*?)\s*(?:\$\$|\$|\\\)|\\\])$", re.DOTALL)
 TEXT_COMMANDS = (
     r"\\(?:text(?:bf|it|rm|sf|tt|up|normal)?|math(?:rm|bf|sf|it|tt|normal)|mbox|emph|boxed|boldsymbol|bm|pmb|"
-    r"operatorname\*?|underline|uline)"
+    r"operatorname\*?|underline|uline|ce)"
 )
 """Commands whose argument is shown as it is."""
 _TEXT_COMMAND = re.compile(rf"{TEXT_COMMANDS}\s*\{{([^{{}}]*)\}}")
-_TYPEWRITER = str.maketrans(dict.fromkeys("‘’‚‛′", "'") | dict.fromkeys("“”„‟″", '"') | dict.fromkeys("‐‑‒–—―−", "-"))
+TYPEWRITER = str.maketrans(dict.fromkeys("‘’‚‛′", "'") | dict.fromkeys("“”„‟″", '"') | dict.fromkeys("‐‑‒–—―−", "-"))
 LATEX_ESCAPE = re.compile(r"\\([%$#&_ ])")
 _MAX_UNWRAPS = 8
 _ANLS_MAX_CHARS = 256
@@ -51,7 +54,7 @@ def _vulgar_to_latex(char: re.Match[str]) -> str:
 def plain(text: str) -> str:
     """NFKC that keeps the mathematical value: exponents, indices and vulgar fractions become LaTeX."""
     if text.isascii():  # most answers: NFKC and the rest would change nothing
-        return text.strip()
+        return text.strip() if not text.endswith(" ") else text.strip().removesuffix("\\")
     text = roots(text)
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{_flat(run)}}}", text)
     text = _SUBSCRIPT_RUN.sub(lambda run: f"_{{{_flat(run)}}}", text)
@@ -110,7 +113,7 @@ def unwrap_text(text: str) -> str:
 def string_key(text: str) -> str:
     r"""The form in which two text answers are compared: NFKC, casefold, one space, no final period, no \text{}, and
     quotes and dashes as on a typewriter."""
-    text = unicodedata.normalize("NFKC", unfence(text.strip())).translate(_TYPEWRITER)
+    text = unicodedata.normalize("NFKC", unfence(text.strip())).translate(TYPEWRITER)
     text = LATEX_ESCAPE.sub(r"\1", unwrap_text(text)).replace("~", " ")
     text = " ".join(text.casefold().split())
     return text.removesuffix(".").rstrip()

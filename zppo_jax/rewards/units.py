@@ -7,10 +7,12 @@ themselves ("5 apples" are not "5 pears"). All patterns are linear.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
 from zppo_jax.rewards import text
+from zppo_jax.rewards.unit_table import MAGNITUDES, PRODUCTS, UNITS
 from zppo_jax.rewards.verdict import MalformedAnswer
 
 
@@ -23,45 +25,18 @@ class Unit(NamedTuple):
 
 NONE = Unit("")
 
-_TABLE: dict[str, dict[str, str]] = {
-    "length": {
-        "nm nanometer nanometre": "1e-9", "mm millimeter millimetre 毫米": "0.001",
-        "cm centimeter centimetre 厘米": "0.01",
-        "dm decimeter decimetre 分米": "0.1", "m meter metre 米": "1", "km kilometer kilometre 千米 公里": "1000",
-        "in inch inches": "0.0254", "ft foot feet": "0.3048", "yd yard": "0.9144", "mi mile": "1609.344",
-    },
-    "mass": {
-        "mg milligram": "1e-6", "g gram 克": "0.001", "kg kilogram 千克 公斤": "1", "t tonne 吨": "1000",
-        "lb lbs pound": "0.45359237", "oz ounce": "0.028349523125",
-    },
-    "time": {
-        "ms millisecond": "0.001", "s sec second 秒": "1", "min minute 分钟": "60", "h hr hour 小时": "3600",
-        "day 天": "86400", "week": "604800",
-    },
-    "volume": {"ml milliliter millilitre 毫升": "0.001", "l liter litre 升": "1"},
-    "celsius": {"celsius": "1"}, "fahrenheit": {"fahrenheit": "1"}, "kelvin": {"K kelvin": "1"},
-    "dollar": {"$ dollar usd": "1", "cent": "0.01"}, "euro": {"€ eur euro": "1"}, "sterling": {"£ gbp": "1"},
-    "yuan": {"元 yuan rmb cny": "1"},
-    "ohm": {"Ω ohm": "1", "kΩ kilohm": "1000", "MΩ": "1e6"},
-    "farad": {"F farad": "1", "mF": "0.001", "µF": "1e-6", "nF": "1e-9", "pF": "1e-12"},
-    "volt": {"V volt": "1", "kV": "1000", "mV": "0.001"}, "ampere": {"A ampere amp": "1", "mA": "0.001"},
-    "watt": {"W watt": "1", "kW kilowatt": "1000", "MW": "1e6"}, "joule": {"J joule": "1", "kJ": "1000", "MJ": "1e6"},
-    "newton": {"N newton": "1", "kN": "1000"}, "pascal": {"Pa pascal": "1", "kPa": "1000", "MPa": "1e6"},
-    "angle": {"rad radian": "1"},
-    "hertz": {"Hz hertz": "1", "kHz": "1000", "MHz": "1e6", "GHz": "1e9"}, "mole": {"mol mole": "1"},
-}  # fmt: skip
+Factor = tuple[str, bool, int]
+"""A word, whether it divides, and its power."""
+
 _UNITS: dict[str, Unit] = {
     name: Unit(dimension, Fraction(factor))
-    for dimension, table in _TABLE.items()
+    for dimension, table in UNITS.items()
     for names, factor in table.items()
     for name in names.split()
 }
-_MAGNITUDES = {
-    "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-    "万": 10**4, "百万": 10**6, "千万": 10**7, "亿": 10**8, "十亿": 10**9, "万亿": 10**12,
-}  # fmt: skip
 _MAGNITUDE = re.compile(
-    r"^\s*(?:(hundred|thousand|million|billion|trillion|dozen)s?(?![A-Za-z])|(百万|千万|十亿|万亿|万|亿))"
+    r"^\s*(?:(hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?(?![A-Za-z])|(百万|千万|十亿|万亿|百|千|万|亿))",
+    re.I,
 )
 # Words that make another number, or none, of what stands before them.
 _NO_UNITS = frozenset(
@@ -69,15 +44,16 @@ _NO_UNITS = frozenset(
     and or not but to than more less fewer over under about least most half halves third thirds quarter
     quarters fourth fourths fifth fifths sixth sixths eighth eighths ninth ninths tenth tenths hundredth
     hundredths thousandth thousandths double triple times plus minus squared cubed factorial root power
-    mod base
+    mod base below above before after off short negative zero versus vs by through until till without except
+    wrong incorrect false tens
     """.split()  # noqa: SIM905
 )
 DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\circ\b|\\degree\b|\\deg\b|degrees?\b|(?<=[0-9])\s*度")
 PERCENT = re.compile(r"\\?%|\bper\s?cent(?:ages?)?\b|\bpct\b")
-CURRENCY = re.compile(r"^([+-]?)\s*(\\?\$|€|£|¥)\s*")
+CURRENCY = re.compile(r"^([+-]?)\s*(US\\?\$|\\?\$|€|£|¥|₹|(?:USD|EUR|GBP|RMB|CNY|INR|Rs\.?)(?=\s))\s*")
 _SYMBOLS = {r"\Omega": "Ω", r"\ohm": "Ω", r"\mu": "µ", r"\euro": "€", r"\$": "$", r"\cdot": " ", r"\times": " "}
 _SYMBOL = re.compile(r"\\(?:Omega|ohm|mu|euro|cdot|times)(?![A-Za-z])\s*|\\\$")
-_FACTOR = re.compile(r"\s*(/|\bper\b)?\s*([^\W\d_]+|[$€£])\s*(?:\^\s*(-?[1-9]))?")
+_FACTOR = re.compile(r"\s*(/|\bper\b)?\s*([^\W\d_]+|[$€£¢₹])\s*(?:\^\s*(-?[1-9])|(?<=m|t|n)([23])(?![0-9]))?")
 # "sq." and "cu." are abbreviations; any other period ends the answer.
 _ABBREVIATED = re.compile(r"\b(sq|cu)\.(?=\s)")
 _BRACED_POWER = re.compile(r"\^\s*\{\s*(-?[1-9])\s*\}")
@@ -87,12 +63,13 @@ _MAX_WORDS = 3
 
 def magnitude_after(rest: str) -> tuple[int, str]:
     """The factor that a word such as "million" or 万 stands for at the beginning of a text, and what follows it."""
-    bare = text.unwrap_text(rest)
-    match = _MAGNITUDE.match(bare)
-    whole_word = re.match(r"\s*([^\W\d_]+)", bare)
-    if not match or (whole_word and whole_word[1] in _UNITS):
-        return 1, rest
-    return _MAGNITUDES[match[1] or match[2]], bare[match.end() :]
+    factor, bare = 1, text.unwrap_text(rest)
+    while match := _MAGNITUDE.match(bare):
+        whole_word = re.match(r"\s*([^\W\d_]+)", bare)
+        if whole_word and whole_word[1] in _UNITS:  # 千米
+            break
+        factor, bare = factor * MAGNITUDES[(match[1] or match[2]).lower()], bare[match.end() :]
+    return (factor, bare) if factor > 1 else (1, rest)
 
 
 def unit_after(rest: str) -> Unit:
@@ -114,8 +91,8 @@ def unit_after(rest: str) -> Unit:
         if not factor or len(factors) > 2 * _MAX_WORDS:
             raise MalformedAnswer("what follows the number is not a unit")
         word = _after_degree(factor[2]) if degree and not factors else factor[2]
-        factors.append((word, bool(factor[1]), int(factor[3] or 1)))
-        end = factor.end()
+        factors.append((word, bool(factor[1]), int(factor[3] or factor[4] or 1)))
+        end, apart = factor.end(), apart or bool(factor[4])
     factors = [factor for factor in factors if factor[0].casefold() != "of" or len(factors) < 2]  # "cans of soda"
     for word, *_ in factors:
         _require_unit(word, marked or bool(degree), apart)
@@ -129,23 +106,48 @@ def _after_degree(word: str) -> str:
 def _require_unit(word: str, marked: bool, apart: bool) -> None:
     if word.casefold() in _NO_UNITS:
         raise MalformedAnswer(f"{word!r} after the number is not a unit")
-    is_known = known(word) is not None
+    is_known = known(word) is not None or bool(_name_in(word, PRODUCTS)) or word in _SQUARES
+    apart = apart or word in PRODUCTS
     if not marked and len(word) <= 2 and word.isascii() and not (is_known and (apart or len(word) == 2)):
         raise MalformedAnswer("letters after the number are not a known unit")
 
 
 def known(word: str) -> Unit | None:
     """A unit of the table by one of its names, in the singular or the plural; None if it is not in it."""
-    folded = word if len(word) <= 2 else word.casefold()
-    singular = folded[:-1] if len(folded) > 3 and folded.endswith("s") else folded
-    return _UNITS.get(word) or _UNITS.get(folded) or _UNITS.get(singular)
+    return _UNITS.get(name) if (name := _name_in(word, _UNITS)) else None
 
 
-def _product(factors: list[tuple[str, bool, int]]) -> Unit:
+def of_word(word: str) -> Unit | None:
+    """The unit that a word alone stands for, as `unit_after` reads it; None if it is not in the tables."""
+    return _product([(word, False, 1)]) if known(word) or _name_in(word, PRODUCTS) else None
+
+
+def _name_in(word: str, table: Mapping[str, object]) -> str:
+    """The name under which a table has a word; "" if it has not. The case of two letters counts: mW is not MW."""
+    folded = word if len(word) <= 2 and word != "KG" else word.casefold()
+    singular = folded[:-1] if len(folded) > 2 and folded.endswith("s") else folded
+    return next((name for name in (word, folded, singular) if name in table), "")
+
+
+def _expanded(factors: list[Factor]) -> list[Factor]:
+    """The factors, with products of units such as mph and mL as their parts; ms^{-1} is m/s."""
+    parts: list[Factor] = []
+    for word, divides, power in factors:
+        if name := _name_in(word, PRODUCTS):
+            sign = -1 if divides else 1
+            parts += [(unit, False, sign * power * exponent) for unit, exponent in PRODUCTS[name]]
+        elif word == "ms" and power < 0:
+            parts += [("m", divides, 1), ("s", False, power)]
+        else:
+            parts.append((word, divides, power))
+    return parts
+
+
+def _product(factors: list[Factor]) -> Unit:
     """The product of the factors (word, whether it divides, power). Unknown words in a row are one name."""
     powers: dict[str, int] = {}
     scale, pending, phrase = Fraction(1), 1, ""
-    for word, divides, power in factors:
+    for word, divides, power in _expanded(factors):
         if word.casefold() in _SQUARES:
             pending = _SQUARES[word.casefold()]
             continue
@@ -168,5 +170,5 @@ def _product(factors: list[tuple[str, bool, int]]) -> Unit:
 
 def currency(symbol: str) -> Unit:
     """The unit of a currency sign before a number; ¥ may be yen or yuan, so it is none."""
-    coin = _UNITS.get(symbol.removeprefix("\\"))
+    coin = known(symbol.removeprefix("US").removeprefix("\\").removesuffix("."))
     return Unit(f"{coin.name}^1") if coin else NONE

@@ -24,16 +24,21 @@ _EXACT = 10.0**-40
 # If one side is a decimal, it may be the other rounded to six or more digits.
 _ROUNDED = 1e-6
 _MAX_SET = 32
+_IMAGINARY = "i"
+"""The parser's symbol for the imaginary unit; as an index it is as good as any other number."""
 
 
 def parse(latex: str) -> Any:
     """Parse a LaTeX expression into a sympy object; raises whatever the parser raises."""
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
     config = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
     )
-    return latex2sympy(normalize_latex(latex, config=config))
+    return latex2sympy(
+        normalize_latex(latex, config=config), conversion_config=ConversionConfig(lowercase_symbols=False)
+    )
 
 
 def equal(gold: Any, answer: Any) -> bool:
@@ -59,8 +64,11 @@ def equal(gold: Any, answer: Any) -> bool:
         return _expressions_equal(gold, answer)
     if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq):
         return _equations_equal(gold, answer)
-    if isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Eq):
-        return equal(gold, answer.lhs) and equal(gold, answer.rhs)  # 0.5 = 1/2, and not 2x = 0.5
+    for one, other in ((gold, answer), (answer, gold)):
+        if isinstance(one, sympy.Expr) and isinstance(other, sympy.Eq):
+            return equal(one, other.lhs) and equal(one, other.rhs)  # 0.5 = 1/2, and not 2x = 0.5
+    if _is_inequality(gold) and _is_inequality(answer) and gold.free_symbols == answer.free_symbols:
+        return bool(_region(gold) == _region(answer)) or _library_equal(gold, answer)
     if gold in (sympy.true, sympy.false) or answer in (sympy.true, sympy.false):
         return False  # "5 = 6" says nothing: two such statements are not the same answer
     return _library_equal(gold, answer)
@@ -87,7 +95,10 @@ def _unwrap(gold: Any, answer: Any) -> tuple[Any, Any]:
 def _single(side: Any) -> Any:
     import sympy
 
-    return side.args[0] if isinstance(side, sympy.FiniteSet) and len(side.args) == 1 else side
+    if not isinstance(side, sympy.FiniteSet) or len(side.args) != 1:
+        return side
+    (one,) = side.args
+    return side if isinstance(one, sympy.FiniteSet) or one is sympy.S.EmptySet else one
 
 
 def _is_collection(side: Any) -> bool:
@@ -116,7 +127,10 @@ def _region(side: Any) -> Any:
     if not _is_region(side) and isinstance(side, sympy.Set):
         solutions = [_region(one) for one in side.args]
         return sympy.Union(*solutions) if all(isinstance(one, sympy.Set) for one in solutions) else side
-    return side.as_set() if _is_inequality(side) and len(side.free_symbols) == 1 else side
+    if not _is_inequality(side) or len(side.free_symbols) != 1:
+        return side
+    (symbol,) = side.free_symbols
+    return side.subs(symbol, sympy.Dummy(symbol.name, real=True)).as_set()
 
 
 def _sets_equal(golds: list[Any], answers: list[Any]) -> bool:
@@ -145,6 +159,12 @@ def _sequences_equal(gold: Any, answer: Any) -> bool:
 def _expressions_equal(gold: Any, answer: Any) -> bool:
     import sympy
 
+    if _IMAGINARY in {symbol.name for symbol in gold.free_symbols | answer.free_symbols}:
+        gold, answer = (side.subs(sympy.Symbol(_IMAGINARY), sympy.I) for side in (gold, answer))
+    if {symbol.name for symbol in gold.free_symbols ^ answer.free_symbols} == {"C", "c"}:  # of an integral
+        answer = answer.subs(
+            {sympy.Symbol("C"): sympy.Symbol("c"), sympy.Symbol("c"): sympy.Symbol("C")}, simultaneous=True
+        )
     if gold.free_symbols != answer.free_symbols and not (gold.free_symbols and answer.free_symbols):
         return bool(sympy.simplify(gold.doit() - answer.doit()) == 0)
     if gold.free_symbols:
