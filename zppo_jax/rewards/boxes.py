@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from typing import Any, NoReturn
 
 from zppo_jax.rewards import latex, text
@@ -20,7 +21,11 @@ MAX_BOXES = 64
 MIN_IOU = 0.5
 _BOX_KEYS = ("bbox_2d", "bbox", "box")
 _BARE_NUMBERS = re.compile(r"^-?[0-9.]+(?:\s*,\s*-?[0-9.]+)+$")
-_POINT_KEYS = ("point_2d", "point")
+_COORDINATE_NAME = re.compile(r"(?<![\w\"'])[xy][12]?\s*=\s*(?=-?[0-9])")
+_SEVERAL_LISTS = re.compile(r"^\[[^\[\]]*\]\s*,")
+_AS_JSON = str.maketrans({"(": "[", ")": "]", "'": '"'})
+_CORNERS = ("x1", "y1", "x2", "y2")
+_POINT_KEYS = ("point_2d", "point", "coordinate")
 
 
 def _reject_constant(name: str) -> NoReturn:
@@ -28,12 +33,23 @@ def _reject_constant(name: str) -> NoReturn:
 
 
 def _load(source: str) -> Any:
-    source = re.sub(r"^```(?:json)?\s*|\s*```$", "", source.strip())
-    source = re.sub(r"\\([{}_\[\]])", r"\1", latex.clean(text.unfence(source.strip())))
+    source = text.unwrap_text(unicodedata.normalize("NFKC", source).strip())
+    source = re.sub(r"^```(?:json)?\s*|\s*```$", "", source)
+    source = re.sub(r"\\([{}_\[\]])", r"\1", latex.clean(text.unfence(source.strip()))).removesuffix(".")
+    source = _COORDINATE_NAME.sub("", source)
     if _BARE_NUMBERS.match(source):
         source = f"[{source}]"
     try:
         return json.loads(source, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        return _load_python(source)
+
+
+def _load_python(source: str) -> Any:
+    """Points and keys as Python writes them: (1, 2), (3, 4) and {'x': 1}."""
+    source = source.translate(_AS_JSON)
+    try:
+        return json.loads(f"[{source}]" if _SEVERAL_LISTS.match(source) else source, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         raise MalformedAnswer("not JSON") from error
 
@@ -54,11 +70,18 @@ def _numbers(value: Any, count: int) -> tuple[float, ...]:
 
 def _box(value: Any) -> Box:
     if isinstance(value, dict):
-        value = next((value[key] for key in _BOX_KEYS if key in value), None)
+        corners = [value.get(key) for key in _CORNERS]
+        value = next((value[key] for key in _BOX_KEYS if key in value), corners)
+    if _is_pair_of_points(value):
+        value = [*value[0], *value[1]]
     x1, y1, x2, y2 = _numbers(value, 4)
     if not (0 <= x1 < x2 and 0 <= y1 < y2):
         raise MalformedAnswer("a box must have 0 <= x1 < x2 and 0 <= y1 < y2")
     return x1, y1, x2, y2
+
+
+def _is_pair_of_points(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(one, list) and len(one) == 2 for one in value)
 
 
 def parse_boxes(source: str) -> list[Box]:
@@ -68,7 +91,7 @@ def parse_boxes(source: str) -> list[Box]:
       MalformedAnswer: not JSON, NaN or infinite numbers, an empty or reversed box, none or too many boxes.
     """
     value = _load(source)
-    several = isinstance(value, list) and value and isinstance(value[0], (list, dict))
+    several = isinstance(value, list) and value and isinstance(value[0], (list, dict)) and not _is_pair_of_points(value)
     boxes = [_box(item) for item in (value if several else [value])]
     if len(boxes) > MAX_BOXES:
         raise MalformedAnswer(f"more than {MAX_BOXES} boxes")
@@ -77,8 +100,7 @@ def parse_boxes(source: str) -> list[Box]:
 
 def parse_point(source: str) -> Point:
     """One point: [x, y], (x, y), or an object with "point_2d", "point" or "x" and "y"."""
-    source = latex.clean(text.unfence(source.strip()))
-    value = _load(f"[{source[1:-1]}]" if source.startswith("(") and source.endswith(")") else source)
+    value = _load(source)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, dict):

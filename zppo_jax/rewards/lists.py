@@ -10,7 +10,9 @@ from zppo_jax.rewards import latex, numeric, text
 from zppo_jax.rewards.verdict import MalformedAnswer
 
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
-_ARROWS = re.compile(r"\\(?:to|rightarrow|Rightarrow|longrightarrow)(?![A-Za-z])|->|→|⇒|;")
+_ARROWS = re.compile(r"\\(?:to|rightarrow|Rightarrow|longrightarrow)(?![A-Za-z])|->|→|⇒|;|、")
+_OTHER_SEPARATORS = (r",\s+", r"\s*,\s*(?:and\s+)?|\s+and\s+|和", r"\s+", r"\s*-\s*", r"\)\s*\(")
+"""Separators of a list whose commas do not give the expected number of items."""
 _UP = re.compile(r"\\(?:lt|prec)(?![A-Za-z])|<|≺")
 _DOWN = re.compile(r"\\(?:gt|succ)(?![A-Za-z])|>|≻")
 
@@ -51,13 +53,14 @@ def _inside(source: str) -> str:
 
 
 def _split(source: str, separator: str) -> list[str]:
-    return [item.strip().strip("\"'") for item in re.split(separator, source)]
+    return [item.strip().removeprefix("and ").strip().strip("\"'") for item in re.split(separator, source)]
 
 
 def sequence_items(source: str | Sequence[str], length: int | None = None) -> list[str]:
     """Splits a written sequence into its items: in brackets or not, separated by commas, semicolons or arrows.
 
-    `length` resolves "1,000, 2,000" (a comma followed by a space separates) and "3 1 2" (a space separates).
+    `length` resolves "1,000, 2,000" (a comma followed by a space separates), "3 1 2" (a space separates), "A-B-C"
+    and "ABC".
 
     Raises:
       MalformedAnswer: an item is empty.
@@ -67,8 +70,9 @@ def sequence_items(source: str | Sequence[str], length: int | None = None) -> li
     inside = _DOWN.sub(",", _UP.sub(",", _ARROWS.sub(",", _inside(source))))
     items = _split(inside, ",")
     if length is not None and len(items) != length:
-        separators = (r",\s+",) if "," in inside else (r"\s+",)
-        items = next((other for by in separators if len(other := _split(inside, by)) == length), items)
+        found = (_split(inside, by) for by in _OTHER_SEPARATORS[: 2 if "," in inside else None])
+        letters = list(inside) if inside.isalpha() and inside.isupper() else []
+        items = next((other for other in (*found, letters) if len(other) == length and all(other)), items)
     if not all(items):
         raise MalformedAnswer("a list with an empty item")
     return items

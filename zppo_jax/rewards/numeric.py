@@ -163,7 +163,7 @@ def _compound(written: str) -> Quantity | None:
         if degrees and mark in _ANGLES:
             part = units.Unit("angle", _ANGLES[mark])
         else:
-            part = units.of_word(_FEET.get(mark, mark))
+            part = units.of_word(_FEET.get(mark) or mark)
         if part is None or (found and (part.name != found[0].name or part.scale >= found[-1].scale)):
             return None
         found.append(part)

@@ -37,6 +37,7 @@ TEXT_COMMANDS = (
 """Commands whose argument is shown as it is."""
 _TEXT_COMMAND = re.compile(rf"{TEXT_COMMANDS}\s*\{{([^{{}}]*)\}}")
 TYPEWRITER = str.maketrans(dict.fromkeys("‘’‚‛′", "'") | dict.fromkeys("“”„‟″", '"') | dict.fromkeys("‐‑‒–—―−", "-"))
+_QUOTED = re.compile(r"^(\"|'|`|\*\*)(?=\S)(.+)\1$", re.DOTALL)
 LATEX_ESCAPE = re.compile(r"\\([%$#&_ ])")
 _MAX_UNWRAPS = 8
 _ANLS_MAX_CHARS = 256
@@ -113,8 +114,11 @@ def unwrap_text(text: str) -> str:
 def string_key(text: str) -> str:
     r"""The form in which two text answers are compared: NFKC, casefold, one space, no final period, no \text{}, and
     quotes and dashes as on a typewriter."""
-    text = unicodedata.normalize("NFKC", unfence(text.strip())).translate(TYPEWRITER)
-    text = LATEX_ESCAPE.sub(r"\1", unwrap_text(text)).replace("~", " ")
+    text = unfence(text.strip())
+    text = text if text.isascii() else _SUPERSCRIPT_RUN.sub(lambda run: f"^{_flat(run)}", text)
+    text = unicodedata.normalize("NFKC", text).translate(TYPEWRITER)
+    text = LATEX_ESCAPE.sub(r"\1", unwrap_text(text)).replace("~", " ").strip()
+    text = quoted[2] if (quoted := _QUOTED.match(text)) and quoted[1] not in quoted[2] else text
     text = " ".join(text.casefold().split())
     return text.removesuffix(".").rstrip()
 
