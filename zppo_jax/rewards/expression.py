@@ -26,6 +26,7 @@ _SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 _SHORT_INDEX = re.compile(r"(?<!^)_\s*([0-9A-Za-z])(?![0-9A-Za-z])")
 # 120_3 is a number in base 3, which the parser would read as 120.
 _NUMBER_WITH_BASE = re.compile(r"[0-9)}]\s*_")
+_DIGITS = re.compile(r"^\s*-?[0-9][0-9,]*(?:\.[0-9]+)?\s*$")
 _BRACED_CHARACTER = re.compile(r"([\^_])\{([0-9A-Za-z])\}")
 _SPACE = re.compile(r"\s")
 _SPACE_THAT_SEPARATES = re.compile(r"(?<=[0-9A-Za-z])\s+(?=[0-9A-Za-z])")
@@ -73,6 +74,8 @@ _remembered = functools.lru_cache(8192)
 @_remembered
 def canonical(source: str) -> str:
     """The normal form of a LaTeX answer: no fences, spacing commands or short forms; spaces only as separators."""
+    if _DIGITS.match(source):
+        return source.strip()
     latex = latex_lib.peel(
         brackets.escaped(latex_lib.clean(latex_lib.peel(brackets.escaped(text.plain(source)), '{"')))
     )
@@ -83,9 +86,10 @@ def canonical(source: str) -> str:
         latex = builder[2].strip()
     if "\\" in latex or "_" in latex:
         latex = _EMPTY_SET.sub(r"\\emptyset", latex)
-        latex = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", latex)
-        latex = _SHORT_FRACTION_TOP.sub(r"\\frac{\1}{", latex)
-        latex = _SHORT_INDEX.sub(r"_{\1}", latex)
+        if r"\frac" in latex:
+            latex = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", latex)
+            latex = _SHORT_FRACTION_TOP.sub(r"\\frac{\1}{", latex)
+        latex = _SHORT_INDEX.sub(r"_{\1}", latex) if "_" in latex else latex
         latex = _SHORT_BINOMIAL.sub(r"\\binom{\1}{\2}", latex) if "binom" in latex else latex
         latex = _SHORT_ACCENT.sub(r"\\\1{\2}", latex)
         latex = _SHORT_ROOT.sub(r"\\sqrt{\1}", latex)
@@ -95,6 +99,8 @@ def canonical(source: str) -> str:
 @_remembered
 def _key(latex: str) -> str:
     """A string key that equal answers share: text commands unwrapped, single-character braces and spaces removed."""
+    if latex.isalnum() and latex.isascii():
+        return latex
     key = text.unwrap_text(latex)
     key = _BRACED_CHARACTER.sub(r"\1\2", key) if "{" in key else key
     return _SPACE.sub("", _SPACE_THAT_SEPARATES.sub("\x00", key)).replace("\x00", " ").rstrip(".")
@@ -124,7 +130,7 @@ def _split_unit(latex: str) -> tuple[str, units.Unit]:
 @_remembered
 def _quantity(latex: str) -> numeric.Quantity | None:
     try:
-        return numeric.parse_quantity(latex)
+        return numeric.quantity_of(latex)
     except MalformedAnswer:
         return None
 

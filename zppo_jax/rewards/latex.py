@@ -180,7 +180,12 @@ def split_name(latex: str) -> tuple[str, str]:
 
     The name is "" if there is none. `\approx` and a relation without a left side count as well.
     """
-    latex = _LEADING_RELATION.sub("", _INTRODUCTION.sub("", latex))
-    latex = _MINUS.sub("-", latex)
-    named = _NAMED.match(latex) or _LABELLED.match(latex)
+    first = latex[:1]
+    if first.isdigit() and "=" not in latex:
+        return "", latex
+    if first == "=" or first == "\\" or first.isalpha():
+        latex = _LEADING_RELATION.sub("", _INTRODUCTION.sub("", latex))
+        latex = _MINUS.sub("-", latex)
+    named = _NAMED.match(latex) if "=" in latex or "\\" in latex else None
+    named = named or (_LABELLED.match(latex) if ":" in latex else None)
     return (named["name"].strip(), named["value"].strip()) if named else ("", latex)

@@ -113,13 +113,19 @@ def parse_quantity(source: str, is_number: bool = False) -> Quantity:
       MalformedAnswer: the text is anything else, or too large to be compared exactly.
     """
     brackets = "{(" if is_number else "{"
-    _, written = latex.split_name(latex.clean(latex.peel(text.plain(source), brackets)).removesuffix("."))
-    written = _FRACTION_SHORT.sub(r"\\frac{\1}{\2}", latex.peel(written, brackets))
+    return quantity_of(latex.clean(latex.peel(text.plain(source), brackets)), is_number)
+
+
+def quantity_of(cleaned: str, is_number: bool = False) -> Quantity:
+    """`parse_quantity` for a text that `latex.clean` has cleaned."""
+    written = latex.split_name(cleaned.removesuffix("."))[1]
+    if "\\" in written or not written[:1].isdigit():
+        written = _FRACTION_SHORT.sub(r"\\frac{\1}{\2}", latex.peel(written, "{(" if is_number else "{"))
     if compound := _compound(written):
         return compound
     signed = units.CURRENCY.match(written)
     coin = units.currency(signed[2]) if signed else units.NONE
-    written = units.CURRENCY.sub(r"\1", written)
+    written = signed[1] + written[signed.end() :] if signed else written
     match = _NUMBER.match(written)
     try:
         if not match:
@@ -142,7 +148,7 @@ def _quantity(match: re.Match[str], written: str, coin: units.Unit) -> Quantity:
         signed, percent = signed * factor if factor > 1 else signed, bool(units.PERCENT.search(rest))
         unit = units.unit_after(units.PERCENT.sub("", rest, count=1) if percent else rest)
     unit = unit if unit.name else coin
-    digits = len(re.sub(r"[^0-9]", "", match["decimal"] or ""))
+    digits = sum(map(str.isdigit, match["decimal"] or ""))
     return Quantity(signed, percent, unit.name, unit.scale, match["decimal"] is not None, digits)
 
 

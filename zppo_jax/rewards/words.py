@@ -23,6 +23,8 @@ _IN_TEXT = re.compile(
 )
 _ABBREVIATED = re.compile(r"(?<![A-Za-z\\])a(sin|cos|tan)(?=\s*\()")
 _ROOT = re.compile(r"(?<![A-Za-z\\])(sqrt|cbrt)\s*(?=\()")
+_LETTERS_IN_A_ROW = re.compile(r"[A-Za-z]{2}|[且]")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
 _ROOTS = {"sqrt": "√", "cbrt": "∛"}
 _LG = re.compile(r"\\lg(?![A-Za-z])")
 _PLUS_MINUS = re.compile(r"\+\s?/\s?-|^\+-(?=[0-9A-Za-z\\(])")
@@ -53,10 +55,17 @@ def typeset(latex: str) -> str:
     """An expression with LaTeX commands instead of words and keyboard notation."""
     if len(latex) <= _LONGEST and (meaning := _MEANING.get(latex.casefold().strip(" ."))):
         return meaning
+    latex = latex.replace("**", "^") if "**" in latex else latex
+    latex = _PLUS_MINUS.sub(r"\\pm ", latex) if "+" in latex else latex
+    latex = _UNION.sub(r"\\cup ", latex) if "U" in latex else latex
+    if not _LETTERS_IN_A_ROW.search(latex):
+        return latex
     latex = _IN_TEXT.sub(r"\\\1 ", latex) if "{" in latex else latex
-    latex = _LG.sub(r"\\log_{10}", _PLUS_MINUS.sub(r"\\pm ", _ABBREVIATED.sub(r"arc\1", latex))).replace("**", "^")
-    latex = _BARE.sub(lambda match: rf"\{match[0]} ", _ROOT.sub(lambda match: _ROOTS[match[1]], latex))
-    return _between(_UNION.sub(r"\\cup ", latex))
+    latex = _LG.sub(r"\\log_{10}", latex) if r"\lg" in latex else latex
+    if _LETTERS_IN_A_ROW.search(_COMMAND.sub("", latex)):
+        latex = _ROOT.sub(lambda match: _ROOTS[match[1]], _ABBREVIATED.sub(r"arc\1", latex))
+        latex = _between(_BARE.sub(lambda match: rf"\{match[0]} ", latex))
+    return latex
 
 
 def _between(latex: str) -> str:
