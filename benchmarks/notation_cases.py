@@ -2,6 +2,7 @@ r"""Templates of golds for `benchmarks.notations`: each draws a value and writes
 
 from __future__ import annotations
 
+import calendar
 import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -323,6 +324,12 @@ def dates(rng: random.Random) -> Case:
         f"$ {year}-{month:02d}-{day:02d} $",
         rf"\text{{{year}-{month:02d}-{day:02d}}}",
         f"{year}–{month:02d}–{day:02d}",
+        f"{year}/{month:02d}/{day:02d}",
+        f"{year}.{month:02d}.{day:02d}",
+        f"{year}年{month}月{day}日",
+        f"{calendar.month_name[month]} {day}, {year}",
+        f"{day} {calendar.month_abbr[month]} {year}",
+        rf"\text{{{calendar.month_abbr[month]}. {day}, {year}}}",
     ]
     other = [
         f"{year}-{month:02d}-{day + 1:02d}",
@@ -338,7 +345,10 @@ def dates(rng: random.Random) -> Case:
 def times(rng: random.Random) -> Case:
     hour, minute = rng.randint(1, 12), rng.randint(0, 59)
     text = f"{hour}:{minute:02d}"
-    same = [text, f"{hour:02d}:{minute:02d}", f"${text}$", rf"\text{{{text}}}", f" {text} "]
+    same = [
+        text, f"{hour:02d}:{minute:02d}", f"${text}$", rf"\text{{{text}}}", f" {text} ", f"{text}.", f"**{text}**",
+        text.replace(":", "："), text.replace(":", "{:}"), rf"\mathbf{{{text}}}", rf"\({text}\)",
+    ]  # fmt: skip
     other = [
         f"{hour % 12 + 1}:{minute:02d}",
         f"{hour}:{(minute + 1) % 60:02d}",
@@ -368,7 +378,45 @@ def inequalities(rng: random.Random) -> Case:
     return Case(f"x {sign} {number}", same, other)
 
 
+def ratios(rng: random.Random) -> Case:
+    a, b, c = rng.sample(range(1, 10), 3)
+    text = f"{a}:{b}:{c}"
+    same = [
+        text, f"{a} : {b} : {c}", f"{2 * a}:{2 * b}:{2 * c}", f"${text}$", f"x:y:z={text}", text.replace(":", "∶"),
+        rf"\text{{{text}}}", f"{a} to {b} to {c}",
+        rf"\frac{{{a}}}{{2}}:\frac{{{b}}}{{2}}:\frac{{{c}}}{{2}}", f"{text}.",
+        text.replace(":", "："), f"**{text}**",
+    ]  # fmt: skip
+    other = [f"{b}:{a}:{c}", f"{a}:{b}", f"{a}:{b}:{c + 1}", f"{a * c}:{b}", str(a), rf"\frac{{{a}}}{{{b * c}}}"]
+    return Case(text, same, other)
+
+
+def complex_numbers(rng: random.Random) -> Case:
+    a, b = rng.randint(1, 20), rng.randint(2, 20)
+    text = f"{a}+{b}i"
+    same = [
+        *wrapped(text), f"{b}i+{a}", f"z={text}", rf"{a} + {b}\,i", rf"{a}+{b}\mathrm{{i}}", f"({text})",
+        rf"{a}+{b}\cdot i", f"i({b}-{a}i)",
+    ]  # fmt: skip
+    other = [f"{a}-{b}i", f"{b}+{a}i" if a != b else "1", f"{a + b}", f"{a}+{b}", f"-{a}-{b}i", f"{a}+{b + 1}i"]
+    return Case(text, same, other)
+
+
+def listed_quantities(rng: random.Random) -> Case:
+    a, b = rng.sample(range(2, 99), 2)
+    text = rf"{a}\text{{ cm}}, {b}\text{{ cm}}"
+    same = [
+        text, f"{a}, {b}", f"{a} cm, {b} cm", rf"{b}\text{{ cm}}, {a}\text{{ cm}}",
+        rf"{10 * a}\text{{ mm}}, {b}\text{{ cm}}",
+        f"{a} cm and {b} cm", rf"{a}\ \mathrm{{cm}},\ {b}\ \mathrm{{cm}}", f"${a}$ cm, ${b}$ cm", f"{a} and {b}",
+        rf"\{{{a}, {b}\}}", f"{a}.0 cm, {b} cm",
+    ]  # fmt: skip
+    other = [f"{a} m, {b} m", f"{a} cm", f"{a} cm, {b + 1} cm", f"({b}, {a + 1})", f"{a + b} cm", f"{a} cm, {b} m"]
+    return Case(text, same, other)
+
+
 KINDS: tuple[Callable[[random.Random], Case], ...] = (
     integers, fractions, mixed_numbers, decimals, radicals, multiples_of_pi, intervals, tuples, sets, matrices,
     polynomials, equations, percentages, quantities, powers_of_ten, dates, times, inequalities,
+    ratios, complex_numbers, listed_quantities,
 )  # fmt: skip

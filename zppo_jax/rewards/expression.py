@@ -44,7 +44,8 @@ _TRAILING_WORDS = re.compile(r"(?<=[\w})])\s+([A-Za-z]{2,12})(?:\^\{?[1-9]\}?)?$
 _CONNECTIVE = re.compile(r"\\text\s*\{\s*(?:or|and|if|for)\s*\}")
 # Between two numbers these words separate, as a comma does.
 _SEPARATOR = re.compile(
-    r"(?<=[0-9)}])\s*,?\s*(?:\\text\s*\{\s*(?:or|and)\s*\}|\b(?:or|and)\b|、|和|或)\s*(?=[-+0-9.({\\]|[A-Za-z]\s*=)"
+    r"(?<=[0-9A-Za-z%)}])\s*,?\s*(?:\\text\s*\{\s*(?:or|and)\s*\}|\b(?:or|and)\b|、|和|或)\s*"
+    r"(?=[-+0-9.({\\]|[A-Za-z]\s*=)"
 )
 _IS_CALL = re.compile(r"^[a-zA-Z]\s*\(\s*x\s*\)$")
 _ELLIPSIS = re.compile(r"\\[lcd]?dots(?![A-Za-z])|\.{3,}")

@@ -19,6 +19,7 @@ _PRIMES = re.compile(r"^([0-9]{1,40}(?:\.[0-9]{1,20})?)\s*('{1,2}|\")$")
 _CONGRUENCE = re.compile(
     r"^([A-Za-z])\s*\\equiv\s*(-?[0-9]{1,40})\s*\(?\s*\\?[pb]?mod\s*\{?\s*([0-9]{1,40})\s*\}?\s*\)?$"
 )
+_RATIO = re.compile(r"^[0-9]{1,9}(?::[0-9]{1,9}){2,9}$")
 _RATIO_SIGN = re.compile(r"(?<=[0-9)}])\s*\bto\b\s*(?=[0-9(\\])")
 _NO_RATIO = re.compile(r"[=<>,;|]|\\[{}]|\\(?:to|mid|in)(?![A-Za-z])|[A-Za-z]{3,}:|:\s*[A-Za-z]{3,}")
 _FAMILY = re.compile(
@@ -45,7 +46,8 @@ def compare(gold: str, answer: str) -> bool | None:
 
 def _mixed(read: Callable[[str], Form | None], gold_form: Form | None, gold: str, answer: str) -> bool | None:
     """One side has the form. Years as a difference and a formula as a product are only ruled out as golds."""
-    if read is _congruence:
+    is_ratio = read is dates.time_of and all(map(_RATIO.match, (gold, answer)))  # 10:12:18 is one beside 5:6:9
+    if read is _congruence or is_ratio:
         return None
     if read is _formula:
         return _formula_key(gold) == _formula_key(answer)
