@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from zppo_jax.rewards import Status, score
+from zppo_jax.rewards import Status, extract, score
 from zppo_jax.rewards.extract import answer_region, extract_answer, last_box
 
 FOUND = [
@@ -106,3 +108,32 @@ def test_extraction_is_linear_on_hostile_text(text: str) -> None:
     last_box(text)
     extract_answer(text)
     assert time.process_time() - start < 2.0
+
+
+PIECES = [
+    r"\boxed{",
+    r"\boxed {",
+    r"\\boxed{",
+    "{",
+    "}",
+    r"\{",
+    r"\}",
+    "\\",
+    "a",
+    " ",
+    "<think>",
+    "</think>",
+    "\n",
+    "中",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+def test_long_text_is_read_as_short_text(text: str) -> None:
+    """The reader of long text with NumPy gives what the one of short text gives."""
+    found, last = extract.boxes(text)
+    content = extract._last_content(text, found, last)
+    read, opened = extract._last_of_long(text)
+    assert read == content
+    assert (opened < 0) == (last < 0)

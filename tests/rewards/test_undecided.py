@@ -99,9 +99,7 @@ def test_an_answer_that_takes_all_memory_is_wrong_on_a_fresh_child_only() -> Non
         ("[0,0,9,9]", "[9,0,0,9]", "grounding", {}, "error"),
         ("[5,5]", "here", "clicking", {}, "error"),
         ("3,1", "3,,1", "ordering", {}, "error"),
-        ("x" * 500, "x" * 513, "string", {}, "error"),
-        ("x" * 513, "x" * 513, "string", {}, "error"),
-        ("x", ["x" * 513, "y" * 513], "list_any", {}, "error"),
+        ("5+x", "x" + "+1" * 300, "math", {}, "error"),
         ("5", "5" * 513, "math", {}, "error"),
         ("5+x", "10^{10^{10^{10}}}", "math", {}, "error"),
         ("5+x", r"A \cap B", "math", {}, "error"),
@@ -116,6 +114,9 @@ def test_an_answer_that_takes_all_memory_is_wrong_on_a_fresh_child_only() -> Non
         ("10^{10^{10^{10}}}", "x+5", "math", {}, "malformed"),
         (r"A \cap B", "x+5", "math", {}, "malformed"),
         ("z", ["x" * 513, "y"], "list_any", {}, "ok"),
+        ("x" * 500, "x" * 513, "string", {}, "ok"),
+        ("x", ["x" * 513, "y" * 513], "list_any", {}, "ok"),
+        ("y" + "+1" * 300, "x", "math", {}, "too_long"),
     ],
 )
 def test_who_is_at_fault_decides(

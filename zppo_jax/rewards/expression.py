@@ -27,7 +27,7 @@ _SHORT_INDEX = re.compile(r"(?<!^)_\s*([0-9A-Za-z])(?![0-9A-Za-z])")
 # 120_3 is a number in base 3, which the parser would read as 120.
 _NUMBER_WITH_BASE = re.compile(r"[0-9)}]\s*_")
 _DIGITS = re.compile(r"^\s*-?[0-9][0-9,]*(?:\.[0-9]+)?\s*$")
-_BRACED_CHARACTER = re.compile(r"([\^_])\{([0-9A-Za-z])\}")
+_BRACED_CHARACTER = re.compile(r"([\^_])\{\s*([0-9A-Za-z])\s*\}")
 _SPACE = re.compile(r"\s")
 _SPACE_THAT_SEPARATES = re.compile(r"(?<=[0-9A-Za-z])\s+(?=[0-9A-Za-z])")
 _CHOICE_GOLD = re.compile(r"^[A-J]$")
@@ -105,6 +105,12 @@ def _key(latex: str) -> str:
     key = text.unwrap_text(latex)
     key = _BRACED_CHARACTER.sub(r"\1\2", key) if "{" in key else key
     return _SPACE.sub("", _SPACE_THAT_SEPARATES.sub("\x00", key)).replace("\x00", " ").rstrip(".")
+
+
+def same_text(gold: str, answer: str) -> bool:
+    """Whether two expressions of any length are the same but for spaces, sizes and fences. Linear."""
+    keys = [_key.__wrapped__(latex_lib.bare(text.plain(side))) for side in (gold, answer)]
+    return keys[0] == keys[1]
 
 
 def _is_prose(latex: str) -> bool:

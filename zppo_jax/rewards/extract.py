@@ -1,12 +1,14 @@
 r"""Find the final answer in a response: the last \boxed{...} of the region that counts.
 
-One pass with a stack, so that hostile text (100,000 times `\boxed{`) costs linear time.
+One pass with a stack, so that hostile text (100,000 times `\boxed{`) costs linear time; long text is read by NumPy.
 """
 
 from __future__ import annotations
 
 import re
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from zppo_jax.rewards.verdict import Status
 
@@ -20,6 +22,10 @@ THINK_CLOSE = "</think>"
 # is possessive: spaces after \boxed are read once, whatever follows them.
 _TOKEN = re.compile(r"\\boxed\s*+\{|\\.|[{}]", re.DOTALL)
 _NOT_A_BOX = -1
+_OPENING = re.compile(r"\\boxed\s*+\{")
+_LONG = 20_000
+_MAX_ENCLOSING = 1000
+"""The most boxes of a long text that may enclose its last one."""
 
 
 def answer_region(response: str, region: str) -> str | None:
@@ -89,7 +95,41 @@ def last_box(text: str) -> str | None:
     answer, so the result is None. If a closed box encloses it, that one counts (`\boxed{\boxed{3}+1}` gives
     `\boxed{3}+1`).
     """
-    return _last_content(text, *boxes(text))
+    return _last_of_long(text)[0] if len(text) > _LONG else _last_content(text, *boxes(text))
+
+
+def _last_of_long(text: str) -> tuple[str | None, int]:
+    r"""The content of the last box, and where the last \boxed{ opens, with no step of Python per brace.
+
+    The depth of braces is a running sum that never falls below 0, since closing braces without an opening count for
+    nothing. A brace closes where the depth first falls below its own.
+    """
+    bare = text.replace("\\\\", "  ").replace(r"\{", "  ").replace(r"\}", "  ")
+    openings = _last_openings(bare)
+    if not openings:
+        return None, -1
+    chars_T = np.frombuffer(bare[openings[0].start() :].encode("utf-32-le", "surrogatepass"), np.uint32)
+    steps_T = (chars_T == ord("{")).astype(np.int32) - (chars_T == ord("}"))
+    sums_T = np.cumsum(steps_T, dtype=np.int32)
+    depths_T = sums_T - np.minimum(np.minimum.accumulate(sums_T), 0)
+    places = [opening.end() - 1 - openings[0].start() for opening in openings]
+    last = places[-1]
+    lowest_T = np.minimum.accumulate(depths_T[: last + 1][::-1])[::-1]  # between each place and the last box
+    lowest_after = depths_T[last:].min()
+    for opening, place in zip(openings, places, strict=True):
+        if lowest_T[place] >= depths_T[place] > lowest_after:
+            close = last + int(np.argmax(depths_T[last:] < depths_T[place])) + openings[0].start()
+            return text[opening.end() : close], openings[-1].start()
+    return None, openings[-1].start()
+
+
+def _last_openings(bare: str) -> list[re.Match[str]]:
+    start = len(bare)
+    for _ in range(_MAX_ENCLOSING):
+        if (place := bare.rfind(r"\boxed", 0, start)) < 0:
+            break
+        start = place
+    return list(_OPENING.finditer(bare, start))
 
 
 def _last_content(text: str, found: list[Box], last: int) -> str | None:
@@ -104,8 +144,11 @@ def extract_answer(response: str, region: str = "final") -> tuple[str | None, St
     text = answer_region(response, region)
     if text is None:
         return None, Status.NO_ANSWER
-    found, last = boxes(text)
-    content = _last_content(text, found, last)
+    if len(text) > _LONG:
+        content, last = _last_of_long(text)
+    else:
+        found, last = boxes(text)
+        content = _last_content(text, found, last)
     if content is None:
         return None, Status.NO_ANSWER if last < 0 else Status.MALFORMED
     answer = trimmed(content)

@@ -80,17 +80,35 @@ def max_chars(answer_type: str) -> int:
     return _MAX_JSON_CHARS if answer_type in ("grounding", "clicking") else gates.MAX_CHARS
 
 
-# For these types a right answer is about as long as its gold; for the others a letter, number or box is enough.
-_WRITTEN_OUT = ("math", "string", "search", "list_any", "anls")
+_AS_STRINGS = ("string", "search", "list_any", "anls", "multiple_choice", "free_form")
+"""Types whose rule compares a long answer in linear time."""
+# A right answer in another spelling is longer than its gold by a factor, at most; what is longer still is wrong.
+_MAX_FACTOR = 8
+_MAX_NORMALISED = 16_384
+"""Beyond this length only a copy of the gold is right, but for white space."""
 
 
-def _out_of_reach(gold: Gold, answer_type: str) -> bool:
-    """Whether the gold is so long that every right answer would be too long to be graded."""
-    limit = max_chars(answer_type)
-    if answer_type not in _WRITTEN_OUT or (isinstance(gold, str) and len(gold) <= limit):
-        return False
-    golds = [str(gold)] if answer_type == "math" else lists.golds_of(gold)
-    return all(len(one) > limit for one in golds)
+def _grade_long(answer: str, gold: Gold, answer_type: str, options: dict[str, Any]) -> Verdict | Pending:
+    """The verdict on an answer beyond `max_chars`: right if it is its gold in nearly the same spelling, else wrong.
+
+    Undecided if it might be its gold in another spelling: a math gold that is itself too long for a parser.
+    """
+    if answer == gold:
+        return Verdict(True, Status.OK, answer)
+    short = " ".join(answer.split())
+    if len(short) <= max_chars(answer_type):
+        return grade_answer(short, gold, answer_type, **options)._replace(answer=answer)
+    longest = sum(map(len, [gold] if isinstance(gold, str) else gold)) + sum(map(len, options.get("choices", ())))
+    same = isinstance(gold, str) and " ".join(gold.split()) == short
+    if not same and len(short) <= min(_MAX_FACTOR * longest + gates.MAX_CHARS, _MAX_NORMALISED):
+        if answer_type == "math":
+            same = expression.same_text(str(gold), short)
+        elif answer_type in _AS_STRINGS:
+            same = grade_answer(short, gold, answer_type, **options)[0] is True
+    if same:
+        return Verdict(True, Status.OK, answer)
+    out_of_reach = answer_type == "math" and len(str(gold)) > gates.MAX_CHARS
+    return Verdict(False, Status.ERROR if out_of_reach else Status.TOO_LONG, answer)
 
 
 def grade(
@@ -102,13 +120,9 @@ def grade(
     if answer is None:
         return Verdict(False, status, None)
     if len(answer) > max_chars(answer_type):
-        graded: Verdict | Pending = Verdict(False, Status.TOO_LONG, answer)
-    else:
-        graded = grade_answer(answer, gold, answer_type, **options)
-        if region == "anywhere":
-            graded = _graded_again(graded, gold, answer_type, options)
-    wrong = isinstance(graded, Verdict) and not graded.correct
-    return graded._replace(status=Status.ERROR) if wrong and _out_of_reach(gold, answer_type) else graded
+        return _grade_long(answer, gold, answer_type, options)
+    graded = grade_answer(answer, gold, answer_type, **options)
+    return _graded_again(graded, gold, answer_type, options) if region == "anywhere" else graded
 
 
 def grade_answer(answer: str, gold: Gold, answer_type: str, **options: Any) -> Verdict | Pending:

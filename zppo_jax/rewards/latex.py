@@ -129,6 +129,13 @@ def clean(latex: str) -> str:
     return latex.replace("~", " ").strip()
 
 
+def bare(latex: str) -> str:
+    """An expression without sizes, spacing commands and fences, by plain replacements: for texts of any length."""
+    for sign in (r"\left", r"\right", r"\,", r"\!", r"\;", r"\:", r"\ ", "$"):
+        latex = latex.replace(sign, "")
+    return latex.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
+
+
 def inward(latex: str) -> str:
     """An interval with brackets turned outwards, ]1,2], as (1,2]; anything else as it is."""
     match = _OUTWARD.match(latex) if latex[:1] == "]" or latex[-1:] == "[" else None
