@@ -71,6 +71,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.rollout.mesh.tensor = 1
 
     config.reward = ConfigDict()
+    config.reward.function = ""  # the rules of the answer types
     config.reward.timeout_seconds = 5.0
     config.reward.num_workers = 4
 

@@ -226,12 +226,9 @@ class Run:
             self._skipped.check(self.step, self._opened.records.skipped_folder, self._opened.checkpoints.latest_step)
 
     def _report_scoring(self) -> None:
-        """Reports how many comparisons of this host were given up or repeated, if any were."""
-        counted = self.parts.student.actor.scorer.pool.counters
-        if any(counted.values()):
-            self.console.message(
-                "comparisons by computer algebra: " + ", ".join(f"{n} {w}" for w, n in counted.items())
-            )
+        """Reports how many comparisons and rewards of this host were given up or repeated, if any were."""
+        for line in self.parts.student.actor.scorer.reports:
+            self.console.message(line)
 
     def _host_values(self) -> dict[str, Any]:
         return {"stream": self.parts.stream.get_state(), "config": binding(self.config)}

@@ -130,7 +130,8 @@ TYPED: list[tuple[str, dict[str, object], Pairs, Pairs]] = [
         "multiple_choice",
         CITIES,
         [
-            *((written, "B") for written in ("B – Paris", "【B】", "**B**: Paris", "Option B is correct", "正确答案是B")),
+            *((written, "B") for written in ("B – Paris", "【B】", "**B**: Paris", "Option B is correct")),
+            ("正确答案是B", "B"),
             *((written, "B") for written in ("B is the correct answer", "B选项", "I choose B", "It is B", "B .")),
         ],
         [(written, "B") for written in (

@@ -145,6 +145,9 @@ class RewardConfig:
     region: Annotated[
         str, Setting("where an answer counts: after the last </think>, or anywhere", choices=("final", "anywhere"))
     ]
+    function: Annotated[
+        str, Setting("your own reward, package.module:name (docs/rewards.md); empty: the rules of the answer types")
+    ]
     timeout_seconds: Annotated[float, Setting("longest time to score one response", above=0)]
     num_workers: Annotated[int, Setting("scoring processes; 0: in this process", minimum=0, may_change=True)]
 

@@ -12,6 +12,7 @@ import selectors
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from zppo_jax import children
 
@@ -20,12 +21,14 @@ OUT_OF_MEMORY = 12
 """The exit code of a child that reached its limit of memory (the number of ENOMEM)."""
 
 # All requests of a batch are written before the first reply is read. They must fit into an empty pipe (16 KiB on
-# macOS, 64 KiB on Linux), or a child that hangs would block the parent. One pair of 512 characters always fits.
+# macOS, 64 KiB on Linux), or a child that hangs would block the parent. A larger task is a batch of its own, which the
+# idle child reads as it is written.
 _BATCH_BYTES = 16_384
 MAX_BATCH = 16
 """The most pairs that one batch holds."""
 
-Pair = tuple[str, str]
+Task = Any
+"""What a child is asked, as JSON holds it: for `worker` a pair of texts."""
 
 
 class ChildFailed(Exception):
@@ -61,16 +64,18 @@ class Child:
         return self._process.pid
 
     def wait_until_ready(self) -> None:
-        """Block until the child has imported its libraries. Raises NotStarted."""
+        """Block until the child has imported its libraries. Raises NotStarted, in the child's words if it refuses."""
         if self.ready:
             return
         try:
-            self._reply(STARTUP_SECONDS)
+            greeting = json.loads(self._reply(STARTUP_SECONDS))
         except ChildFailed as failure:
             raise NotStarted(str(failure)) from failure
+        if greeting != "ready":
+            raise NotStarted(str(greeting))
         self.ready = True
 
-    def ask(self, pairs: Sequence[Pair], seconds: float) -> Iterator[str]:
+    def ask(self, pairs: Sequence[Task], seconds: float) -> Iterator[Any]:
         """Yields the replies to as many of the pairs as fit into one batch (at least one), in order, as they come.
 
         Raises ChildFailed when the child ends or a reply takes longer than `seconds`, UsedUp when that is the pair's
@@ -133,7 +138,7 @@ class Child:
         return children.end(self._process, grace_seconds)
 
 
-def _batch(pairs: Sequence[Pair]) -> Iterator[bytes]:
+def _batch(pairs: Sequence[Task]) -> Iterator[bytes]:
     """The request lines of the longest prefix that is one batch."""
     size = 0
     for place, pair in enumerate(pairs[:MAX_BATCH]):

@@ -15,20 +15,24 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from zppo_jax import children
-from zppo_jax.rewards.child import MAX_BATCH, Child, ChildFailed, NotStarted, Pair, UsedUp
+from zppo_jax.rewards.child import MAX_BATCH, Child, ChildFailed, NotStarted, Task, UsedUp
 from zppo_jax.rewards.grade import Gold, Pending, grade
 from zppo_jax.rewards.verdict import Status, Verdict
 
 # A busy machine must not turn right answers into wrong ones: processor time decides, the wall clock is the backstop.
 _WALL_FACTOR = 4.0
 _CACHE_SIZE = 65_536
+MEMORY_MEGABYTES = 1024
+"""The address space of a child."""
 
+Pair = tuple[str, str]
 Comparison = tuple[bool, Status]
+"""Whether a child finds a response right, and the reason for it."""
 
 _COMPARISONS: dict[str, Comparison] = {
     "equal": (True, Status.OK),
@@ -52,33 +56,25 @@ class Answer(NamedTuple):
     options: Mapping[str, Any] = {}
 
 
-class ScoringPool:
-    """Scores responses, with at most `num_workers` child processes that start when the first one is needed.
+class Workers:
+    """At most `num_workers` child processes that start when the first one is needed, and what they are asked.
 
-    `timeout_seconds` is the processor time one comparison may take (the kernel counts whole seconds, rounded up). Four
-    times that is the limit on the wall clock, for a child that hangs. A child is replaced after `max_tasks`
-    comparisons, since computer algebra leaks memory. Any thread may call. Close it, or use it as a context manager.
+    `timeout_seconds` is the processor time that one task may take (the kernel counts whole seconds, rounded up). Four
+    times that is the limit on the wall clock, for a child that hangs. A child is replaced after `max_tasks` tasks,
+    since computer algebra leaks memory. Any thread may call. Close it, or use it as a context manager.
     """
 
-    def __init__(
-        self,
-        num_workers: int = 1,
-        timeout_seconds: float = 1.0,
-        *,
-        max_tasks: int = 1000,
-        memory_megabytes: int = 1024,
-    ):
+    def __init__(self, command: Sequence[str], num_workers: int, timeout_seconds: float, max_tasks: int):
         sizes = {"num_workers": num_workers, "timeout_seconds": timeout_seconds, "max_tasks": max_tasks}
         for name, value in sizes.items():
             if not value > 0:
-                raise ValueError(f"ScoringPool {name} {value!r} is not usable: give a positive number")
+                raise ValueError(f"{type(self).__name__} {name} {value!r} is not usable: give a positive number")
         self.timeout_seconds = timeout_seconds
         self.max_tasks = max_tasks
         self._counts: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self._num_workers = num_workers
-        self._command = children.command("zppo_jax.rewards.worker", timeout_seconds, memory_megabytes)
+        self._command = command
         self._lock = threading.Lock()
-        self._cache: collections.OrderedDict[Pair, Comparison] = collections.OrderedDict()
         self._closed = False
         self._owner = os.getpid()
         # A slot holds a child or None (not started, or ended). Last in, first out: light load keeps to one warm child.
@@ -89,7 +85,16 @@ class ScoringPool:
         self._threads: ThreadPoolExecutor | None = None
         self._finalizer = weakref.finalize(self, _stop_all, self._alive)
 
-    def __enter__(self) -> ScoringPool:
+    def outcome(self, reply: Any) -> Comparison:
+        """What a child's reply means."""
+        return _COMPARISONS[reply]
+
+    def require_open(self) -> None:
+        """Raises ValueError if it is closed or was made before a fork."""
+        if self._closed or os.getpid() != self._owner:
+            raise ValueError(f"this {type(self).__name__} is closed, or was made before a fork: make a new one")
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,37 +124,12 @@ class ScoringPool:
                 self._reap(child)
         self._threads = None  # they end when the last call that uses them has returned
 
-    def score(
-        self, response: str, gold: Gold, answer_type: str = "math", region: str = "final", **options: Any
-    ) -> Verdict:
-        """Score one response; see `zppo_jax.rewards.score`."""
-        return self.score_many([Answer(response, gold, answer_type, region, options)])[0]
-
-    def score_many(self, items: Iterable[Answer | tuple[Any, ...]]) -> list[Verdict]:
-        """The verdicts of all items, in their order. Equal (gold, answer) pairs are compared once.
-
-        Raises:
-          ValueError: unknown answer type or region, or a closed pool. Model text never raises.
-        """
-        if self._closed or os.getpid() != self._owner:
-            raise ValueError("this ScoringPool is closed, or was made before a fork: make a new one")
-        graded = [grade(*one[:4], **one.options) for one in map(_item, items)]
-        outcomes = self._compare_all([one.pairs[0] for one in graded if isinstance(one, Pending)])
-        again = [one for one in graded if isinstance(one, Pending) and not outcomes[one.pairs[0]][0]]
-        outcomes |= self._compare_all([pair for one in again for pair in one.pairs[1:]])
-        verdicts = [_verdict(one, outcomes) if isinstance(one, Pending) else one for one in graded]
-        self._count("undecided", sum(verdict.status == Status.ERROR for verdict in verdicts))  # not those for a judge
-        return verdicts
-
-    def _compare_all(self, pairs: list[Pair]) -> dict[Pair, Comparison]:
-        outcomes = {pair: self._cache[pair] for pair in pairs if pair in self._cache}
-        missing = [pair for pair in dict.fromkeys(pairs) if pair not in outcomes]
-        size = min(MAX_BATCH, math.ceil(len(missing) / self._num_workers)) or 1
-        batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+    def _spread(self, tasks: Sequence[Task]) -> list[Comparison]:
+        """The outcomes of all tasks, in order, from all children."""
+        size = min(MAX_BATCH, math.ceil(len(tasks) / self._num_workers)) or 1
+        batches = [tasks[start : start + size] for start in range(0, len(tasks), size)]
         mapped = map if len(batches) < 2 else self._executor().map
-        for batch, compared in zip(batches, mapped(self._compare_in_child, batches), strict=True):
-            outcomes |= zip(batch, compared, strict=True)
-        return outcomes
+        return [outcome for compared in mapped(self._ask_child, batches) for outcome in compared]
 
     def _executor(self) -> ThreadPoolExecutor:
         """The threads that wait for children, made once: starting them costs more than the comparisons of a call."""
@@ -158,35 +138,31 @@ class ScoringPool:
                 self._threads = ThreadPoolExecutor(self._num_workers, thread_name_prefix="scoring")
             return self._threads
 
-    def compare(self, gold: str, answer: str) -> Comparison:
-        """Compare two expressions that passed the gates of `gates.refusal`, in a child. Never raises for them."""
-        return self._compare_in_child([(gold, answer)])[0]
+    def _ask_child(self, tasks: Sequence[Task]) -> list[Comparison]:
+        """Ask children; the outcomes are in the order of the tasks.
 
-    def _compare_in_child(self, pairs: list[Pair]) -> list[Comparison]:
-        """Compare the pairs in children; the outcomes are in order.
-
-        A pair at which a child fails twice is undecided, whatever the second failure was. A response gains nothing from
+        A task at which a child fails twice is undecided, whatever the second failure was. A response gains nothing from
         causing that, and a machine short of memory may kill two children in a row.
         """
         outcomes: list[Comparison] = []
-        failures = 0  # of the first pair that has no outcome yet
-        while len(outcomes) < len(pairs):
+        failures = 0  # of the first task that has no outcome yet
+        while len(outcomes) < len(tasks):
             try:
                 with self._lent_child(fresh=failures > 0) as child:
-                    rest = pairs[len(outcomes) :][: self.max_tasks - child.tasks]
+                    rest = tasks[len(outcomes) :][: self.max_tasks - child.tasks]
                     for reply in child.ask(rest, _WALL_FACTOR * (self.timeout_seconds + 1)):
-                        outcomes.append(self._record(pairs[len(outcomes)], _COMPARISONS[reply]))
+                        outcomes.append(self._record(tasks[len(outcomes)], self.outcome(reply)))
                         failures = 0
             except UsedUp:
-                outcomes.append(self._record(pairs[len(outcomes)], _USED_UP))
+                outcomes.append(self._record(tasks[len(outcomes)], _USED_UP))
                 failures = 0
             except ChildFailed as failure:
                 failures += 1
                 if failures == 1:
                     self._count("retries")
                     continue
-                # No child could be started: give up on all pairs, because waiting again for each would take minutes.
-                lost = len(pairs) - len(outcomes) if isinstance(failure, NotStarted) else 1
+                # No child could be started: give up on all tasks, because waiting again for each would take minutes.
+                lost = len(tasks) - len(outcomes) if isinstance(failure, NotStarted) else 1
                 self._count("errors", lost)
                 outcomes += [_FAILED] * lost
                 failures = 0
@@ -218,12 +194,8 @@ class ScoringPool:
             self._alive.add(child)
         return child
 
-    def _record(self, pair: Pair, outcome: Comparison) -> Comparison:
-        """Cache an outcome that depends on the pair alone; failures of a child are not cached."""
-        with self._lock:
-            self._cache[pair] = outcome
-            if len(self._cache) > _CACHE_SIZE:
-                self._cache.popitem(last=False)
+    def _record(self, task: Task, outcome: Comparison) -> Comparison:
+        """Count an outcome that depends on the task alone; failures of a child are counted where they happen."""
         if outcome[1] in (Status.TIMEOUT, Status.ERROR):
             self._count("timeouts" if outcome == _USED_UP else "errors")
         return outcome
@@ -240,6 +212,60 @@ class ScoringPool:
     def _count(self, counter: str, number: int = 1) -> None:
         with self._lock:
             self._counts[counter] += number
+
+
+class ScoringPool(Workers):
+    """Scores responses by rule; children compare what needs computer algebra."""
+
+    def __init__(
+        self,
+        num_workers: int = 1,
+        timeout_seconds: float = 1.0,
+        *,
+        max_tasks: int = 1000,
+        memory_megabytes: int = MEMORY_MEGABYTES,
+    ):
+        command = children.command("zppo_jax.rewards.worker", timeout_seconds, memory_megabytes)
+        super().__init__(command, num_workers, timeout_seconds, max_tasks)
+        self._cache: collections.OrderedDict[Pair, Comparison] = collections.OrderedDict()
+
+    def score(
+        self, response: str, gold: Gold, answer_type: str = "math", region: str = "final", **options: Any
+    ) -> Verdict:
+        """Score one response; see `zppo_jax.rewards.score`."""
+        return self.score_many([Answer(response, gold, answer_type, region, options)])[0]
+
+    def score_many(self, items: Iterable[Answer | tuple[Any, ...]]) -> list[Verdict]:
+        """The verdicts of all items, in their order. Equal (gold, answer) pairs are compared once.
+
+        Raises:
+          ValueError: unknown answer type or region, or a closed pool. Model text never raises.
+        """
+        self.require_open()
+        graded = [grade(*one[:4], **one.options) for one in map(_item, items)]
+        outcomes = self._compare_all([one.pairs[0] for one in graded if isinstance(one, Pending)])
+        again = [one for one in graded if isinstance(one, Pending) and not outcomes[one.pairs[0]][0]]
+        outcomes |= self._compare_all([pair for one in again for pair in one.pairs[1:]])
+        verdicts = [_verdict(one, outcomes) if isinstance(one, Pending) else one for one in graded]
+        self._count("undecided", sum(verdict.status == Status.ERROR for verdict in verdicts))  # not those for a judge
+        return verdicts
+
+    def _compare_all(self, pairs: list[Pair]) -> dict[Pair, Comparison]:
+        outcomes = {pair: self._cache[pair] for pair in pairs if pair in self._cache}
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in outcomes]
+        return outcomes | dict(zip(missing, self._spread(missing), strict=True))
+
+    def compare(self, gold: str, answer: str) -> Comparison:
+        """Compare two expressions that passed the gates of `gates.refusal`, in a child. Never raises for them."""
+        return self._ask_child([(gold, answer)])[0]
+
+    def _record(self, task: Task, outcome: Comparison) -> Comparison:
+        """Also caches the outcome."""
+        with self._lock:
+            self._cache[task] = outcome
+            if len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
+        return super()._record(task, outcome)
 
 
 def _verdict(pending: Pending, outcomes: Mapping[Pair, Comparison]) -> Verdict:

@@ -28,7 +28,7 @@ from zppo_jax.models.qwen3_5 import config as configs
 from zppo_jax.models.qwen3_5 import config_keys, hf, vlm
 from zppo_jax.parallel import HostCopy, Hosts
 from zppo_jax.processor import Processor
-from zppo_jax.rewards import ScoringPool
+from zppo_jax.rewards import FunctionPool, ScoringPool
 from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
@@ -180,13 +180,28 @@ def _student(
 ) -> Student:
     engine = engines.student_engine(config, model.config, banned_mask(model.config, processor), sampler, report)
     pool = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
+    scorer = Scorer(pool, config.reward.region, _reward_function(config))
     return Student(
-        actor=Actor(engine, processor, Scorer(pool, config.reward.region), judge),
+        actor=Actor(engine, processor, scorer, judge),
         group_size=config.rollout.group_size,
         sampling=engines.training_sampling(config),
         hosts=hosts,
         host_copy=HostCopy(compiler.mesh, vlm.logical_axes(model.config)),
     )
+
+
+def _reward_function(config: Config) -> FunctionPool | None:
+    """The pool of `reward.function`, whose function can be imported; None if the rules score. Raises ConfigError."""
+    if not config.reward.function:
+        return None
+    try:
+        pool = FunctionPool(config.reward.function, max(config.reward.num_workers, 1), config.reward.timeout_seconds)
+        pool.check()
+    except ValueError as error:
+        raise ConfigError(
+            f"reward.function = {error}; the module must be installed, in the folder of the command or on PYTHONPATH"
+        ) from error
+    return pool
 
 
 def _helper(
