@@ -42,7 +42,7 @@ def test_the_table_counts_where_both_differ_and_a_hang_is_killed(
     assert rows["math"] == ["4", "1", "2", "0", "1", "0", "1", "0", "0", "1", "0"]
     assert rows["all"] == ["5", "1", "2", "1", "1", "0", "1", "0", "0", "1", "0"]
     differences = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(one["id"], one["ours"][0], one["theirs"]) for one in differences] == [
+    assert [(one["id"], one["ours"]["correct"], one["theirs"]) for one in differences] == [
         ("3", False, True),
         ("4", True, False),
     ]
