@@ -29,7 +29,8 @@ MATH: dict[str, tuple[Pairs, Pairs]] = {
         [("3千", "3000"), ("5 hundred thousand", "500000"), ("6 Million", "6000000"), ("10^6", "1 million")],
         [("3千", "3"), ("5 lakh", "5"), ("5 thousandths", "5000"), ("5 tens", "5")],
     ),
-    "angles": ([("30°15′", r"30^\circ 15'"), (r"30^\circ15^{\prime}", "30.25")], [("30'", "30"), ("5''", "5'")]),
+    "angles": ([("30°15′", r"30^\circ 15'"), (r"30^\circ15^{\prime}", "30.25")], [("30'", "30"),
+        ("5''", "5'"), (r"5\%", r"5^\circ"), ("Rs 5", "5 s"), (r"2\infty", r"\infty")]),
     "formulas": ([(r"\ce{H2O}", r"\mathrm{H_2O}"), ("H₂O", "H2O")], [("Co", "CO"), ("Fe^{2+}", "Fe^{3+}")]),
     "compound quantities": (
         [("5 ft. 6 in.", "66 in"), ("5元6角", "5.6元"), ("1 L 500 mL", "1.5 L"), ("2 years 6 months", "30 months")],
@@ -103,7 +104,8 @@ MATH: dict[str, tuple[Pairs, Pairs]] = {
     "words": (
         [("blue and red", "red and blue"), ("A, B and C", "A,B,C"), ('"Monday"', "Monday"),
          (r"\frac{bac}{4S}", r"\frac{abc}{4S}")],
-        [("cat", "act"), ("red, blue", "red, green"), (r"\triangle ABC", r"\triangle ACB"), ("yes", "yes and no")],
+        [("cat", "act"), ("red, blue", "red, green"), (r"\triangle ABC", r"\triangle ACB"), ("yes", "yes and no"),
+         ("A and B", "A or B")],
     ),
 }  # fmt: skip
 

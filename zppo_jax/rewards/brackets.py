@@ -93,7 +93,8 @@ def reconcile(gold: str, answer: str, alternatives: bool = False) -> Pair | None
         return gold, answer
     if r"\begin" in gold or r"\begin" in answer:
         return _vectors(gold, answer)
-    one, other = outline(_by_name(gold)), outline(_by_name(answer))
+    gold, answer = _by_name(gold), _by_name(answer)
+    one, other = outline(gold), outline(answer)
     if not one or not other or _OTHER.search(gold) or _OTHER.search(answer):
         return gold, answer
     one, other = (_item_of_set(one), _item_of_set(other)) if one.kind != other.kind else (one, other)

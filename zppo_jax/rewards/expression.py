@@ -48,6 +48,7 @@ _SEPARATOR = re.compile(
     r"(?=[-+0-9.({\\]|[A-Za-z]\s*=)"
 )
 _IS_CALL = re.compile(r"^[a-zA-Z]\s*\(\s*x\s*\)$")
+_AROUND_INFINITY = re.compile(r"[\[\](),<>=]|\\(?:cup|cap|in|lim|int|sum|le|ge|setminus|pm)(?![A-Za-z])")
 _ELLIPSIS = re.compile(r"\\[lcd]?dots(?![A-Za-z])|\.{3,}")
 _OR = re.compile(r"(?<![A-Za-z\\])or(?![A-Za-z])|或")
 _SET_BUILDER = re.compile(r"^\\\{\s*([A-Za-z])\s*(?:\\in\s*\\(?:mathbb\s*\{?R\}?|R)\s*)?[|:]\s*([^|]*)\\\}$")
@@ -290,4 +291,6 @@ def _decide_by_structure(gold: str, answer: str) -> Decision:
         return Decision(words.same(gold, answer), Status.OK)
     if (settled := exact.compare(gold, answer)) is not None:
         return Decision(settled, Status.OK)
+    if r"\infty" in gold + answer and not _AROUND_INFINITY.search(gold + answer):
+        return Decision(False, Status.OK)  # 2\infty and \infty + 1 are no values
     return Decision(False, Status.OK, pending=(gold, answer))

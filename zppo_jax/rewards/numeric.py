@@ -33,6 +33,7 @@ _POWER_OF_TEN = re.compile(r"\s*(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*(?:
 _FRACTION_SHORT = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
 _PAIR = re.compile(rf"\s*(?:,|and\b)?\s*({_DECIMAL})\s*(\^\{{?\\circ\}}?|''|'|\"|[^\W\d_]+)\.?")
 _ANGLES = {"'": Fraction(1, 60), "''": Fraction(1, 3600), '"': Fraction(1, 3600)}
+_TEMPERATURES = {"celsius^1", "fahrenheit^1"}
 _FEET = {"'": "ft", "''": "in", '"': "in"}
 # Signs that belong to a whole answer or item: not 50% of x, nor the angle of a sine.
 _ENDING_SIGN = re.compile(rf"(?:{units.DEGREE.pattern}|\s*{units.PERCENT.pattern})\s*(?=$|[,;)\]]|\\}})")
@@ -174,7 +175,7 @@ def _compound(written: str) -> Quantity | None:
             return None
         found.append(part)
     total = sum((_decimal(number) * part.scale for (number, _), part in zip(pairs, found, strict=True)), Fraction(0))
-    return Quantity(total / found[0].scale, unit="" if degrees else found[0].name, scale=found[0].scale)
+    return Quantity(total / found[0].scale, unit=units.DEGREES.name if degrees else found[0].name, scale=found[0].scale)
 
 
 def _close(gold: Fraction, answer: Fraction, tolerance: Fraction) -> bool:
@@ -203,7 +204,10 @@ def quantities_match(gold: Quantity, answer: Quantity, tolerance: float = 0.0) -
     Units must agree where both have one (5 cm is 50 mm, and is not 5 m); a missing unit is taken from the other, since
     questions often name it. 50% equals both 0.5 and, as in App. D.1, 50.
     """
-    if gold.unit and answer.unit and gold.unit != answer.unit:
+    names = {gold.unit, answer.unit}
+    if len(names) > 1 and "" not in names and not (units.DEGREES.name in names and names & _TEMPERATURES):
+        return False
+    if gold.percent != answer.percent and (answer if gold.percent else gold).unit == units.DEGREES.name:
         return False
     allowed = max(Fraction(tolerance), _ROUNDING if _rounding_allowed(gold, answer) else Fraction(0))
     scales = (gold.scale, answer.scale) if gold.unit and answer.unit else (Fraction(1), Fraction(1))

@@ -24,6 +24,8 @@ class Unit(NamedTuple):
 
 
 NONE = Unit("")
+DEGREES = Unit("degree")
+"""A degree sign alone: of an angle or a temperature."""
 
 Factor = tuple[str, bool, int]
 """A word, whether it divides, and its power."""
@@ -84,7 +86,7 @@ def unit_after(rest: str) -> Unit:
     written = text.unwrap_text(_SYMBOL.sub(lambda match: _SYMBOLS[match[0].strip()], DEGREE.sub("", rest)))
     apart = rest[:1].isspace() or bool(degree)
     if not written.strip():
-        return NONE
+        return DEGREES if degree else NONE
     factors, end = [], 0
     while end < len(written.rstrip()):
         factor = _FACTOR.match(written, end)
@@ -170,5 +172,5 @@ def _product(factors: list[Factor]) -> Unit:
 
 def currency(symbol: str) -> Unit:
     """The unit of a currency sign before a number; ¥ may be yen or yuan, so it is none."""
-    coin = known(symbol.removeprefix("US").removeprefix("\\").removesuffix("."))
+    coin = known(symbol.removeprefix("US").removeprefix("\\").removesuffix(".").lower())
     return Unit(f"{coin.name}^1") if coin else NONE

@@ -34,6 +34,7 @@ _BOTH = re.compile(
     r"\1\s*(>=?|<=?|\\g(?:e|t|eq)\b|\\l(?:e|t|eq)\b)\s*([^<>=]{1,60})$"
 )
 _JOINT = re.compile(r"\s*(?:[,;、]\s*(?:(?:and|or)\b)?|\b(?:and|or)\b|和|或|及|与)\s*")
+_AND_OR = re.compile(r"\b(?:and|or)\b")
 _CONJUNCTION = re.compile(r"\b(?:and|or)\b|[、和或及与]")
 # Symbols of an element that are a compound in capitals: Co is no CO.
 _ELEMENTS = frozenset("co cs cn hf nb pb sc si sn".split())  # noqa: SIM905
@@ -91,6 +92,9 @@ def same(gold: str, answer: str) -> bool:
     if text.strings_match(gold, answer):
         return not (gold != answer and len(gold) == 2 and gold.casefold() in _ELEMENTS)
     keys = text.string_key(gold), text.string_key(answer)
+    joined = [set(_AND_OR.findall(key)) for key in keys]
+    if all(joined) and joined[0] != joined[1]:
+        return False
     one, other = (_JOINT.split(key) for key in keys)
     if len(one) != len(other) or len(one) < 2 or not all(one + other):
         return False
