@@ -80,7 +80,7 @@ def test_a_corpus_is_built_checked_and_trained_on(start, corpus, tmp_path, capsy
     source = f"arrayrecord:{corpus}"
     inspect.main(["inspect", str(corpus), f"--out={tmp_path}/page.html"])
     assert "1  image_unreadable" in capsys.readouterr().out
-    settings = SETTINGS | {"data__source": source}
+    settings: dict[str, Any] = SETTINGS | {"data__source": source}
     [found] = check(runs.config(start, **settings), Progress(io.StringIO(), Heartbeat()), 2)
     assert {one.question_id: one.reason for one in found.bad.values()} == {"torn": "image_unreadable"}
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
