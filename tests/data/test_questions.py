@@ -209,7 +209,5 @@ def test_a_missing_extra_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "any.json").write_text(json.dumps(row) + "\n")
     source = sources.open_sources(config(f"jsonl:{tmp_path / 'any.json'}", held_out="digits")).training
     process = PromptProcessing(tiny_model.processor(), tiny_model.TEMPLATE)
-    with pytest.raises(
-        RunError, match=r"question q has a video: load_video needs PyAV: pip install 'zppo"
-    ):
+    with pytest.raises(RunError, match=r"question q has a video: load_video needs PyAV: pip install 'zppo"):
         Reading(source, process, bad_rows="skip").at(0)

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from configs import tiny
+from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.config import Config, from_config_dict
 from zppo_jax.data import index as index_lib
 from zppo_jax.data import records
@@ -26,6 +27,7 @@ from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.questions import BadRow
 from zppo_jax.data.sources import FORMS, TABLES, open_sources
 from zppo_jax.errors import ConfigError
+from zppo_jax.setup.questions import sources_of
 
 
 def png(value: int) -> bytes:
@@ -251,3 +253,16 @@ def test_tables_on_another_file_system(tmp_path, monkeypatch):
         open_sources(config("parquet:memory://corpus/none"))
     with pytest.raises(ConfigError, match=r"data\.source = 'nowhere://x' cannot be listed"):
         open_sources(config("parquet:nowhere://x"))
+
+
+def test_golds_that_nothing_can_score_are_refused_by_number(tmp_path):
+    """Those to train on and the held-out ones; a judge or a reward function of one's own can score them."""
+    given = [row | {"answer_type": "free_form" if n < 3 else "integer"} for n, row in enumerate(rows())]
+    spec = f"parquet:{write_parquet(tmp_path / 'data', given=given)}"
+    fault = r"3 of the 40 questions have golds that only a judge can score \(3 free_form\), and there is none"
+    for chosen in (config(spec), config("digits", held_out=spec)):
+        with pytest.raises(ConfigError, match=fault):
+            sources_of(chosen, Heartbeat())
+        for section, key, value in (("judge", "endpoint", "teacher"), ("reward", "function", "a:b")):
+            changed = dataclasses.replace(getattr(chosen, section), **{key: value})
+            assert sources_of(dataclasses.replace(chosen, **{section: changed}), Heartbeat())

@@ -25,7 +25,7 @@ def sources_of(config: Config, heartbeat: Heartbeat) -> Sources:
     with heartbeat.during("opening the questions") as progress:
         sources = open_sources(config, progress)
     for source in sources:
-        fault = types_fault(source.answer_types, bool(config.judge.endpoint))
+        fault = types_fault(source.answer_types, bool(config.judge.endpoint or config.reward.function))
         if fault is not None:
             raise ConfigError(fault)
     return sources
