@@ -1,6 +1,7 @@
 """Questions read per second, and what the questions of the paper's steps take of memory and time.
 
     python -m benchmarks.data --read      # questions a second from parquet and ArrayRecord, against datasets and PIL
+    python -m benchmarks.data --stream    # the same through Grain, by threads and worker processes
     python -m benchmarks.data --steps     # 384 + 96 questions of 1,310,720 pixels a step, then 512 held-out ones
 
 `--read` writes 512 questions with JPEGs of 1,024 pixels a side, half of them like photographs, then reads them in
@@ -174,6 +175,25 @@ def timed(read: Read, turn: int) -> tuple[float, float]:
     return len(order) / (time.perf_counter() - start), len(order) / (time.process_time() - before)
 
 
+def measure_stream() -> None:
+    """Prints steps' questions a second through Grain, by threads and worker processes."""
+    with tempfile.TemporaryDirectory() as directory:
+        source = write(Path(directory), rows(NUM_QUESTIONS))["arrayrecord"]
+        reading = Reading(opened(source), processing(config(source)))
+        for threads, workers in ((1, 0), (2, 0), (4, 0), (1, 1), (1, 2), (2, 2)):
+            stream = open_stream(
+                reading, seed=0, questions_per_step=64, replay=None, num_replayed=0, num_threads=threads,
+                worker_count=workers,
+            )  # fmt: skip
+            with contextlib.closing(stream):
+                next(stream)
+                start = time.perf_counter()
+                count = sum(len(next(stream).new) for _ in range(12))
+                seconds = time.perf_counter() - start
+            row = {"threads": threads, "worker_count": workers, "questions_per_second": round(count / seconds, 1)}
+            print(json.dumps(row), flush=True)
+
+
 # ---------------------------------------------------------------- memory, and waiting
 
 
@@ -228,12 +248,15 @@ def peak_bytes() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--read", action="store_true", help="questions a second, against datasets and PIL")
+    parser.add_argument("--stream", action="store_true", help="questions a second by threads and worker processes")
     parser.add_argument("--steps", action="store_true", help="memory of the paper's steps, and time waited for them")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=30.0, help="that a step takes besides")
     arguments = parser.parse_args()
     if arguments.read:
         measure_reading(arguments.rounds)
+    if arguments.stream:
+        measure_stream()
     if arguments.steps:
         with tempfile.TemporaryDirectory() as directory:
             stepping(Path(directory), arguments.seconds)
