@@ -14,6 +14,7 @@ import pytest
 
 from tests import runs
 from zppo_jax.config import to_json
+from zppo_jax.errors import ConfigError
 from zppo_jax.run.metrics import SCHEMA
 from zppo_jax.zppo import METHODS
 
@@ -260,3 +261,12 @@ def test_the_host_needs_no_device(start):
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
     )
     assert result.stdout == "done\n", result.stderr
+
+
+def test_a_reward_of_ones_own_is_that_of_the_run(start, tmp_path):
+    """Students' responses, replayed and helped ones too; a function that cannot be imported ends the run at once."""
+    run = runs.run(start, tmp_path / "run", num_steps=1, reward__function="tests.rewards.own:even")
+    for line in runs.samples(run):
+        assert line["rewards"] == [float(len(text) % 2 == 0) for text in line["responses"]]
+    with pytest.raises(ConfigError, match=r"reward\.function = 'tests\.rewards\.own:odd' cannot be imported"):
+        runs.run(start / "none", tmp_path / "other", reward__function="tests.rewards.own:odd")

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zppo_jax.data.tables.files import open_file
-
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
 _DATA_URI = re.compile(r"data:[\w/+.-]*;base64,", re.IGNORECASE)
 
@@ -65,6 +63,8 @@ def _decoded(text: str) -> bytes | None:
 
 def _read(path: str, name: str, home: str | None, allow_outside: bool) -> bytes:
     where = _resolved(path, name, home, allow_outside)
+    from zppo_jax.data.tables.files import open_file  # imports fsspec
+
     try:
         if "://" not in where and not Path(where).is_file():
             raise MediaError("unreadable", f"{name}: no such file as {where}")

@@ -20,8 +20,7 @@ from zppo_jax.data import index as index_lib
 from zppo_jax.data.digits import DigitsSource, Family, Split
 from zppo_jax.data.questions import BadRow, Reader
 from zppo_jax.data.reading import QuestionSource
-from zppo_jax.data.tables import JsonlTable, ParquetTable, RowError, Table, find_files
-from zppo_jax.data.tables.hub import HubTable, RecordTable
+from zppo_jax.data.tables import RowError, Table
 from zppo_jax.errors import ConfigError
 from zppo_jax.rewards.grade import ANSWER_TYPES
 from zppo_jax.types import Question
@@ -34,19 +33,37 @@ _LARGEST_SHARE = 10
 
 
 def _parquet(place: str, split: str, key: str) -> Table:
+    from zppo_jax.data.tables.files import find_files
+    from zppo_jax.data.tables.parquet import ParquetTable
+
     return ParquetTable(find_files(place, (".parquet",), split, key))
 
 
 def _jsonl(place: str, split: str, key: str) -> Table:
+    from zppo_jax.data.tables.files import find_files
+    from zppo_jax.data.tables.jsonl import JsonlTable
+
     return JsonlTable(find_files(place, (".jsonl", ".ndjson"), split, key))
+
+
+def _arrayrecord(place: str, split: str, key: str) -> Table:
+    from zppo_jax.data.tables.hub import RecordTable
+
+    return RecordTable(place, split, key)
 
 
 def _tfds(place: str, split: str, key: str) -> Table:
     """NAME[:SPLIT]; a name may hold a version (mnist:3.0.1), which is no split."""
     name, _, last = place.rpartition(":")
     if name and not re.fullmatch(r"[\d.*]+", last):
-        return RecordTable(name, last, key)
-    return RecordTable(place, split, key)
+        return _arrayrecord(name, last, key)
+    return _arrayrecord(place, split, key)
+
+
+def _hub(place: str, split: str, key: str) -> Table:
+    from zppo_jax.data.tables.hub import HubTable
+
+    return HubTable(place, split, key)
 
 
 class Kind(NamedTuple):
@@ -60,9 +77,9 @@ class Kind(NamedTuple):
 TABLES: dict[str, Kind] = {
     "parquet": Kind("parquet:DIR", "parquet files", _parquet),
     "jsonl": Kind("jsonl:FILE_OR_DIR", "files with a JSON object on each line", _jsonl),
-    "arrayrecord": Kind("arrayrecord:DIR", "what zppo_jax.data.zppo77k writes", RecordTable),
+    "arrayrecord": Kind("arrayrecord:DIR", "what zppo_jax.data.zppo77k writes", _arrayrecord),
     "tfds": Kind("tfds:NAME[:SPLIT]", "a prepared data set of TensorFlow Datasets", _tfds),
-    "hf": Kind("hf:ID[:CONFIG[:SPLIT]]", "a data set of the Hugging Face hub, through datasets", HubTable),
+    "hf": Kind("hf:ID[:CONFIG[:SPLIT]]", "a data set of the Hugging Face hub, through datasets", _hub),
 }
 FORMS = (DIGITS, *(kind.form for kind in TABLES.values()))
 """How a source is written in `data.source` and `data.held_out`."""

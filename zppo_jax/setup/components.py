@@ -127,11 +127,12 @@ def build(
     hosts, sampler, heartbeat = hosts or Hosts(), sampler or compiler, heartbeat or Heartbeat()
     check_hosts(config, compiler.mesh, hosts)
     method = get_method(config.method)
-    sources = questions.sources_of(config, heartbeat)  # before the models: they take minutes to load
+    # Before the models: they take minutes to load.
+    sources, scorer = questions.sources_of(config, heartbeat), _scorer(config)
     model, processor = _checkpoint(config, "model.path", student_directory, compiler, heartbeat)
     process = PromptProcessing(processor, prompts.get_template(config.prompt.template))
     judge = judging.make_judge(config, teacher_directory, folder, say)
-    student = _student(config, model, processor, sampler, hosts, compiler, report, judge)
+    student = _student(config, model, processor, sampler, hosts, compiler, report, scorer, judge)
     reference = None
     if method.reference:
         reference, _ = _checkpoint(config, "teacher.path", teacher_directory, compiler, heartbeat)
@@ -176,11 +177,10 @@ def _student(
     hosts: Hosts,
     compiler: Compiler,
     report: Callable[[str], None] | None,
+    scorer: Scorer,
     judge: Judge | None,
 ) -> Student:
     engine = engines.student_engine(config, model.config, banned_mask(model.config, processor), sampler, report)
-    pool = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
-    scorer = Scorer(pool, config.reward.region, _reward_function(config))
     return Student(
         actor=Actor(engine, processor, scorer, judge),
         group_size=config.rollout.group_size,
@@ -188,6 +188,11 @@ def _student(
         hosts=hosts,
         host_copy=HostCopy(compiler.mesh, vlm.logical_axes(model.config)),
     )
+
+
+def _scorer(config: Config) -> Scorer:
+    pool = ScoringPool(max(config.reward.num_workers, 1), config.reward.timeout_seconds)
+    return Scorer(pool, config.reward.region, _reward_function(config))
 
 
 def _reward_function(config: Config) -> FunctionPool | None:
