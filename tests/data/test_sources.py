@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import pickle
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ from zppo_jax.data import records
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.questions import BadRow
 from zppo_jax.data.sources import FORMS, TABLES, open_sources
+from zppo_jax.data.tables import ParquetTable, RowError
 from zppo_jax.errors import ConfigError
 from zppo_jax.setup.questions import sources_of
 
@@ -266,3 +268,48 @@ def test_golds_that_nothing_can_score_are_refused_by_number(tmp_path):
         for section, key, value in (("judge", "endpoint", "teacher"), ("reward", "function", "a:b")):
             changed = dataclasses.replace(getattr(chosen, section), **{key: value})
             assert sources_of(dataclasses.replace(chosen, **{section: changed}), Heartbeat())
+
+
+def test_values_that_python_cannot_hold_are_bad_rows(tmp_path):
+    """As dates in year 3,000,000 are, or texts that are not UTF-8; in ids they are refused at the start."""
+    table = pa.Table.from_pylist([{"id": "a", "question": "How many?", "answer": "1"}])
+    pq.write_table(table.append_column("day", pa.array([2**30], pa.date32())), tmp_path / "a.parquet")
+    found = ParquetTable([str(tmp_path / "a.parquet")])
+    with pytest.raises(RowError, match="cannot be read"):
+        found.row(0)
+    for name, ids in (("b", pa.array([2**30], pa.date32())), ("c", pa.array([b"\xff"]).view(pa.string()))):
+        pq.write_table(pa.table({"id": ids}), tmp_path / f"{name}.parquet")
+        with pytest.raises(ConfigError, match=f"{name}.parquet is damaged"):
+            list(ParquetTable([str(tmp_path / f"{name}.parquet")]).columns(("id",)))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    column = pa.array(["a"])
+    pq.write_table(pa.Table.from_arrays([column, column], names=["id", "id"]), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=r"a\.parquet has more than one column 'id'"):
+        ParquetTable([str(tmp_path / "a.parquet")])
+
+
+_HOSTILE_DISK = """
+import os, resource, sys
+from zppo_jax.data.tables import ParquetTable, RowError
+files = [f"{sys.argv[1]}/{n}.parquet" for n in range(100)]
+table = ParquetTable(files)
+resource.setrlimit(resource.RLIMIT_NOFILE, (90, 90))
+assert [one for one, in table.columns(("id",))] == [table.row(n)["id"] for n in range(100)] == list(range(100))
+os.truncate(files[99], 100)
+try:
+    ParquetTable.row(table, 50), table._kept.clear(), table.row(99)
+except RowError:
+    print("refused")
+"""
+
+
+def test_more_files_than_may_be_open_and_one_that_is_cut_off_meanwhile(tmp_path):
+    """The second would kill the process (SIGBUS) if the file were mapped."""
+    for n in range(100):
+        pq.write_table(pa.table({"id": [n], "image": [bytes(9000)]}), tmp_path / f"{n}.parquet", compression="none")
+    done = subprocess.run(
+        [sys.executable, "-c", _HOSTILE_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr

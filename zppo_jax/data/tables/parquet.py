@@ -19,6 +19,10 @@ from zppo_jax.errors import ConfigError
 KEPT_BYTES = 256 << 20
 """Bytes of row groups that a process keeps."""
 _BATCH_ROWS = 1024
+_MOST_OPEN = 64
+"""Files that a process keeps open: a corpus may have more of them than the system lets a process open."""
+_FAULTS = (pa.ArrowException, OSError, ValueError, OverflowError)
+"""What pyarrow raises for damaged files and for values that Python cannot hold, such as a date of the year 3,000,000."""
 
 
 class ParquetTable:
@@ -44,7 +48,7 @@ class ParquetTable:
     def _open(self) -> None:
         """Everything that belongs to one process."""
         self._lock = threading.Lock()
-        self._readers: dict[int, pq.ParquetFile] = {}
+        self._readers: collections.OrderedDict[int, pq.ParquetFile] = collections.OrderedDict()
         self._kept: collections.OrderedDict[int, pa.Table] = collections.OrderedDict()
         self._kept_bytes = 0
 
@@ -70,21 +74,21 @@ class ParquetTable:
                     table = self._read(group)
                 self._kept.move_to_end(group)
             return table.slice(number - self._starts[group], 1).to_pylist()[0]
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except _FAULTS as error:
             raise RowError(f"the file cannot be read ({' '.join(str(error).split())[:200]})") from error
 
     def columns(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         for number, path in enumerate(self.files):
-            reader = self._reader(number)
-            present = [name for name in names if name in reader.schema_arrow.names]
-            if not present:
-                yield from itertools.repeat((None,) * len(names), reader.metadata.num_rows)
-                continue
             try:
+                reader = self._reader(number)
+                present = [name for name in names if name in reader.schema_arrow.names]
+                if not present:
+                    yield from itertools.repeat((None,) * len(names), reader.metadata.num_rows)
+                    continue
                 for batch in reader.iter_batches(_BATCH_ROWS, columns=present):
                     found = {name: batch.column(name).to_pylist() for name in present}
                     yield from zip(*(found.get(name, [None] * len(batch)) for name in names), strict=True)
-            except (pa.ArrowException, OSError) as error:
+            except _FAULTS as error:
                 raise ConfigError(
                     f"{path} is damaged ({' '.join(str(error).split())[:200]}): write or download it again"
                 ) from error
@@ -109,7 +113,11 @@ class ParquetTable:
     def _reader(self, file: int) -> pq.ParquetFile:
         if file not in self._readers:
             path = self.files[file]
-            self._readers[file] = pq.ParquetFile(open_file(path) if "://" in path else path, memory_map=True)
+            # Without a memory map: a file that is cut off while it is mapped would kill the process.
+            self._readers[file] = pq.ParquetFile(open_file(path) if "://" in path else path)
+            if len(self._readers) > _MOST_OPEN:
+                self._readers.popitem(last=False)[1].close(force=True)
+        self._readers.move_to_end(file)
         return self._readers[file]
 
     def _read(self, group: int) -> pa.Table:
@@ -127,8 +135,16 @@ def _row_counts(path: str) -> list[int]:
     """The number of rows of each row group of a file that has any."""
     try:
         with open_file(path) as file:
-            metadata = pq.ParquetFile(file).metadata
+            reader = pq.ParquetFile(file)
+            _require_different_names(path, reader.schema_arrow.names)
+            metadata = reader.metadata
             return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{path} is not a parquet file, or damaged ({reason}): write or download it again") from error
+
+
+def _require_different_names(path: str, names: Sequence[str]) -> None:
+    twice = next((name for name, count in collections.Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{path} has more than one column {twice!r}: give each its own name")
