@@ -211,3 +211,20 @@ def test_a_missing_extra_is_one_line(tmp_path, monkeypatch):
     process = PromptProcessing(tiny_model.processor(), tiny_model.TEMPLATE)
     with pytest.raises(RunError, match=r"question q has a video: load_video needs PyAV: pip install 'zppo"):
         Reading(source, process, bad_rows="skip").at(0)
+
+
+def test_half_surrogate_pairs_reach_no_question(tmp_path):
+    """JSON can spell them, but no file, terminal or other process takes them; whole pairs stay."""
+    half = {"id": "\ud800", "question": "\udfff \U0001f600", "answer": "\ud800", "answer_type": "string",
+            "level": "\ud801", "\udc00": "\udc00", "metadata": '{"a": "\\ud800"}'}  # fmt: skip
+    choice = {"question": "Which?", "answer": "A", "answer_type": "multiple_choice", "choices": ["\ud800", "b"]}
+    lines = [json.dumps(half).encode(), json.dumps(choice, ensure_ascii=False).encode("utf-8", "surrogatepass")]
+    (tmp_path / "data.jsonl").write_bytes(b"\n".join(lines))
+    source = sources.open_sources(config(f"jsonl:{tmp_path}", held_out="digits")).training
+    found, chosen = source[0], source[1]
+    assert (found.id, found.text, found.answer, found.level) == ("?", "? \U0001f600", "?", "?")
+    assert found.metadata == {"?": "?", "a": "?"} and chosen.options["choices"] == ["?", "b"]
+    broken = {"id": "c", "question": "How many?", "answer": "1", "image": "\ud800.png"}
+    (tmp_path / "data.jsonl").write_text(json.dumps(broken))
+    with pytest.raises(BadRow, match="no such file"):
+        _ = sources.open_sources(config(f"jsonl:{tmp_path}", held_out="digits")).training[0]

@@ -15,6 +15,7 @@ from typing import Any
 
 from zppo_jax.config.schema import ColumnsConfig
 from zppo_jax.data.media_values import MediaError, files_of
+from zppo_jax.data.tables.jsonl import parse_json
 from zppo_jax.processor import Clip, Picture
 from zppo_jax.rewards import check_gold
 from zppo_jax.rewards.grade import ANSWER_TYPES, JUDGED, OPTIONS
@@ -125,7 +126,7 @@ def _text(row: Mapping[str, Any], column: str, reason: str) -> str:
     value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     if not isinstance(value, str) or not value.strip():
         raise BadRow(reason, f"the column {column!r} holds {_brief(value)}, not a text")
-    return value.encode("utf-8", "replace").decode()  # half surrogate pairs, which JSON can spell, become "?"
+    return value
 
 
 def _brief(value: Any) -> str:
@@ -214,6 +215,6 @@ def _object(value: Any, name: str) -> dict[str, Any]:
 
 def _json(value: str | bytes, name: str) -> Any:
     try:
-        return json.loads(value)
+        return parse_json(value)
     except (ValueError, RecursionError) as error:
         raise BadRow("options", f"{name} is not JSON ({str(error)[:80]})") from error

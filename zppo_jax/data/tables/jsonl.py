@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -13,6 +14,11 @@ from zppo_jax.data.tables.files import fingerprint, home_of, open_file
 from zppo_jax.data.tables.table import Row, RowError
 
 _READ_BYTES = 1 << 24
+_HALF_PAIR: dict[type, Any] = {
+    str: r"\\u[dD][89a-fA-F]|[\ud800-\udfff]",
+    bytes: rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]",
+}
+"""Where half a surrogate pair may be: an escape, or what stands for one in UTF-8; each may belong to a whole pair."""
 
 
 class JsonlTable:
@@ -38,7 +44,7 @@ class JsonlTable:
             with open_file(self.files[file]) as opened:
                 opened.seek(start)
                 line = opened.read(end - start)
-            found = json.loads(line)
+            found = parse_json(line)
         except (OSError, ValueError, RecursionError) as error:
             raise RowError(f"the line is not JSON ({' '.join(str(error).split())[:200]})") from error
         if not isinstance(found, dict):
@@ -67,6 +73,15 @@ class JsonlTable:
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} does not exist: there are {len(self)}")
         return bisect.bisect_right(self._starts, number) - 1
+
+
+def parse_json(content: str | bytes) -> Any:
+    r"""The value that JSON spells. Half surrogate pairs, which JSON can spell ("\ud800") and no file or terminal can
+    hold, become "?". Raises ValueError or RecursionError."""
+    found = json.loads(content)
+    if re.search(_HALF_PAIR[type(content)], content) is None:
+        return found
+    return json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _line_spans(path: str) -> np.ndarray:
