@@ -313,3 +313,13 @@ def test_more_files_than_may_be_open_and_one_that_is_cut_off_meanwhile(tmp_path)
         [sys.executable, "-c", _HOSTILE_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
+
+
+@pytest.mark.parametrize("damage", ["", "[]", {"ids": 5}, {"ids": ["q1"] * 40}, {"types": [["math"]] * 40}])
+def test_a_damaged_index_is_built_again(tmp_path, damage):
+    config_of_data = config(f"parquet:{write_parquet(tmp_path)}")
+    before = open_sources(config_of_data).training
+    (kept,) = tmp_path.rglob("index-*.json")
+    kept.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(kept.read_text()) | damage))
+    after = open_sources(config_of_data).training
+    assert [*after.ids()] == [*before.ids()] and after.answer_types == before.answer_types

@@ -21,7 +21,7 @@ from zppo_jax.data.tables import Table
 from zppo_jax.errors import ConfigError
 from zppo_jax.files import write_atomically
 
-_VERSION = 1
+_VERSION = 2
 _REPORT_EVERY = 20_000
 
 
@@ -75,7 +75,8 @@ def _read(file: Path, size: int) -> Index | None:
         index = Index(tuple(values["ids"]), tuple(values["types"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    whole = len(index.ids) == len(index.types) == size and all(isinstance(one, str) for one in index.ids)
+    texts = all(isinstance(one, str) for one in index.ids) and all(isinstance(one, str | None) for one in index.types)
+    whole = texts and len(set(index.ids)) == len(index.ids) == len(index.types) == size
     return index if whole else None
 
 
