@@ -186,6 +186,24 @@ def test_bad_rows_are_skipped_and_counted(reading):
         assert not {item.prompt.question.id for item in batch.new} & expected.keys()
 
 
+def test_steps_of_which_no_question_can_be_used_are_left_out(reading):
+    """They do not end a run that skips, and the state after them continues."""
+    with contextlib.closing(open_stream(reading, seed=0, questions_per_step=1, replay=None, num_replayed=0)) as stream:
+        found = [next(stream) for _ in range(len(reading.source) - 8)]
+        again = stream.get_state()
+        expected = next(stream)
+        stream.set_state(again)
+        assert next(stream).new[0].prompt.uid == expected.new[0].prompt.uid
+    assert [one.step for one in found] == list(range(1, len(found) + 1)) and all(len(one.new) == 1 for one in found)
+    assert len({skipped.question_id for one in found for skipped in one.skipped}) >= 3
+    source = sources.Part(reading.source, [list(reading.source.ids()).index("q3")])
+    with contextlib.closing(
+        open_stream(dataclasses.replace(reading, source=source), seed=0, questions_per_step=1, replay=None,
+                    num_replayed=0)
+    ) as stream, pytest.raises(RunError, match=r"no question of the data can be used"):  # fmt: skip
+        next(stream)
+
+
 def test_bad_rows_are_refused_by_name(reading):
     strict = dataclasses.replace(reading, bad_rows="refuse")
     with pytest.raises(

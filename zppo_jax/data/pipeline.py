@@ -28,7 +28,8 @@ from zppo_jax.types import prompt_uid
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepBatch:
     """The questions of training step `step` (the first is 1): new ones and ones replayed from the buffer; and those
-    that were `skipped` because their rows cannot be used. `num_skipped` is the number of such new ones on all hosts."""
+    that were `skipped` because their rows cannot be used. `num_skipped` is the number of such new ones on all hosts: it
+    may be more than a step has, since a step of which no question can be used is left out."""
 
     step: int
     new: tuple[EncodedPrompt, ...]
@@ -85,6 +86,7 @@ class StepStream(grain.DatasetIterator[StepBatch]):
         seed: int,
         replay: Replay | None,
         num_replayed: int,
+        steps_an_epoch: int = 1,
         shard: Shard = Shard(),
     ):
         super().__init__(new)
@@ -93,23 +95,32 @@ class StepStream(grain.DatasetIterator[StepBatch]):
         self._seed = seed
         self._replay = replay
         self._num_replayed = num_replayed
+        self._steps_an_epoch = steps_an_epoch
         self._shard = shard
         self._step = 0
 
     def __next__(self) -> StepBatch:
         self._assert_not_closed()
         step = self._step + 1
-        read, skipped = _parted(next(self._new))
-        new = tuple(_renamed(item, prompt_uid(step, item.prompt.question.id, "plain")) for item in read)
-        own = [item.prompt.question.id for item in new] + [_SKIPPED] * len(skipped)
+        skipped, num_skipped = (), 0
+        for _ in range(2 * self._steps_an_epoch):  # steps of which nothing can be used are left out
+            read, bad = _parted(next(self._new))
+            new = tuple(_renamed(item, prompt_uid(step, item.prompt.question.id, "plain")) for item in read)
+            ids, count = self._of_all_hosts(step, new, len(bad))
+            skipped, num_skipped = skipped + bad, num_skipped + count
+            if ids:
+                replayed, lost = _parted(self._replayed(step, ids))
+                self._step = step
+                return StepBatch(step, new, replayed, skipped + lost, num_skipped)
+        raise RunError("no question of the data can be used: python -m zppo_jax.data.check says why")
+
+    def _of_all_hosts(self, step: int, new: Iterable[EncodedPrompt], num_skipped: int) -> tuple[list[str], int]:
+        """The ids of the step's new questions, and the number of those that were skipped, on all hosts."""
+        own = [item.prompt.question.id for item in new] + [_SKIPPED] * num_skipped
         every = [one for part in self._shard.gather(own) for one in part]
         ids = [one for one in every if one != _SKIPPED]
-        if not ids:
-            raise RunError(f"no question of step {step} can be used: python -m zppo_jax.data.check says why")
         _require_different(ids, f"among the new questions of step {step}")
-        replayed, lost = _parted(self._replayed(step, ids))
-        self._step = step
-        return StepBatch(step, new, replayed, skipped + lost, len(every) - len(ids))
+        return ids, len(every) - len(ids)
 
     def _replayed(self, step: int, new: list[str]) -> list[EncodedPrompt | Skipped]:
         if self._replay is None or self._num_replayed == 0:
@@ -167,7 +178,10 @@ def open_stream(
     if worker_count > 0:
         _settle_absl_flags()
         steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=worker_count))
-    return StepStream(iter(steps), reading, seed=seed, replay=replay, num_replayed=num_replayed, shard=shard)
+    return StepStream(
+        iter(steps), reading, seed=seed, replay=replay, num_replayed=num_replayed,
+        steps_an_epoch=whole_steps // questions_per_step, shard=shard,
+    )  # fmt: skip
 
 
 def _parted(read: Iterable[EncodedPrompt | Skipped]) -> tuple[tuple[EncodedPrompt, ...], tuple[Skipped, ...]]:
