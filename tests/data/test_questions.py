@@ -231,6 +231,21 @@ def test_a_missing_extra_is_one_line(tmp_path, monkeypatch):
         Reading(source, process, bad_rows="skip").at(0)
 
 
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({"unit": 3}, {"unit": 3}),
+        ('{"unit": 3}', {"unit": 3}),
+        ("from the web", {"metadata": "from the web"}),
+        ("[1]", {"metadata": "[1]"}),
+        ([1, 2], {}),
+    ],
+)
+def test_a_column_metadata_makes_no_row_bad(given, expected):
+    """It is an object in our own corpora, and anything in those of others."""
+    assert read(metadata=given).metadata == expected
+
+
 def test_half_surrogate_pairs_reach_no_question(tmp_path):
     """JSON can spell them, but no file, terminal or other process takes them; whole pairs stay."""
     half = {"id": "\ud800", "question": "\udfff \U0001f600", "answer": "\ud800", "answer_type": "string",

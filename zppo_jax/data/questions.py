@@ -99,9 +99,20 @@ class Reader:
         """The columns that are nothing else, if they are short: numbers, texts, and JSON of them under `metadata`."""
         columns = self.columns
         known = {getattr(columns, field.name) for field in dataclasses.fields(columns)} | {"image", "video"}
-        others = {name: value for name, value in row.items() if name not in known and name != "metadata"}
-        nested = _object(row.get("metadata"), "metadata") if row.get("metadata") else {}
-        return {name: short for name, value in (others | nested).items() if (short := _short(value)) is not None}
+        others = {name: value for name, value in row.items() if name not in known}
+        nested = _nested(others.get("metadata"))
+        if nested is not None:
+            others = {name: value for name, value in others.items() if name != "metadata"} | nested
+        return {name: short for name, value in others.items() if (short := _short(value)) is not None}
+
+
+def _nested(value: Any) -> dict[str, Any] | None:
+    """The object that the column `metadata` holds, or whose JSON it holds; None if it is something else."""
+    try:
+        found = parse_json(value) if isinstance(value, str | bytes) else value
+    except (ValueError, RecursionError):
+        return None
+    return dict(found) if isinstance(found, Mapping) else None
 
 
 def _short(value: Any) -> Any:
