@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.data.test_sources import png
 from zppo_jax.data import check, inspect
+from zppo_jax.files import SHIPPED
 
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)>"
 
@@ -91,3 +94,32 @@ def test_inspect_with_other_columns_and_without_a_source(data, capsys):
         with pytest.raises(SystemExit) as ended:
             inspect.main(["inspect", *argv])
         assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_hostile_names_and_narrow_images_end_no_command(tmp_path, capsys, monkeypatch):
+    """Control sequences reach no terminal, whatever an id or level holds; what no prompt can hold is a bad row."""
+    monkeypatch.chdir(tmp_path)
+    file = io.BytesIO()
+    Image.new("RGB", (1, 5000)).save(file, "PNG")
+    row = {"id": "a\x1b[2J\nb", "level": "\x1b[31m\ud800\nred", "question": "How many?", "answer": "1"}
+    rows = [row, row | {"id": "c\x1b[2J", "image": base64.b64encode(file.getvalue()).decode()}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inspect.main(["inspect", str(tmp_path), f"--tokenizer={SHIPPED / 'student'}"])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "1  \ufffd[31m? red\n" in shown and "1  image_unreadable" in shown
+    root = Path(check.__file__).parents[2]
+    argv = ["check", f"--config={root}/configs/tiny.py", f"--config.data.source=jsonl:{tmp_path}"]
+    with pytest.raises(SystemExit) as ended:
+        check.main([*argv, f"--out={tmp_path}/none/bad.jsonl"])
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out and "c\ufffd[2J" in shown.out and ended.value.code == 1
+    assert re.fullmatch(
+        r"zppo_jax: --out=.* cannot be written \(No such file.*\): give another file", last_line(shown.err)
+    )
+    with pytest.raises(SystemExit) as ended:
+        inspect.main(["inspect", str(tmp_path), f"--tokenizer={tmp_path}/none"])
+    assert ended.value.code == 2 and "--tokenizer=" in last_line(capsys.readouterr().err)
+
+
+def last_line(text: str) -> str:
+    return text.rstrip().splitlines()[-1]

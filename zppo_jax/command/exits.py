@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from zppo_jax.command.terminal import one_harmless_line
+
 _FIXES = {
     errno.ENOSPC: "free some space, then run the same command to continue",
     errno.EFBIG: "raise the limit on the size of files, then run the same command to continue",
@@ -32,5 +34,5 @@ def disk_fault(error: BaseException, workdir: Path) -> str | None:
 
 def exit_with(message: object, status: int) -> NoReturn:
     """Prints the message in one line on standard error and exits with the status."""
-    print(f"zppo_jax: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"zppo_jax: {one_harmless_line(str(message))}", file=sys.stderr)
     sys.exit(status)

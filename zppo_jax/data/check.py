@@ -14,6 +14,7 @@ from absl import flags
 
 from zppo_jax import command
 from zppo_jax.command.heartbeat import Heartbeat
+from zppo_jax.command.terminal import harmless, one_harmless_line
 from zppo_jax.config import Config
 from zppo_jax.data import questions
 from zppo_jax.data.processing import PromptProcessing, processor_settings
@@ -79,9 +80,12 @@ def _run(argv: Sequence[str]) -> None:
         command.exit_with(error, 1)
     except KeyboardInterrupt:
         command.exit_with("stopped", 130)
-    print("\n".join(table(found)))
+    print("\n".join(map(harmless, table(found))))
     if any(one.bad for one in found):
-        print(f"written to {_write(found, Path(_OUT.value or ''))}")
+        try:
+            print(f"written to {_write(found, Path(_OUT.value or ''))}")
+        except OSError as error:
+            command.exit_with(f"--out={_OUT.value} cannot be written ({error.strerror}): give another file", 1)
         sys.exit(1)
 
 
@@ -129,7 +133,8 @@ def table(found: Sequence[Found]) -> Iterator[str]:
         for skipped in one.bad.values():
             by_reason[skipped.reason].append(skipped.question_id)
         for reason, ids in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
-            yield f"  {reason:<20} {len(ids):>8,}  {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}"
+            some = ", ".join(map(one_harmless_line, ids[:3])) + (", ..." if len(ids) > 3 else "")
+            yield f"  {reason:<20} {len(ids):>8,}  {some}"
         judged = sum(count for name, count in one.answer_types.items() if name in JUDGED)
         if judged:
             yield f"  {judged:,} answers can only be scored by a judge: a run needs one (docs/judge.md)"

@@ -20,6 +20,7 @@ from PIL import Image
 
 from zppo_jax import command
 from zppo_jax.command.heartbeat import Heartbeat
+from zppo_jax.command.terminal import one_harmless_line
 from zppo_jax.config.schema import ColumnsConfig
 from zppo_jax.data.progress import Progress
 from zppo_jax.data.questions import BadRow, Reader
@@ -95,15 +96,22 @@ def _run(argv: Sequence[str]) -> None:
 def _show(name: str, progress: Progress) -> None:
     reader = Reader(columns(_COLUMNS.value or ()), _ANSWER_TYPE.value or "", bool(_ALLOW_OUTSIDE.value))
     source = open_table(guessed(name), _SPLIT.value or "", "the source", reader, progress.line)
-    processor = load_processor(_TOKENIZER.value)[0] if _TOKENIZER.value else None
+    processor = _processor(_TOKENIZER.value) if _TOKENIZER.value else None
     tables = counted(source, processor, progress)
     for title, counts in tables:
         print(f"\n{title}")
         for value, count in counts:
-            print(f"  {count:>10,}  {value}")
+            print(f"  {count:>10,}  {one_harmless_line(value)}")
     out = Path(_OUT.value or "")
     out.write_text(page(name, source, tables, _SAMPLES.value, _SEED.value), encoding="utf-8", errors="replace")
     print(f"\n{len(source):,} questions; pictures: {out}")
+
+
+def _processor(name: str) -> Processor:
+    try:
+        return load_processor(name)[0]
+    except ValueError as error:
+        raise ConfigError(f"--tokenizer={name}: {error}") from error
 
 
 def columns(changes: Sequence[str]) -> ColumnsConfig:
@@ -162,8 +170,17 @@ def facts_of(question: Question, processor: Processor | None) -> Facts:
         length = f"up to {_power(len(question.text))} characters"
     else:
         sizes = [(shape[0], shape[1]) for shape in shapes]
-        length = f"up to {_power(processor.num_tokens(question.text, sizes, question.videos))} tokens"
+        length = f"up to {_power(_num_tokens(processor, question, sizes))} tokens"
     return Facts(question.level or "(none)", question.answer_type, media, length)
+
+
+def _num_tokens(processor: Processor, question: Question, sizes: Sequence[tuple[int, int]]) -> int:
+    try:
+        return processor.num_tokens(question.text, sizes, question.videos)
+    except ImportError as error:  # of a package that is an extra
+        raise RunError(f"question {question.id} has a video: {error}") from error
+    except ValueError as error:
+        raise BadRow("video_unreadable" if question.videos else "image_unreadable", str(error)) from error
 
 
 def _power(number: int) -> int:

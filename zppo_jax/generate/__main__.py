@@ -15,6 +15,7 @@ from absl import flags
 
 from zppo_jax import command
 from zppo_jax.command.heartbeat import Heartbeat
+from zppo_jax.command.terminal import harmless
 from zppo_jax.errors import ConfigError
 
 _EXAMPLE = "python -m zppo_jax.generate --model=DIR --prompt='What do you see?' --image=a.png"
@@ -153,7 +154,7 @@ def _generate(target: TextIO, heartbeat: Heartbeat) -> None:
         for response in _finite(responses):
             text = response.as_json() if _JSON.value else response.as_text(request.num_samples)
             if target is sys.stdout:
-                console.message(_harmless(text))
+                console.message(harmless(text))
             else:
                 print(text, flush=True)
 
@@ -213,11 +214,6 @@ def _conversation() -> tuple[list[dict[str, Any]], list[Any]]:
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
     system = [{"role": "system", "content": _SYSTEM.value}] if _SYSTEM.value else []
     return [*system, {"role": "user", "content": content}], images
-
-
-def _harmless(text: str) -> str:
-    """Makes text safe for a terminal: a model may write control sequences."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
 def _exit_at_once(status: int) -> NoReturn:

@@ -22,7 +22,7 @@ _BATCH_ROWS = 1024
 _MOST_OPEN = 64
 """Files that a process keeps open: a corpus may have more of them than the system lets a process open."""
 _FAULTS = (pa.ArrowException, OSError, ValueError, OverflowError)
-"""What pyarrow raises for damaged files and for values that Python cannot hold, such as a date of the year 3,000,000."""
+"""What pyarrow raises for damaged files and for values that Python cannot hold, such as dates in far years."""
 
 
 class ParquetTable:
