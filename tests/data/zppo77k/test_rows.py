@@ -7,6 +7,7 @@ import io
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -28,6 +29,7 @@ PARTS = [{"type": "image", "text": None}, {"type": "text", "text": "Find x."}]
         [{"role": "system", "content": "Think."}, {"role": "user", "content": ASKED}],
         {"role": ["system", "user"], "content": ["Think.", ASKED]},
         {"role": "user", "content": ASKED},
+        ASKED,
         [{"role": "system", "content": [{"type": "text", "text": "Think."}]}, {"role": "user", "content": PARTS}],
     ],
 )
@@ -38,7 +40,7 @@ def test_the_user_turn_is_found_in_every_shape(prompt):
 
 
 def test_a_row_without_a_prompt_asks_nothing():
-    assert [vero.user_turn(prompt) for prompt in (None, [], [{"role": "system", "content": "x"}], "text")] == [""] * 4
+    assert [vero.user_turn(prompt) for prompt in (None, [], [{"role": "system", "content": "x"}], 5)] == [""] * 4
     row = vero.row({"extra_info": {"question": "Q", "answer": "7", "id": "e"}, "id": None}, "c")
     assert (row.question, row.gold, row.id) == ("Q", "7", "e")
 
@@ -47,6 +49,31 @@ def test_numbers_may_be_texts_and_golds_lists():
     cells = {"extra_info": {"question": "Q", "tolerance": "0.05"}, "reward_model": {"ground_truth": ["a", "b"]}}
     assert (vero.row(cells, "c").tolerance, vero.row(cells, "c").gold) == (0.05, "['a', 'b']")
     assert [mmfinereason.rate(one) for one in ("0.5", 1, None, "x", float("nan"), 1.5)] == [0.5, 1.0] + [None] * 4
+
+
+def test_cells_of_other_types_end_no_build(build, tmp_path):
+    """A question that is no text is none, and is dropped; what JSON cannot hold is no metadata; a half surrogate pair,
+    which the literal of a list can spell, is replaced."""
+    rows = [miniature.vero_row(miniature.VERO[number], number) for number in range(4)]
+    for row in rows:
+        row["ability"] = [b"x"]
+    rows[0]["extra_info"] |= {"reward_type": "list_string_match"}
+    rows[0]["reward_model"] = {"style": "rule", "ground_truth": "['\\ud800', 'b']"}
+    for number, row in enumerate(rows):
+        schema = miniature.VERO_SCHEMA.set(4, pa.field("ability", pa.list_(pa.binary())))
+        if number > 1:
+            row["extra_info"]["question"] = [1, 2] if number == 2 else None
+            row["prompt"] = "  <image> " if number == 2 else "What is it?"
+            extra = pa.struct({field.name: field.type for field in schema.field("extra_info").type} | {
+                "question": pa.list_(pa.int64())})  # fmt: skip
+            schema = schema.set(6, pa.field("extra_info", extra)).set(2, pa.field("prompt", pa.string()))
+        table = pa.Table.from_pylist([row], schema=schema)
+        miniature.write_table(tmp_path / "in" / "stem-tqa" / f"train-{number:05d}.parquet", table, 5)
+    entry = build(tmp_path / "out", vero=str(tmp_path / "in"), mmfinereason="")["sub_datasets"]["tqa"]
+    assert (entry["read"], entry["kept"], entry["dropped"]["gold_empty"]) == (4, 3, 1)
+    records = {record.question: record for record in RecordFolder(tmp_path / "out")}
+    assert "What is it?" in records and '["?","b"]' in [record.answer for record in records.values()]
+    assert not any("ability" in record.metadata for record in records.values())
 
 
 def test_media_in_every_shape():

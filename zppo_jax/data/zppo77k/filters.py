@@ -70,6 +70,8 @@ def ask(row: Upstream, sub: SubDataset, settings: Settings, in_vero: Collection[
     if len(gold) > settings.max_answer_chars:
         return Reason.ANSWER_TOO_LONG
     question = directives.cleaned(row.question, sub.directives)
+    if not question:  # nothing is asked: counted as nothing to answer
+        return Reason.GOLD_EMPTY
     typed = _typed(gold, question, row, settings)
     if isinstance(typed, Reason):
         return typed

@@ -69,9 +69,14 @@ def alternatives(gold: str, max_chars: int) -> str | None:
             items = ast.literal_eval(gold)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-    texts = [str(item).strip() for item in items if isinstance(item, str | int | float)]
+    texts = [_whole(str(item)).strip() for item in items if isinstance(item, str | int | float)]
     kept = [text for text in dict.fromkeys(texts) if text]
     return canonical_json(kept) if kept and len(texts) == len(items) else None
+
+
+def _whole(text: str) -> str:
+    r"""The text with "?" for half surrogate pairs, which a literal can spell ("\ud800") and no file can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 # ---------------------------------------------------------------- options

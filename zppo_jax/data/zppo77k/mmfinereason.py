@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zppo_jax.data.zppo77k import golds
-from zppo_jax.data.zppo77k.upstream import Upstream, number
+from zppo_jax.data.zppo77k.upstream import Upstream, number, plain, text
 from zppo_jax.errors import RunError
 
 PASS_RATES = ("pass_rate", "qwen3vl_4b_pass_rate")
@@ -42,10 +42,10 @@ def row(cells: Mapping[str, Any], recover_golds: bool = False) -> Upstream:
     return Upstream(
         upstream=str(cells.get("source") or ""),
         id="" if identity is None else str(identity),
-        question=cells.get("question") or "",
+        question=text(cells.get("question")),
         gold=None if gold is None else str(gold),
         pass_rate=next((rate(cells[name]) for name in PASS_RATES if name in cells), None),
-        extra={"is_consistent": cells.get("is_consistent")},
+        extra={"is_consistent": plain(cells.get("is_consistent"))},
     )
 
 

@@ -22,7 +22,7 @@ from zppo_jax.data.zppo77k.filters import REASONS, Reason
 from zppo_jax.data.zppo77k.inputs import InputFile
 from zppo_jax.files import write_atomically
 
-VERSION = 1
+VERSION = 2
 """Raised when the code gives other facts for the same recipe: finished units of the old code are then not used."""
 
 _ROWS = 2000

@@ -24,6 +24,16 @@ class Upstream:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def text(value: Any) -> str:
+    """A cell's text; empty for anything else."""
+    return value if isinstance(value, str) else ""
+
+
+def plain(value: Any) -> str | int | float | None:
+    """A cell's text or number, as JSON takes it; None for anything else."""
+    return value if isinstance(value, str | int | float) else None
+
+
 def number(value: Any) -> float | None:
     """A finite number, also from a text; None if it is none."""
     try:

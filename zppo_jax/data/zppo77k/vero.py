@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zppo_jax.data.zppo77k.upstream import Upstream, number
+from zppo_jax.data.zppo77k.upstream import Upstream, number, plain, text
 from zppo_jax.errors import RunError
 
 _TEXTS = ("id", "prompt", "data_source", "ability", "reward_model", "extra_info")
@@ -32,17 +32,19 @@ def row(cells: Mapping[str, Any], config: str) -> Upstream:
     return Upstream(
         upstream=config,
         id=str(cells.get("id") or extra.get("id") or ""),
-        question=extra.get("question") or user_turn(cells.get("prompt")),
+        question=text(extra.get("question")) or user_turn(cells.get("prompt")),
         gold=None if gold is None else str(gold),
         reward_type=str(extra.get("reward_type") or ""),
         tolerance=number(extra.get("tolerance")),
-        extra={"ability": cells.get("ability")},
+        extra={"ability": plain(cells.get("ability"))},
     )
 
 
 def user_turn(prompt: Any) -> str:
-    """The text of the last user turn of a prompt: a list of {role, content}, one of them, or {role: [...], content:
-    [...]}; a content is a text, or a list of {type, text}."""
+    """The text of the last user turn of a prompt: a list of {role, content}, one of them, {role: [...], content:
+    [...]}, or the text itself; a content is a text, or a list of {type, text}."""
+    if isinstance(prompt, str):
+        return prompt
     if isinstance(prompt, Mapping):
         role, content = prompt.get("role"), prompt.get("content")
         if isinstance(role, list) and isinstance(content, list):
@@ -50,7 +52,8 @@ def user_turn(prompt: Any) -> str:
         else:
             turns = [prompt]
     else:
-        turns = [turn for turn in prompt or () if isinstance(turn, Mapping)]
+        given = prompt if isinstance(prompt, list | tuple) else ()
+        turns = [turn for turn in given if isinstance(turn, Mapping)]
     texts = [_text(turn.get("content")) for turn in turns if turn.get("role") == "user"]
     return texts[-1] if texts else ""
 
@@ -58,7 +61,7 @@ def user_turn(prompt: Any) -> str:
 def _text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(_part(part) for part in content if isinstance(part, Mapping))
-    return content if isinstance(content, str) else ""
+    return text(content)
 
 
 def _part(part: Mapping[str, Any]) -> str:
