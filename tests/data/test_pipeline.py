@@ -20,6 +20,7 @@ from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.pipeline import Shard, open_stream
 from zppo_jax.data.processing import PromptProcessing
 from zppo_jax.data.reading import Reading
+from zppo_jax.errors import RunError
 from zppo_jax.processor.videos import Video
 from zppo_jax.types import Features, Prompt
 from zppo_jax.zppo import prompts
@@ -362,6 +363,17 @@ def test_a_closed_stream_and_impossible_settings_are_refused():
         state = with_buffer.get_state()
     with _open(None) as without, pytest.raises(ValueError, match="with a replay buffer and this run is without one"):
         without.set_state(state)
+
+
+def test_a_run_does_not_continue_with_other_questions():
+    """Positions would mean other questions, and a replayed one may be gone."""
+    with _open(Fifo()) as stream:
+        next(stream)
+        state = json.loads(json.dumps(stream.get_state()))
+    source = Renamed(lambda index, question: question.id if index != 3 else "new")
+    other = open_stream(Reading(source, PROCESS), seed=7, questions_per_step=4, num_replayed=2, replay=Fifo())
+    with contextlib.closing(other) as stream, pytest.raises(RunError, match="no longer those that it began with"):
+        stream.set_state(state)
 
 
 @pytest.mark.parametrize("worker_count", [0, 1])

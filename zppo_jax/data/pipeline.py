@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
@@ -74,7 +76,8 @@ class StepStream(grain.DatasetIterator[StepBatch]):
     """Iterator over `StepBatch`es; the last node of the Grain pipeline. Make it with `open_stream`, close it after use.
 
     The trainer changes the replay buffer between two `next` calls; the next batch and the next `get_state` see the
-    change. `get_state` is JSON: {"new": Grain's own state, "step": last step yielded, "replay": the buffer's state}.
+    change. `get_state` is JSON: {"new": Grain's own state, "step": last step yielded, "replay": the buffer's state,
+    "data": a hash of the ids of all questions}.
     `set_state` loads the buffer in place, so the trainer's reference stays valid.
     """
 
@@ -131,13 +134,23 @@ class StepStream(grain.DatasetIterator[StepBatch]):
 
     def get_state(self) -> dict[str, Any]:
         replay = None if self._replay is None else self._replay.state()
-        return {"new": self._new.get_state(), "step": self._step, "replay": replay}
+        return {"new": self._new.get_state(), "step": self._step, "replay": replay, "data": self._data}
+
+    @functools.cached_property
+    def _data(self) -> str:
+        ids = "\0".join(self._reading.source.ids())
+        return hashlib.blake2b(ids.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def set_state(self, state: dict[str, Any]) -> None:
         if (state["replay"] is None) != (self._replay is None):
             had, has = ("without" if replay is None else "with" for replay in (state["replay"], self._replay))
             raise ValueError(
                 f"the data state was saved {had} a replay buffer and this run is {has} one; resume with its method"
+            )
+        if state.get("data", self._data) != self._data:
+            raise RunError(
+                "the questions of the run are no longer those that it began with (their ids, number or order differ): "
+                "put the data back as they were, or begin another run with another --workdir"
             )
         self._new.set_state(state["new"])
         self._step = state["step"]
