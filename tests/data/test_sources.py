@@ -155,7 +155,7 @@ def test_held_out_questions_of_their_own(tmp_path):
     spec = f"parquet:{folder}"
     training, held_out = open_sources(config(spec, held_out=spec))
     assert len(training) == 40 and len(held_out) == 4 and set(held_out.ids()) <= {f"t{n}" for n in range(6)}
-    with pytest.raises(ConfigError, match=r"data\.held_out names the rows that data\.source names: give other files"):
+    with pytest.raises(ConfigError, match=r"data\.held_out names .*, which data\.source names too: give other files"):
         open_sources(config(spec, held_out=spec, held_out_split="train"))
     digits = open_sources(config("digits", num_questions=50))
     assert digits.training == DigitsSource("rules", "train", 50, 0)
@@ -323,3 +323,15 @@ def test_a_damaged_index_is_built_again(tmp_path, damage):
     kept.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(kept.read_text()) | damage))
     after = open_sources(config_of_data).training
     assert [*after.ids()] == [*before.ids()] and after.answer_types == before.answer_types
+
+
+def test_no_file_is_both_trained_on_and_held_out(tmp_path):
+    """Also not as a part of the folder, under another path or through a link."""
+    data = write_parquet(tmp_path / "data", "a.parquet", rows(30))
+    write_parquet(data, "b.parquet", [row | {"id": f"other-{row['id']}"} for row in rows(30)])
+    (tmp_path / "link").symlink_to(data)
+    for held_out in ("data/b.parquet", "link/b.parquet", "data/../data/a.parquet"):
+        with pytest.raises(ConfigError, match=r"data\.held_out names /.*\.parquet, which data\.source names too"):
+            open_sources(config(f"parquet:{data}", held_out=f"parquet:{tmp_path / held_out}"))
+    apart = open_sources(config(f"parquet:{data}/a.parquet", held_out=f"parquet:{data}/b.parquet"))
+    assert not set(apart.training.ids()) & set(apart.held_out.ids())

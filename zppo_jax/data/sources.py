@@ -220,14 +220,20 @@ def _folder(place: str) -> Path:
 
 
 def _require_apart(source: QuestionSource, held_out: QuestionSource) -> None:
-    """Raises ConfigError if the held-out questions are rows of the training table."""
+    """Raises ConfigError if held-out questions are rows of the training table."""
     if not (isinstance(source, TableSource) and isinstance(held_out, TableSource)):
         return
-    if source.table.fingerprint() == held_out.table.fingerprint():
+    same = source.table.fingerprint() == held_out.table.fingerprint()
+    shared = sorted(_real_files(source.table) & _real_files(held_out.table))
+    if same or shared:
         raise ConfigError(
-            "data.held_out names the rows that data.source names: give other files, another data.held_out_split, or "
-            'leave data.held_out="" to take out a share'
+            f"data.held_out names {shared[0] if shared else 'the rows'}, which data.source names too: give other "
+            'files, another data.held_out_split, or leave data.held_out="" to take out a share'
         )
+
+
+def _real_files(table: Table) -> set[str]:
+    return {path if "://" in path else os.path.realpath(path) for path in table.files}
 
 
 def _ranked(source: QuestionSource, seed: int) -> list[int]:

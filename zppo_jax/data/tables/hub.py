@@ -23,6 +23,8 @@ class RecordTable:
     the name of a registered builder, which must have been prepared as ArrayRecord. Raises ConfigError.
     """
 
+    files = ()
+
     def __init__(self, place: str, split: str, key: str):
         self._place, self._split, self._key = place, split, key
         self._size = len(self._source)
@@ -127,6 +129,8 @@ class HubTable:
 
     `place` is ID, ID:CONFIG or ID:CONFIG:SPLIT, where ID is a name on the hub or a directory. Raises ConfigError.
     """
+
+    files = ()
 
     def __init__(self, place: str, split: str, key: str):
         name, _, rest = place.partition(":")

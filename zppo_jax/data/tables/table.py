@@ -13,7 +13,10 @@ class RowError(ValueError):
 
 
 class Table(Protocol):
-    """Rows by their position, in a fixed order."""
+    """Rows by their position, in a fixed order. `files` are paths and addresses, empty where others keep the files."""
+
+    @property
+    def files(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 
