@@ -335,3 +335,8 @@ def test_no_file_is_both_trained_on_and_held_out(tmp_path):
             open_sources(config(f"parquet:{data}", held_out=f"parquet:{tmp_path / held_out}"))
     apart = open_sources(config(f"parquet:{data}/a.parquet", held_out=f"parquet:{data}/b.parquet"))
     assert not set(apart.training.ids()) & set(apart.held_out.ids())
+
+
+def test_folders_with_odd_names(tmp_path):
+    folder = write_parquet(tmp_path / "a::b c[1]*#?%20ü", "x y.parquet", rows(30))
+    assert len(open_sources(config(f"parquet:{folder}")).training) == 27

@@ -78,7 +78,7 @@ def _read(path: str, name: str, home: str | None, allow_outside: bool) -> bytes:
 
 def _resolved(path: str, name: str, home: str | None, allow_outside: bool) -> str:
     """The path from `home`; raises MediaError if it leaves it, by `..`, as an absolute path or through a link."""
-    if re.match(r"https?://", path):
+    if re.match(r"https?://", path, re.IGNORECASE):
         raise MediaError("unreadable", f"{name} is an address: download it, and give its path")
     if "\0" in path or len(path) > 4096:
         raise MediaError("unreadable", f"{name} is not a path")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 import re
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from zppo_jax.errors import ConfigError
 
@@ -24,7 +26,7 @@ def find_files(place: str, suffixes: Sequence[str], split: str, key: str) -> lis
     are taken; otherwise all. Hidden files and folders are left out. Raises ConfigError, naming the key.
     """
     try:
-        system, root = url_to_fs(place)
+        system, root = _system_of(place)
         if not system.exists(root):
             raise ConfigError(f"{key} = {place!r}: there is no such file or directory")
         if system.isfile(root):
@@ -41,6 +43,11 @@ def find_files(place: str, suffixes: Sequence[str], split: str, key: str) -> lis
         raise ConfigError(f"{key} = {place!r} holds no file that ends in {' or '.join(suffixes)}")
     named = [path for path in found if _is_of_split(inside[path], split)]
     return sorted(system.unstrip_protocol(path) if "://" in place else path for path in named or found)
+
+
+def _system_of(place: str) -> tuple[Any, str]:
+    """The file system of a path or address, and what it is there. Paths are not parsed: they may hold "::"."""
+    return url_to_fs(place) if "://" in place else (LocalFileSystem(), os.path.abspath(place))
 
 
 def _is_of_split(inside: str, split: str) -> bool:
@@ -68,7 +75,7 @@ def fingerprint(files: Sequence[str], *more: str) -> str:
     """
     digest = hashlib.sha256("\0".join(more).encode())
     for path in files:
-        system, name = url_to_fs(path)
+        system, name = _system_of(path)
         facts: dict[str, Any] = system.info(name)
         changed = facts.get("mtime") or facts.get("etag") or facts.get("last_modified") or ""
         digest.update(f"\0{posixpath.basename(path)}\0{facts['size']}\0{changed}\0".encode())
