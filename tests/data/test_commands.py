@@ -123,3 +123,13 @@ def test_hostile_names_and_narrow_images_end_no_command(tmp_path, capsys, monkey
 
 def last_line(text: str) -> str:
     return text.rstrip().splitlines()[-1]
+
+
+def test_an_interrupt_while_the_configuration_is_read_is_one_line(monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check.command, "read_config", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        check.main(["check", "--config=any.py"])
+    assert ended.value.code == 130 and capsys.readouterr().err == "zppo_jax: stopped\n"

@@ -16,7 +16,8 @@ from zppo_jax.errors import ConfigError
 def run(argv: Sequence[str] | None, text: str, work: Callable[[Sequence[str]], None]) -> None:
     """Runs a command: prints the help `text` if --help was given, else calls `work` with the command line.
 
-    A ConfigError ends the process with one line and status 2.
+    A ConfigError ends the process with one line and status 2, Ctrl-C with one and status 130, also before `work` has
+    begun to handle it.
     """
     argv = sys.argv if argv is None else argv
     if asks_for_help(argv):
@@ -26,6 +27,8 @@ def run(argv: Sequence[str] | None, text: str, work: Callable[[Sequence[str]], N
         work(argv)
     except ConfigError as error:
         exit_with(error, 2)
+    except KeyboardInterrupt:
+        exit_with("stopped", 130)
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
