@@ -27,7 +27,8 @@ from zppo_jax.data import records
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.questions import BadRow
 from zppo_jax.data.sources import FORMS, TABLES, open_sources
-from zppo_jax.data.tables import ParquetTable, RowError
+from zppo_jax.data.tables import RowError
+from zppo_jax.data.tables.parquet import ParquetTable
 from zppo_jax.errors import ConfigError
 from zppo_jax.setup.questions import sources_of
 
@@ -292,7 +293,8 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 
 _HOSTILE_DISK = """
 import os, resource, sys
-from zppo_jax.data.tables import ParquetTable, RowError
+from zppo_jax.data.tables import RowError
+from zppo_jax.data.tables.parquet import ParquetTable
 files = [f"{sys.argv[1]}/{n}.parquet" for n in range(100)]
 table = ParquetTable(files)
 resource.setrlimit(resource.RLIMIT_NOFILE, (90, 90))
@@ -340,3 +342,13 @@ def test_no_file_is_both_trained_on_and_held_out(tmp_path):
 def test_folders_with_odd_names(tmp_path):
     folder = write_parquet(tmp_path / "a::b c[1]*#?%20ü", "x y.parquet", rows(30))
     assert len(open_sources(config(f"parquet:{folder}")).training) == 27
+
+
+def test_a_mistyped_column_is_named(tmp_path):
+    """A column that is not there would mean ids by row number, or no images: nothing would say so."""
+    chosen = config(f"parquet:{write_parquet(tmp_path / 'data')}")
+    for name in ("id", "images", "answer_type"):
+        columns = dataclasses.replace(chosen.data.columns, **{name: "imgae"})
+        fault = rf"data\.columns\.{name} = 'imgae': the rows of data\.source = 'parquet:.* have no such column; .* id,"
+        with pytest.raises(ConfigError, match=fault):
+            open_sources(dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, columns=columns)))

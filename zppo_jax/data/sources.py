@@ -6,6 +6,7 @@ out, which are never both.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from zppo_jax.config.schema import Config, DataConfig
+from zppo_jax.config.schema import ColumnsConfig, Config, DataConfig
 from zppo_jax.data import index as index_lib
 from zppo_jax.data.digits import DigitsSource, Family, Split
 from zppo_jax.data.questions import BadRow, Reader
@@ -28,6 +29,7 @@ from zppo_jax.types import Question
 Report = Callable[[str], None]
 
 DIGITS = "digits"
+_ROWS_LOOKED_AT = 100
 _LARGEST_SHARE = 10
 """At most one question in so many of the training data is held out."""
 
@@ -209,7 +211,25 @@ def open_table(name: str, split: str, key: str, reader: Reader, report: Report) 
     index = index_lib.load(table, reader.columns.id, reader.columns.answer_type, _folder(place), report)
     if not len(table):
         raise ConfigError(f"{key} = {name!r} has no rows")
+    _require_columns(table, reader.columns, f"{key} = {name!r}")
     return TableSource(table, index, reader)
+
+
+def _require_columns(table: Table, columns: ColumnsConfig, what: str) -> None:
+    """Raises ConfigError for a column that the user has named and that none of the first rows has: a mistyped one would
+    silently mean that there is none."""
+    given = dataclasses.asdict(columns)
+    renamed = {name: column for name, column in given.items() if column != name}
+    found: dict[str, None] = {}
+    for number in range(min(len(table), _ROWS_LOOKED_AT) if renamed else 0):
+        with contextlib.suppress(RowError):
+            found |= dict.fromkeys(table.row(number))
+    for name, column in renamed.items():
+        if found and column not in found:
+            raise ConfigError(
+                f"data.columns.{name} = {column!r}: the rows of {what} have no such column; they have "
+                f"{', '.join(found)}"
+            )
 
 
 def _folder(place: str) -> Path:

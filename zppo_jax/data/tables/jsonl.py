@@ -38,13 +38,14 @@ class JsonlTable:
         return len(self._spans_R2)
 
     def row(self, number: int) -> Row:
-        file = self._file_of(number)
+        with open_file(self.files[self._file_of(number)]) as opened:
+            return self._read(opened, number)
+
+    def _read(self, opened: BinaryIO, number: int) -> Row:
         start, end = self._spans_R2[number].tolist()
         try:
-            with open_file(self.files[file]) as opened:
-                opened.seek(start)
-                line = opened.read(end - start)
-            found = parse_json(line)
+            opened.seek(start)
+            found = parse_json(opened.read(end - start))
         except (OSError, ValueError, RecursionError) as error:
             raise RowError(f"the line is not JSON ({' '.join(str(error).split())[:200]})") from error
         if not isinstance(found, dict):
@@ -52,12 +53,14 @@ class JsonlTable:
         return found
 
     def columns(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        for number in range(len(self)):
-            try:
-                row = self.row(number)
-                yield tuple(row.get(name) for name in names)
-            except RowError:
-                yield (None,) * len(names)
+        for file, path in enumerate(self.files):
+            with open_file(path) as opened:
+                for number in range(self._starts[file], self._starts[file + 1]):
+                    try:
+                        row = self._read(opened, number)
+                    except RowError:
+                        row = {}
+                    yield tuple(row.get(name) for name in names)
 
     def place(self, number: int) -> str:
         file = self._file_of(number)
