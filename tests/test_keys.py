@@ -14,7 +14,15 @@ def test_streams_do_not_drift_between_versions():
     assert stream.generator("q").integers(1000, size=4).tolist() == [901, 8, 97, 246]
     assert RandomStream(3, 4, "minibatches").order(6, 1).tolist() == [3, 4, 1, 2, 0, 5]
     assert RandomStream(3, 4, "compared").order(6).tolist() == [0, 2, 3, 5, 4, 1]
-    assert ROLLOUTS == {"student": 1, "teacher": 2, "reformulated": 3, "evaluate": 4, "write": 5, "request": 6}
+    assert ROLLOUTS == {
+        "student": 1,
+        "teacher": 2,
+        "reformulated": 3,
+        "evaluate": 4,
+        "write": 5,
+        "request": 6,
+        "judge": 7,
+    }
 
 
 def test_every_part_of_a_stream_makes_it_another():

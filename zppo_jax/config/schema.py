@@ -76,8 +76,8 @@ class DataConfig:
     source: Annotated[
         str,
         Setting(
-            "where the questions come from: digits, parquet:DIR, jsonl:FILE_OR_DIR, arrayrecord:DIR, "
-            "tfds:NAME[:SPLIT] or hf:ID[:CONFIG[:SPLIT]]"
+            "the questions: digits, parquet:DIR, jsonl:FILE_OR_DIR, arrayrecord:DIR, tfds:NAME[:SPLIT] or "
+            "hf:ID[:CONFIG[:SPLIT]]"
         ),
     ]
     split: Annotated[str, Setting("split of the source; of its files, those named after it, if there are any")]
