@@ -41,7 +41,7 @@ def test_every_step_has_a_row_with_every_name(straight):
     assert evaluated == [0, 3, NUM_STEPS]
     assert all(row["eval/standard_error"] is not None for row in rows if row["step"] in evaluated)
     assert [row["step"] for row in rows if row["time/eval"] is not None] == evaluated
-    others = ("eval/", "time/eval", "time/judge")  # of an evaluation, of a judge
+    others = ("eval/", "time/eval", "judge/", "time/judge")  # of an evaluation, of a judge
     trained = [name for name in SCHEMA if not name.startswith(others) and "cq_accuracy" not in name]
     before = ("time/records", "time/checkpoint", "replay/accuracy")  # of the previous step, or of its hard questions
     assert all(row[name] is not None for row in rows[1:] for name in trained if name not in before)
