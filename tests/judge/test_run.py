@@ -133,6 +133,7 @@ def test_on_two_hosts_each_teacher_judges_what_its_host_has_sampled(start, tmp_p
     """The verdicts are those of one host, and the counts are of both."""
     changes: dict[str, Any] = {"judge__endpoint": "teacher", "judge__max_tokens": 4}
     changes |= {"num_steps": 1, "zppo__augmentation_fraction": 0.0}
+    changes |= {"mesh__data": -1, "mesh__fsdp": 1, "mesh__tensor": 1}  # quickly compiled
     one = runs.run(start, tmp_path / "one", **test_hosts.CHANGES | changes)
     with test_hosts.Run(start, tmp_path / "two", TWO_HOSTS, **changes) as run:
         for status, _, error in run.ended():
