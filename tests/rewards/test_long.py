@@ -3,6 +3,7 @@ r"""Answers beyond the limits of the parser: decided where they can be, in time 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ TOWER = "2^{3^{5^{7}}}"
 def test_what_is_too_much_for_a_parser_is_decided(
     answer: str, gold: str | list[str], answer_type: str, correct: bool, status: str
 ) -> None:
-    options = {"choices": ["other", TEXT]} if answer_type == "multiple_choice" else {}
+    options: dict[str, Any] = {"choices": ["other", TEXT]} if answer_type == "multiple_choice" else {}
     verdict = score(rf"\boxed{{{answer}}}", gold, answer_type, **options)
     assert verdict[:2] == (correct, status)
 

@@ -2,6 +2,8 @@ r"""Ways to write the same, and near ones that differ: dates, ratios, words for 
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from zppo_jax.rewards import Answer, ScoringPool, Verdict
@@ -126,7 +128,7 @@ NUMERIC_OTHER = [
     ),
     *(("5 L", "5 mL"), ("5 mph", "5 km/h"), ("5±1", "5"), ("1.2.3", "1.2")),
 ]
-TYPED: list[tuple[str, dict[str, object], Pairs, Pairs]] = [
+TYPED: list[tuple[str, Any, Pairs, Pairs]] = [
     ("numeric", {}, NUMERIC_SAME, NUMERIC_OTHER),
     (
         "multiple_choice",
