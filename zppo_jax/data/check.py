@@ -7,7 +7,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from absl import flags
@@ -23,12 +22,10 @@ from zppo_jax.data.reading import Reading, Room, Skipped
 from zppo_jax.data.sources import open_source
 from zppo_jax.errors import ConfigError, RunError
 from zppo_jax.files import SHIPPED
+from zppo_jax.processor import ProcessorConfig
 from zppo_jax.processor.checkpoint import load_processor
 from zppo_jax.rewards.grade import JUDGED
 from zppo_jax.zppo import prompts
-
-PATCH_SIZE = 16
-"""Pixels of a side of Qwen3.5's patches."""
 
 _EXAMPLE = "python -m zppo_jax.data.check --config=configs/tiny.py --config.data.source=parquet:DIR"
 
@@ -92,7 +89,9 @@ def _run(argv: Sequence[str]) -> None:
 def check(config: Config, progress: Progress, num_threads: int) -> list[Found]:
     """Reads every row of `data.source`, and of `data.held_out` if it names one. Raises ConfigError."""
     process = processing(config)
-    room = Room(config.prompt.buckets[-1], config.prompt.max_images * config.prompt.max_pixels // PATCH_SIZE**2)
+    room = Room(
+        config.prompt.buckets[-1], config.prompt.max_images * config.prompt.max_pixels // ProcessorConfig.patch_size**2
+    )
     keys = ["source", *(["held_out"] if config.data.held_out else [])]
     found = []
     for key in keys:
@@ -114,14 +113,10 @@ def processing(config: Config) -> PromptProcessing:
 
 
 def _bad(reading: Reading, name: str, progress: Progress, num_threads: int) -> Iterator[tuple[int, Skipped]]:
-    size = len(reading.source)
-    with progress.stage(f"checking {name}", "rows", size) as advance, ThreadPoolExecutor(num_threads) as threads:
-        for first in range(0, size, 1000):  # a bounded number of prompts at a time
-            part = range(first, min(first + 1000, size))
-            for number, one in zip(part, threads.map(reading.at, part), strict=True):
-                advance(1)
-                if isinstance(one, Skipped):
-                    yield number, one
+    read = progress.mapped(f"checking {name}", "rows", reading.at, len(reading.source), num_threads)
+    for number, one in enumerate(read):
+        if isinstance(one, Skipped):
+            yield number, one
 
 
 def table(found: Sequence[Found]) -> Iterator[str]:

@@ -10,7 +10,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +32,7 @@ from zppo_jax.types import IMAGE_MARK, VIDEO_MARK, Question
 _EXAMPLE = "python -m zppo_jax.data.inspect data/zppo77k --out=inspect.html"
 _THUMBNAIL = 448
 _MOST_ROWS = 40
+_THREADS = 8
 
 _HELP = f"""\
 Shows what a source of questions holds: counts by level (sub-dataset), answer type, image size and prompt length, and an
@@ -146,15 +146,12 @@ def counted(source: TableSource, processor: Processor | None, progress: Progress
         except BadRow as error:
             return error.reason
 
-    with progress.stage("reading", "questions", len(source)) as advance, ThreadPoolExecutor(8) as threads:
-        for first in range(0, len(source), 1000):  # a bounded number of questions at a time
-            for found in threads.map(facts, range(first, min(first + 1000, len(source)))):
-                advance(1)
-                if isinstance(found, str):
-                    counters["rows that cannot be used"][found] += 1
-                    continue
-                for name, value in found._asdict().items():
-                    counters[name.replace("_", " ")][value] += 1
+    for found in progress.mapped("reading", "questions", facts, len(source), _THREADS):
+        if isinstance(found, str):
+            counters["rows that cannot be used"][found] += 1
+            continue
+        for name, value in found._asdict().items():
+            counters[name.replace("_", " ")][value] += 1
     order = ("level", "answer type", "image size", "prompt length", "rows that cannot be used")
     return [(name, counters[name].most_common(_MOST_ROWS)) for name in order if counters[name]]
 

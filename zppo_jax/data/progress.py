@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from concurrent.futures import ThreadPoolExecutor
+from typing import TextIO, TypeVar
 
 import rich.console
 import rich.progress
@@ -15,6 +16,10 @@ from zppo_jax.command.heartbeat import Heartbeat
 Advance = Callable[[int], None]
 """Takes the number of things that were finished."""
 
+T = TypeVar("T")
+
+_AT_ONCE = 1000
+"""The number of values that `mapped` holds: those of a whole corpus would fill the memory."""
 _WARM_UP = 1.0
 """Seconds before a rate is shown."""
 
@@ -40,6 +45,14 @@ class Progress:
             show(str(watch))
             yield advance
         self.line(f"{what}: {watch.summary()}")
+
+    def mapped(self, what: str, things: str, function: Callable[[int], T], size: int, num_threads: int) -> Iterator[T]:
+        """Shows a stage that calls a function with 0, 1, ..., size - 1, in threads; yields its values in order."""
+        with self.stage(what, things, size) as advance, ThreadPoolExecutor(num_threads) as threads:
+            for first in range(0, size, _AT_ONCE):
+                for value in threads.map(function, range(first, min(first + _AT_ONCE, size))):
+                    advance(1)
+                    yield value
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""

@@ -16,13 +16,14 @@ from zppo_jax.data.reading import Reading, Skipped
 from zppo_jax.errors import RunError
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
+from zppo_jax.processor import ProcessorConfig
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.types import Rollout
 
 PIECE_BYTES = 1 << 28
 """Bytes of pixels that are used at a time: all questions of a benchmark would not fit the host's memory."""
 
-PATCH_BYTES = 16 * 16 * 3
+PATCH_BYTES = 3 * ProcessorConfig.patch_size**2
 """Bytes of the pixels of one patch of Qwen3.5."""
 
 T = TypeVar("T")
