@@ -107,7 +107,7 @@ def processing(config: Config) -> PromptProcessing:
     path, settings = config.model.path or SHIPPED / "student", processor_settings(config.prompt)
     try:
         processor, _ = load_processor(path, enable_thinking=config.prompt.enable_thinking, **settings)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"model.path = {str(path)!r} has no processor ({' '.join(str(error).split())})") from error
     return PromptProcessing(processor, prompts.get_template(config.prompt.template))
 

@@ -110,7 +110,7 @@ def _show(name: str, progress: Progress) -> None:
 def _processor(name: str) -> Processor:
     try:
         return load_processor(name)[0]
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--tokenizer={name}: {error}") from error
 
 
