@@ -32,12 +32,12 @@ def test_what_can_work_is_accepted(keys):
     [
         ({"endpoint": URL}, "judge.model is empty"),
         ({"endpoint": "teacher", "model": "m"}, "judge.model = 'm' is for an endpoint"),
-        ({"endpoint": "host:8000", "model": "m"}, "'host:8000' is no address"),
-        ({"endpoint": "file:///etc/passwd", "model": "m"}, "is no address"),
-        ({"endpoint": "http://", "model": "m"}, "is no address"),
-        ({"endpoint": "http://h:99999/v1", "model": "m"}, "is no address"),
-        ({"endpoint": "http://[h/v1", "model": "m"}, "is no address"),
-        ({"endpoint": "Teacher", "model": ""}, "'Teacher' is no address: give 'teacher'"),
+        ({"endpoint": "host:8000", "model": "m"}, "'host:8000' is not an address"),
+        ({"endpoint": "file:///etc/passwd", "model": "m"}, "is not an address"),
+        ({"endpoint": "http://", "model": "m"}, "is not an address"),
+        ({"endpoint": "http://h:99999/v1", "model": "m"}, "is not an address"),
+        ({"endpoint": "http://[h/v1", "model": "m"}, "is not an address"),
+        ({"endpoint": "Teacher", "model": ""}, "'Teacher' is not an address: give 'teacher'"),
         ({"endpoint": URL, "model": "m", "deadline_seconds": 1800.0}, "not below watchdog.host_seconds = 1800"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The configuration of a command that is no training run: `--config=FILE.py[:METHOD]` with overrides."""
+"""The configuration of a command other than a training run: `--config=FILE.py[:METHOD]` with overrides."""
 
 from __future__ import annotations
 

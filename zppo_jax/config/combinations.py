@@ -148,7 +148,7 @@ def _url_fault(url: str) -> str | None:
     except ValueError:
         parts, usable = None, False
     if parts is None or not usable:
-        return f"judge.endpoint = {url!r} is no address: give 'teacher', or a base URL such as http://HOST:8000/v1"
+        return f"judge.endpoint = {url!r} is not an address: give 'teacher', or a base URL such as http://HOST:8000/v1"
     if parts.username is not None or parts.query:
         return "judge.endpoint holds a user name, password or query: leave it out, and set ZPPO_JUDGE_API_KEY instead"
     return None

@@ -165,7 +165,7 @@ class JudgeConfig:
     thinking: Annotated[
         str,
         Setting(
-            "off: the endpoint's chat template is told not to think; endpoint: it is told nothing",
+            "off: ask the endpoint's chat template not to think; endpoint: leave it to the endpoint",
             choices=("off", "endpoint"),
         ),
     ]

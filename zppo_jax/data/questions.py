@@ -24,7 +24,7 @@ from zppo_jax.zppo.prompts import UNMARKED
 
 REASONS: dict[str, str] = {
     "row": "the row cannot be read from its file",
-    "question": "there is no question, or it is no text",
+    "question": "there is no question, or it is not a text",
     "gold": "there is no gold answer",
     "gold_not_verifiable": "the gold does not verify against itself: no answer would be right",
     "answer_type": "the answer type is unknown",
@@ -43,7 +43,7 @@ _MARKS = {"image": IMAGE_MARK, "video": VIDEO_MARK}
 
 
 class BadRow(ValueError):
-    """A row is no question that can be trained on; `reason` is one of REASONS, the message says more."""
+    """A row cannot be used as a question; `reason` is one of REASONS, the message says more."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")

@@ -55,7 +55,7 @@ def _arrayrecord(place: str, split: str, key: str) -> Table:
 
 
 def _tfds(place: str, split: str, key: str) -> Table:
-    """NAME[:SPLIT]; a name may hold a version (mnist:3.0.1), which is no split."""
+    """NAME[:SPLIT]; a name may hold a version (mnist:3.0.1), which is not a split."""
     name, _, last = place.rpartition(":")
     if name and not re.fullmatch(r"[\d.*]+", last):
         return _arrayrecord(name, last, key)

@@ -1,7 +1,7 @@
 """Verdicts of the judge that are kept on disk, so that no case is asked twice, also not after a restart.
 
 An SQLite file: its transactions are safe against a kill and against other processes that write to it. What cannot be
-read or written costs requests and nothing else: the run is told once and goes on.
+read or written costs requests and nothing else: it is reported once, and the run goes on.
 """
 
 from __future__ import annotations

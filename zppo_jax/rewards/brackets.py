@@ -1,4 +1,4 @@
-r"""Which kinds of brackets may mean the same: a point is no set, and an interval is not the list of its ends.
+r"""Which kinds of brackets may mean the same: a point is not a set, and an interval is not the list of its ends.
 
 A parser compares (1,2) with \{1,2\} item by item. Here the outermost brackets of both sides decide first whether the
 two can be the same at all, and whether the order of their items counts.

@@ -34,7 +34,7 @@ _SPACE = re.compile(r"\s+")
 def compare(gold: str, answer: str) -> bool | None:
     """Whether two answers are the same by their form; None if neither has one, or only one and that may be a number.
 
-    Ratios are no form: `proportion` makes them expressions.
+    Ratios are not forms: `proportion` makes them expressions.
     """
     gold, answer = (text.unwrap_text(side).strip() for side in (gold, answer))
     for read in (_congruence, dates.time_of, dates.date_of, _years, _primes, _formula):

@@ -257,5 +257,5 @@ def test_a_complete_build_is_not_overwritten(build, tmp_path):
     assert files_of(tmp_path / "out") == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(ConfigError, match="is no build"):
+    with pytest.raises(ConfigError, match="is not a build"):
         build(tmp_path / "mine")

@@ -56,7 +56,7 @@ def test_the_help_says_every_setting_and_its_default(capsys):
         (["--out=x", "--vero=.", "--tokenizer=/nowhere"], "--tokenizer=/nowhere does not load"),
         (["--out=x", "--cap_per=row"], "cap_per"),
         (["--out=x", "--max_pass_rate=2"], "max_pass_rate"),
-        (["--out=x", "--vero=.", "--include=tqa2"], "'tqa2' is no sub-dataset of the table"),
+        (["--out=x", "--vero=.", "--include=tqa2"], "'tqa2' is not a sub-dataset of the table"),
         (["--out=x", "--colour=red"], "colour"),
     ],
 )

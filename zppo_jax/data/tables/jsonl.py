@@ -22,7 +22,7 @@ _HALF_PAIR: dict[type, Any] = {
 
 
 class JsonlTable:
-    """The rows of .jsonl files, one after the other; blank lines are no rows. Opening reads the files once, to find
+    """The rows of .jsonl files, one after the other; blank lines are not rows. Opening reads the files once, to find
     where lines begin."""
 
     def __init__(self, files: Sequence[str]):

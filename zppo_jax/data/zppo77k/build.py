@@ -208,7 +208,7 @@ def _require_own(out: Path) -> None:
     if not out.exists() or (out / _WORKSPACE).is_dir() or (out / manifest.NAME).is_file():
         return
     if not out.is_dir() or any(out.iterdir()):
-        raise ConfigError(f"--out={out} exists and is no build: choose another folder, or an empty one")
+        raise ConfigError(f"--out={out} exists and is not a build: choose another folder, or an empty one")
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def tagged(text: str | None) -> str | None:
 def alternatives(gold: str, max_chars: int) -> str | None:
     """A gold with several alternatives, Python's text of a list, as a JSON list of strings; None if it is none.
 
-    Read as a literal and never evaluated, and only up to `max_chars`. A text that is no list is a single alternative.
+    Read as a literal, never evaluated, and only up to `max_chars`. A text that is not a list is a single alternative.
     """
     if len(gold) > max_chars or not gold.startswith("["):
         return None if len(gold) > max_chars else canonical_json([gold])

@@ -58,7 +58,7 @@ def read(directory: Path) -> dict[str, Any] | None:
         manifest = json.loads(written)
         return manifest if isinstance(manifest["sub_datasets"], dict) else {}
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{directory / NAME} is no file of this builder: choose another --out") from error
+        raise RunError(f"{directory / NAME} is not a file of this builder: choose another --out") from error
 
 
 def table(manifest: dict[str, Any]) -> str:

@@ -227,7 +227,7 @@ def chosen(include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[Su
     known = {word for row in TABLE for word in (row.name, row.upstream)}
     for word in (*include, *exclude):
         if word not in known:
-            raise ConfigError(f"{word!r} is no sub-dataset of the table: `--list` prints their names")
+            raise ConfigError(f"{word!r} is not a sub-dataset of the table: `--list` prints their names")
     rows = (row for row in TABLE if row.tier or {row.name, row.upstream} & set(include))
     return tuple(row for row in rows if not {row.name, row.upstream} & set(exclude))
 
