@@ -12,7 +12,7 @@ _MAX_CHARS = 200
 class Ruling(enum.StrEnum):
     """What a judge made of a response.
 
-    `MALFORMED`: its output is not a verdict, and counts as wrong (App. B.2 of arXiv:2606.18216). `FAILED`: it gave none,
+    `MALFORMED`: its output is not a verdict, and counts as wrong (App. B.2 of arXiv:2606.18216). `FAILED`: none came,
     so that the response is neither right nor wrong.
     """
 

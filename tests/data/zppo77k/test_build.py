@@ -145,7 +145,7 @@ def test_the_sample_depends_on_the_seed_and_on_nothing_else(build, tmp_path):
 def test_more_sub_datasets_can_be_included_and_others_left_out(build, tmp_path):
     manifest = build(tmp_path / "out", include=("walton",))
     assert manifest["sub_datasets"]["walton"] == {"tier": 0, "read": 1, "dropped": {}, "kept": 1}
-    with pytest.raises(ConfigError, match="'waltn' is no sub-dataset"):
+    with pytest.raises(ConfigError, match="'waltn' is not a sub-dataset"):
         recipe.chosen(["waltn"])
     assert all(row.name != "tqa" for row in recipe.chosen((), ["tqa"]))
 
