@@ -21,6 +21,7 @@ LAYERS = (
     {"rewards"},
     {"zppo"},
     {"judge", "data", "rollout"},
+    {"teacher"},
     {"update", "actors"},
     {"run", "evaluate"},
     {"warmstart", "report"},
