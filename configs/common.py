@@ -25,6 +25,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.model.remat = "block"
 
     config.teacher = ConfigDict()
+    config.teacher.record = ""
     config.teacher.mesh = ConfigDict()  # the mesh on which it decodes: weights cut over all devices
     config.teacher.mesh.data = 1
     config.teacher.mesh.fsdp = 1

@@ -18,7 +18,6 @@ import pytest
 from tests import runs
 from zppo_jax import setup
 from zppo_jax.actors.actor import Actor
-from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.compilation import Compiler
 from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.errors import ConfigError
@@ -27,6 +26,8 @@ from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.run.stop import StopRequested
 from zppo_jax.run.timers import PhaseTimers
 from zppo_jax.setup.learning import transform_of
+from zppo_jax.teacher.local import LocalTeacher
+from zppo_jax.teacher.replay import Recorder
 from zppo_jax.types import Cohort, Group, Rollout
 from zppo_jax.update.learner import Schedule
 from zppo_jax.update.objective import OBJECTIVES, Clipped
@@ -46,13 +47,23 @@ class Names:
         self.asked.append(name)
 
 
+def local(parts: setup.Components) -> LocalTeacher:
+    """The teacher in this process, beneath what keeps its texts."""
+    assert parts.teacher is not None
+    teacher = parts.teacher.teacher
+    return cast(LocalTeacher, teacher.teacher if isinstance(teacher, Recorder) else teacher)
+
+
 @pytest.fixture
-def build(start):
+def build(start, tmp_path):
     made: list[setup.Components] = []
 
     def make(method: str = "zppo", teacher: Path = start, **changes: Any):
         names = Names()
-        parts, state = setup.build(runs.config(start, method, **changes), start, teacher, cast(Compiler, names))
+        config = runs.config(start, method, **changes)
+        folder = tmp_path / f"host-{len(made)}"
+        folder.mkdir(exist_ok=True)
+        parts, state = setup.build(config, start, teacher, cast(Compiler, names), folder=folder)
         made.append(parts)
         return parts, state, names.asked
 
@@ -116,7 +127,7 @@ def test_a_name_of_the_hub_will_do_for_every_part_of_a_checkpoint(build, start, 
     """Model, processor, and the processor of the compressor."""
     monkeypatch.setattr(hf, "resolve", lambda path: start if str(path) == "Owner/Name" else path)
     parts, _, _ = build(teacher=Path("Owner/Name"), teacher__compress__enabled=True)
-    assert isinstance(parts.teacher, LocalTeacher) and parts.teacher.writer is not None
+    assert local(parts).writer is not None
 
 
 def test_sizes_come_from_the_configuration(build):
@@ -164,9 +175,9 @@ def test_methods_without_reformulation_have_no_teacher_and_those_without_replay_
 
 
 def test_a_teacher_of_the_same_shape_shares_the_programs(build):
-    teacher = cast(LocalTeacher, build()[0].teacher)
+    teacher = local(build()[0])
     parts = build()[0]
-    engine, students = cast(LocalTeacher, parts.teacher).actor.engine, parts.student.actor.engine
+    engine, students = local(parts).actor.engine, parts.student.actor.engine
     assert (engine.name, engine.compiler) == (students.name, students.compiler), "the compiler knows programs by name"
     assert engine.kept is not students.kept, "another tower sees other features"
     assert teacher.writer is None and teacher.num_rollouts == 4
@@ -174,7 +185,7 @@ def test_a_teacher_of_the_same_shape_shares_the_programs(build):
 
 def test_the_compressor_reads_whole_responses_and_does_not_think(build):
     parts, _, _ = build(teacher__compress__enabled=True, teacher__compress__max_tokens=7)
-    compressor = cast(LocalTeacher, parts.teacher).writer
+    compressor = local(parts).writer
     assert compressor is not None
     assert compressor.engine.shapes.max_new_tokens == 7
     assert compressor.engine.shapes.buckets[-1] >= runs.SETTINGS["rollout.max_new_tokens"] + 512
@@ -183,11 +194,11 @@ def test_the_compressor_reads_whole_responses_and_does_not_think(build):
 
 def test_the_teacher_writes_what_a_prompt_cannot_do_without(build, monkeypatch):
     """Whether or not it shortens candidates: a text without a fallback must be written."""
-    assert cast(LocalTeacher, build()[0].teacher).writer is None
+    assert local(build()[0]).writer is None
     digest = dataclasses.replace(HELPS["ncq"].digest, fallback=None)
     monkeypatch.setitem(HELPS, "ncq", dataclasses.replace(HELPS["ncq"], digest=digest))
-    assert cast(LocalTeacher, build()[0].teacher).writer is not None
-    assert cast(LocalTeacher, build("grpo_replay_bcq")[0].teacher).writer is None
+    assert local(build()[0]).writer is not None
+    assert local(build("grpo_replay_bcq")[0]).writer is None
 
 
 def test_who_learns_from_the_teacher_does_not_share_groups_with_it(build, monkeypatch):
@@ -224,7 +235,7 @@ def test_a_teacher_that_has_nothing_to_do_is_not_loaded(build, tmp_path):
     for method, changes in (("grpo_replay_ncq", {}), ("zppo", {"zppo__augmentation_fraction": 0.0})):
         parts, _, _ = build(method, tmp_path / "missing", teacher__compress__enabled=False, **changes)
         assert parts.teacher is None
-    assert cast(LocalTeacher, build("grpo_replay_ncq", teacher__compress__enabled=True)[0].teacher).writer is not None
+    assert local(build("grpo_replay_ncq", teacher__compress__enabled=True)[0]).writer is not None
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(build, start, tmp_path):

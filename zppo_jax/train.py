@@ -37,7 +37,7 @@ def train_step(parts: Components, state: State, batch: StepBatch, phase: Phase) 
     with parts.student.rollouts(state["params"]) as student:
         # 1. Plain rollouts on new and replayed questions.
         with phase("rollout"):
-            plain = student.cohort(batch.items, parts.random(step, "student"))
+            plain = student.cohort(batch.items, parts.random(step, "student"), watch=parts.ahead(batch))
         # 2. The hard questions, hardest first (the order of the pre-cap).
         hard = select.ranked(select.hard(plain.outcomes, threshold), parts.random(step, "pre_cap_ties"))
         # 3-4. The teacher answers; BCQ and NCQ prompts, built block by block of questions, fill the cap.
@@ -166,7 +166,7 @@ class Run:
                 self.parts.begin(0)
                 with self._opened.stop.interruptible():
                     row = self._evaluate()
-                self._opened.records.write_row(0, row | self.parts.judge_metrics() | self._timers.flush())
+                self._opened.records.write_row(0, row | self.parts.asked_metrics() | self._timers.flush())
                 self.console.message(f"held-out accuracy before training {100 * row['eval/accuracy']:.1f} %")
             else:
                 self._restore()
@@ -204,7 +204,7 @@ class Run:
     def _write(self, result: Step, evaluated: dict[str, Any]) -> None:
         self._saves.check()
         metrics, seconds = result.metrics() | evaluated, self._timers.flush()
-        metrics |= self.parts.judge_metrics()
+        metrics |= self.parts.asked_metrics()
         metrics |= seconds | {"rollout/tokens_per_second": metrics["rollout/tokens"] / seconds["time/rollout"]}
         metrics |= {"checkpoint/failed": self._saves.failed, "time/agreement": self.parts.hosts.take_waited()}
         with self._timers("records"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -137,6 +137,38 @@ class Features:
         runs = types_T[np.flatnonzero(np.diff(types_T, prepend=0))]
         steps_N = self.grid_thw_N3[:, 0].astype(np.int64)
         return runs[runs > 0][np.cumsum(steps_N) - steps_N]
+
+
+class Answer(NamedTuple):
+    """A response of a teacher: its whole text, with the `<think>` that the prompt opened, and why it ended."""
+
+    text: str
+    finish_reason: FinishReason
+
+
+MissReason = Literal["timeout", "late", "unavailable", "refused", "malformed", "too_long", "missing"]
+"""The reason why a teacher gave nothing: no reply in time; not before the step's deadline; it could not be reached or
+failed; it did not take the request; its reply was none; the turn is longer than it can read; a recording has no such
+answer."""
+MISS_REASONS: tuple[MissReason, ...] = get_args(MissReason)
+
+
+class Missed(NamedTuple):
+    """A request to a teacher without a usable reply; `detail` is for the user, in one line."""
+
+    reason: MissReason
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredText:
+    """A scored response without tokens, such as a teacher's; `Rollout` explains the fields."""
+
+    text: str
+    correct: bool
+    answer: str | None
+    status: str
+    decided: bool
 
 
 class Response(Protocol):

@@ -18,6 +18,7 @@ from zppo_jax.judge import Case, Judge, Ruling, judge_text
 from zppo_jax.judge.cache import VerdictCache
 from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.shapes import Shapes
+from zppo_jax.teacher.local import LocalTeacher
 from zppo_jax.warmstart import tiny
 
 
@@ -87,10 +88,12 @@ def test_the_judge_of_a_configuration(start, tmp_path, method):
     config = runs.config(start, method, judge__endpoint="teacher", judge__max_tokens=9)
     parts, _ = setup.build(config, start, start, cast(Any, Names()), folder=tmp_path)
     judge = parts.student.actor.judge
-    assert judge is not None and parts.teacher is not None and parts.teacher.actor.judge is judge
+    assert judge is not None and parts.teacher is not None
+    teacher = cast(LocalTeacher, parts.teacher.teacher)
+    assert teacher.actor.judge is judge
     assert cast(Any, parts.evaluators[0]).actor.judge is judge
     local = cast(LocalJudge, judge.asker)
-    assert local.params is parts.teacher.params and local.actor.engine.shapes.max_new_tokens == 9
+    assert local.params is teacher.params and local.actor.engine.shapes.max_new_tokens == 9
     assert local.actor.engine.kept is not parts.student.actor.engine.kept
     words = np.resize(["so", "it", "is"], 60)
     longest = Case(" ".join(words), "7", "x" * 10)
@@ -104,7 +107,7 @@ def test_without_a_judge_nothing_is_made(start, tmp_path):
 
     parts, _ = setup.build(runs.config(start, "grpo"), start, start, cast(Any, Names()), folder=tmp_path)
     assert parts.judge is None and parts.teacher is None and not list(tmp_path.iterdir())
-    assert parts.judge_metrics() == {}
+    assert parts.asked_metrics() == {}
     parts.begin(1)
     parts.close()
     assert dataclasses.is_dataclass(parts)

@@ -27,8 +27,8 @@ def poisoned(first_step: int) -> Iterator[None]:
     """Makes the sampler's log-probabilities of the student NaN from `first_step` on, and so every ratio."""
     answer = Actor.answer
 
-    def answer_badly(self, params, items, num_samples, sampling, stream):
-        groups = answer(self, params, items, num_samples, sampling, stream)
+    def answer_badly(self, params, items, num_samples, sampling, stream, watch=None):
+        groups = answer(self, params, items, num_samples, sampling, stream, watch)
         if stream.step < first_step or stream.purpose not in ("student", "reformulated"):
             return groups
         return [

@@ -20,8 +20,6 @@ from hypothesis import strategies as st
 from tests import tiny_model
 from tests.tiny_model import TEMPLATE
 from zppo_jax import train
-from zppo_jax.actors.helper import Helper
-from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.actors.student import Student
 from zppo_jax.config import Config
 from zppo_jax.data.pipeline import StepBatch
@@ -33,7 +31,9 @@ from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.run.timers import PhaseTimers
 from zppo_jax.setup import Components
-from zppo_jax.types import Cohort, Group, Rollout
+from zppo_jax.teacher.helper import Helper
+from zppo_jax.teacher.teaching import Teaching
+from zppo_jax.types import Cohort, Group, Missed, Rollout
 from zppo_jax.update import batch, rows
 from zppo_jax.update.learner import Learner, Updated
 from zppo_jax.zppo import METHODS, Method
@@ -69,7 +69,7 @@ class MarkedStudent:
         self._rng, self._chance = rng, chance
 
     def answer(
-        self, params: Any, items: Sequence[EncodedPrompt], size: int, sampling: Any, stream: RandomStream
+        self, params: Any, items: Sequence[EncodedPrompt], size: int, sampling: Any, stream: RandomStream, watch: Any
     ) -> list[Group]:
         assert size == GROUP_SIZE
         self.engine.kept.weights._made = ("program", params, "weights")
@@ -88,8 +88,8 @@ class MarkedTeacher:
         self.groups += groups
         return {group.prompt.uid: group.rollouts for group in groups}
 
-    def write(self, asks: Sequence[str], stream: RandomStream) -> list[str | None]:
-        return [None] * len(asks)
+    def write(self, asks: Sequence[str], stream: RandomStream) -> list[str | Missed]:
+        return [Missed("missing")] * len(asks)
 
 
 class Recorder:
@@ -121,7 +121,7 @@ def run_step(method: Method, rng: np.random.Generator, step: int) -> tuple[list[
         process=process,
         student=Student(actor, GROUP_SIZE, Sampling(), Hosts(), HostCopy(None, None)),
         evaluators=[],
-        teacher=cast(LocalTeacher, teacher),
+        teacher=cast(Teaching, teacher),
         helper=Helper(method, teacher, unused, TEMPLATE, codec, Hosts(), fits, scope, writes=False),
         credit=tiny_model.CREDIT,
         learner=cast(Learner, learner),

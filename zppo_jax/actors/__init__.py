@@ -1,1 +1,1 @@
-"""The student and the teacher, which answer prompts: each is a sampler with a processor and a scorer."""
+"""Models in this process that answer prompts: each is a sampler with a processor and a scorer."""

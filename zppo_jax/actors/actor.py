@@ -10,12 +10,13 @@ no other host.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from zppo_jax.actors.scoring import Scoring
 from zppo_jax.data.processing import EncodedPrompt
-from zppo_jax.judge import Case, Judge, case_of, left_open, ruled
+from zppo_jax.judge import Judge
 from zppo_jax.keys import RandomStream
 from zppo_jax.processor import Processor
 from zppo_jax.rewards.scorer import Scorer
@@ -25,10 +26,10 @@ from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request, Sample
 from zppo_jax.rollout.sample import Finished
-from zppo_jax.types import Group, Prompt, Question, Rollout
+from zppo_jax.types import Group, Prompt, Rollout
 
-_Rollouts = dict[tuple[int, int], Rollout]
-"""Rollouts by (request, sample number)."""
+Scored = dict[tuple[int, int], Rollout]
+"""Rollouts by (index of the prompt, number of the sample)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,30 +48,53 @@ class Actor:
         num_samples: int,
         sampling: Sampling,
         stream: RandomStream,
+        watch: Callable[[Scored], None] | None = None,
     ) -> list[Group]:
-        """Samples one group of `num_samples` scored rollouts for each prompt, in order."""
-        requests = [
-            Request(item.prompt.uid, item.features, num_samples, sampling, stream, vision_key=item.prompt.question.id)
-            for item in items
-        ]
-        scored: list[Future[_Rollouts]] = []
+        """Samples one group of `num_samples` scored rollouts for each prompt, in order.
+
+        `watch` is called, in another thread, with the rollouts that were scored since the last call, in an order that
+        does not depend on the clock.
+        """
+        scored: list[Future[Scored]] = []
         with ThreadPoolExecutor(1, thread_name_prefix="scoring") as beside:
-            for finished in sampler.stream(self.engine, params, requests):
+            for finished in self.stream(params, items, num_samples, sampling, stream):
                 if finished:
-                    scored.append(beside.submit(self._score, items, finished))
+                    scored.append(beside.submit(self._score, items, finished, watch))
         rollouts = {place: rollout for part in scored for place, rollout in part.result().items()}
         if self.judge is not None:
-            rollouts |= self._judged(items, rollouts, self.judge)
+            rollouts |= self._judged(items, rollouts)
         return [
             Group(item.prompt, item.features, tuple(rollouts[index, number] for number in range(num_samples)))
             for index, item in enumerate(items)
         ]
 
-    def _score(self, items: Sequence[EncodedPrompt], finished: Finished) -> _Rollouts:
+    def stream(
+        self,
+        params: dict[str, Any],
+        items: Sequence[EncodedPrompt],
+        num_samples: int,
+        sampling: Sampling,
+        stream: RandomStream,
+    ) -> Iterator[Finished]:
+        """Samples `num_samples` responses to each prompt; yields them as they finish."""
+        requests = [
+            Request(item.prompt.uid, item.features, num_samples, sampling, stream, vision_key=item.prompt.question.id)
+            for item in items
+        ]
+        return sampler.stream(self.engine, params, requests)
+
+    @property
+    def scoring(self) -> Scoring:
+        """The verdicts on its responses."""
+        return Scoring(self.scorer, self.judge)
+
+    def _score(
+        self, items: Sequence[EncodedPrompt], finished: Finished, watch: Callable[[Scored], None] | None
+    ) -> Scored:
         """Scores the finished samples; what a judge must decide is on its way to it afterwards."""
         asked = [items[index].prompt for index, _, _ in finished]
         texts = [self.text_of(sample, prompt) for (_, _, sample), prompt in zip(finished, asked, strict=True)]
-        verdicts = self.scorer.score(texts, [prompt.question for prompt in asked])
+        verdicts = self.scoring.rules(texts, [prompt.question for prompt in asked])
         rollouts = {
             (index, number): Rollout(
                 one.token_ids_T, one.logprobs_T, one.finish_reason, text,
@@ -78,31 +102,24 @@ class Actor:
             )
             for (index, number, one), text, verdict in zip(finished, texts, verdicts, strict=True)
         }  # fmt: skip
-        if self.judge is not None:
-            self.judge.ahead(list(self._cases(items, rollouts).values()))
+        if watch is not None:
+            watch(rollouts)
         return rollouts
 
-    def _cases(self, items: Sequence[EncodedPrompt], rollouts: _Rollouts) -> dict[tuple[int, int], Case]:
-        """What a judge must decide, by the place of the rollout, in the order of the places."""
-        found = {place: self._case(items[place[0]].prompt.question, rollouts[place]) for place in sorted(rollouts)}
-        return {place: case for place, case in found.items() if case is not None}
-
-    def _case(self, question: Question, rollout: Rollout) -> Case | None:
-        verdict = Verdict(rollout.correct, rollout.status, rollout.answer)
-        return case_of(rollout.text, question, self.scorer.region) if left_open(question, verdict) else None
-
-    def _judged(self, items: Sequence[EncodedPrompt], rollouts: _Rollouts, judge: Judge) -> _Rollouts:
-        """The rollouts that a judge had to decide, with its verdicts."""
-        cases = self._cases(items, rollouts)
-        verdicts = {
-            place: ruled(rollouts[place].answer, ruling)
-            for place, ruling in zip(cases, judge.decide(list(cases.values()), self.engine.report), strict=True)
-        }
+    def _judged(self, items: Sequence[EncodedPrompt], rollouts: Scored) -> Scored:
+        """The rollouts with the judge's verdicts, in the order of their places."""
+        places = sorted(rollouts)
+        verdicts = self.scoring.rulings(
+            [rollouts[place].text for place in places],
+            [items[index].prompt.question for index, _ in places],
+            [Verdict(one.correct, one.status, one.answer) for one in map(rollouts.__getitem__, places)],
+            self.engine.report,
+        )
         return {
             place: dataclasses.replace(
                 rollouts[place], correct=one.correct, status=str(one.status), decided=one.decided
             )
-            for place, one in verdicts.items()
+            for place, one in zip(places, verdicts, strict=True)
         }
 
     def text_of(self, sample: Sample, prompt: Prompt | None = None) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from zppo_jax.actors.actor import Actor
+from zppo_jax.actors.actor import Actor, Scored
 from zppo_jax.actors.cohort import gather_cohort
 from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
@@ -59,11 +59,18 @@ class Rollouts:
     params: dict[str, Any]
 
     def cohort(
-        self, items: Sequence[EncodedPrompt], stream: RandomStream, order: Sequence[str] | None = None
+        self,
+        items: Sequence[EncodedPrompt],
+        stream: RandomStream,
+        order: Sequence[str] | None = None,
+        watch: Callable[[Scored], None] | None = None,
     ) -> Cohort:
-        """Samples groups for this host's prompts, and gathers the outcomes of all groups in `order` of their uids."""
+        """Samples groups for this host's prompts, and gathers the outcomes of all groups in `order` of their uids.
+
+        `watch` is called with rollouts as they are scored: see Actor.answer.
+        """
         student = self.student
-        groups = student.actor.answer(self.params, items, student.group_size, student.sampling, stream)
+        groups = student.actor.answer(self.params, items, student.group_size, student.sampling, stream, watch)
         return gather_cohort(groups, student.hosts, f"the {stream.purpose} rollouts", order)
 
     def counts(self) -> Counters:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from zppo_jax.config import step_size
 from zppo_jax.config.schema import Config, MeshConfig
+from zppo_jax.config.teacher import teacher_place
 
 
 def _data(config: Config) -> str | None:
@@ -120,6 +121,16 @@ TEACHER = "teacher"
 """The value of judge.endpoint that means the run's teacher."""
 
 
+def _recording(config: Config) -> str | None:
+    if teacher_place(config) != "recorded":
+        return None
+    if config.teacher.record:
+        return f"teacher.record = {config.teacher.record!r}: teacher.path names a recording already; leave one empty"
+    if config.judge.endpoint == TEACHER:
+        return "judge.endpoint = 'teacher' is a recording (teacher.path), which judges nothing: name a judge's endpoint"
+    return None
+
+
 def _judge(config: Config) -> str | None:
     judge = config.judge
     if not judge.endpoint:
@@ -166,5 +177,6 @@ COMBINATIONS: tuple[Callable[[Config], str | None], ...] = (
     _mesh,
     _rounding,
     _learning_rate,
+    _recording,
     _judge,
 )

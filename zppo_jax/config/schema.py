@@ -42,8 +42,14 @@ class CompressConfig:
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:
     path: Annotated[
-        str, Setting("Hugging Face directory or hub id of the teacher; empty: the one shipped with the package")
+        str,
+        Setting(
+            "the teacher: Hugging Face directory or hub id, http://HOST:PORT/v1[,...] of servers, or recorded:DIR; "
+            "empty: the one shipped with the package",
+            may_change=True,
+        ),
     ]
+    record: Annotated[str, Setting("folder to record all exchanges with the teacher in; empty: none", may_change=True)]
     num_rollouts: Annotated[int, Setting("teacher rollouts per hard question (G_T)", minimum=1)]
     scope: Annotated[str, Setting("which hard questions the teacher answers", choices=("capped", "all_hard"))]
     temperature: Annotated[float, Setting("sampling temperature of the teacher; 0: greedy", minimum=0)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from zppo_jax.types import MISS_REASONS
 from zppo_jax.zppo import HELPS
 
 
@@ -51,6 +52,11 @@ def _of_digest(name: str) -> Iterator[Metric]:
     yield Metric(f"{name}/summaries", f"texts that the teacher was asked to write ({name})", "texts")
     yield Metric(f"{name}/refused", "those that were refused, because they cannot replace their response", "texts")
     yield Metric(f"{name}/refused/*", "the same by author and reason", "texts")
+
+
+def _of_miss(what: str, reason: str, warning: str = "") -> Metric:
+    unit = "questions" if what == "unanswered" else "texts"
+    return Metric(f"teacher/{what}/{reason}", f"the same for the reason {reason}", unit, warning=warning)
 
 
 METRICS: tuple[Metric, ...] = (
@@ -112,6 +118,16 @@ METRICS: tuple[Metric, ...] = (
         "responses",
         warning="judge failed",
     ),
+    Metric("teacher/asked", "hard questions that the teacher was asked", "questions"),
+    Metric("teacher/unanswered", "those without an answer: they get no prompt that needs one", "questions"),
+    *(
+        Metric(
+            f"teacher/unanswered/{reason}", f"those of the reason {reason}", "questions", warning=f"teacher {reason}"
+        )
+        for reason in MISS_REASONS
+    ),
+    Metric("teacher/unwritten", "texts that the teacher did not write", "texts"),
+    *(_of_miss("unwritten", reason) for reason in MISS_REASONS),
     *(metric for name in dict.fromkeys(row.digest.name for row in HELPS.values()) for metric in _of_digest(name)),
     Metric("update/loss", "mean loss per token over the updates", "", "loss", "loss"),
     Metric("update/clip_fraction", "share of tokens whose ratio was clipped", "share", "gradient", "clip fraction"),

@@ -6,36 +6,34 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from zppo_jax import parallel
 from zppo_jax.actors.actor import Actor
 from zppo_jax.actors.cohort import gather_cohort
-from zppo_jax.actors.helper import Helper
-from zppo_jax.actors.local_judge import LocalJudge
-from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.actors.student import Student
 from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config
-from zppo_jax.config.combinations import TEACHER
-from zppo_jax.data.pipeline import StepStream
-from zppo_jax.data.processing import EncodedPrompt, PromptProcessing, processor_settings
+from zppo_jax.data.pipeline import StepBatch, StepStream
+from zppo_jax.data.processing import EncodedPrompt, PromptProcessing
 from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import Evaluator
-from zppo_jax.judge import Case, Judge, judge_text
+from zppo_jax.judge import Judge
 from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import config as configs
-from zppo_jax.models.qwen3_5 import config_keys, hf, vlm
+from zppo_jax.models.qwen3_5 import vlm
 from zppo_jax.parallel import HostCopy, Hosts
 from zppo_jax.processor import Processor
 from zppo_jax.rewards import FunctionPool, ScoringPool
 from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.banned import banned_mask
-from zppo_jax.rollout.engine import Engine
 from zppo_jax.run.timers import Phase
-from zppo_jax.setup import engines, judging, questions
+from zppo_jax.setup import checkpoints, engines, judging, questions
 from zppo_jax.setup.devices import check_hosts
 from zppo_jax.setup.learning import learner_of
+from zppo_jax.setup.teachers import make_teaching
+from zppo_jax.teacher.ahead import Ahead
+from zppo_jax.teacher.helper import Helper
+from zppo_jax.teacher.local import LocalTeacher
+from zppo_jax.teacher.teaching import Teaching
 from zppo_jax.types import Cohort, Prompt, prompt_uid
 from zppo_jax.update.credit import CREDITS, Credit
 from zppo_jax.update.learner import Learner
@@ -56,7 +54,7 @@ class Components:
     process: PromptProcessing
     student: Student
     evaluators: Sequence[Evaluator]
-    teacher: LocalTeacher | None
+    teacher: Teaching | None
     helper: Helper
     credit: Credit
     learner: Learner
@@ -74,10 +72,32 @@ class Components:
         """Begins a step, which includes its evaluation."""
         if self.judge is not None:
             self.judge.begin(step)
+        if self.teacher is not None:
+            self.teacher.begin(step)
 
-    def judge_metrics(self) -> dict[str, float]:
-        """The judge's metrics of the step, of all hosts together; none without a judge. Collective."""
-        return {} if self.judge is None else judging.metrics(self.judge, self.hosts)
+    def ahead(self, batch: StepBatch) -> Ahead | None:
+        """What follows the plain rollouts of a step and announces hard questions to the teacher; None if it answers
+        none."""
+        if self.teacher is None or not self.method.asks_teacher:
+            return None
+        teacher, stream, others = self.teacher, self.random(batch.step, "teacher"), self.hosts.count - 1
+        return Ahead(
+            lambda items: teacher.ahead(items, stream),
+            batch.items,
+            self.student.group_size,
+            self.config.zppo.threshold,
+            None if self.helper.teacher_scope == "all_hard" else self.limit,
+            self.random(batch.step, "pre_cap_ties"),
+            num_elsewhere=others * len(batch.items),
+        )
+
+    def asked_metrics(self) -> dict[str, float]:
+        """The metrics of judge and teacher of the step, of all hosts together, as far as there are any. Collective."""
+        found: dict[str, float] = {} if self.judge is None else judging.metrics(self.judge, self.hosts)
+        if self.teacher is not None:
+            parts = self.hosts.gather(self.teacher.counts(), "the teacher's counts")
+            found |= {f"teacher/{name}": sum(part[name] for part in parts) for name in parts[0]}
+        return found
 
     def random(self, step: int, purpose: str) -> RandomStream:
         """The random stream for a purpose in a step."""
@@ -88,15 +108,17 @@ class Components:
         their own uids."""
         if self.method.learns_from == "student":
             return plain + helped
-        assert self.teacher is not None
+        assert self.teacher is not None and isinstance(self.teacher.teacher, LocalTeacher)
         items = [EncodedPrompt(_for_teacher(group.prompt, step), group.features) for group in plain.groups]
         with phase("teacher"):
-            groups = self.teacher.groups(items, self.random(step, "teacher"))
+            groups = self.teacher.teacher.groups(items, self.random(step, "teacher"))
             return gather_cohort(groups, self.hosts, "the teacher's responses")
 
     def close(self) -> None:
-        """Ends the workers of the data stream, of the scorer and of the judge."""
+        """Ends the workers of the data stream, of the scorer, of the judge and of the teacher."""
         self.stream.close()
+        if self.teacher is not None:
+            self.teacher.close()
         self.student.actor.scorer.close()
         if self.judge is not None:
             self.judge.close()
@@ -129,13 +151,13 @@ def build(
     method = get_method(config.method)
     # Before the models: they take minutes to load.
     sources, scorer = questions.sources_of(config, heartbeat), _scorer(config)
-    model, processor = _checkpoint(config, "model.path", student_directory, compiler, heartbeat)
+    model, processor = checkpoints.load(config, "model.path", student_directory, compiler, heartbeat)
     process = PromptProcessing(processor, prompts.get_template(config.prompt.template))
     judge = judging.make_judge(config, teacher_directory, folder, say)
     student = _student(config, model, processor, sampler, hosts, compiler, report, scorer, judge)
     reference = None
     if method.reference:
-        reference, _ = _checkpoint(config, "teacher.path", teacher_directory, compiler, heartbeat)
+        reference, _ = checkpoints.load(config, "teacher.path", teacher_directory, compiler, heartbeat)
     learner = learner_of(config, model.config, student.actor.engine, compiler, hosts, reference)
     state = learner.init(model.params)
     held_out = questions.held_out_of(config, sources, process, student.actor, hosts)
@@ -147,9 +169,7 @@ def build(
     )
     student.host_copy.release()
     learner.prepare(state)
-    teacher = None
-    if method.needs_teacher(config):
-        teacher = _teacher(config, teacher_directory, student.actor, sampler, heartbeat)
+    teacher = make_teaching(config, teacher_directory, student.actor, sampler, heartbeat, hosts, folder, say)
     buffer = ReplayBuffer(config.replay.capacity, config.replay.refresh_position) if method.uses_replay else None
     components = Components(
         config=config,
@@ -212,7 +232,7 @@ def _reward_function(config: Config) -> FunctionPool | None:
 def _helper(
     config: Config,
     method: Method,
-    teacher: LocalTeacher | None,
+    teacher: Teaching | None,
     process: PromptProcessing,
     student: Actor,
     hosts: Hosts,
@@ -233,61 +253,3 @@ def _helper(
         writes=config.teacher.compress.enabled,
         max_tokens=config.teacher.compress.max_tokens,
     )
-
-
-def _checkpoint(
-    config: Config, key: str, path: Path, compiler: Compiler, heartbeat: Heartbeat
-) -> tuple[qwen3_5.Model, Processor]:
-    """Loads model and processor of a Hugging Face directory; raises ConfigError, naming the key, if it is not one."""
-    try:
-        # The compiler's mesh: with several hosts it is not the one in use.
-        with parallel.use(compiler.mesh), heartbeat.during(f"loading {key}={path}") as report:
-            model = qwen3_5.load(path, config.model.dtype, compiler.mesh, report)
-        return model, _processor(config, path, config.prompt.enable_thinking)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"{key} = {str(path)!r} does not load ({reason[:300]}): name a directory with config.json, "
-            "*.safetensors and tokenizer.json of a Qwen3.5 checkpoint"
-        ) from error
-
-
-def _processor(config: Config, path: Path, enable_thinking: bool) -> Processor:
-    directory = hf.resolve(path)
-    settings = processor_settings(config.prompt)
-    processor = Processor.from_directory(directory, enable_thinking=enable_thinking, **settings)
-    config_keys.check_processor(configs.from_directory(directory).vision, processor.config)
-    return processor
-
-
-def _teacher(config: Config, directory: Path, student: Actor, compiler: Compiler, heartbeat: Heartbeat) -> LocalTeacher:
-    model, processor = _checkpoint(config, "teacher.path", directory, compiler, heartbeat)
-    if processor.tokenizer.to_str() != student.processor.tokenizer.to_str():
-        raise ConfigError(
-            f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
-        )
-    engine = engines.teacher_engine(config, model.config, banned_mask(model.config, processor), student.engine)
-    if student.judge is not None and config.judge.endpoint == TEACHER:
-        student.judge.asker = LocalJudge(model.params, _judge_actor(config, processor, student, engine))
-    return LocalTeacher(
-        params=model.params,
-        actor=dataclasses.replace(student, engine=engine),
-        num_rollouts=config.teacher.num_rollouts,
-        sampling=engines.teacher_sampling(config),
-        writer=_writer(config, processor, student, engine)
-        if get_method(config.method).teacher_writes(config)
-        else None,
-    )
-
-
-def _writer(config: Config, teacher: Processor, student: Actor, engine: Engine) -> Actor:
-    """The teacher without thinking, as a writer: the tokens of a candidate leave no room for thinking."""
-    processor = teacher.configured(enable_thinking=False)
-    return dataclasses.replace(student, engine=engines.compressor_engine(config, engine), processor=processor)
-
-
-def _judge_actor(config: Config, teacher: Processor, student: Actor, engine: Engine) -> Actor:
-    """The teacher as a judge: without thinking, as its tokens leave no room for that."""
-    processor = teacher.configured(enable_thinking=False)
-    frame = processor.num_tokens(judge_text(Case("", "", "")))
-    return Actor(engines.judge_engine(config, engine, frame), processor, student.scorer)

@@ -5,36 +5,16 @@ A teacher gives texts. What they are worth to the student is decided elsewhere (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, get_args
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
-from zppo_jax.types import FinishReason
-
-Reason = Literal["timeout", "late", "unavailable", "refused", "malformed", "too_long", "missing"]
-"""The reason why a teacher gave nothing: no reply in time, or not before the step's deadline; it could not be reached
-or failed; it did not take the request; its reply was none; the turn is longer than it can read; a recording has no
-such answer."""
-REASONS: tuple[Reason, ...] = get_args(Reason)
-
-
-class Answer(NamedTuple):
-    """One sampled response: its whole text, with the `<think>` that the prompt opened, and why it ended."""
-
-    text: str
-    finish_reason: FinishReason
-
-
-class Failed(NamedTuple):
-    """A request without a usable reply; `detail` is for the user, in one line."""
-
-    reason: Reason
-    detail: str = ""
+from zppo_jax.types import Answer, Missed
 
 
 class Teacher(Protocol):
-    """A teacher. Nothing that goes wrong with one request raises an error: the request has Failed.
+    """A teacher. Nothing that goes wrong with one request raises an error: the request has Missed.
 
     All calls come from the thread that samples, except `ahead`, which may come from another one at a time.
     """
@@ -53,11 +33,13 @@ class Teacher(Protocol):
         the student begins with them."""
         ...
 
-    def answer(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> Mapping[str, Sequence[Answer] | Failed]:
-        """Samples responses to each prompt, all or none of them; returns them by the prompt's uid."""
+    def answer(
+        self, items: Sequence[EncodedPrompt], stream: RandomStream
+    ) -> Iterator[tuple[str, Sequence[Answer] | Missed]]:
+        """Samples responses to each prompt, all or none of them; yields (uid of the prompt, responses) as they come."""
         ...
 
-    def write(self, asks: Sequence[str], stream: RandomStream) -> Sequence[str | Failed]:
+    def write(self, asks: Sequence[str], stream: RandomStream) -> Sequence[str | Missed]:
         """Writes a short text for each user turn: greedily, without thinking."""
         ...
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from zppo_jax.config import Config
 from zppo_jax.config.combinations import TEACHER
+from zppo_jax.config.teacher import teacher_place
 from zppo_jax.errors import ConfigError
 from zppo_jax.zppo import select
 from zppo_jax.zppo.helps import HELPS
@@ -70,8 +71,8 @@ class Method:
         return self.teacher_answers(config) or self.teacher_writes(config) or config.judge.endpoint == TEACHER
 
     def loads_teacher(self, config: Config) -> bool:
-        """Whether a run needs a teacher's weights, to sample from or as a reference."""
-        return self.needs_teacher(config) or self.reference
+        """Whether a run needs a teacher's weights, to sample from in this process or as a reference."""
+        return (self.needs_teacher(config) and teacher_place(config) == "local") or self.reference
 
     @property
     def summary(self) -> str:

@@ -6,7 +6,8 @@ same. One combined cap holds for BCQ and NCQ together; it counts prompts, not qu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import bisect
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from zppo_jax.config import step_size
@@ -50,6 +51,47 @@ def ranked(hard_outcomes: Sequence[Outcome], stream: RandomStream) -> list[Outco
     positions.
     """
     return sorted(hard_outcomes, key=lambda outcome: (outcome.accuracy, stream.hash(outcome.question_id)))
+
+
+class Tally(NamedTuple):
+    """What is known of a group that is still sampled: its size, and how many of its rollouts are right and wrong."""
+
+    size: int
+    right: int = 0
+    wrong: int = 0
+
+    @property
+    def lowest(self) -> float:
+        """The mean reward if all rollouts that are not decided yet turn out wrong."""
+        return self.right / self.size
+
+    @property
+    def highest(self) -> float:
+        """The mean reward if they all turn out right."""
+        return (self.size - self.wrong) / self.size
+
+
+def certain(
+    tallies: Mapping[str, Tally], threshold: float, limit: int | None, stream: RandomStream, num_elsewhere: int = 0
+) -> set[str]:
+    """The questions that will be among the first `limit` of `ranked`, whatever the rest of their rollouts give; all
+    that will be hard if the limit is None.
+
+    `tallies` are those of this host's questions by id, `num_elsewhere` is the number of questions on other hosts, of
+    which nothing is known. A group with an undecided rollout is not hard in the end; until then it counts as open.
+    """
+    hard = {name: tally for name, tally in tallies.items() if tally.highest < threshold}
+    if limit is None:
+        return set(hard)
+    order = {name: stream.hash(name) for name in tallies}
+    best = sorted((tally.lowest, order[name]) for name, tally in tallies.items() if tally.lowest < threshold)
+    # Ahead of a question are at most those whose best place is before its worst one, itself not counted.
+    return {
+        name
+        for name, tally in hard.items()
+        if bisect.bisect_left(best, (tally.highest, order[name])) - (tally.lowest < tally.highest) + num_elsewhere
+        < limit
+    }
 
 
 def post_cap(prompts_per_question: Iterable[Sequence[PromptRef]], limit: int) -> tuple[list[PromptRef], int]:

@@ -18,9 +18,9 @@ from zppo_jax.zppo import prompts
 Author = Literal["student", "teacher"]
 AUTHORS: tuple[Author, ...] = get_args(Author)
 
-Refusal = Literal["no_summary", "no_answer", "other_answer", "too_long", "undecided"]
+Refusal = Literal["no_summary", "no_answer", "other_answer", "too_long", "undecided", "unwritten"]
 """The reason why a summary cannot replace its response: there is no summary; its answer is missing, or a different one;
-the response was too long to be compressed; the scorer could not compare the answers."""
+the response was too long to be compressed; the scorer could not compare the answers; the teacher wrote nothing."""
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 
 

@@ -22,7 +22,7 @@ from zppo_jax.compilation import Compiler
 from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
-from zppo_jax.types import Cohort, Group, Outcome, Prompt
+from zppo_jax.types import Cohort, Group, Missed, Outcome, Prompt
 from zppo_jax.zppo import HELPS, SUMMARY, Turn, select
 from zppo_jax.zppo.prompts import plain_text
 
@@ -39,7 +39,7 @@ class Script:
     """A teacher that is right on the questions in `knows`, and writes `written(response)` about each response."""
 
     knows: set[str]
-    written: Callable[[str], str | None] = whole
+    written: Callable[[str], str | Missed] = whole
     asked: list[str] = dataclasses.field(default_factory=list)
 
     def answer(self, items, stream):
@@ -56,7 +56,7 @@ class Script:
 
 
 @pytest.fixture(scope="module")
-def made(start):
+def made(start, tmp_path_factory):
     """The parts of each method, 16 questions, and a cap of 8 prompts; the teacher writes about responses."""
     found: dict[str, setup.Components] = {}
 
@@ -65,7 +65,8 @@ def made(start):
         if name not in found:
             sizes = {"data__num_questions": NUM_HARD, "rollout__questions_per_step": NUM_HARD}
             config = runs.config(start, method, teacher__compress__enabled=True, **sizes, **changes)
-            found[name], _ = setup.build(config, start, start, cast(Compiler, Names()))
+            folder = tmp_path_factory.mktemp("host")
+            found[name], _ = setup.build(config, start, start, cast(Compiler, Names()), folder=folder)
         return found[name]
 
     yield parts_of
@@ -188,9 +189,11 @@ def test_a_summary_without_fallback_leaves_out_the_prompts_that_need_it(made, gr
     monkeypatch.setitem(HELPS, "bcq", dataclasses.replace(HELPS["bcq"], digest=written))
     parts = made("zppo", teacher__scope="capped")
     ranks = ranked_ids(parts, groups)
-    silent = walked(parts, groups, Script(set(ranks), lambda one: None if one == "teacher" else whole(one)))
+    silent = walked(
+        parts, groups, Script(set(ranks), lambda one: Missed("timeout") if one == "teacher" else whole(one))
+    )
     assert silent.uids == [f"1/{one}/ncq" for one in ranks[:LIMIT]], "NCQ prompts have the other digest"
-    assert silent.counts["hint/refused/teacher/too_long"] == 1 and silent.counts["compress/refused"] == 0
+    assert silent.counts["hint/refused/teacher/unwritten"] == 1 and silent.counts["compress/refused"] == 0
     lost = walked(parts, groups, Script(set(ranks), lambda one: "no tags" if one == "teacher" else whole(one)))
     assert lost.uids == silent.uids and lost.counts["hint/refused/teacher/no_summary"] == 1
     both = [f"1/{ranks[0]}/{kind}" for kind in ("bcq", "ncq")]

@@ -16,8 +16,6 @@ from tests import tiny_model
 from tests.actors.test_actor import spoken
 from tests.zppo.builders import make_rollout
 from zppo_jax.actors.actor import Actor
-from zppo_jax.actors.helper import Helper
-from zppo_jax.actors.local_teacher import LocalTeacher
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
 from zppo_jax.rewards import ScoringPool
@@ -26,7 +24,9 @@ from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.kept import Kept
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.run.stop import StopRequested
-from zppo_jax.types import Group, Rollout
+from zppo_jax.teacher.helper import Helper
+from zppo_jax.teacher.local import LocalTeacher
+from zppo_jax.types import Answer, Group, Missed, Rollout
 from zppo_jax.warmstart import tiny
 from zppo_jax.zppo import HELPS, SUMMARY, Candidate, Help, Method, Turn, prompts
 from zppo_jax.zppo.summaries import AUTHORS, REFUSALS, Author
@@ -57,8 +57,8 @@ def all_shown(monkeypatch):
 
 
 def teacher(actor, temperature=1.0, top_p=1.0, **changes) -> LocalTeacher:
-    settings = {"num_rollouts": 2, "sampling": Sampling(temperature, top_p=top_p)}
-    return LocalTeacher(tiny_model.model(seed=1).params, actor, **(settings | changes))
+    settings: dict[str, Any] = {"num_rollouts": 2, "sampling": Sampling(temperature, top_p=top_p)}
+    return LocalTeacher("tiny", tiny_model.model(seed=1).params, actor, **(settings | changes))
 
 
 class Answered:
@@ -163,7 +163,7 @@ def test_the_memory_of_the_largest_model_is_freed_if_it_is_interrupted(actor):
     stopped = dataclasses.replace(scripted(actor), engine=Interrupted())
     stream = RandomStream(0, 1, "teacher")
     with pytest.raises(StopRequested):
-        teacher(stopped).answer(tiny_model.items()[:1], stream)
+        list(teacher(stopped).answer(tiny_model.items()[:1], stream))
     assert stopped.engine.kept.weights._made is None
     with pytest.raises(StopRequested):
         teacher(actor, writer=stopped).write(["Shorten it."], stream)
@@ -270,11 +270,12 @@ def test_nothing_to_compress(actor):
 
 
 def test_what_is_too_long_or_has_no_writer_is_not_written(actor):
-    """One text per turn, in order, with None for each that could not be written."""
+    """One text per turn, in order."""
     writer = scripted(actor, "one", "two", longest=20)
     made = teacher(actor, writer=writer).write(["short", "long " * 20, "short"], RandomStream(0, 1, "write"))
-    assert made == ["one", None, "two"]
-    assert teacher(actor).write(["short", "long"], RandomStream(0, 1, "write")) == [None, None]
+    assert [one if isinstance(one, str) else one.reason for one in made] == ["one", "too_long", "two"]
+    nothing = teacher(actor).write(["short", "long"], RandomStream(0, 1, "write"))
+    assert all(isinstance(one, Missed) for one in nothing) and len(nothing) == 2
     assert teacher(actor).write([], RandomStream(0, 1, "write")) == []
 
 
@@ -285,11 +286,11 @@ def test_answers_are_scored_and_fresh_on_every_visit(actor):
     assert [group.prompt.uid for group in groups] == [one.prompt.uid for one in items]
     assert [len(group.rollouts) for group in groups] == [2, 2]
     assert all(rollout.status for group in groups for rollout in group.rollouts)
-    repeated = answering.answer(items, RandomStream(0, 1, "teacher"))
-    assert list(repeated) == [one.prompt.uid for one in items], "the responses of the groups, by uid"
+    repeated = dict(answering.answer(items, RandomStream(0, 1, "teacher")))
+    assert set(repeated) == {one.prompt.uid for one in items}, "the responses of the groups, by uid"
     for group in groups:
-        pairs = zip(group.rollouts, repeated[group.prompt.uid], strict=True)
-        assert all(np.array_equal(one.token_ids_T, other.token_ids_T) for one, other in pairs)
+        expected = [Answer(rollout.text, rollout.finish_reason) for rollout in group.rollouts]
+        assert repeated[group.prompt.uid] == expected
     again = answering.groups(items, RandomStream(0, 2, "teacher"))
     pairs = [(g.rollouts[0].token_ids_T, h.rollouts[0].token_ids_T) for g, h in zip(groups, again, strict=True)]
     assert any(not np.array_equal(a, b) for a, b in pairs)

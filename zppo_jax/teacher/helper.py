@@ -12,17 +12,30 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
-from zppo_jax.actors.teacher import Teacher
 from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.parallel import Hosts
 from zppo_jax.rewards.scorer import Pair, Scorer
-from zppo_jax.types import Cohort, Outcome, Prompt, Response
+from zppo_jax.types import Cohort, Missed, Outcome, Prompt, Response
 from zppo_jax.zppo import HELPS, Method, build_prompts, choose_candidates, summaries
 from zppo_jax.zppo.prompts import Template
 from zppo_jax.zppo.select import PromptRef
 from zppo_jax.zppo.summaries import Candidate, Checked, Digest, TextCodec
+
+
+class ScoredTeacher(Protocol):
+    """A teacher whose answers are scored: `Teaching`."""
+
+    def answer(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> Mapping[str, Sequence[Response]]:
+        """Scored answers to each prompt, new ones at every visit, by the prompt's uid; none for a prompt that was
+        missed."""
+        ...
+
+    def write(self, asks: Sequence[str], stream: RandomStream) -> Sequence[str | Missed]:
+        """A short text for each user turn, without thinking."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +48,7 @@ class Helper:
     """
 
     method: Method
-    teacher: Teacher | None
+    teacher: ScoredTeacher | None
     scorer: Scorer
     template: Template
     codec: TextCodec
@@ -163,9 +176,10 @@ class Listing:
         return listed | {name: sum(part[name] for part in parts) for name in found}
 
 
-def check(digest: Digest, outputs: Mapping[Candidate, str | None], scorer: Scorer) -> dict[Candidate, Checked]:
+def check(digest: Digest, outputs: Mapping[Candidate, str | Missed], scorer: Scorer) -> dict[Candidate, Checked]:
     """Checks each written text: the text to show, or the reason for refusing it. All claims are scored in one call."""
-    claims = {one: digest.claim(output) for one, output in outputs.items() if output and one.answer is not None}
+    written = {one: output for one, output in outputs.items() if isinstance(output, str)}
+    claims = {one: digest.claim(output) for one, output in written.items() if output and one.answer is not None}
     pairs = {
         one: Pair(one.answer, claim, one.answer_type)
         for one, claim in claims.items()
@@ -173,6 +187,10 @@ def check(digest: Digest, outputs: Mapping[Candidate, str | None], scorer: Score
     }
     equal = dict(zip(pairs, scorer.equal(list(pairs.values())), strict=True))
     return {
-        one: Checked("", "too_long") if output is None else digest.accept(output, one, equal.get(one))
+        one: _missed(output) if isinstance(output, Missed) else digest.accept(output, one, equal.get(one))
         for one, output in outputs.items()
     }
+
+
+def _missed(output: Missed) -> Checked:
+    return Checked("", "too_long" if output.reason == "too_long" else "unwritten")

@@ -1,0 +1,42 @@
+"""Models of a configuration with their processors, from Hugging Face directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zppo_jax import parallel
+from zppo_jax.command.heartbeat import Heartbeat
+from zppo_jax.compilation import Compiler
+from zppo_jax.config import Config
+from zppo_jax.data.processing import processor_settings
+from zppo_jax.errors import ConfigError
+from zppo_jax.models import qwen3_5
+from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5 import config_keys, hf
+from zppo_jax.processor import Processor
+
+
+def load(
+    config: Config, key: str, path: Path, compiler: Compiler, heartbeat: Heartbeat
+) -> tuple[qwen3_5.Model, Processor]:
+    """Loads model and processor of a Hugging Face directory; raises ConfigError, naming the key, if it is not one."""
+    try:
+        # The compiler's mesh: with several hosts it is not the one in use.
+        with parallel.use(compiler.mesh), heartbeat.during(f"loading {key}={path}") as report:
+            model = qwen3_5.load(path, config.model.dtype, compiler.mesh, report)
+        return model, load_processor(config, path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{key} = {str(path)!r} does not load ({reason[:300]}): name a directory with config.json, "
+            "*.safetensors and tokenizer.json of a Qwen3.5 checkpoint"
+        ) from error
+
+
+def load_processor(config: Config, path: Path) -> Processor:
+    """Loads the processor of a directory with the settings of the configuration. Raises OSError or ValueError."""
+    directory = hf.resolve(path)
+    settings = processor_settings(config.prompt)
+    processor = Processor.from_directory(directory, enable_thinking=config.prompt.enable_thinking, **settings)
+    config_keys.check_processor(configs.from_directory(directory).vision, processor.config)
+    return processor
