@@ -44,6 +44,9 @@ Grain imports jax itself, so `data` always has it in memory; `main` imports `tra
 WITH_JAX = {f"zppo_jax.run.{name}" for name in ("checkpoint", "records", "saves", "step")}
 """Modules of host-only parts that may import jax; no other module of such a part may import them."""
 
+COMMANDS = {"zppo_jax.teacher.precompute"}
+"""Modules that are commands, wherever they are: they may import what `main` may."""
+
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
 FOREIGN = {"torch", "torchvision", "tests", "configs", "experiments", "benchmarks"}
 """Modules that no part of the package may import: the oracle, and code that is built on the package."""
@@ -88,7 +91,8 @@ def faults(name: str, source: str, is_package: bool = False) -> list[str]:
         target, root = part_of(module), module.split(".")[0]
         if root in FOREIGN:
             found.append(f"{name}:{line} imports {root}, which the package may not")
-        if part and target in LEVEL and target != part and LEVEL[target] >= LEVEL[part]:
+        level = LEVEL["main" if name in COMMANDS else part] if part else 0
+        if part and target in LEVEL and target != part and LEVEL[target] >= level:
             found.append(f"{name}:{line} imports {module}: {part} may not import {target}")
     if part in HOST_ONLY and name not in WITH_JAX:
         for module, line in imports(tree, package, top_level_only=True):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from zppo_jax import compilation, parallel
 from zppo_jax.actors.actor import Actor
 from zppo_jax.actors.local_judge import LocalJudge
 from zppo_jax.command.heartbeat import Heartbeat
@@ -15,13 +17,19 @@ from zppo_jax.config import Config
 from zppo_jax.config.combinations import TEACHER
 from zppo_jax.config.teacher import RECORDED, teacher_place
 from zppo_jax.errors import ConfigError
+from zppo_jax.files import SHIPPED
 from zppo_jax.judge import Case, judge_text
+from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.parallel import Hosts
 from zppo_jax.processor import Processor
+from zppo_jax.rewards import ScoringPool
+from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.setup import engines
-from zppo_jax.setup.checkpoints import load
+from zppo_jax.setup.checkpoints import load, load_processor
+from zppo_jax.setup.devices import make_mesh
 from zppo_jax.teacher.local import LocalTeacher
 from zppo_jax.teacher.recording import Recording
 from zppo_jax.teacher.replay import RecordedTeacher, Recorder
@@ -84,6 +92,24 @@ def sampling_of(config: Config) -> dict[str, Any]:
 def about(config: Config, model: str) -> dict[str, Any]:
     """What the exchanges of a run are about."""
     return {"model": model, "seed": config.seed, "sampling": sampling_of(config)}
+
+
+@contextlib.contextmanager
+def alone(config: Config, heartbeat: Heartbeat, say: Callable[[str], None]) -> Iterator[Teacher]:
+    """The teacher of a configuration on this machine's devices, or behind a network, without a run. Raises
+    ConfigError."""
+    if teacher_place(config) == "recorded":
+        raise ConfigError(f"teacher.path = {config.teacher.path!r} is a recording already: name the teacher to ask")
+    compilation.use_cache()
+    directory = Path(config.teacher.path) if config.teacher.path else SHIPPED / "teacher"
+    processor = load_processor(config, Path(config.model.path) if config.model.path else SHIPPED / "student")
+    mesh = make_mesh(config)
+    announce = lambda program: heartbeat.during(f"compiling {program}")  # noqa: E731
+    with parallel.use(mesh), compilation.compiler(announce, mesh) as compiler, ScoringPool(1, 1.0) as pool:
+        model = configs.from_directory(hf.resolve(directory))
+        engine = engines.student_engine(config, model, banned_mask(model, processor), compiler, heartbeat.detail)
+        unused = Scorer(pool, config.reward.region)  # no answer is scored
+        yield local_teacher(config, directory, Actor(engine, processor, unused), compiler, heartbeat)
 
 
 def _recorder(config: Config, teacher: Teacher, hosts: Hosts, folder: Path, say: Callable[[str], None]) -> Teacher:

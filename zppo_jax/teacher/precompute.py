@@ -1,0 +1,149 @@
+"""python -m zppo_jax.teacher.precompute --config=FILE.py --out=DIR: samples the teacher's answers before a run."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from zppo_jax import command
+from zppo_jax.command.heartbeat import Heartbeat
+from zppo_jax.config import Config
+from zppo_jax.data.check import processing
+from zppo_jax.data.processing import EncodedPrompt
+from zppo_jax.data.progress import Progress
+from zppo_jax.data.reading import Reading, Skipped
+from zppo_jax.data.sources import open_sources
+from zppo_jax.errors import RunError
+from zppo_jax.keys import RandomStream
+from zppo_jax.teacher.recording import PRECOMPUTED, Recording
+from zppo_jax.teacher.teacher import Teacher
+from zppo_jax.types import Missed
+
+_EXAMPLE = "python -m zppo_jax.teacher.precompute --config=configs/colab.py --out=answers"
+
+_HELP = f"""\
+Asks the teacher every training question of a configuration, and records its answers, so that a run needs no teacher.
+
+  {_EXAMPLE}
+
+The run takes them with --config.teacher.path=recorded:answers. The teacher is the configuration's: in this process, or
+behind a network (docs/teacher.md). What is recorded already is not asked again: the same command continues. Summaries
+cannot be sampled beforehand, as they are about the student's responses: set teacher.compress.enabled=False in the run.
+
+Exit status: 0 all answers are there, 1 some are missing (the same command asks for them again).
+
+Flags:
+  --config=FILE.py[:METHOD]   the configuration of the run, with its --config.KEY=VALUE
+  --out=DIRECTORY             the recording
+  --visits=1                  how often each question is asked; a run draws teacher.num_rollouts of all its answers
+  --limit=0                   ask only so many questions; 0: all of data.num_questions
+"""
+
+_FLAGS = flags.FlagValues()
+_OUT = flags.DEFINE_string("out", "", "the recording", flag_values=_FLAGS)
+_VISITS = flags.DEFINE_integer("visits", 1, "of each question", lower_bound=1, flag_values=_FLAGS)
+_LIMIT = flags.DEFINE_integer("limit", 0, "of the questions; 0: all", lower_bound=0, flag_values=_FLAGS)
+
+_BLOCK = 64
+"""The number of questions that are asked at once."""
+
+
+class Done(NamedTuple):
+    """The numbers of visits to questions: those wanted, those recorded, and questions that cannot be used."""
+
+    wanted: int
+    recorded: int
+    skipped: int
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 all answers are recorded, 1 some are missing, 2 a mistake on the command line."""
+    command.run(argv, _HELP, _run)
+
+
+def _run(argv: Sequence[str]) -> None:
+    config, rest = command.read_config(argv, _EXAMPLE)
+    command.read(_FLAGS, rest, "zppo_jax.teacher.precompute", _EXAMPLE, (_OUT,))
+    try:
+        with Heartbeat(sys.stderr) as heartbeat:
+            done = precompute(config, Path(_OUT.value or ""), Progress(sys.stderr, heartbeat), heartbeat)
+    except (RunError, OSError) as error:
+        command.exit_with(error, 1)
+    except KeyboardInterrupt:
+        command.exit_with("stopped; the same command continues", 130)
+    print(f"{_OUT.value}: {done.recorded:,} of {done.wanted:,} visits are recorded, {done.skipped:,} cannot be used")
+    if done.recorded < done.wanted:
+        command.exit_with("some answers are missing: the same command asks for them again", 1)
+
+
+def precompute(config: Config, out: Path, progress: Progress, heartbeat: Heartbeat) -> Done:
+    """Records the answers to the training questions. Raises ConfigError, and RunError if nothing answers."""
+    from zppo_jax.setup import teachers  # imports jax; a mistake on the command line should not wait for that
+
+    process = processing(config)
+    with heartbeat.during("opening the questions") as report:
+        source = open_sources(config, report).training
+    reading, count = Reading(source, process, None, "skip"), min(_LIMIT.value or len(source), len(source))
+    with contextlib.ExitStack() as stack:
+        teacher = stack.enter_context(teachers.alone(config, heartbeat, progress.line))
+        recording = Recording(out, teachers.about(config, teacher.name), 0, progress.line)
+        stack.callback(recording.close)
+        return _fill(recording, teacher, reading, count, config.seed, progress)
+
+
+def _fill(recording: Recording, teacher: Teacher, reading: Reading, count: int, seed: int, progress: Progress) -> Done:
+    wanted = count * (_VISITS.value or 1)
+    ids = itertools.islice(reading.source.ids(), count)
+    known = sum(min(recording.num_precomputed(one), _VISITS.value or 1) for one in ids)
+    recorded, skipped = known, 0
+    with progress.stage("asking the teacher", "visits", wanted, known) as advance:
+        for visit, items, bad in _visits(recording, reading, count):
+            skipped += bad
+            found = _ask(recording, teacher, items, RandomStream(seed, visit, "teacher"), advance)
+            if items and not found:
+                raise RunError("the teacher answered none of its last questions: see above, then run the same command")
+            recorded += found
+    return Done(wanted - skipped, recorded, skipped)
+
+
+def _visits(recording: Recording, reading: Reading, count: int) -> Iterator[tuple[int, list[EncodedPrompt], int]]:
+    """The open visits in blocks: (number of the visit, from 1; its prompts; the number of questions left out)."""
+    for visit in range(1, (_VISITS.value or 1) + 1):
+        for first in range(0, count, _BLOCK):
+            numbers = range(first, min(first + _BLOCK, count))
+            found = [reading.at(number, lambda name, visit=visit: f"{visit}/{name}/teacher") for number in numbers]
+            items = [
+                one
+                for one in found
+                if not isinstance(one, Skipped) and recording.num_precomputed(one.prompt.question.id) < visit
+            ]
+            yield visit, items, sum(isinstance(one, Skipped) for one in found)
+
+
+def _ask(
+    recording: Recording,
+    teacher: Teacher,
+    items: Sequence[EncodedPrompt],
+    stream: RandomStream,
+    advance: Callable[[int], None],
+) -> int:
+    """Asks one block; returns the number of prompts that were answered."""
+    teacher.begin(stream.step)
+    ids = {item.prompt.uid: item.prompt.question.id for item in items}
+    answered = 0
+    for uid, got in teacher.answer(items, stream) if items else ():
+        if not isinstance(got, Missed):
+            recording.add_answers(ids[uid], PRECOMPUTED, got, visit=stream.step)
+            answered += 1
+            advance(1)
+    return answered
+
+
+if __name__ == "__main__":
+    main()
