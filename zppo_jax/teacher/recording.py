@@ -13,6 +13,7 @@ does not depend on when it was written:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -185,17 +186,24 @@ class Recording:
         return self._folder / f"host-{self._host:04d}.jsonl"
 
     def _begin(self) -> None:
-        """Holds this host's file, and writes or compares what the recording is about."""
+        """Holds this host's file."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._held = self._file.open("ab")
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.ExitStack() as stack:
+                held = stack.enter_context(self._file.open("ab"))
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._compare()
+                self._held = held
+                stack.pop_all()
         except BlockingIOError:
             raise ConfigError(f"{self._file} is in use by another run: name another folder") from None
         except OSError as error:
             raise ConfigError(
                 f"{self._folder} cannot be recorded to ({error.strerror}): name another folder"
             ) from error
+
+    def _compare(self) -> None:
+        """Writes what the recording is about, or refuses to add to one about something else."""
         if not (self._folder / ABOUT_FILE).exists():
             write_atomically(self._folder / ABOUT_FILE, json_line(self.about))
         found = _read_about(self._folder)
