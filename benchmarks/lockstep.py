@@ -3,6 +3,9 @@
 Both run `configs/tiny.py`, and take turns: one is stopped (SIGSTOP) while the other makes a step. So both meet the same
 machine. Prints the ratio HEAD / BASE of processor and wall time, of the sums and as the median of pairs, without the
 first steps, which compile; then the medians of the phases.
+
+`--base` and `--head` give one of them further keys (`--head=teacher.path=http://...`), so that two configurations of
+one checkout can be compared; `--core` binds both to one core.
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ PHASES = ("time/rollout", "time/teacher", "time/update", "time/step")
 class Side:
     """A run of one checkout, stopped except in its turn."""
 
-    def __init__(self, tree: Path, folder: Path, steps: int, method: str) -> None:
-        changes = {"num_steps": steps, "eval.every": 1000, "checkpoint.every": 1000}
+    def __init__(
+        self, tree: Path, folder: Path, steps: int, method: str, settings: list[str], core: int | None
+    ) -> None:
+        changes = [f"num_steps={steps}", "eval.every=1000", "checkpoint.every=1000", *settings]
         words = [f"--config=configs/tiny.py:{method}", f"--workdir={folder}"]
-        words += [f"--config.{name}={value}" for name, value in changes.items()]
+        words += [f"--config.{change}" for change in changes]
         self.metrics = folder / "metrics.jsonl"
         self.cpu: list[float] = []
         self.wall: list[float] = []
@@ -37,6 +42,8 @@ class Side:
                 [sys.executable, "-m", "zppo_jax.main", *words],
                 cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
+        if core is not None:
+            os.sched_setaffinity(self.process.pid, {core})
         self.process.send_signal(signal.SIGSTOP)
 
     def rows(self) -> list[str]:
@@ -65,11 +72,17 @@ def main() -> None:
     parser.add_argument("trees", nargs=2, type=Path)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--method", default="zppo")
+    parser.add_argument("--base", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--head", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--core", type=int)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         names = (Path(folder) / "base", Path(folder) / "head")
-        pairs = zip(chosen.trees, names, strict=True)
-        sides = [Side(tree.absolute(), name, chosen.steps, chosen.method) for tree, name in pairs]
+        pairs = zip(chosen.trees, names, (chosen.base, chosen.head), strict=True)
+        sides = [
+            Side(tree.absolute(), name, chosen.steps, chosen.method, settings, chosen.core)
+            for tree, name, settings in pairs
+        ]
         try:
             while all(side.turn() for side in sides):
                 print(f"row {len(sides[0].cpu)}: {sides[0].cpu[-1]:.2f} {sides[1].cpu[-1]:.2f} CPU s", flush=True)
