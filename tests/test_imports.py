@@ -20,6 +20,7 @@ LAYERS = (
     {"models"},
     {"rewards"},
     {"zppo"},
+    {"remote"},
     {"judge", "data", "rollout"},
     {"update", "actors"},
     {"run", "evaluate"},
@@ -34,7 +35,7 @@ LAYERS = (
 
 HOST_ONLY = {
     *("errors", "types", "keys", "files", "children", "config", "command", "processor"),
-    *("data", "rewards", "judge", "zppo", "report", "main", "run"),
+    *("data", "rewards", "remote", "judge", "zppo", "report", "main", "run"),
 }
 """Parts that run in worker processes, or before a mistake is reported: they import no jax, and no part that does.
 

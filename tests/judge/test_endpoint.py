@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from tests import runs
-from tests.judge.conftest import Scripted, cases
+from tests.judge.conftest import cases
+from tests.remote.processes import Scripted
 from zppo_jax.errors import ConfigError
 from zppo_jax.judge import Case, Ruling
-from zppo_jax.judge.asking import MAX_FAILURES
+from zppo_jax.remote import MAX_FAILURES
 
 CORRECT, WRONG, MALFORMED, FAILED = Ruling.CORRECT, Ruling.WRONG, Ruling.MALFORMED, Ruling.FAILED
 
@@ -113,7 +113,7 @@ def test_the_deadline_is_for_the_whole_step(make, endpoint):
 
 def test_an_endpoint_that_dies_and_comes_back(make, tmp_path):
     """In the middle of a reply; in the next step it is asked as before, and what had failed is decided."""
-    scripted = Scripted(runs.free_port(), tmp_path / "log")
+    scripted = Scripted("tests.judge.scripted", tmp_path / "log")
     scripted.start()
     made = make("dies", url=scripted.url, retries=1)
     try:

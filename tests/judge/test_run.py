@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests import runs
-from tests.judge.conftest import Scripted
 from tests.parallel import test_hosts
+from tests.remote.processes import Scripted
 from zppo_jax import train
 from zppo_jax.data import sources
 from zppo_jax.data.digits import DigitsSource

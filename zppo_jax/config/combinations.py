@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import urllib.parse
 from collections.abc import Callable
 
 from zppo_jax.config import step_size
+from zppo_jax.config.addresses import addresses_fault
 from zppo_jax.config.schema import Config, MeshConfig
 from zppo_jax.config.teacher import teacher_place
 
@@ -139,7 +139,7 @@ def _judge(config: Config) -> str | None:
         if judge.model:
             return f"judge.model = {judge.model!r} is for an endpoint, and judge.endpoint = 'teacher': leave it empty"
         return None
-    if fault := _url_fault(judge.endpoint):
+    if fault := addresses_fault("judge.endpoint", judge.endpoint, repr(TEACHER), "ZPPO_JUDGE_API_KEY"):
         return fault
     if not judge.model:
         return f"judge.model is empty: name the model to ask at judge.endpoint = {judge.endpoint!r}"
@@ -148,20 +148,6 @@ def _judge(config: Config) -> str | None:
             f"judge.deadline_seconds = {judge.deadline_seconds:g} is not below watchdog.host_seconds = "
             f"{config.watchdog.host_seconds:g}, after which the other hosts give up: lower it"
         )
-    return None
-
-
-def _url_fault(url: str) -> str | None:
-    """The fault of an endpoint's address; a password or a key in it would be written to config.json."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        parts, usable = None, False
-    if parts is None or not usable:
-        return f"judge.endpoint = {url!r} is not an address: give 'teacher', or a base URL such as http://HOST:8000/v1"
-    if parts.username is not None or parts.query:
-        return "judge.endpoint holds a user name, password or query: leave it out, and set ZPPO_JUDGE_API_KEY instead"
     return None
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Protocol
 
 from zppo_jax.judge.cache import Kept, VerdictCache, key_of
 from zppo_jax.judge.prompt import Case
-from zppo_jax.judge.verdict import Ruling, Unanswered, parse
+from zppo_jax.judge.verdict import Ruling, parse
+from zppo_jax.remote import Asker as Waited
+from zppo_jax.remote import Unanswered, Waiting
 
 COUNTS = ("judged", "cached", "malformed", "failed")
 
 
-class Asker(Protocol):
-    """Asks a judge model: an endpoint (`asking.Requests`) or a model in this process (`actors.LocalJudge`)."""
+class Asker(Waited, Protocol):
+    """Asks a judge model: at endpoints (`asking.RemoteJudge`) or in this process (`actors.LocalJudge`)."""
 
     def begin(self) -> None:
         """Begins a step."""
@@ -24,14 +25,6 @@ class Asker(Protocol):
 
     def submit(self, case: Case) -> Future[str]:
         """Accepts a case; its future gets the output, or an Unanswered. Any thread may call."""
-        ...
-
-    def settle(self, futures: Collection[Future[str]]) -> None:
-        """Waits a moment for these, or answers them; the caller's thread is the one that samples."""
-        ...
-
-    def give_up(self, reason: str) -> None:
-        """Ends what is not done, and accepts no more in this step."""
         ...
 
     def close(self) -> None: ...
@@ -54,9 +47,8 @@ class Judge:
         asker: Asker | None = None,
     ) -> None:
         self.asker, self.model, self.max_tokens = asker, model, max_tokens
-        self._cache, self._deadline = cache, deadline_seconds
-        self._lock = threading.Lock()
-        self._step, self._waited, self._late = 0, 0.0, False
+        self._cache, self._waiting = cache, Waiting(deadline_seconds, "judge.deadline_seconds")
+        self._lock, self._step = threading.Lock(), 0
         self._found: dict[bytes, Kept] = {}  # verdicts that were needed in this step
         self._asked: dict[bytes, Future[str]] = {}
         self._counted: set[bytes] = set()
@@ -67,7 +59,8 @@ class Judge:
         if self.asker is not None:
             self.asker.begin()
         with self._lock:
-            self._step, self._waited, self._late = step, 0.0, False
+            self._step = step
+            self._waiting.begin()
             self._found, self._asked, self._counted = {}, {}, set()
             self._counts = dict.fromkeys(COUNTS, 0)
 
@@ -82,11 +75,10 @@ class Judge:
         """
         keyed = [(key_of(case, self.model, self.max_tokens), case) for case in cases]
         self._send(keyed)
-        start = time.monotonic()
-        try:
-            self._wait({key: self._asked[key] for key, _ in keyed if key in self._asked}, start, report)
-        finally:
-            self._waited += time.monotonic() - start
+        asked = {key: self._asked[key] for key, _ in keyed if key in self._asked}
+        assert self.asker is not None
+        for done in self._waiting.batches(self.asker, asked, report, "judge: {done} of {total} responses"):
+            self._keep(done)
         return [self._count(key) for key, _ in keyed]
 
     def counts(self) -> dict[str, int]:
@@ -102,7 +94,7 @@ class Judge:
     @property
     def seconds(self) -> float:
         """How long `decide` took in this step."""
-        return self._waited
+        return self._waiting.seconds
 
     def close(self) -> None:
         """Ends the asker and closes the cache."""
@@ -118,21 +110,6 @@ class Judge:
             self._found |= kept
             assert self.asker is not None, "the judge has no asker yet"
             self._asked |= {key: self.asker.submit(case) for key, case in new.items() if key not in kept}
-
-    def _wait(self, waiting: dict[bytes, Future[str]], start: float, report: Callable[[str], None] | None) -> None:
-        """Waits for outputs until the deadline, and keeps their verdicts as they come."""
-        assert self.asker is not None
-        total = len(waiting)
-        while waiting:
-            self.asker.settle(waiting.values())
-            done = {key: future for key, future in waiting.items() if future.done()}
-            self._keep(done)
-            waiting = {key: future for key, future in waiting.items() if key not in done}
-            if waiting and not self._late and self._waited + time.monotonic() - start > self._deadline:
-                self._late = True
-                self.asker.give_up(f"judge.deadline_seconds = {self._deadline:g} are over")
-            if report is not None:
-                report(f"judge: {total - len(waiting)} of {total} responses")
 
     def _keep(self, done: dict[bytes, Future[str]]) -> None:
         """Reads the outputs; those that failed may be asked again."""

@@ -22,15 +22,6 @@ class Ruling(enum.StrEnum):
     FAILED = "failed"
 
 
-class Unanswered(Exception):
-    """A judge gave no output; the message says why. `again`: another attempt may help. `down`: no case can be judged
-    now, not only this one."""
-
-    def __init__(self, reason: str, *, again: bool = True, down: bool = False) -> None:
-        super().__init__(reason)
-        self.again, self.down = again, down
-
-
 def parse(output: str) -> Ruling:
     """The ruling in an output: `{"verdict": "correct"}` or `{"verdict": "wrong"}` and nothing else, in JSON.
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zppo_jax.config import Config
+from zppo_jax.config.addresses import addresses_of
 from zppo_jax.config.combinations import TEACHER
 from zppo_jax.judge import Judge
-from zppo_jax.judge.asking import Requests
+from zppo_jax.judge.asking import RemoteJudge
 from zppo_jax.judge.cache import VerdictCache
-from zppo_jax.judge.endpoint import Endpoint
 from zppo_jax.parallel import Hosts
 
 CACHE_FILE = "verdicts.sqlite"
@@ -27,14 +27,16 @@ def make_judge(config: Config, teacher: Path, folder: Path, say: Callable[[str],
         model, asker = f"teacher {config.teacher.path or teacher.name}", None
     else:
         model = chosen.model
-        endpoint = Endpoint(
-            chosen.endpoint,
+        asker = RemoteJudge(
+            addresses_of(chosen.endpoint),
             chosen.model,
             timeout_seconds=chosen.timeout_seconds,
             max_tokens=chosen.max_tokens,
             thinking=chosen.thinking == "endpoint",
+            concurrency=chosen.concurrency,
+            retries=chosen.retries,
+            report=say,
         )
-        asker = Requests(endpoint, chosen.concurrency, chosen.retries, say)
     return Judge(VerdictCache(folder / CACHE_FILE, say), model, chosen.max_tokens, chosen.deadline_seconds, asker)
 
 

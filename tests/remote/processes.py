@@ -1,0 +1,56 @@
+"""A scripted endpoint as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from tests import runs
+
+
+@dataclasses.dataclass
+class Scripted:
+    """A scripted endpoint: the module that is run, the file with a line for every request, and the port."""
+
+    module: str
+    log: Path
+    port: int = dataclasses.field(default_factory=runs.free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def requests(self, model: str = "") -> list[dict[str, Any]]:
+        rows = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        return [row for row in rows if not model or row["model"] == model]
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", self.module, str(self.port), str(self.log)]
+        self.process = subprocess.Popen(command, cwd=runs.ROOT, env=os.environ | {"PYTHONPATH": str(runs.ROOT)})
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.02)
+        raise AssertionError("the endpoint did not start")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
