@@ -26,6 +26,11 @@ def get_config(method: str = "zppo") -> ConfigTree:
 
     config.teacher = ConfigDict()
     config.teacher.record = ""
+    config.teacher.model = ""
+    config.teacher.concurrency = 32
+    config.teacher.timeout_seconds = 600.0
+    config.teacher.retries = 3
+    config.teacher.deadline_seconds = 900.0
     config.teacher.mesh = ConfigDict()  # the mesh on which it decodes: weights cut over all devices
     config.teacher.mesh.data = 1
     config.teacher.mesh.fsdp = 1

@@ -208,7 +208,8 @@ MAY_CHANGE = {
     *("checkpoint.every", "checkpoint.keep", "checkpoint.keep_best"),
     *("log.samples_max_megabytes", "log.samples_keep", "log.tensorboard"),
     *(f"judge.{key}" for key in ("endpoint", "concurrency", "timeout_seconds", "retries", "deadline_seconds")),
-    *("teacher.path", "teacher.record"),
+    *("teacher.path", "teacher.record", "teacher.model"),
+    *(f"teacher.{key}" for key in ("concurrency", "timeout_seconds", "retries", "deadline_seconds")),
     *("profile.step", "watchdog.max_skipped", "watchdog.host_seconds"),
 }
 

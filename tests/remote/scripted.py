@@ -35,7 +35,8 @@ def completion(*contents: str | None, model: str = "x", **more: Any) -> bytes:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     counts: ClassVar[Counter[str]] = Counter()
-    names = ("scripted",)
+    names: tuple[str, ...] = ("scripted",)
+    body: dict[str, Any]
     log: Path
     lock = threading.Lock()
 
@@ -50,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
             with self.log.open("a") as log:
                 row = {"model": body["model"], "key": self.headers["authorization"], "body": body}
                 log.write(json.dumps(row | {"time": time.time()}) + "\n")
+        self.body = body
         kind, _, detail = body["model"].partition(":")
         self.answer(kind, detail, body)
 
@@ -59,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def good(self) -> bytes:
         """The reply that a broken kind cuts off."""
-        return completion("good")
+        return completion("good", model=self.body["model"])
 
     def reply(self, content: bytes, status: int = 200, length: int | None = None, **headers: str) -> None:
         self.send_response(status)
@@ -72,8 +74,22 @@ class Handler(BaseHTTPRequestHandler):
 
     # ---------------------------------------------------------------- kinds
 
+    def fine(self, detail: str = "0") -> None:
+        """After so many seconds."""
+        time.sleep(float(detail))
+        self.reply(self.good())
+
+    def busy(self, detail: str) -> None:
+        """Asks the first request to come back after so many seconds."""
+        if self.counts[self.body["model"]] > 1:
+            return self.reply(self.good())
+        self.reply(b'{"error": {"message": "busy"}}', 429, retry_after=detail)
+
     def says(self, detail: str = "") -> None:
         self.reply(completion(detail))
+
+    def says_key(self) -> None:
+        self.reply(json.dumps({"error": {"message": f"no: {self.headers['authorization']}"}}).encode(), 401)
 
     def status(self, detail: str) -> None:
         self.reply(b'{"error": {"message": "\x1b[2Jno, Bearer secret-key"}}', int(detail))

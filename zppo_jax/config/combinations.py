@@ -131,6 +131,28 @@ def _recording(config: Config) -> str | None:
     return None
 
 
+def _served_teacher(config: Config) -> str | None:
+    teacher = config.teacher
+    if teacher_place(config) != "served":
+        return None
+    otherwise = "a directory or hub id"
+    if fault := addresses_fault("teacher.path", teacher.path, otherwise, "ZPPO_TEACHER_API_KEY"):
+        return fault
+    if not teacher.model:
+        return f"teacher.model is empty: name the model to ask at teacher.path = {teacher.path!r}"
+    return _deadline(config, "teacher.deadline_seconds", teacher.deadline_seconds)
+
+
+def _deadline(config: Config, key: str, seconds: float) -> str | None:
+    limit = config.watchdog.host_seconds
+    if seconds < limit:
+        return None
+    return (
+        f"{key} = {seconds:g} is not below watchdog.host_seconds = {limit:g}, after which the other hosts give up: "
+        "lower it"
+    )
+
+
 def _judge(config: Config) -> str | None:
     judge = config.judge
     if not judge.endpoint:
@@ -143,12 +165,7 @@ def _judge(config: Config) -> str | None:
         return fault
     if not judge.model:
         return f"judge.model is empty: name the model to ask at judge.endpoint = {judge.endpoint!r}"
-    if judge.deadline_seconds >= config.watchdog.host_seconds:
-        return (
-            f"judge.deadline_seconds = {judge.deadline_seconds:g} is not below watchdog.host_seconds = "
-            f"{config.watchdog.host_seconds:g}, after which the other hosts give up: lower it"
-        )
-    return None
+    return _deadline(config, "judge.deadline_seconds", judge.deadline_seconds)
 
 
 COMBINATIONS: tuple[Callable[[Config], str | None], ...] = (
@@ -164,5 +181,6 @@ COMBINATIONS: tuple[Callable[[Config], str | None], ...] = (
     _rounding,
     _learning_rate,
     _recording,
+    _served_teacher,
     _judge,
 )

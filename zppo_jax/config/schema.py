@@ -50,6 +50,16 @@ class TeacherConfig:
         ),
     ]
     record: Annotated[str, Setting("folder to record all exchanges with the teacher in; empty: none", may_change=True)]
+    model: Annotated[str, Setting("name of the model at the servers of teacher.path", may_change=True)]
+    concurrency: Annotated[int, Setting("requests to the servers at once from each host", minimum=1, may_change=True)]
+    timeout_seconds: Annotated[float, Setting("longest time of a request to a server", above=0, may_change=True)]
+    retries: Annotated[int, Setting("further attempts after a request failed", minimum=0, may_change=True)]
+    deadline_seconds: Annotated[
+        float,
+        Setting(
+            "longest time that a step waits for the servers; what is open then is missed", above=0, may_change=True
+        ),
+    ]
     num_rollouts: Annotated[int, Setting("teacher rollouts per hard question (G_T)", minimum=1)]
     scope: Annotated[str, Setting("which hard questions the teacher answers", choices=("capped", "all_hard"))]
     temperature: Annotated[float, Setting("sampling temperature of the teacher; 0: greedy", minimum=0)]

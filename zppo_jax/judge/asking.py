@@ -38,12 +38,13 @@ class RemoteJudge:
         concurrency: int,
         retries: int,
         report: Callable[[str], None],
+        role: Role = ROLE,
     ) -> None:
         self._model, self._max_tokens = model, max_tokens
         self._more = {} if thinking else _NO_THINKING
         self._requests = Requests(
             urls,
-            ROLE,
+            role,
             concurrency=concurrency,
             retries=retries,
             timeout_seconds=timeout_seconds,

@@ -70,17 +70,23 @@ def render_user_turn(
     The template sees a slot instead of a text, with the text's outer white space, which templates trim. So the text
     cannot steer the template. Raises ValueError if the template does not keep the slot.
     """
+    content = turn_content(text, num_images, num_videos)
+    kinds = tuple(part["type"] for part in content if part["type"] != "text")
+    turn = [{"role": "user", "content": content}]
+    conversation = render_conversation(chat_template, turn, enable_thinking=enable_thinking)
+    return UserTurn(conversation.rendered, conversation.texts, kinds)
+
+
+def turn_content(text: str, num_images: int, num_videos: int = 0) -> list[dict[str, str]]:
+    """The parts of a user turn in their order, in transformers' format: images first, then videos, then the text; or
+    each image and video at its mark, if the text has as many."""
     parts = _MARKS.split(text)
     kinds = [_KINDS[mark] for mark in parts[1::2]]
     if (kinds.count("image"), kinds.count("video")) != (num_images, num_videos):
         kinds = ["image"] * num_images + ["video"] * num_videos
-        content = [{"type": kind} for kind in kinds] + [{"type": "text", "text": text}]
-    else:
-        shown = [part for part in parts if part] or [text]
-        content = [{"type": _KINDS[part]} if part in _KINDS else {"type": "text", "text": part} for part in shown]
-    turn = [{"role": "user", "content": content}]
-    conversation = render_conversation(chat_template, turn, enable_thinking=enable_thinking)
-    return UserTurn(conversation.rendered, conversation.texts, tuple(kinds))
+        return [{"type": kind} for kind in kinds] + [{"type": "text", "text": text}]
+    shown = [part for part in parts if part] or [text]
+    return [{"type": _KINDS[part]} if part in _KINDS else {"type": "text", "text": part} for part in shown]
 
 
 def thinks_by_default(chat_template: str) -> bool:

@@ -161,6 +161,11 @@ class MediaPatches:
         parts = [to_patches(self._frames(one, height, width), self.config) for one, (_, height, width) in sizes]
         return np.concatenate([np.zeros((0, self.config.patch_width), np.uint8), *parts])
 
+    def pixels(self) -> list[np.ndarray]:
+        """The frames of each image and video at its size for the model, uint8 [F, H, W, 3]; the equal frames of an
+        image, and those that fill a video's last step of time, included."""
+        return [self._frames(one, grid[1], grid[2]) for one, grid in zip(self.media, self.grids, strict=True)]
+
     def _frames(self, one: Image | Video, grid_height: int, grid_width: int) -> np.ndarray:
         height, width = grid_height * self.config.patch_size, grid_width * self.config.patch_size
         if isinstance(one, Video):

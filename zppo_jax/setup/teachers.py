@@ -30,6 +30,7 @@ from zppo_jax.rollout.engine import Engine
 from zppo_jax.setup import engines
 from zppo_jax.setup.checkpoints import load, load_processor
 from zppo_jax.setup.devices import make_mesh
+from zppo_jax.setup.served import served_teacher
 from zppo_jax.teacher.local import LocalTeacher
 from zppo_jax.teacher.recording import Recording
 from zppo_jax.teacher.replay import RecordedTeacher, Recorder
@@ -55,8 +56,12 @@ def make_teaching(
     what it writes is kept in `folder`, unless teacher.record names another."""
     if not get_method(config.method).needs_teacher(config):
         return None
-    if teacher_place(config) == "recorded":
+    place = teacher_place(config)
+    if place == "recorded":
         teacher: Teacher = recorded_teacher(config, say)
+    elif place == "served":
+        made = served_teacher(config, student.processor, student.engine.report, say)
+        teacher = _recorder(config, made, hosts, folder, say)
     else:
         made = local_teacher(config, directory, student, compiler, heartbeat)
         teacher = _recorder(config, made, hosts, folder, say)
@@ -100,9 +105,13 @@ def alone(config: Config, heartbeat: Heartbeat, say: Callable[[str], None]) -> I
     ConfigError."""
     if teacher_place(config) == "recorded":
         raise ConfigError(f"teacher.path = {config.teacher.path!r} is a recording already: name the teacher to ask")
+    processor = load_processor(config, Path(config.model.path) if config.model.path else SHIPPED / "student")
+    if teacher_place(config) == "served":
+        with contextlib.closing(served_teacher(config, processor, heartbeat.detail, say)) as served:
+            yield served
+        return
     compilation.use_cache()
     directory = Path(config.teacher.path) if config.teacher.path else SHIPPED / "teacher"
-    processor = load_processor(config, Path(config.model.path) if config.model.path else SHIPPED / "student")
     mesh = make_mesh(config)
     announce = lambda program: heartbeat.during(f"compiling {program}")  # noqa: E731
     with parallel.use(mesh), compilation.compiler(announce, mesh) as compiler, ScoringPool(1, 1.0) as pool:
