@@ -33,6 +33,10 @@ class Scripted:
         rows = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
         return [row for row in rows if not model or row["model"] == model]
 
+    def name_models(self, *names: str) -> None:
+        """Sets the models that it says it has."""
+        self.log.with_suffix(".names").write_text("\n".join(names))
+
     def start(self) -> None:
         command = [sys.executable, "-m", self.module, str(self.port), str(self.log)]
         self.process = subprocess.Popen(command, cwd=runs.ROOT, env=os.environ | {"PYTHONPATH": str(runs.ROOT)})

@@ -2,8 +2,9 @@
 
     python -m tests.remote.scripted PORT LOG
 
-Every request adds a line to LOG: the name of the model, the key, the body. A model's name is `kind` or `kind:detail`;
-the kinds are methods of the handler. `tests/judge/scripted.py` and `tests/teacher/scripted.py` add kinds.
+Every request adds a line to LOG: the name of the model, the key, the body. LOG.names holds the names of all models. A
+model's name is `kind` or `kind:detail`; the kinds are methods of the handler. `tests/judge/scripted.py` and
+`tests/teacher/scripted.py` add kinds.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ def completion(*contents: str | None, model: str = "x", **more: Any) -> bytes:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     counts: ClassVar[Counter[str]] = Counter()
-    names: tuple[str, ...] = ("scripted",)
     body: dict[str, Any]
     log: Path
     lock = threading.Lock()
 
     def do_GET(self) -> None:
-        models = [{"id": name, "object": "model", "created": 0, "owned_by": "tests"} for name in self.names]
+        names = self.log.with_suffix(".names").read_text().split()
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": "tests"} for name in names]
         self.reply(json.dumps({"object": "list", "data": models}).encode())
 
     def do_POST(self) -> None:

@@ -165,8 +165,9 @@ def test_a_body_that_cannot_be_made_costs_its_request_only(make, pair):
 
 def test_endpoints_say_which_models_they_have(make, pair):
     dead = f"http://127.0.0.1:{runs.free_port()}/v1"
+    pair[0].name_models("one", "two")
     named, missing = make([pair[0].url, dead]).requests.check()
-    assert named.names == ("scripted",) and named.fault is None
+    assert named.names == ("one", "two") and named.fault is None
     assert missing.names == () and missing.fault is not None and missing.fault.cause == "unavailable"
 
 

@@ -61,7 +61,7 @@ class Requests:
         max_bytes: int,
         report: Callable[[str], None],
         rest_seconds: float = math.inf,
-        longest_pause: float = math.inf,
+        longest_pause: float = 60.0,
     ) -> None:
         """An endpoint that asks for a pause longer than `longest_pause` counts as down. Raises ConfigError."""
         self._role, self._retries, self._report, self._longest_pause = role, retries, report, longest_pause
