@@ -18,6 +18,7 @@ from zppo_jax.actors.actor import Actor
 from zppo_jax.config import from_config_dict
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.processing import EncodedPrompt, PromptProcessing, processor_settings
+from zppo_jax.errors import ConfigError
 from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
@@ -123,3 +124,13 @@ def test_its_samples_are_the_same_for_the_same_stream(served, items):
     first, again, other = (dict(teacher.answer(items, stream)) for stream in streams)
     assert first == again != other and not any(isinstance(one, Missed) for one in first.values())
     assert any(one[0] != one[1] for one in first.values())
+    (text,) = teacher.write(["why? " * 600], STREAM)
+    assert isinstance(text, Missed) and text.reason == "too_long" and "tokens" in text.detail
+
+
+@pytest.mark.slow
+def test_the_server_wants_its_key(served, monkeypatch):
+    monkeypatch.setenv(ROLE.key_variable, "another")
+    with pytest.raises(ConfigError, match=f"wants a key .*: set {ROLE.key_variable}") as refused:
+        served(1.0)
+    assert "another" not in str(refused.value)

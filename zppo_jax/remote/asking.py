@@ -151,7 +151,7 @@ class Requests:
                     if not failure.again or not (left or free) or ((failure.down or doubted) and not another):
                         self._failed(one, tried, sent)
                         raise
-                    left -= not free
+                    left -= 0 if free else 1
                     await self._prepare_next(one, failure, doubted, another, self._retries - left)
                 else:
                     one.answered()

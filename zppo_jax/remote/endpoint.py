@@ -15,7 +15,7 @@ from zppo_jax.remote.unanswered import Cause, Unanswered
 _THIS_REQUEST = (400, 413, 422)  # the endpoint works, but does not take this request
 _EVERY_REQUEST = (401, 403, 404)  # the key or the name of the model: no request will fare better
 _TOO_LONG = ("context_length_exceeded", "context length", "maximum model length", "max_model_len")
-"""What servers write about a prompt that is too long: OpenAI and ours; vLLM and SGLang."""
+"""What servers say of a prompt that is too long: the code of OpenAI and of our own; words of vLLM and SGLang."""
 _CONNECT_SECONDS = 10.0  # a machine that is switched off does not even refuse
 
 
@@ -95,7 +95,8 @@ class Endpoint:
         status, message = error.status_code, " ".join(str(error).split())
         cause: Cause = "unavailable"
         if status in _THIS_REQUEST + _EVERY_REQUEST:
-            cause = "too_long" if any(one in message.lower() for one in _TOO_LONG) else "refused"
+            said = f"{error.code} {message}".lower()
+            cause = "too_long" if any(one in said for one in _TOO_LONG) else "refused"
         return Unanswered(
             f"status {status}: {self._safe(message)}",
             cause,
