@@ -279,6 +279,20 @@ def test_a_server_that_dies_and_comes_back(make, tmp_path):
         assert len(got) == 6 and not any(isinstance(one, Missed) for one in got.values())
 
 
+def test_a_server_that_comes_back_with_another_model_is_not_asked(make, tmp_path):
+    """SGLang answers to any name, so that its replies do not show it."""
+    scripted, said = Scripted("tests.teacher.scripted", tmp_path / "log"), list[str]()
+    teacher = make("fine", path=scripted.url, said=said)
+    scripted.name_models("other")
+    with scripted:
+        got = answers(teacher, [item(str(n)) for n in range(6)])
+        assert all(isinstance(one, Missed) for one in got.values()) and not scripted.requests()
+        assert "it has other and not fine" in said[-1]
+        scripted.name_models("fine")
+        teacher.begin(4)
+        assert not any(isinstance(one, Missed) for one in answers(teacher, [item("n")]).values())
+
+
 def test_an_interruption_ends_the_waiting_and_closing_leaves_no_request(make):
     def report(line: str) -> None:
         assert line == "teacher: 0 of 1 questions"

@@ -62,9 +62,12 @@ class Requests:
         report: Callable[[str], None],
         rest_seconds: float = math.inf,
         longest_pause: float = 60.0,
+        model: str = "",
     ) -> None:
-        """An endpoint that asks for a pause longer than `longest_pause` counts as down. Raises ConfigError."""
+        """An endpoint that asks for a pause longer than `longest_pause` counts as down. One that comes back must have
+        the `model`, if one is given. Raises ConfigError."""
         self._role, self._retries, self._report, self._longest_pause = role, retries, report, longest_pause
+        self._model = model
         ends = [Endpoint(url, role, timeout_seconds=timeout_seconds, max_bytes=max_bytes) for url in urls]
         self._endpoints = {Health(end.url, rest_seconds): end for end in ends}
         self._url = ",".join(urls)
@@ -82,8 +85,11 @@ class Requests:
         self._loop.call_soon_threadsafe(self._begin)
 
     def check(self) -> list[Found]:
-        """Asks every endpoint for the names of its models, for some seconds."""
-        return [self._run(self._names(end)).result() for end in self._endpoints.values()]
+        """Asks every endpoint for the names of its models, for some seconds; those that are away are doubted."""
+        found = [self._run(self._names(end)).result() for end in self._endpoints.values()]
+        for one, its in zip(self._endpoints, found, strict=True):
+            one.doubted = its.fault is not None and its.fault.cause in ("unavailable", "timeout")
+        return found
 
     def submit(self, body: Body, read: Callable[[Any], _Output]) -> Future[_Output]:
         """Sends a request; the future has what `read` makes of the reply, or Unanswered, which `read` may raise too."""
@@ -182,6 +188,8 @@ class Requests:
         one.busy += 1
         one.probed = one.probed or one.doubted
         try:
+            if one.doubted and self._model:
+                await self._check_model(self._endpoints[one])
             return read(await self._endpoints[one].chat(body))
         except Unanswered as failure:
             failure.down = failure.down or failure.pause > self._longest_pause
@@ -193,6 +201,12 @@ class Requests:
             one.probed = False
             self._news.set()
             self._news = asyncio.Event()
+
+    async def _check_model(self, end: Endpoint) -> None:
+        """An endpoint may come back with another model, and SGLang answers to any name. Raises Unanswered."""
+        found = await self._names(end)
+        if found.names and self._model not in found.names:
+            raise Unanswered(f"it has {', '.join(found.names[:8])} and not {self._model}", "malformed", down=True)
 
     async def _prepare_next(self, one: Health, failure: Unanswered, doubted: bool, another: bool, number: int) -> None:
         """Waits as long as must be before the next attempt."""

@@ -43,6 +43,7 @@ def served_teacher(
         report=say,
         rest_seconds=_REST_SECONDS,
         longest_pause=chosen.deadline_seconds,
+        model=chosen.model,
     )
     try:
         for found in requests.check():
