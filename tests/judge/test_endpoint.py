@@ -8,11 +8,14 @@ import time
 
 import pytest
 
+from configs import tiny
 from tests.judge.conftest import cases
 from tests.remote.processes import Scripted
+from zppo_jax.config import from_config_dict
 from zppo_jax.errors import ConfigError
 from zppo_jax.judge import Case, Ruling
 from zppo_jax.remote import MAX_FAILURES
+from zppo_jax.setup.judging import make_judge
 
 CORRECT, WRONG, MALFORMED, FAILED = Ruling.CORRECT, Ruling.WRONG, Ruling.MALFORMED, Ruling.FAILED
 
@@ -71,6 +74,20 @@ def test_the_key_of_another_service_goes_nowhere(make, endpoint, monkeypatch):
     monkeypatch.delenv("ZPPO_JUDGE_API_KEY", raising=False)
     make("honest-loose").judge.decide(cases(1))
     assert endpoint.requests("honest-loose")[-1]["key"] == "Bearer none"
+
+
+def test_a_teacher_at_a_server_judges_with_its_key_and_its_model(endpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZPPO_TEACHER_API_KEY", "for-the-teacher")
+    monkeypatch.setenv("ZPPO_JUDGE_API_KEY", "for-the-judge")
+    tree, said = tiny.get_config(), list[str]()
+    tree.teacher.update({"path": endpoint.url, "model": "honest-heading"})
+    tree.judge.endpoint = "teacher"
+    judge = make_judge(from_config_dict(tree), tmp_path, tmp_path, said.append)
+    assert judge is not None
+    judge.begin(1)
+    assert judge.decide(cases(2)) == [WRONG] * 2 and not said
+    assert {row["key"] for row in endpoint.requests("honest-heading")[-2:]} == {"Bearer for-the-teacher"}
+    judge.close()
 
 
 def test_a_short_failure_costs_an_attempt(make):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from tests import runs
 from tests.remote.processes import Scripted
 from zppo_jax.errors import ConfigError
-from zppo_jax.remote import MAX_FAILURES, Requests, Role, Unanswered
+from zppo_jax.remote import MAX_FAILURES, Requests, Role, Unanswered, asking
 from zppo_jax.remote.health import Health, choose
 from zppo_jax.remote.retry_after import retry_after
 
@@ -134,6 +135,19 @@ def test_a_pause_longer_than_the_deadline_is_not_waited_for(make, pair):
     assert both.ask("busy:60") == ["good"], "the other one, which was busy before, takes it"
 
 
+def test_an_endpoint_that_hangs_costs_seconds_in_the_next_step_and_not_a_request(make, pair, monkeypatch):
+    """It takes connections, and never answers: the look at its models ends first."""
+    monkeypatch.setattr(asking, "_CHECK_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}/v1"
+        asked = make([url], retries=0, timeout_seconds=1.5, model="fine")
+        asked.ask("fine", 3)
+        asked.requests.begin()
+        start = time.monotonic()
+        assert {one.cause for one in asked.ask("fine", 20) if isinstance(one, Unanswered)} == {"timeout", "unavailable"}
+        assert time.monotonic() - start < 1.2
+
+
 def test_what_is_given_up_is_late_and_the_next_step_goes_on(make, pair):
     asked = make([one.url for one in pair])
     open_one = asked.requests.submit(lambda: {"model": "silent", "messages": []}, str)
@@ -203,6 +217,10 @@ def test_requests_that_are_not_taken_say_nothing_about_an_endpoint_that_takes_ot
     one.answered()
     for _ in range(10):
         assert not one.failed(Unanswered("no", "refused", again=False), 0.0)
+    one.begin(gave_up=True)
+    assert not one.doubted, "it was slow, and there"
+    one.begin(gave_up=True)
+    assert one.doubted and not one.failed(Unanswered("no", "refused", again=False), 0.0) and not one.doubted
     other = Health("b", rest=5.0)
     falls = [other.failed(Unanswered("no", "refused", again=False), 0.0) for _ in range(MAX_FAILURES)]
     assert falls == [False] * (MAX_FAILURES - 1) + [True]

@@ -40,6 +40,21 @@ class Found:
     names: tuple[str, ...] = ()
     fault: Unanswered | None = None
 
+    @property
+    def is_away(self) -> bool:
+        """Whether nobody answered there, or only an error."""
+        return self.fault is not None and self.fault.cause in ("unavailable", "timeout")
+
+
+@dataclasses.dataclass
+class _Trial:
+    """A request on its way: the attempts that are left and those that were sent, and the last failure at each endpoint
+    that it was sent to."""
+
+    left: int
+    sent: int = 0
+    failures: dict[Health, Unanswered] = dataclasses.field(default_factory=dict)
+
 
 class Requests:
     """Asks the `urls`: at most `concurrency` requests at once, each up to 1 + `retries` times, with growing pauses.
@@ -86,9 +101,10 @@ class Requests:
 
     def check(self) -> list[Found]:
         """Asks every endpoint for the names of its models, for some seconds; those that are away are doubted."""
-        found = [self._run(self._names(end)).result() for end in self._endpoints.values()]
+        asked = [self._run(self._names(end)) for end in self._endpoints.values()]
+        found = [future.result() for future in asked]
         for one, its in zip(self._endpoints, found, strict=True):
-            one.doubted = its.fault is not None and its.fault.cause in ("unavailable", "timeout")
+            one.doubted = its.is_away
         return found
 
     def submit(self, body: Body, read: Callable[[Any], _Output]) -> Future[_Output]:
@@ -141,39 +157,33 @@ class Requests:
             return Found(end.url, fault=fault)
 
     async def _answer(self, body: Body, read: Callable[[Any], _Output]) -> _Output:
-        tried, sent, left = dict[Health, Unanswered](), 0, self._retries
+        trial = _Trial(self._retries)
         async with self._room:
-            await self._place(tried)  # if all are down, nothing is made
+            await self._place(trial)  # if all are down, nothing is made
             made = await _made(body)
             while True:
-                one = await self._place(tried)
-                doubted, sent = one.doubted, sent + 1
+                one = await self._place(trial)
+                doubted, trial.sent = one.doubted, trial.sent + 1
                 try:
                     output = await self._attempt(one, made, read)
                 except Unanswered as failure:
-                    tried[one] = failure
-                    another = has_another(list(self._endpoints), tried, time.monotonic())
-                    free = doubted and another  # whoever tries a doubted endpoint for all the others loses nothing
-                    if not failure.again or not (left or free) or ((failure.down or doubted) and not another):
-                        self._failed(one, tried, sent)
-                        raise
-                    left -= 0 if free else 1
-                    await self._prepare_next(one, failure, doubted, another, self._retries - left)
+                    trial.failures[one] = failure
+                    await self._prepare_next(trial, one, doubted)
                 else:
                     one.answered()
-                    self._blame({end: failure for end, failure in tried.items() if end is not one})
+                    self._blame({end: failure for end, failure in trial.failures.items() if end is not one})
                     return output
 
-    async def _place(self, tried: Mapping[Health, Unanswered]) -> Health:
+    async def _place(self, trial: _Trial) -> Health:
         """The endpoint for the next attempt, as soon as there is one."""
         while True:
             if self._over:
                 raise Unanswered(self._over, "late", again=False)
             now = time.monotonic()
             try:
-                one = choose(list(self._endpoints), tried, now)
+                one = choose(list(self._endpoints), trial.failures, now)
             except Unanswered as down:
-                raise (list(tried.values())[-1] if tried else down) from None
+                raise (list(trial.failures.values())[-1] if trial.failures else down) from None
             if one is not None:
                 return one
             moments = [one.free_at for one in self._endpoints if one.free_at > now]
@@ -203,28 +213,41 @@ class Requests:
             self._news = asyncio.Event()
 
     async def _check_model(self, end: Endpoint) -> None:
-        """An endpoint may come back with another model, and SGLang answers to any name. Raises Unanswered."""
+        """Looks at an endpoint that was away, for some seconds: a request to one that hangs takes long to fail, and one
+        that comes back may have another model, while SGLang answers to any name. Raises Unanswered."""
         found = await self._names(end)
+        if found.is_away:
+            assert found.fault is not None
+            raise found.fault
         if found.names and self._model not in found.names:
             raise Unanswered(f"it has {', '.join(found.names[:8])} and not {self._model}", "malformed", down=True)
 
-    async def _prepare_next(self, one: Health, failure: Unanswered, doubted: bool, another: bool, number: int) -> None:
-        """Waits as long as must be before the next attempt."""
-        if failure.down or doubted:
+    async def _prepare_next(self, trial: _Trial, one: Health, doubted: bool) -> None:
+        """Waits as long as must be before the next attempt. Raises the failure at `one` if there is none."""
+        failure, now = trial.failures[one], time.monotonic()
+        another = has_another(list(self._endpoints), trial.failures, now)
+        falls = failure.down or doubted
+        is_free = doubted and another  # who tries a doubted endpoint for all the others loses nothing
+        if not failure.again or not (trial.left or is_free) or (falls and not another):
+            self._failed(one, trial)
+            raise failure
+        trial.left -= 0 if is_free else 1
+        if falls:
             self._blame({one: failure})
-        one.free_at = max(one.free_at, time.monotonic() + failure.pause) if failure.pause else one.free_at
+        if failure.pause:
+            one.free_at = max(one.free_at, now + failure.pause)
         if not another:
-            await asyncio.sleep(_pause(number))
+            await asyncio.sleep(_pause(self._retries - trial.left))
 
-    def _failed(self, one: Health, tried: Mapping[Health, Unanswered], sent: int) -> None:
+    def _failed(self, one: Health, trial: _Trial) -> None:
         """Takes note of a request without a reply, and tells the user of the first of a step at once."""
         if self._role.consequence and "" not in self._said:
             self._said.add("")
             self._report(
-                f"!! the {self._role.name} at {one.url} {self._role.gave_nothing} in {_times(sent)} ({tried[one]}): "
-                f"{self._role.consequence}"
+                f"!! the {self._role.name} at {one.url} {self._role.gave_nothing} in {_times(trial.sent)} "
+                f"({trial.failures[one]}): {self._role.consequence}"
             )
-        self._blame(tried)
+        self._blame(trial.failures)
 
     def _blame(self, failures: Mapping[Health, Unanswered]) -> None:
         now = time.monotonic()

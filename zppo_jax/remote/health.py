@@ -56,11 +56,12 @@ class Health:
     def failed(self, failure: Unanswered, now: float) -> bool:
         """Counts a request that failed here; returns whether the endpoint is down because of it.
 
-        A request that the endpoint does not take says nothing about it if it has taken others before.
+        A request that it does not take shows that it is there; it counts only while it has taken no other.
         """
         if failure.again or not self._has_answered:
             self._failures += failure.cause != "too_long"
-        if failure.down or self._failures >= MAX_FAILURES or (self.doubted and failure.again):
+        self.doubted = self.doubted and failure.again
+        if failure.down or self._failures >= MAX_FAILURES or self.doubted:
             return self.fall(str(failure), now, failure.pause)
         return False
 
