@@ -2,9 +2,9 @@
 
     python -m tests.remote.scripted PORT LOG
 
-Every request adds a line to LOG: the name of the model, the key, the body. LOG.names holds the names of all models. A
-model's name is `kind` or `kind:detail`; the kinds are methods of the handler. `tests/judge/scripted.py` and
-`tests/teacher/scripted.py` add kinds.
+Every request adds a line to LOG: the name of the model, the key, the body. LOG.names, if it exists, holds the names of
+all models. A model's name is `kind` or `kind:detail`; the kinds are methods of the handler. `tests/judge/scripted.py`
+and `tests/teacher/scripted.py` add kinds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class Handler(BaseHTTPRequestHandler):
     lock = threading.Lock()
 
     def do_GET(self) -> None:
-        names = self.log.with_suffix(".names").read_text().split()
+        file = self.log.with_suffix(".names")
+        if not file.exists():
+            return self.reply(b"{}", 404)
+        names = file.read_text().split()
         models = [{"id": name, "object": "model", "created": 0, "owned_by": "tests"} for name in names]
         self.reply(json.dumps({"object": "list", "data": models}).encode())
 

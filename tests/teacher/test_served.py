@@ -313,6 +313,14 @@ def test_a_model_that_is_not_served_is_named(make):
         make("other", model="huge")
 
 
+def test_a_server_that_does_not_list_its_models_is_asked(make, tmp_path):
+    said: list[str] = []
+    with Scripted("tests.teacher.scripted", tmp_path / "log") as scripted:
+        teacher = make("fine", path=scripted.url, said=said)
+        assert len(said) == 1 and "did not name its models (status 404" in said[0]
+        assert not any(isinstance(one, Missed) for one in answers(teacher, [item("a"), item("b")]).values())
+
+
 def test_a_server_that_is_away_is_named_and_may_come_later(make):
     said: list[str] = []
     url = f"http://127.0.0.1:{runs.free_port()}/v1"
