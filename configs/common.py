@@ -31,10 +31,11 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.teacher.timeout_seconds = 600.0
     config.teacher.retries = 3
     config.teacher.deadline_seconds = 900.0
-    config.teacher.mesh = ConfigDict()  # the mesh on which it decodes: weights cut over all devices
-    config.teacher.mesh.data = 1
+    config.teacher.devices = 0  # it samples on the run's devices, when the student does not
+    config.teacher.mesh = ConfigDict()  # the mesh on which it decodes: a copy over as many devices as its heads allow
+    config.teacher.mesh.data = -1
     config.teacher.mesh.fsdp = 1
-    config.teacher.mesh.tensor = -1
+    config.teacher.mesh.tensor = 0
     config.teacher.compress = ConfigDict()
 
     config.warmstart = ConfigDict()

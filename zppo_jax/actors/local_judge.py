@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import Any
 
@@ -23,11 +23,13 @@ class LocalJudge:
     """Answers all waiting cases in one batch, when they are waited for, on this host's devices.
 
     It always comes to an end, so no deadline applies. Of a response that does not fit the engine's prompts the end is
-    shown; a question that does not fit either cannot be judged.
+    shown; a question that does not fit either cannot be judged. `make_room` frees what the student keeps on the devices
+    between its rollouts, if the judge shares them.
     """
 
     params: dict[str, Any]
     actor: Actor
+    make_room: Callable[[], None] | None = None
     waiting: dict[Future[str], Case] = dataclasses.field(default_factory=dict)
 
     def begin(self) -> None:
@@ -74,6 +76,8 @@ class LocalJudge:
         engine, greedy = self.actor.engine, Sampling(temperature=0.0)
         draw = RandomStream(purpose="judge")
         requests = [Request(f"judge/{number}", one, 1, greedy, draw) for number, one in enumerate(prompts)]
+        if self.make_room is not None:
+            self.make_room()
         try:
             samples = sampler.sample(engine, self.params, requests)
         finally:  # as after the teacher's answers

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from zppo_jax.config import step_size
 from zppo_jax.config.addresses import addresses_fault
-from zppo_jax.config.schema import Config, MeshConfig
+from zppo_jax.config.schema import Config, DecodingMeshConfig, MeshConfig
 from zppo_jax.config.teacher import teacher_place
 
 
@@ -83,7 +83,7 @@ def _mesh(config: Config) -> str | None:
 def _mesh_sizes(where: str, mesh: MeshConfig) -> str | None:
     sizes = {f"{where}.{name}": size for name, size in dataclasses.asdict(mesh).items()}
     for name, size in sizes.items():
-        if size == 0:
+        if size == 0 and not (isinstance(mesh, DecodingMeshConfig) and name.endswith(".tensor")):
             return f"{name} = 0 is not a number of devices: give 1 or more, or -1 for all remaining devices"
     rest = [name for name, size in sizes.items() if size == -1]
     if len(rest) > 1:
@@ -153,6 +153,15 @@ def _deadline(config: Config, key: str, seconds: float) -> str | None:
     )
 
 
+def _teacher_devices(config: Config) -> str | None:
+    if config.teacher.devices and teacher_place(config) != "local":
+        return (
+            f"teacher.devices = {config.teacher.devices}: the teacher is not in this process (teacher.path = "
+            f"{config.teacher.path!r}) and needs no devices: set 0"
+        )
+    return None
+
+
 def _judge(config: Config) -> str | None:
     judge = config.judge
     if not judge.endpoint:
@@ -182,5 +191,6 @@ COMBINATIONS: tuple[Callable[[Config], str | None], ...] = (
     _learning_rate,
     _recording,
     _served_teacher,
+    _teacher_devices,
     _judge,
 )

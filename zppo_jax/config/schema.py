@@ -22,6 +22,18 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DecodingMeshConfig(MeshConfig):
+    tensor: Annotated[
+        int,
+        Setting(
+            "shards of heads and inner widths; -1: all remaining devices; 0: as many as divide the key-value heads",
+            minimum=-1,
+            may_change=True,
+        ),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     path: Annotated[
         str, Setting("Hugging Face directory or hub id of the student; empty: the warm start shipped with the package")
@@ -64,7 +76,16 @@ class TeacherConfig:
     scope: Annotated[str, Setting("which hard questions the teacher answers", choices=("capped", "all_hard"))]
     temperature: Annotated[float, Setting("sampling temperature of the teacher; 0: greedy", minimum=0)]
     top_p: Annotated[float, Setting("nucleus of the teacher; 1: off", above=0, maximum=1)]
-    mesh: MeshConfig
+    devices: Annotated[
+        int,
+        Setting(
+            "devices of each host that do nothing but answer for the teacher, while the student samples; 0: the teacher "
+            "samples on the run's devices",
+            minimum=0,
+            may_change=True,
+        ),
+    ]
+    mesh: DecodingMeshConfig
     compress: CompressConfig
 
 
@@ -153,7 +174,7 @@ class RolloutConfig:
     state_dtype: Annotated[
         str, Setting("dtype of the recurrent states of rollouts between two tokens", choices=("float32", "bfloat16"))
     ]
-    mesh: MeshConfig
+    mesh: DecodingMeshConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -23,22 +22,16 @@ def make_mesh(wanted: Devices, config: qwen3_5.Config) -> jax.sharding.Mesh | No
     """Makes a mesh of all devices; None if there is only one, which needs no mesh. Raises ConfigError if `wanted` does
     not use exactly these.
 
-    By default heads are divided as far as both weights and caches can be (by the key-value heads), and the other
-    devices hold copies. `fsdp` would save memory only between the chunks of decoding: the compiler gathers what it
+    By default heads are divided as far as both weights and caches can be, and the other devices hold copies. `fsdp` would save memory only between the chunks of decoding: the compiler gathers what it
     divides before the loop.
     """
-    tensor = wanted.tensor or _tensor(wanted, config.text.num_key_value_heads)
+    heads = config.text.num_key_value_heads
+    tensor = wanted.tensor or parallel.tensor_for_heads(jax.device_count(), heads, wanted.data, wanted.fsdp)
     try:
         mesh = parallel.make_mesh(wanted.data, wanted.fsdp, tensor)
     except ValueError as error:
         raise ConfigError(f"--mesh_data, --mesh_fsdp, --mesh_tensor: {error}") from error
     return mesh if mesh.size > 1 else None
-
-
-def _tensor(wanted: Devices, num_heads: int) -> int:
-    """The devices that the other axes leave, if these have sizes; else as many as divide both them and the heads."""
-    given = [size for size in (wanted.data, wanted.fsdp) if size > 0]
-    return -1 if len(given) == 2 else math.gcd(jax.device_count() // math.prod(given), num_heads)
 
 
 def cache_budget(

@@ -36,6 +36,17 @@ def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1)
     return sizes[0], sizes[1], sizes[2]
 
 
+def tensor_for_heads(num_devices: int, num_heads: int, data: int = 1, fsdp: int = 1) -> int:
+    """The size of the tensor axis that cuts weights and caches alike: the devices that the other axes leave (-1), if
+    both have sizes; else as many as divide both them and the `num_heads` key-value heads.
+
+    Over more devices keys and values would be whole on each of them; the other devices hold copies of the weights, and
+    other rows.
+    """
+    given = [size for size in (data, fsdp) if size > 0]
+    return -1 if len(given) == 2 else math.gcd(num_devices // math.prod(given), num_heads)
+
+
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a mesh of `devices` (default: all of all processes); neighbours along `tensor` are nearest neighbours."""
     devices = list(jax.devices() if devices is None else devices)

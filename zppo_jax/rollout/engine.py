@@ -14,6 +14,7 @@ from zppo_jax.models.qwen3_5.inputs import Inputs
 from zppo_jax.rollout import slots
 from zppo_jax.rollout.admission import Admission, new_rows
 from zppo_jax.rollout.kept import NO_IMAGE, Kept
+from zppo_jax.rollout.lane import Lane
 from zppo_jax.rollout.programs import Programs
 from zppo_jax.rollout.requests import Request
 from zppo_jax.rollout.state import Chunk, Slots
@@ -33,12 +34,14 @@ class Engine(Programs):
 
     `decode_text`, from token ids to text, is needed for stop strings. `report` gets a line for the user after every
     chunk of sample.py; an exception in it ends the sampling. `kept` holds what is cached between calls; engines that
-    sample from different parameters must not share it.
+    sample from different parameters must not share it. `lane` does the sampling of sample.py, if the engine's devices
+    work beside the main thread.
     """
 
     decode_text: Callable[[np.ndarray], str] | None = None
     report: Callable[[str], None] | None = None
     kept: Kept = dataclasses.field(default_factory=Kept)
+    lane: Lane | None = None
 
     def limit_of(self, request: Request) -> int:
         """The most new tokens of a response."""

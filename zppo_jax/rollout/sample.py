@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from zppo_jax import parallel
@@ -28,7 +28,22 @@ def sample(engine: Engine, params: dict[str, Any], requests: Sequence[Request]) 
 
 def stream(engine: Engine, params: dict[str, Any], requests: Sequence[Request]) -> Iterator[Finished]:
     """Yields the rollouts that ended in each chunk, while the next chunk runs; prompts of short rings first. Reports
-    progress after every chunk, and adds to the engine's counters at the end."""
+    progress after every chunk, and adds to the engine's counters at the end.
+
+    It begins with the iteration, or at once in the engine's lane, if it has one."""
+    if engine.lane is None:
+        return _stream(engine, params, requests)
+    return engine.lane.begin(lambda: _in_lane(engine, params, requests))
+
+
+def _in_lane(engine: Engine, params: dict[str, Any], requests: Sequence[Request]) -> Generator[Finished]:
+    try:
+        yield from _stream(engine, params, requests)
+    finally:  # several samplers take turns in a lane, and the devices might not hold what all of them keep
+        engine.kept.release()
+
+
+def _stream(engine: Engine, params: dict[str, Any], requests: Sequence[Request]) -> Generator[Finished]:
     done = Counters()
     chunks = _run_rings(engine, params, requests, done)
     while True:

@@ -1,4 +1,4 @@
-"""The devices of a configuration: the mesh of the update, and the mesh that each host samples on."""
+"""The devices of a configuration: the mesh of the update, the mesh that each host samples on, and the teacher's."""
 
 from __future__ import annotations
 
@@ -14,20 +14,64 @@ import zppo_jax
 from zppo_jax import parallel
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, changed_keys, to_json
-from zppo_jax.config.schema import MeshConfig
+from zppo_jax.config.schema import DecodingMeshConfig
+from zppo_jax.config.teacher import teacher_place
 from zppo_jax.data.pipeline import require_equal_shards
 from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import vlm
 from zppo_jax.parallel import Hosts
+from zppo_jax.zppo import get_method
+
+
+def divide(config: Config, devices: Sequence[Any] | None = None) -> tuple[list[Any], list[Any]]:
+    """All devices (or those given) in two parts: the run's, and those of the teacher alone, which are the last
+    `teacher.devices` of each host. Raises ConfigError if a host has no others."""
+    hosts: dict[int, list[Any]] = {}
+    for device in jax.devices() if devices is None else devices:
+        hosts.setdefault(device.process_index, []).append(device)
+    count, least = num_teacher_devices(config), min(map(len, hosts.values()))
+    if count >= least:
+        ways = f"lower it to {least - 1} or less" if least > 1 else "set 0, and the teacher samples on the same device"
+        raise ConfigError(f"teacher.devices = {count} leaves nothing for the run where a host has {least}: {ways}")
+    parts = [(local[: len(local) - count], local[len(local) - count :]) for local in hosts.values()]
+    return [one for run, _ in parts for one in run], [one for _, teacher in parts for one in teacher]
+
+
+def num_teacher_devices(config: Config) -> int:
+    """The devices of each host that only answer for the teacher; 0 if no model in this process does."""
+    samples = get_method(config.method).needs_teacher(config) and teacher_place(config) == "local"
+    return config.teacher.devices if samples else 0
 
 
 def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
-    """Makes the mesh `config.mesh` of all devices (or those given); raises ConfigError if it does not use them all."""
+    """Makes the mesh `config.mesh` of all devices (or those given) that are not the teacher's; raises ConfigError if it
+    does not use them all."""
+    left, taken = divide(config, devices)
     try:
-        return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
+        return parallel.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, left)
     except ValueError as error:
-        raise ConfigError(f"mesh: {error}") from error
+        note = f" (teacher.devices = {config.teacher.devices} of each host are not the run's)" if taken else ""
+        raise ConfigError(f"mesh: {error}{note}") from error
+
+
+def teacher_mesh(config: Config, model: qwen3_5.Config, devices: Sequence[Any] | None = None) -> Mesh | None:
+    """The mesh `config.teacher.mesh` of this host's devices (or of those given) that are the teacher's alone; None if
+    it has none."""
+    taken = [one for one in divide(config, devices)[1] if one.process_index == jax.process_index()]
+    if not taken:
+        return None
+    try:
+        return parallel.make_mesh(*_sizes(config.teacher.mesh, len(taken), model), taken)
+    except ValueError as error:
+        raise ConfigError(f"teacher.mesh: {error}") from error
+
+
+def _sizes(chosen: DecodingMeshConfig, num_devices: int, model: qwen3_5.Config) -> tuple[int, int, int]:
+    """The axes of a mesh that decodes; its tensor axis may be 0, which means as many as divide the key-value heads."""
+    heads = model.text.num_key_value_heads
+    tensor = chosen.tensor or parallel.tensor_for_heads(num_devices, heads, chosen.data, chosen.fsdp)
+    return chosen.data, chosen.fsdp, tensor
 
 
 def find_hosts(config: Config) -> Hosts:
@@ -82,12 +126,12 @@ def sampling_mesh(config: Config, mesh: Mesh) -> Mesh:
         raise ConfigError(f"mesh.tensor = {config.mesh.tensor}: {error}") from error
 
 
-def decoding_mesh(compiler: Compiler, chosen: MeshConfig, where: str) -> Mesh | None:
-    """The run's devices in the mesh shape `chosen`, section `where` of the config; None without a mesh."""
+def decoding_mesh(compiler: Compiler, chosen: DecodingMeshConfig, where: str, model: qwen3_5.Config) -> Mesh | None:
+    """The compiler's devices in the mesh shape `chosen`, section `where` of the config; None without a mesh."""
     if compiler.mesh is None:
         return None
     try:
-        return parallel.reshaped(compiler.mesh, chosen.data, chosen.fsdp, chosen.tensor)
+        return parallel.reshaped(compiler.mesh, *_sizes(chosen, compiler.mesh.size, model))
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
 

@@ -18,6 +18,7 @@ from zppo_jax.rollout import memory
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.kept import Kept
+from zppo_jax.rollout.lane import Lane
 from zppo_jax.rollout.shapes import Shapes
 from zppo_jax.setup.devices import decoding_mesh
 
@@ -42,6 +43,7 @@ def engine_of(
     mesh: Mesh | None,
     name: str = "",
     report: Callable[[str], None] | None = None,
+    lane: Lane | None = None,
 ) -> Engine:
     """Makes an engine. Slots: as requested, at most what cache memory holds. Prompts per prefill call: enough groups to
     fill the slots, a multiple of the prefilling devices (otherwise each computes all of them), at most BUSY_TOKENS per
@@ -54,7 +56,7 @@ def engine_of(
     share = math.ceil(max(num_slots // chosen.group_size, 1) / shares)
     prompts = min(share, max(BUSY_TOKENS // max(shapes.buckets), 1)) * shares
     settings = (name, chosen.chunk, *dtypes)
-    return Engine(model, shapes, num_slots, prompts, banned_V, compiler, *settings, report=report, mesh=mesh)
+    return Engine(model, shapes, num_slots, prompts, banned_V, compiler, *settings, report=report, mesh=mesh, lane=lane)
 
 
 def student_engine(
@@ -65,7 +67,7 @@ def student_engine(
     report: Callable[[str], None] | None = None,
 ) -> Engine:
     """The student's engine, on the devices of `sampler`."""
-    mesh = decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh")
+    mesh = decoding_mesh(sampler, config.rollout.mesh, "rollout.mesh", model)
     return engine_of(config, model, banned_V, sampler, shapes_of_prompts(config, model), mesh, report=report)
 
 
@@ -113,9 +115,17 @@ def prepare_student(
     student.prepare(params, (rollouts,))
 
 
-def teacher_engine(config: Config, model: qwen3_5.Config, banned_V: np.ndarray, student: Engine) -> Engine:
-    """The teacher's engine. A teacher of the student's architecture, on the same mesh, shares its compiled programs."""
-    mesh, compiler = decoding_mesh(student.compiler, config.teacher.mesh, "teacher.mesh"), student.compiler
+def teacher_engine(
+    config: Config, model: qwen3_5.Config, banned_V: np.ndarray, student: Engine, compiler: Compiler
+) -> Engine:
+    """The teacher's engine on the compiler's devices: the student's, or others, whose work is then done in a lane.
+
+    A teacher of the student's architecture, on the same mesh, shares its compiled programs."""
+    mesh = decoding_mesh(compiler, config.teacher.mesh, "teacher.mesh", model)
+    if compiler is not student.compiler:
+        lane = Lane(student.report)
+        names = ("teacher's ", None if student.report is None else lane.note, lane)
+        return engine_of(config, model, banned_V, compiler, student.shapes, mesh, *names)
     if (model, mesh) == (student.config, student.mesh):
         return dataclasses.replace(student, kept=Kept())
     return engine_of(config, model, banned_V, compiler, student.shapes, mesh, "teacher's ", student.report)
@@ -126,7 +136,7 @@ def compressor_engine(config: Config, teacher: Engine) -> Engine:
     longest = max(*config.prompt.buckets, config.rollout.max_new_tokens + 512)
     tokens = config.teacher.compress.max_tokens
     shapes = dataclasses.replace(teacher.shapes, buckets=(longest,), max_new_tokens=tokens)
-    names = (f"{teacher.name}compressor's ", teacher.report)
+    names = (f"{teacher.name}compressor's ", teacher.report, teacher.lane)
     return engine_of(config, teacher.config, teacher.banned_V, teacher.compiler, shapes, teacher.mesh, *names)
 
 
@@ -137,5 +147,5 @@ def judge_engine(config: Config, teacher: Engine, frame_tokens: int) -> Engine:
     short, long = (frame_tokens + 512 + rest for rest in (buckets[0] + 256, buckets[-1] + longest_response))
     lengths = (short, long) if short < long else (long,)
     shapes = dataclasses.replace(teacher.shapes, buckets=lengths, max_new_tokens=config.judge.max_tokens)
-    names = (f"{teacher.name}judge's ", teacher.report)
+    names = (f"{teacher.name}judge's ", teacher.report, teacher.lane)
     return engine_of(config, teacher.config, teacher.banned_V, teacher.compiler, shapes, teacher.mesh, *names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from zppo_jax.actors.actor import Actor
@@ -13,6 +13,8 @@ from zppo_jax.keys import RandomStream
 from zppo_jax.rollout import sample as sampler
 from zppo_jax.rollout.filters import Sampling
 from zppo_jax.rollout.requests import Request
+from zppo_jax.rollout.sample import Finished
+from zppo_jax.teacher.batches import Batch, Batches
 from zppo_jax.types import Answer, Group, Missed
 
 
@@ -20,7 +22,9 @@ from zppo_jax.types import Answer, Group, Missed
 class LocalTeacher:
     """Samples `num_rollouts` responses per prompt with `actor`, and short texts with `writer`, without thinking.
 
-    If `writer` is None, it writes nothing. The writer's shapes limit the length of turns and texts.
+    If `writer` is None, it writes nothing. The writer's shapes limit the length of turns and texts. With devices of its
+    own it has `batches`, and begins with what is announced while the student samples. Otherwise `make_room` frees what
+    the student keeps on the devices between its rollouts, before the teacher samples there.
     """
 
     name: str
@@ -29,18 +33,27 @@ class LocalTeacher:
     num_rollouts: int
     sampling: Sampling
     writer: Actor | None = None
+    batches: Batches | None = None
+    make_room: Callable[[], None] | None = None
 
     def begin(self, step: int) -> None:
-        """Does nothing: it always comes to an end."""
+        """Drops what an earlier step has announced; apart from that it always comes to an end."""
+        if self.batches is not None:
+            self.batches.drop()
 
     def ahead(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> None:
-        """Does nothing: it works on the devices on which the student is sampling."""
+        """Begins to answer, if the student is not sampling on the same devices."""
+        if self.batches is not None:
+            self.batches.announce(items, lambda batch: self._sampled(batch, stream))
 
     def close(self) -> None:
-        """Does nothing."""
+        if self.batches is not None:
+            self.batches.close()
 
     def groups(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> list[Group]:
         """Samples one group of scored rollouts for each prompt, in order."""
+        if self.make_room is not None:
+            self.make_room()
         try:
             groups = self.actor.answer(self.params, items, self.num_rollouts, self.sampling, stream)
         finally:  # decoding weights of the largest model, and features of images that are shown once
@@ -49,16 +62,36 @@ class LocalTeacher:
 
     def answer(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> Iterator[tuple[str, Sequence[Answer]]]:
         """Samples responses to each prompt; yields those of a prompt when all are there."""
-        answers: dict[int, dict[int, Answer]] = collections.defaultdict(dict)
+        if self.make_room is not None:
+            self.make_room()
+        asked = {item.prompt.uid for item in items}
         try:
-            for finished in self.actor.stream(self.params, items, self.num_rollouts, self.sampling, stream):
-                for index, number, sample in finished:
-                    text = self.actor.text_of(sample, items[index].prompt)
-                    answers[index][number] = Answer(text, sample.finish_reason)
-                    if len(answers[index]) == self.num_rollouts:
-                        yield items[index].prompt.uid, [answers[index][n] for n in range(self.num_rollouts)]
+            for batch, chunks in self._batches(items, stream):
+                yield from ((uid, answers) for uid, answers in self._answers(batch, chunks) if uid in asked)
         finally:
+            if self.batches is not None:  # nothing may run behind the back of what follows
+                self.batches.drop()
             self.actor.engine.kept.release()
+
+    def _batches(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> Sequence[Batch]:
+        if self.batches is None:
+            return [(items, self._sampled(items, stream))]
+        return self.batches.take(items, lambda batch: self._sampled(batch, stream))
+
+    def _sampled(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> Iterator[Finished]:
+        return self.actor.stream(self.params, items, self.num_rollouts, self.sampling, stream)
+
+    def _answers(
+        self, items: Sequence[EncodedPrompt], chunks: Iterator[Finished]
+    ) -> Iterator[tuple[str, Sequence[Answer]]]:
+        """The responses to each prompt, by its uid, when all of them are there."""
+        answers: dict[int, dict[int, Answer]] = collections.defaultdict(dict)
+        for finished in chunks:
+            for index, number, sample in finished:
+                text = self.actor.text_of(sample, items[index].prompt)
+                answers[index][number] = Answer(text, sample.finish_reason)
+                if len(answers[index]) == self.num_rollouts:
+                    yield items[index].prompt.uid, [answers[index][n] for n in range(self.num_rollouts)]
 
     def write(self, asks: Sequence[str], stream: RandomStream) -> list[str | Missed]:
         """Writes a greedy text for each turn (no image, no thinking).
@@ -68,6 +101,8 @@ class LocalTeacher:
         outputs: list[str | Missed] = [Missed("too_long", "longer than the prompts of the writer")] * len(asks)
         if self.writer is None:
             return outputs
+        if self.make_room is not None:
+            self.make_room()
         engine = self.writer.engine
         features = [self.writer.processor.features(ask, ()) for ask in asks]
         fitting = [index for index, prompt in enumerate(features) if engine.shapes.holds(prompt)]
