@@ -79,8 +79,8 @@ class TeacherConfig:
     devices: Annotated[
         int,
         Setting(
-            "devices of each host that do nothing but answer for the teacher, while the student samples; 0: the teacher "
-            "samples on the run's devices",
+            "devices of each host that only answer for the teacher, while the student samples; 0: the teacher works on "
+            "the run's devices",
             minimum=0,
             may_change=True,
         ),

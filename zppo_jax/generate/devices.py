@@ -22,8 +22,8 @@ def make_mesh(wanted: Devices, config: qwen3_5.Config) -> jax.sharding.Mesh | No
     """Makes a mesh of all devices; None if there is only one, which needs no mesh. Raises ConfigError if `wanted` does
     not use exactly these.
 
-    By default heads are divided as far as both weights and caches can be, and the other devices hold copies. `fsdp` would save memory only between the chunks of decoding: the compiler gathers what it
-    divides before the loop.
+    By default heads are divided as far as both weights and caches can be, and the other devices hold copies. `fsdp`
+    would save memory only between the chunks of decoding: the compiler gathers what it divides before the loop.
     """
     heads = config.text.num_key_value_heads
     tensor = wanted.tensor or parallel.tensor_for_heads(jax.device_count(), heads, wanted.data, wanted.fsdp)

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from zppo_jax.errors import RunError
 from zppo_jax.parallel import mesh as meshes
@@ -86,13 +86,13 @@ class Hosts:
         start = time.perf_counter()
         self._meet(what)
         content = np.frombuffer(json.dumps(value).encode(), np.uint8)
-        sizes = multihost_utils.process_allgather(np.int64(len(content)))
+        sizes = _exchanged(np.asarray([len(content)], np.int32))
         room = max(256, 1 << int(sizes.max() - 1).bit_length())  # few sizes, hence few programs
         padded = np.zeros(room, np.uint8)
         padded[: len(content)] = content
-        rows = multihost_utils.process_allgather(padded)
+        rows = _exchanged(padded)
         self._waited += time.perf_counter() - start
-        return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes.tolist(), strict=True)]
+        return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes[:, 0].tolist(), strict=True)]
 
     def take_waited(self) -> float:
         """Returns the seconds that `gather` took since the last call, most of it waiting for the slowest host."""
@@ -153,6 +153,23 @@ class Hosts:
         except Exception as error:  # the runtime has its own exceptions
             return " ".join(str(error).split())
         return None
+
+
+def _exchanged(row: np.ndarray) -> np.ndarray:
+    """The rows of all hosts, [hosts, ...]. Collective, over the first device of each host: on its last ones another
+    thread may be working for the teacher, and programs that begin in different orders wait for each other for ever."""
+    first = {device.process_index: device for device in reversed(jax.devices())}
+    mesh = Mesh(np.asarray([first[host] for host in sorted(first)]), ("hosts",))
+    here = jax.device_put(row[None], first[jax.process_index()])
+    shape = (mesh.size, *row.shape)
+    rows = jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, P("hosts")), [here])
+    with meshes.use(mesh):
+        return np.asarray(_replicated(rows).addressable_data(0))
+
+
+@functools.partial(jax.jit, out_shardings=P())
+def _replicated(rows: jax.Array) -> jax.Array:
+    return rows
 
 
 def _missing(reason: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -70,9 +71,13 @@ def free_budget(config: Config, params: dict[str, Any], num_rows: int) -> float:
 
     MARGIN and the decoding weights are subtracted.
     """
-    devices = jax.tree.leaves(params)[0].sharding.addressable_devices
-    free = min(_free_bytes(device) for device in devices)
+    free = least_free(jax.tree.leaves(params)[0].sharding.addressable_devices)
     return free if math.isinf(free) else (1 - MARGIN) * (free - _weight_bytes(config, params, num_rows))
+
+
+def least_free(devices: Iterable[Any]) -> float:
+    """The bytes that are free on the fullest of these devices; infinity if they do not report it (CPUs)."""
+    return min(_free_bytes(device) for device in devices)
 
 
 def _free_bytes(device: Any) -> float:

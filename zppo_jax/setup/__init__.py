@@ -10,7 +10,9 @@ from zppo_jax.setup.devices import (
     find_hosts,
     make_mesh,
     num_rows,
+    num_teacher_devices,
     sampling_mesh,
+    teacher_mesh,
 )
 from zppo_jax.setup.engines import (
     compressor_engine,
@@ -42,6 +44,7 @@ __all__ = [
     "learner_of",
     "make_mesh",
     "num_rows",
+    "num_teacher_devices",
     "open_run",
     "prepare_student",
     "recipe_of",
@@ -50,6 +53,7 @@ __all__ = [
     "shapes_of_prompts",
     "student_engine",
     "teacher_engine",
+    "teacher_mesh",
     "teacher_sampling",
     "training_sampling",
 ]

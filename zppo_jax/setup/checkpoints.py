@@ -26,11 +26,23 @@ def load(
             model = qwen3_5.load(path, config.model.dtype, compiler.mesh, report)
         return model, load_processor(config, path)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"{key} = {str(path)!r} does not load ({reason[:300]}): name a directory with config.json, "
-            "*.safetensors and tokenizer.json of a Qwen3.5 checkpoint"
-        ) from error
+        raise _fault(key, path, error) from error
+
+
+def architecture(key: str, path: Path) -> qwen3_5.Config:
+    """The architecture of the model in a Hugging Face directory, without its weights. Raises ConfigError as `load`."""
+    try:
+        return configs.from_directory(hf.resolve(path))
+    except (OSError, ValueError) as error:
+        raise _fault(key, path, error) from error
+
+
+def _fault(key: str, path: Path, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())
+    return ConfigError(
+        f"{key} = {str(path)!r} does not load ({reason[:300]}): name a directory with config.json, "
+        "*.safetensors and tokenizer.json of a Qwen3.5 checkpoint"
+    )
 
 
 def load_processor(config: Config, path: Path) -> Processor:

@@ -139,11 +139,13 @@ def build(
     heartbeat: Heartbeat | None = None,
     folder: Path = Path(),
     say: Callable[[str], None] = print,
+    teaching: Compiler | None = None,
 ) -> tuple[Components, State]:
     """Loads models and data and starts compiling, on the compiler's mesh; returns the parts and the student's state.
 
     `report` is called with the progress of a step's rollouts. With several hosts, `sampler` compiles for the devices of
-    this host only, where everything but the update runs. `heartbeat` shows what is being loaded. A judge keeps its
+    this host only, where everything but the update runs. `teaching` compiles for devices of the teacher's own, if it
+    has some. `heartbeat` shows what is being loaded. A judge keeps its
     verdicts in `folder`, and tells the user with `say` if it fails.
     """
     hosts, sampler, heartbeat = hosts or Hosts(), sampler or compiler, heartbeat or Heartbeat()
@@ -169,7 +171,8 @@ def build(
     )
     student.host_copy.release()
     learner.prepare(state)
-    teacher = make_teaching(config, teacher_directory, student.actor, sampler, heartbeat, hosts, folder, say)
+    place = teaching or sampler
+    teacher = make_teaching(config, teacher_directory, student.actor, place, heartbeat, hosts, folder, say)
     buffer = ReplayBuffer(config.replay.capacity, config.replay.refresh_position) if method.uses_replay else None
     components = Components(
         config=config,

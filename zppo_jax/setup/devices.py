@@ -156,3 +156,9 @@ def describe_mesh(
         shares = parallel.num_shards("batch")
     if given % shares:
         yield f"update.rows_per_microbatch={given} is not divided by {shares}: devices compute the same rows"
+
+
+def describe_teacher_mesh(mesh: Mesh) -> str:
+    """A line for the user about devices that are the teacher's alone."""
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    return f"the teacher works on {mesh.size} devices of its own, mesh {sizes}, while the student samples"

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from zppo_jax import compilation, parallel
 from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.config import Config
@@ -21,8 +23,17 @@ from zppo_jax.run.directory import RunDirectory
 from zppo_jax.run.quiet import silence_late_errors
 from zppo_jax.run.records import Records
 from zppo_jax.run.stop import StopRequest
+from zppo_jax.setup.checkpoints import architecture
 from zppo_jax.setup.components import Components, build
-from zppo_jax.setup.devices import describe_mesh, find_hosts, make_mesh, sampling_mesh
+from zppo_jax.setup.devices import (
+    describe_mesh,
+    describe_teacher_mesh,
+    find_hosts,
+    make_mesh,
+    num_teacher_devices,
+    sampling_mesh,
+    teacher_mesh,
+)
 from zppo_jax.update.programs import State
 from zppo_jax.warmstart import directories
 
@@ -109,16 +120,18 @@ def _build(
     stop: StopRequest,
     stack: contextlib.ExitStack,
 ) -> tuple[Components, Any]:
-    """Makes the parts, with one compiler for the mesh of the update and one for that of sampling."""
+    """Makes the parts, with one compiler for each mesh: that of the update, that of sampling, and the teacher's own."""
     student, teacher = directories(config, directory.path, console.message)
     mesh = make_mesh(config)
     stack.enter_context(parallel.use(mesh))
-    compiler = stack.enter_context(compilation.compiler(console.compiling, mesh))
-    local, sampler = sampling_mesh(config, mesh), compiler
-    if local is not mesh:
-        sampler = stack.enter_context(compilation.compiler(console.compiling, local))
-    for each in {compiler, sampler}:
-        console.heartbeat.watch(each.standing)
+
+    def compiling(for_mesh: Mesh) -> compilation.Compiler:
+        made = stack.enter_context(compilation.compiler(console.compiling, for_mesh))
+        console.heartbeat.watch(made.standing)
+        return made
+
+    compiler, local, own = compiling(mesh), sampling_mesh(config, mesh), _mesh_of_teacher(config, teacher)
+    sampler = compiler if local is mesh else compiling(local)
     report = stop.interrupting(console.status) if hosts.count == 1 else console.status
     components, state = build(
         config,
@@ -131,7 +144,17 @@ def _build(
         console.heartbeat,
         directory.host_folder,
         console.message,
+        None if own is None else compiling(own),
     )
     for line in describe_mesh(config, mesh, state["params"], components.learner.recipe.model, hosts):
         console.message(line)
+    if own is not None:
+        console.message(describe_teacher_mesh(own))
     return components, state
+
+
+def _mesh_of_teacher(config: Config, directory: Path) -> Mesh | None:
+    """The mesh of the teacher's own devices; None if it has none."""
+    if not num_teacher_devices(config):
+        return None
+    return teacher_mesh(config, architecture("teacher.path", directory))

@@ -19,8 +19,6 @@ from zppo_jax.config.teacher import RECORDED, teacher_place
 from zppo_jax.errors import ConfigError
 from zppo_jax.files import SHIPPED
 from zppo_jax.judge import Case, judge_text
-from zppo_jax.models.qwen3_5 import config as configs
-from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.parallel import Hosts
 from zppo_jax.processor import Processor
 from zppo_jax.rewards import ScoringPool
@@ -28,9 +26,11 @@ from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.setup import engines
-from zppo_jax.setup.checkpoints import load, load_processor
+from zppo_jax.setup.checkpoints import architecture, load, load_processor
 from zppo_jax.setup.devices import make_mesh
+from zppo_jax.setup.fitting import require_room
 from zppo_jax.setup.served import served_teacher
+from zppo_jax.teacher.batches import Batches
 from zppo_jax.teacher.local import LocalTeacher
 from zppo_jax.teacher.recording import Recording
 from zppo_jax.teacher.replay import RecordedTeacher, Recorder
@@ -52,8 +52,8 @@ def make_teaching(
     folder: Path,
     say: Callable[[str], None],
 ) -> Teaching | None:
-    """Makes the teacher that the method needs, if it needs one. `directory` holds the weights of one in this process;
-    what it writes is kept in `folder`, unless teacher.record names another."""
+    """Makes the teacher that the method needs, if it needs one. `directory` holds the weights of one in this process,
+    which works on the compiler's devices; what it writes is kept in `folder`, unless teacher.record names another."""
     if not get_method(config.method).needs_teacher(config):
         return None
     place = teacher_place(config)
@@ -112,10 +112,11 @@ def alone(config: Config, heartbeat: Heartbeat, say: Callable[[str], None]) -> I
         return
     compilation.use_cache()
     directory = Path(config.teacher.path) if config.teacher.path else SHIPPED / "teacher"
+    config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, devices=0))  # no student samples
     mesh = make_mesh(config)
     announce = lambda program: heartbeat.during(f"compiling {program}")  # noqa: E731
     with parallel.use(mesh), compilation.compiler(announce, mesh) as compiler, ScoringPool(1, 1.0) as pool:
-        model = configs.from_directory(hf.resolve(directory))
+        model = architecture("teacher.path", directory)
         engine = engines.student_engine(config, model, banned_mask(model, processor), compiler, heartbeat.detail)
         unused = Scorer(pool, config.reward.region)  # no answer is scored
         yield local_teacher(config, directory, Actor(engine, processor, unused), compiler, heartbeat)
@@ -134,15 +135,19 @@ def _recorder(config: Config, teacher: Teacher, hosts: Hosts, folder: Path, say:
 def local_teacher(
     config: Config, directory: Path, student: Actor, compiler: Compiler, heartbeat: Heartbeat
 ) -> LocalTeacher:
-    """The teacher in this process, which is also the judge if the configuration says so."""
+    """The teacher in this process, on the compiler's devices: the student's or others. It is also the judge if the
+    configuration says so."""
+    require_room(config, architecture("teacher.path", directory), student.engine, compiler)
     model, processor = load(config, "teacher.path", directory, compiler, heartbeat)
     if processor.tokenizer.to_str() != student.processor.tokenizer.to_str():
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
         )
-    engine = engines.teacher_engine(config, model.config, banned_mask(model.config, processor), student.engine)
+    banned_V = banned_mask(model.config, processor)
+    engine = engines.teacher_engine(config, model.config, banned_V, student.engine, compiler)
+    make_room = student.engine.kept.weights.release if engine.lane is None else None
     if student.judge is not None and config.judge.endpoint == TEACHER:
-        student.judge.asker = LocalJudge(model.params, _judge_actor(config, processor, student, engine))
+        student.judge.asker = LocalJudge(model.params, _judge_actor(config, processor, student, engine), make_room)
     writes = get_method(config.method).teacher_writes(config)
     return LocalTeacher(
         name=config.teacher.path or directory.name,
@@ -151,7 +156,14 @@ def local_teacher(
         num_rollouts=config.teacher.num_rollouts,
         sampling=engines.teacher_sampling(config),
         writer=_writer(config, processor, student, engine) if writes else None,
+        batches=_batches(config, engine),
+        make_room=make_room,
     )
+
+
+def _batches(config: Config, engine: Engine) -> Batches | None:
+    """The batches of a teacher with devices of its own: as many prompts as its slots hold responses to."""
+    return engine.lane and Batches(engine.lane, max(engine.num_slots // config.teacher.num_rollouts, 1))
 
 
 def _writer(config: Config, teacher: Processor, student: Actor, engine: Engine) -> Actor:
