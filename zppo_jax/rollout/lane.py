@@ -22,7 +22,7 @@ class Lane:
     """Does its works one after the other, in the order in which they were begun.
 
     `report` gets a line about the progress from the thread that waits for a work, and nothing while nobody waits, so
-    that it does not write over the progress of others. An exception in it gives the work up.
+    that it does not write over the progress of others. An exception in it gives all works up.
     """
 
     def __init__(self, report: Callable[[str], None] | None = None) -> None:
@@ -107,6 +107,5 @@ class Work(Iterator[T], Generic[T]):
         try:
             self._lane.report(self._lane.line)
         except BaseException:
-            self.stop()
-            wait([self.future])
+            self._lane.give_up()
             raise

@@ -161,4 +161,4 @@ def describe_mesh(
 def describe_teacher_mesh(mesh: Mesh) -> str:
     """A line for the user about devices that are the teacher's alone."""
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    return f"the teacher works on {mesh.size} devices of its own, mesh {sizes}, while the student samples"
+    return f"the teacher works while the student samples, on devices of its own: mesh {sizes}"
