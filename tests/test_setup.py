@@ -16,15 +16,17 @@ import optax
 import pytest
 
 from tests import runs
-from zppo_jax import setup
+from zppo_jax import parallel, setup
 from zppo_jax.actors.actor import Actor
 from zppo_jax.compilation import Compiler
 from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import HeldOut
-from zppo_jax.models.qwen3_5 import hf
+from zppo_jax.models.qwen3_5 import hf, sizes
+from zppo_jax.parallel import mesh as parallel_mesh
 from zppo_jax.run.stop import StopRequested
 from zppo_jax.run.timers import PhaseTimers
+from zppo_jax.setup import fitting
 from zppo_jax.setup.learning import transform_of
 from zppo_jax.teacher.local import LocalTeacher
 from zppo_jax.teacher.replay import Recorder
@@ -236,6 +238,57 @@ def test_a_teacher_that_has_nothing_to_do_is_not_loaded(build, tmp_path):
         parts, _, _ = build(method, tmp_path / "missing", teacher__compress__enabled=False, **changes)
         assert parts.teacher is None
     assert local(build("grpo_replay_ncq", teacher__compress__enabled=True)[0]).writer is not None
+
+
+def test_a_teacher_that_fits_nowhere_is_refused_with_the_numbers_and_the_ways_out(build, start):
+    """As if devices had reported so much free memory: a CPU reports none."""
+    parts, _, _ = build()
+    config, student = parts.config, parts.student.actor.engine
+    needs = fitting.needed(config, student.config, student, student.compiler)
+    total = sum(needs.values())
+    weights = parallel.device_bytes(local(parts).params)
+    assert needs["weights"] == weights and total > weights and all(needs.values())
+    fitting.require_room(config, student.config, student, student.compiler, free=total)
+    fitting.require_room(config, student.config, student, student.compiler)
+    with pytest.raises(ConfigError) as caught:
+        fitting.require_room(config, student.config, student, student.compiler, free=total - 1)
+    said = str(caught.value)
+    assert said.startswith("teacher.path = ") and "\n" not in said
+    for words in (f"needs {total / 1e9:.3g} GB", f"{(total - 1) / 1e9:.3g} GB are left beside the student"):
+        assert words in said, words
+    for way in ("teacher.path=http://HOST:PORT/v1", "teacher.path=recorded:DIR", "teacher.devices=N"):
+        assert way in said, way
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A device of a host, as far as it is divided."""
+
+    process_index: int
+    number: int
+
+
+def test_the_last_devices_of_each_host_are_the_teachers(start):
+    """If a model in this process answers; every host must have some left."""
+    devices = [Device(host, number) for host in (0, 1) for number in range(4)]
+    run, taken = setup.divide(runs.config(start, teacher__devices=1), devices)
+    assert taken == [Device(0, 3), Device(1, 3)] and sorted([*run, *taken], key=devices.index) == devices
+    for method, changes in (("zppo", {"teacher__devices": 0}), ("grpo", {"teacher__devices": 1})):
+        assert setup.divide(runs.config(start, method, **changes), devices) == (devices, [])
+    with pytest.raises(ConfigError, match=r"teacher.devices = 4 leaves nothing .* has 4: lower it to 3 or less"):
+        setup.divide(runs.config(start, teacher__devices=4), devices)
+    with pytest.raises(ConfigError, match=r"teacher.devices = 1 leaves nothing .* has 1: set 0"):
+        setup.divide(runs.config(start, teacher__devices=1), devices[:1])
+
+
+@pytest.mark.parametrize(("num_devices", "expected"), [(1, (1, 1, 1)), (4, (1, 1, 4)), (6, (3, 1, 2)), (8, (2, 1, 4))])
+def test_a_teacher_is_cut_over_as_many_devices_as_its_heads_allow(start, num_devices, expected):
+    """27B has four key-value heads; the tensor axis of the default is 0."""
+    chosen, model = runs.config(start).teacher.mesh, sizes.get("27B")
+    shape = parallel.decoding_shape(
+        num_devices, model.text.num_key_value_heads, chosen.data, chosen.fsdp, chosen.tensor
+    )
+    assert parallel_mesh.mesh_shape(num_devices, *shape) == expected
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(build, start, tmp_path):

@@ -211,11 +211,9 @@ def test_what_lies_beside_a_program_is_what_the_run_holds_and_it_does_not_take(t
     features = beside("decode over 80 keys") - optimizer - teacher - params - resident["prompts"] - resident["weights"]
     assert features > 0 and features % resident["features"] == 0
     held = optimizer + teacher + features
-    held += resident["weights"]  # the student's, while the teacher of the same shape runs the same programs
     assert beside("prefill of 64 tokens") == held + vision + resident["weights"] + resident["slots"]
     assert beside("fill of 80 keys after 64 tokens") == held + params + resident["weights"]
     assert beside("decode over 80 keys") == held + params + resident["prompts"]
-    students = found.student.resident_bytes(run.state["params"], 0)["weights"]
     compressor = found.engine_of("compressor's decode over 1 keys")
     assert compressor is found.compressor, (
         "a teacher of the student's shape shares its programs; the compressor has longer prompts"
@@ -223,7 +221,46 @@ def test_what_lies_beside_a_program_is_what_the_run_holds_and_it_does_not_take(t
     (bucket,) = compressor.shapes.buckets
     name = f"compressor's fill of {compressor.shapes.num_keys} keys after {bucket} tokens"
     weights = compressor.resident_bytes(run.state["params"], 0)["weights"]
-    assert beside(name) == params + optimizer + teacher + features + weights + students
+    assert beside(name) == params + optimizer + teacher + features + weights, "without the student's decoding weights"
+
+
+def test_a_teacher_with_devices_of_its_own_is_alone_on_them(tiny_run, monkeypatch):
+    """Beside its programs there is nothing of the student's, and nothing of it beside the student's."""
+    config, run, found, _ = tiny_run
+    mesh = setup.teacher_mesh(config, run.teacher.config, jax.devices()[:1])
+    apart = programs.shapes(config, run.mesh, run.sampling_mesh, True, mesh)
+    recorder = compiling.Recorder(run.mesh, lambda name: False)
+    asked = programs.ask(config, apart, recorder)
+    assert asked.teacher.name == "teacher's " and recorder.asked["teacher's vision"][1] is mesh
+    (bucket,) = asked.compressor.shapes.buckets
+    name = f"teacher's compressor's fill of {asked.compressor.shapes.num_keys} keys after {bucket} tokens"
+    resident = asked.compressor.resident_bytes(apart.teacher.params, 0)
+    assert memory.beside(config, apart, asked, name) == run.bytes_of("teacher") + resident["weights"]
+    for of_student in ("gradient", "decode over 80 keys"):
+        less = memory.beside(config, run, found, of_student) - memory.beside(config, apart, asked, of_student)
+        assert less >= run.bytes_of("teacher"), of_student
+    prefill = memory.beside(config, apart, asked, "teacher's prefill of 64 tokens")
+    assert prefill < memory.beside(config, run, found, "prefill of 64 tokens")
+
+
+def test_a_teacher_that_does_not_fit_comes_with_advice(tiny_run, monkeypatch):
+    config, run, _, _ = tiny_run
+    monkeypatch.setattr(programs, "make_meshes", lambda config, topology: (run.mesh, run.mesh))
+    monkeypatch.setattr(report.importlib.metadata, "version", lambda name: "0")
+
+    def answer(needed: int) -> dict[str, Any]:
+        def compiled(asked, run, console):
+            done = [compiling.Compiled(name, 1.0, needed=needed) for name in ("update", "compressor's weights")]
+            return done, programs.ask(asked.config, run, compiling.Recorder(run.mesh, lambda name: False))
+
+        monkeypatch.setattr(report, "_compile", compiled)
+        return report.answer(report.Question(config, topologies.parse("v5e-1")), False, QUIET)
+
+    assert "advice" not in answer(2**20)
+    advice = answer(2**40)["advice"]
+    for way in ("teacher.path=http://", "teacher.path=recorded:", "teacher.devices=N"):
+        assert way in advice
+    assert list(table.lines(answer(2**40)))[-1] == advice
 
 
 def test_what_is_counted_is_what_the_compiler_counts(tiny_run):

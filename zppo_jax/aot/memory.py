@@ -1,9 +1,9 @@
 """The memory of a device outside the program that runs: a run keeps more than any one of its programs takes.
 
 Training: the optimiser, the teacher and a reference model stay in memory while the gradient is computed. Sampling: the
-slots and the decoding weights stay while a prompt is prefilled, the student's decoding weights (made once a step) stay
-while the teacher samples, and features of images are kept for a question's next prompt. With several hosts each also
-holds a copy of the parameters to sample with, besides its part of the original.
+slots and the decoding weights stay while a prompt is prefilled, and features of images are kept for a question's next
+prompt. With several hosts each also holds a copy of the parameters to sample with, besides its part of the original. A
+teacher with devices of its own is alone on them.
 """
 
 from __future__ import annotations
@@ -56,10 +56,16 @@ def kind_of(name: str) -> str:
 def beside(config: Config, run: Shapes, programs: Programs, name: str) -> int:
     """Bytes on a device that the run holds while the program runs, without the program's arguments."""
     kind, held = kind_of(name), {part: run.bytes_of(part) for part in ("params", "optimizer", "teacher", "reference")}
+    if run.teacher_mesh is not None:
+        held = {} if _is_teachers(programs, name) else held | {"teacher": 0}
     if kind not in TRAINING:
         held |= {"features": _features(config, run, programs, name)} | _sampling(run, programs, name)
     absent = (*_TAKEN.get(kind, ()), *_NOT_YET.get(kind, ()))
     return sum(size for part, size in held.items() if part not in absent)
+
+
+def _is_teachers(programs: Programs, name: str) -> bool:
+    return kind_of(name) not in TRAINING and not programs.is_students(programs.engine_of(name))
 
 
 def _params(run: Shapes, programs: Programs, engine: Engine) -> dict[str, Any]:
@@ -76,13 +82,10 @@ def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
     held = {part: parallel.device_bytes(shapes) for part, shapes in parts.items()}
     held |= {part: resident[part] for part in ("weights", "slots", "prompts")}
     copied = run.hosts.count > 1
-    students = programs.student.resident_bytes(run.sampled, 0)["weights"]
     if is_students:
-        twin = programs.teacher is not None and programs.teacher.name == programs.student.name
-        shared = twin and engine is programs.student  # its calls are larger
-        return held | ({} if copied else {"params": 0}) | ({"student's weights": students} if shared else {})
-    copy = parallel.device_bytes(run.sampled) if copied else 0
-    return held | {"teacher": 0, "student's weights": students, "student's copy": copy}
+        return held | ({} if copied else {"params": 0})
+    copy = parallel.device_bytes(run.sampled) if copied and run.teacher_mesh is None else 0
+    return held | {"teacher": 0, "student's copy": copy}
 
 
 def bucket_of(engine: Engine, name: str) -> int:
@@ -98,7 +101,8 @@ def bucket_of(engine: Engine, name: str) -> int:
 def _features(config: Config, run: Shapes, programs: Programs, name: str) -> int:
     """Bytes of a step's image features: the student's are kept until the update, the teacher's while it answers."""
     total, engine = 0, programs.engine_of(name)
-    for keeps in (programs.student, engine if engine is programs.teacher else None):
+    alone = run.teacher_mesh is not None and _is_teachers(programs, name)
+    for keeps in (None if alone else programs.student, engine if engine is programs.teacher else None):
         if keeps is not None:
             a_call = keeps.resident_bytes(_params(run, programs, keeps), 0)["features"]
             calls = math.ceil(config.rollout.questions_per_step / keeps.prompts_per_call)

@@ -23,7 +23,7 @@ from zppo_jax.config import Config
 from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
-from zppo_jax.models.qwen3_5 import hf, sizes, vlm
+from zppo_jax.models.qwen3_5 import hf, sizes
 from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
@@ -37,7 +37,7 @@ from zppo_jax.zppo import get_method
 class Shapes:
     """The arrays of a run on a slice, as shapes: `state` and the objective's reference model on `mesh`; the copy of the
     parameters to sample with and the teacher on `sampling_mesh`, that of one host. On a single host both meshes and
-    copies are the same."""
+    copies are the same. A teacher with devices of its own is on `teacher_mesh`."""
 
     mesh: jax.sharding.Mesh
     sampling_mesh: jax.sharding.Mesh
@@ -46,6 +46,7 @@ class Shapes:
     sampled: dict[str, Any]
     teacher: qwen3_5.Model | None
     reference: qwen3_5.Model | None
+    teacher_mesh: jax.sharding.Mesh | None = None
 
     @property
     def hosts(self) -> Hosts:
@@ -77,12 +78,37 @@ def model_config(path: str, shipped: str) -> qwen3_5.Config:
 
 def make_meshes(config: Config, topology: Topology) -> tuple[jax.sharding.Mesh, jax.sharding.Mesh]:
     """The mesh of the slice's devices by config.mesh, and the mesh that one host samples on. The latter is a slice by
-    itself, because the compiler numbers the devices of a program from 0, and crashes on other numbers."""
+    itself, because the compiler numbers the devices of a program from 0, and crashes on other numbers. So are the rest
+    of a host beside the teacher's own devices."""
+    if count := setup.num_teacher_devices(config):
+        topology = _part(topology, topology.num_devices - count)
+        config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, devices=0))
     mesh = setup.make_mesh(config, _devices(topology))
     of_host = setup.sampling_mesh(config, mesh)
     if of_host is mesh:
         return mesh, mesh
     return mesh, parallel.make_mesh(*of_host.devices.shape, devices=_devices(topology.part(of_host.size)))
+
+
+def make_teacher_mesh(config: Config, topology: Topology) -> jax.sharding.Mesh | None:
+    """The mesh of the teacher's own devices, as a slice by itself; None if it has none."""
+    if not (count := setup.num_teacher_devices(config)):
+        return None
+    model = model_config(config.teacher.path, "teacher")
+    return setup.teacher_mesh(config, model, _devices(_part(topology, count)))
+
+
+def _part(topology: Topology, chips: int) -> Topology:
+    """A part of a slice of one host. Raises ConfigError if there is no slice of that size."""
+    hosts = {device.process_index for device in _devices(topology)}
+    if len(hosts) > 1:
+        raise ConfigError(f"teacher.devices on {len(hosts)} hosts of {topology.name} cannot be compiled: give one host")
+    if chips not in topology.generation.grids:
+        sizes = ", ".join(map(str, topology.generation.grids))
+        raise ConfigError(
+            f"teacher.devices leaves parts of {topology.name} of which one has {chips} chips: slices have {sizes}"
+        )
+    return topology.part(chips)
 
 
 def _devices(topology: Topology) -> Sequence[Any]:
@@ -94,7 +120,13 @@ def _devices(topology: Topology) -> Sequence[Any]:
         raise ConfigError(f"--topology={topology.name}: libtpu knows no such slice ({reason})") from error
 
 
-def shapes(config: Config, mesh: jax.sharding.Mesh, sampling_mesh: jax.sharding.Mesh, with_teacher: bool) -> Shapes:
+def shapes(
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    sampling_mesh: jax.sharding.Mesh,
+    with_teacher: bool,
+    teacher_mesh: jax.sharding.Mesh | None = None,
+) -> Shapes:
     """The shapes of parameters, optimiser, teacher and reference, placed by the sharding rules."""
     student, method = model_config(config.model.path, "student"), get_method(config.method)
     teacher = model_config(config.teacher.path, "teacher") if with_teacher or method.reference else None
@@ -105,17 +137,12 @@ def shapes(config: Config, mesh: jax.sharding.Mesh, sampling_mesh: jax.sharding.
     axes = programs.state_axes(state, recipe)  # runs a small computation, so not on the slice's devices
     with parallel.use(mesh):
         placed = parallel.placed_shapes(state, axes)
-        reference = _placed_model(config, teacher) if teacher and method.reference else None
+        reference = setup.placed_model(config, teacher) if teacher and method.reference else None
     with parallel.use(sampling_mesh):
         sampled = parallel.placed_shapes(params, axes["params"])
-        sampled_teacher = _placed_model(config, teacher) if teacher and with_teacher else None
-    return Shapes(mesh, sampling_mesh, student, placed, sampled, sampled_teacher, reference)
-
-
-def _placed_model(config: Config, model: qwen3_5.Config) -> qwen3_5.Model:
-    """The shapes of a model that a run only reads, on the mesh in use."""
-    params = hf.abstract_params(model, config.model.dtype)
-    return qwen3_5.Model(model, parallel.placed_shapes(params, vlm.logical_axes(model)))
+    with parallel.use(teacher_mesh or sampling_mesh):
+        sampled_teacher = setup.placed_model(config, teacher) if teacher and with_teacher else None
+    return Shapes(mesh, sampling_mesh, student, placed, sampled, sampled_teacher, reference, teacher_mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +177,8 @@ def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
     if run.teacher is None:
         return Programs(student, evaluation)
     method, model, params = get_method(config.method), run.teacher.config, run.teacher.params
-    teacher = setup.teacher_engine(config, model, banned_mask(model), student)
+    place = sampler if run.teacher_mesh is None else compiler.on(run.teacher_mesh)
+    teacher = setup.teacher_engine(config, model, banned_mask(model), student, place)
     if method.teacher_answers(config):
         teacher.prepare(params, (setup.teacher_sampling(config),))
     if not method.teacher_writes(config):

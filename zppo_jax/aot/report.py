@@ -42,7 +42,8 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
     config, topology = asked.config, asked.topology
     mesh, sampling_mesh = programs.make_meshes(config, topology)
     needed = asked.teacher and get_method(config.method).needs_teacher(config)
-    run = programs.shapes(config, mesh, sampling_mesh, needed)
+    own = programs.make_teacher_mesh(config, topology) if needed else None
+    run = programs.shapes(config, mesh, sampling_mesh, needed, own)
     result = {
         "topology": topology.name,
         "devices": topology.num_devices,
@@ -57,7 +58,18 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
         return result | {"programs": [], "search": _search(asked, run, console)}
     found, programs_of = _compile(asked, run, console)
     code = sum(one.code for one in found)
-    return result | {"code_gib": gib(code), "programs": [_entry(asked, run, programs_of, one, code) for one in found]}
+    entries = [_entry(asked, run, programs_of, one, code) for one in found]
+    result |= {"code_gib": gib(code), "programs": entries}
+    return result | ({"advice": _advice(config)} if any(map(_is_large_teacher, entries)) else {})
+
+
+def _is_large_teacher(entry: dict[str, Any]) -> bool:
+    """Whether this is a program of the teacher that does not fit."""
+    return entry["fits"] is False and entry["program"].startswith(("teacher ", "compressor "))
+
+
+def _advice(config: Config) -> str:
+    return f"The teacher does not fit: {setup.ways_out(config)}."
 
 
 def _compile(asked: Question, run: Shapes, console: RunConsole) -> tuple[list[Compiled], Programs]:

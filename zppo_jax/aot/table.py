@@ -45,6 +45,7 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
         yield from ("", _found(answer["search"]))
     else:
         yield from _aligned(COLUMNS, [_cells(one) for one in answer["programs"]])
+        yield from ("", answer["advice"]) if "advice" in answer else ()
 
 
 def _found(search: dict[str, Any]) -> str:

@@ -26,9 +26,9 @@ def make_mesh(wanted: Devices, config: qwen3_5.Config) -> jax.sharding.Mesh | No
     would save memory only between the chunks of decoding: the compiler gathers what it divides before the loop.
     """
     heads = config.text.num_key_value_heads
-    tensor = wanted.tensor or parallel.tensor_for_heads(jax.device_count(), heads, wanted.data, wanted.fsdp)
+    sizes = parallel.decoding_shape(jax.device_count(), heads, wanted.data, wanted.fsdp, wanted.tensor)
     try:
-        mesh = parallel.make_mesh(wanted.data, wanted.fsdp, tensor)
+        mesh = parallel.make_mesh(*sizes)
     except ValueError as error:
         raise ConfigError(f"--mesh_data, --mesh_fsdp, --mesh_tensor: {error}") from error
     return mesh if mesh.size > 1 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zppo_jax.parallel.hosts import HostCopy, HostError, Hosts, connect, from_hosts, host_mesh, host_shards, hosts_of
-from zppo_jax.parallel.mesh import AXES, abstract_mesh, make_mesh, reshaped, tensor_for_heads, use
+from zppo_jax.parallel.mesh import AXES, abstract_mesh, decoding_shape, make_mesh, reshaped, use
 from zppo_jax.parallel.rules import (
     MeshAxes,
     constrain,
@@ -32,6 +32,7 @@ __all__ = [
     "constrain",
     "constrain_tree",
     "cut",
+    "decoding_shape",
     "describe",
     "device_bytes",
     "from_hosts",
@@ -47,7 +48,6 @@ __all__ = [
     "placed_shapes",
     "reshaped",
     "shardings",
-    "tensor_for_heads",
     "undivided",
     "use",
 ]

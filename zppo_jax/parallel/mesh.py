@@ -36,15 +36,16 @@ def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1)
     return sizes[0], sizes[1], sizes[2]
 
 
-def tensor_for_heads(num_devices: int, num_heads: int, data: int = 1, fsdp: int = 1) -> int:
-    """The size of the tensor axis that cuts weights and caches alike: the devices that the other axes leave (-1), if
-    both have sizes; else as many as divide both them and the `num_heads` key-value heads.
+def decoding_shape(num_devices: int, num_heads: int, data: int, fsdp: int, tensor: int) -> tuple[int, int, int]:
+    """The axes of a mesh that decodes. A tensor axis of 0 is chosen so that it cuts weights and caches alike: all
+    devices that the other axes leave, if these have sizes, else as many as divide both them and the key-value heads.
 
-    Over more devices keys and values would be whole on each of them; the other devices hold copies of the weights, and
-    other rows.
+    Over more devices keys and values would be whole on each. The other devices hold copies of the weights, and other
+    rows. Sizes of -1 stay (see `mesh_shape`).
     """
     given = [size for size in (data, fsdp) if size > 0]
-    return -1 if len(given) == 2 else math.gcd(num_devices // math.prod(given), num_heads)
+    largest = -1 if len(given) == 2 else math.gcd(num_devices // math.prod(given), num_heads)
+    return data, fsdp, tensor or largest
 
 
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:

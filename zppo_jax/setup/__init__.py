@@ -7,6 +7,7 @@ from zppo_jax.setup.devices import (
     check_hosts,
     decoding_mesh,
     describe_mesh,
+    divide,
     find_hosts,
     make_mesh,
     num_rows,
@@ -26,6 +27,7 @@ from zppo_jax.setup.engines import (
     teacher_sampling,
     training_sampling,
 )
+from zppo_jax.setup.fitting import placed_model, ways_out
 from zppo_jax.setup.learning import learner_of, recipe_of, schedule_of
 from zppo_jax.setup.opening import Opened, open_run
 
@@ -37,6 +39,7 @@ __all__ = [
     "compressor_engine",
     "decoding_mesh",
     "describe_mesh",
+    "divide",
     "engine_of",
     "evaluation_engine",
     "evaluation_sampling",
@@ -46,6 +49,7 @@ __all__ = [
     "num_rows",
     "num_teacher_devices",
     "open_run",
+    "placed_model",
     "prepare_student",
     "recipe_of",
     "sampling_mesh",
@@ -56,4 +60,5 @@ __all__ = [
     "teacher_mesh",
     "teacher_sampling",
     "training_sampling",
+    "ways_out",
 ]

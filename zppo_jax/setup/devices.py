@@ -55,23 +55,23 @@ def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
         raise ConfigError(f"mesh: {error}{note}") from error
 
 
-def teacher_mesh(config: Config, model: qwen3_5.Config, devices: Sequence[Any] | None = None) -> Mesh | None:
-    """The mesh `config.teacher.mesh` of this host's devices (or of those given) that are the teacher's alone; None if
-    it has none."""
-    taken = [one for one in divide(config, devices)[1] if one.process_index == jax.process_index()]
-    if not taken:
-        return None
+def teacher_devices(config: Config) -> list[Any]:
+    """This host's devices that are the teacher's alone."""
+    return [one for one in divide(config)[1] if one.process_index == jax.process_index()]
+
+
+def teacher_mesh(config: Config, model: qwen3_5.Config, devices: Sequence[Any]) -> Mesh:
+    """The mesh `config.teacher.mesh` of devices that are the teacher's alone; raises ConfigError if it does not use them
+    all."""
     try:
-        return parallel.make_mesh(*_sizes(config.teacher.mesh, len(taken), model), taken)
+        return parallel.make_mesh(*_sizes(config.teacher.mesh, len(devices), model), devices)
     except ValueError as error:
         raise ConfigError(f"teacher.mesh: {error}") from error
 
 
 def _sizes(chosen: DecodingMeshConfig, num_devices: int, model: qwen3_5.Config) -> tuple[int, int, int]:
-    """The axes of a mesh that decodes; its tensor axis may be 0, which means as many as divide the key-value heads."""
     heads = model.text.num_key_value_heads
-    tensor = chosen.tensor or parallel.tensor_for_heads(num_devices, heads, chosen.data, chosen.fsdp)
-    return chosen.data, chosen.fsdp, tensor
+    return parallel.decoding_shape(num_devices, heads, chosen.data, chosen.fsdp, chosen.tensor)
 
 
 def find_hosts(config: Config) -> Hosts:

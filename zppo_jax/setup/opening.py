@@ -30,8 +30,8 @@ from zppo_jax.setup.devices import (
     describe_teacher_mesh,
     find_hosts,
     make_mesh,
-    num_teacher_devices,
     sampling_mesh,
+    teacher_devices,
     teacher_mesh,
 )
 from zppo_jax.update.programs import State
@@ -155,6 +155,5 @@ def _build(
 
 def _mesh_of_teacher(config: Config, directory: Path) -> Mesh | None:
     """The mesh of the teacher's own devices; None if it has none."""
-    if not num_teacher_devices(config):
-        return None
-    return teacher_mesh(config, architecture("teacher.path", directory))
+    own = teacher_devices(config)
+    return teacher_mesh(config, architecture("teacher.path", directory), own) if own else None
