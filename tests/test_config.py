@@ -151,6 +151,12 @@ def test_every_bound_is_kept(name, value):
         ({"prompt.buckets": ()}, ["prompt.buckets = ()", "ascending"]),
         ({"mesh.data": 0}, ["mesh.data = 0", "1 or more", "-1"]),
         ({"mesh.tensor": -1}, ["mesh.fsdp and mesh.tensor = -1", "-1 only once"]),
+        ({"mesh.tensor": 0}, ["mesh.tensor = 0", "1 or more", "-1"]),
+        ({"teacher.mesh.fsdp": 0}, ["teacher.mesh.fsdp = 0", "1 or more", "-1"]),
+        (
+            {"teacher.devices": 2, "teacher.path": "recorded:runs/a"},
+            ["teacher.devices = 2", "not in this process", "recorded:runs/a", "set 0"],
+        ),
         (
             {"model.dtype": "bfloat16", "optimizer.learning_rate": 1e-6},
             ["optimizer.learning_rate = 1e-06", "rounded away", "kahan, master or stochastic", "model.dtype=float32"],
@@ -208,7 +214,7 @@ MAY_CHANGE = {
     *("checkpoint.every", "checkpoint.keep", "checkpoint.keep_best"),
     *("log.samples_max_megabytes", "log.samples_keep", "log.tensorboard"),
     *(f"judge.{key}" for key in ("endpoint", "concurrency", "timeout_seconds", "retries", "deadline_seconds")),
-    *("teacher.path", "teacher.record", "teacher.model"),
+    *("teacher.path", "teacher.record", "teacher.model", "teacher.devices"),
     *(f"teacher.{key}" for key in ("concurrency", "timeout_seconds", "retries", "deadline_seconds")),
     *("profile.step", "watchdog.max_skipped", "watchdog.host_seconds"),
 }

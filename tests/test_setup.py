@@ -284,10 +284,8 @@ def test_the_last_devices_of_each_host_are_the_teachers(start):
 @pytest.mark.parametrize(("num_devices", "expected"), [(1, (1, 1, 1)), (4, (1, 1, 4)), (6, (3, 1, 2)), (8, (2, 1, 4))])
 def test_a_teacher_is_cut_over_as_many_devices_as_its_heads_allow(start, num_devices, expected):
     """27B has four key-value heads; the tensor axis of the default is 0."""
-    chosen, model = runs.config(start).teacher.mesh, sizes.get("27B")
-    shape = parallel.decoding_shape(
-        num_devices, model.text.num_key_value_heads, chosen.data, chosen.fsdp, chosen.tensor
-    )
+    chosen, heads = runs.config(start).teacher.mesh, sizes.get("27B").text.num_key_value_heads
+    shape = parallel.decoding_shape(num_devices, heads, chosen.data, chosen.fsdp, chosen.tensor)
     assert parallel_mesh.mesh_shape(num_devices, *shape) == expected
 
 

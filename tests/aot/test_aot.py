@@ -208,7 +208,7 @@ def test_what_lies_beside_a_program_is_what_the_run_holds_and_it_does_not_take(t
         return memory.beside(config, run, found, name)
 
     assert beside("update") == teacher and beside("gradient") == optimizer + teacher
-    features = beside("decode over 80 keys") - optimizer - teacher - params - resident["prompts"] - resident["weights"]
+    features = beside("decode over 80 keys") - optimizer - teacher - params - resident["prompts"]
     assert features > 0 and features % resident["features"] == 0
     held = optimizer + teacher + features
     assert beside("prefill of 64 tokens") == held + vision + resident["weights"] + resident["slots"]
@@ -231,6 +231,7 @@ def test_a_teacher_with_devices_of_its_own_is_alone_on_them(tiny_run, monkeypatc
     apart = programs.shapes(config, run.mesh, run.sampling_mesh, True, mesh)
     recorder = compiling.Recorder(run.mesh, lambda name: False)
     asked = programs.ask(config, apart, recorder)
+    assert asked.teacher is not None and asked.compressor is not None and apart.teacher is not None
     assert asked.teacher.name == "teacher's " and recorder.asked["teacher's vision"][1] is mesh
     (bucket,) = asked.compressor.shapes.buckets
     name = f"teacher's compressor's fill of {asked.compressor.shapes.num_keys} keys after {bucket} tokens"

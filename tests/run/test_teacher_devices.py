@@ -119,10 +119,11 @@ def test_a_run_that_is_killed_and_continued_ends_alike(start, whole, tmp_path, m
 
 def test_two_hosts_ask_their_own_teachers_and_select_what_one_process_does(start, tmp_path):
     """Three devices of each host are the run's, one the teacher's."""
-    meshes = {"mesh__data": -1, "mesh__fsdp": 1, "mesh__tensor": 1, "teacher__devices": 1}
-    changes = CHANGES | test_hosts.CHANGES | {"num_steps": 1, "teacher__num_rollouts": 4}
-    one = runs.run(start, tmp_path / "one", **(changes | {"teacher__devices": 0}))
-    with test_hosts.Run(start, tmp_path / "two", **(changes | meshes)) as run:
+    meshes: dict[str, Any] = {"mesh__data": -1, "mesh__fsdp": 1, "mesh__tensor": 1, "teacher__devices": 1}
+    changes: dict[str, Any] = CHANGES | test_hosts.CHANGES | {"num_steps": 1, "teacher__num_rollouts": 4}
+    alone, apart = changes | {"teacher__devices": 0}, changes | meshes
+    one = runs.run(start, tmp_path / "one", "zppo", **alone)
+    with test_hosts.Run(start, tmp_path / "two", "", **apart) as run:
         for status, _, error in run.ended():
             assert status == 0, error[-3000:]
     expected, found = test_hosts.samples(one), test_hosts.samples(tmp_path / "two")

@@ -61,8 +61,7 @@ def teacher_devices(config: Config) -> list[Any]:
 
 
 def teacher_mesh(config: Config, model: qwen3_5.Config, devices: Sequence[Any]) -> Mesh:
-    """The mesh `config.teacher.mesh` of devices that are the teacher's alone; raises ConfigError if it does not use them
-    all."""
+    """The mesh `config.teacher.mesh` of the teacher's own devices; raises ConfigError if it does not use them all."""
     try:
         return parallel.make_mesh(*_sizes(config.teacher.mesh, len(devices), model), devices)
     except ValueError as error:
