@@ -26,7 +26,7 @@ Memory in GB (10^9 bytes) over all devices together, as a test computes it from 
     student's caches      193.6   rollout.slots rows of the longest prompt and response
     teacher's caches      400.2   rollout.slots rows too, but not at the same time as the student's
     student's decoding     17.9   a copy of its weights on each device (rollout.mesh), while it decodes
-    teacher's decoding     53.8   a copy sharded over the devices (teacher.mesh), while it decodes
+    teacher's decoding     53.8   a copy for every four devices (teacher.mesh), while it decodes
 
 What the paper reports, macro averages in % over its 16 VLM, 10 LLM and 5 video benchmarks, and hours on 64 H100-80GB
 (Table 9), 48 of them for the student and 16 for the teacher:
@@ -46,5 +46,5 @@ from zppo_jax.config import ConfigTree
 def get_config(method: str = "zppo") -> ConfigTree:
     config = paper.get_config(method)
     config.model.path = "Qwen/Qwen3.5-9B"
-    config.rollout.cache_gigabytes = 24.0  # the student's weights stay while the teacher decodes: docs/scale.md
+    config.rollout.cache_gigabytes = 24.0  # with 40 its own decoding did not fit v5p-8: docs/scale.md
     return config

@@ -121,7 +121,8 @@ def test_two_hosts_ask_their_own_teachers_and_select_what_one_process_does(start
     """Three devices of each host are the run's, one the teacher's."""
     meshes: dict[str, Any] = {"mesh__data": -1, "mesh__fsdp": 1, "mesh__tensor": 1, "teacher__devices": 1}
     changes: dict[str, Any] = CHANGES | test_hosts.CHANGES | {"num_steps": 1, "teacher__num_rollouts": 4}
-    alone, apart = changes | {"teacher__devices": 0}, changes | meshes
+    alone: dict[str, Any] = changes | {"teacher__devices": 0}
+    apart: dict[str, Any] = changes | meshes
     one = runs.run(start, tmp_path / "one", "zppo", **alone)
     with test_hosts.Run(start, tmp_path / "two", "", **apart) as run:
         for status, _, error in run.ended():

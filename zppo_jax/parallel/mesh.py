@@ -49,10 +49,16 @@ def decoding_shape(num_devices: int, num_heads: int, data: int, fsdp: int, tenso
 
 
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """Makes a mesh of `devices` (default: all of all processes); neighbours along `tensor` are nearest neighbours."""
+    """Makes a mesh of `devices` (default: all of all processes); neighbours along `tensor` are nearest neighbours.
+
+    Raises ValueError if they do not make a mesh of that shape, or if chips of a TPU slice are not a block of it.
+    """
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(len(devices), data, fsdp, tensor)
-    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    try:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except AssertionError as error:  # that is how it says so
+        raise ValueError(f"these {len(devices)} chips are not a block of the TPU slice: take half of a host's") from error
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
