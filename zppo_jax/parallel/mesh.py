@@ -58,7 +58,9 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[
     try:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     except AssertionError as error:  # that is how it says so
-        raise ValueError(f"these {len(devices)} chips are not a block of the TPU slice: take half of a host's") from error
+        raise ValueError(
+            f"{len(devices)} chips that are not a block of the TPU slice: take half of a host's"
+        ) from error
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
