@@ -18,9 +18,10 @@ import numpy as np
 
 from zppo_jax import parallel
 from zppo_jax.models.qwen3_5 import config as configs
-from zppo_jax.models.qwen3_5 import hf, inputs, vlm
+from zppo_jax.models.qwen3_5 import hf, inputs, quantised, vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.hf import CheckpointError
+from zppo_jax.models.qwen3_5.hf.quantization import Weights
 from zppo_jax.models.qwen3_5.vlm import abstract_params, init_params
 
 __all__ = ["CheckpointError", "Config", "Model", "abstract_params", "forward", "init_params", "load", "save"]
@@ -39,18 +40,24 @@ def load(
     dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
     report: Callable[[str], None] | None = None,
+    weights: Weights = "dequantised",
 ) -> Model:
     """Load a Hugging Face directory, or OWNER/NAME of the Hub; needs only config.json and the safetensors files.
 
+    Block-wise FP8 kernels of the language model become values of `dtype`, or with weights "as_stored" stay FP8 (half
+    the memory, the same results); such a model is only read. `dtype` is always that of all other parameters and of the
+    computation.
     On a `mesh` each device gets its part of each parameter. `report` gets a line of progress before each tensor. Raises
     FileNotFoundError for a missing file and CheckpointError listing every tensor that does not fit.
     """
     directory = hf.resolve(path)
     config = configs.from_directory(directory)
+    float8 = hf.float8_kernels(directory, config) if weights == "as_stored" else frozenset()
     shardings = None
     if mesh is not None:
-        shardings = parallel.shardings(mesh, abstract_params(config), vlm.logical_axes(config))
-    return Model(config, hf.load_params(directory, config, dtype, shardings, report))
+        shapes = hf.abstract_params(config, dtype, float8)
+        shardings = parallel.shardings(mesh, shapes, quantised.with_scales(vlm.logical_axes(config), shapes))
+    return Model(config, hf.load_params(directory, config, dtype, shardings, report, float8))
 
 
 def save(model: Model, directory: str | Path) -> None:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from zppo_jax.models.qwen3_5 import layers
+from zppo_jax.models.qwen3_5 import layers, quantised
 from zppo_jax.models.qwen3_5.attention import GatedAttention, causal, causal_in_tree
 from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.deltanet import GatedDeltaNet
@@ -200,11 +200,11 @@ def _run(
     through = _one_by_one if config.num_hidden_layers <= UNROLLED_LAYERS else jax.lax.scan
 
     def linear_layer(x, layer):
-        x, state = linear(layers.bind(linear_block, config, layer[0]), x, layer[1])
+        x, state = linear(layers.bind(linear_block, config, quantised.dequantised(layer[0], x.dtype)), x, layer[1])
         return constrain(x, "batch", None, None), state
 
     def full_layer(x, weights, state):
-        x, state = full(layers.bind(full_block, config, weights), x, state)
+        x, state = full(layers.bind(full_block, config, quantised.dequantised(weights, x.dtype)), x, state)
         return constrain(x, "batch", None, None), state
 
     linear_layer, full_layer = (_remat(layer, remat != "none") for layer in (linear_layer, full_layer))

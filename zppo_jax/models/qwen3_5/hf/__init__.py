@@ -6,7 +6,12 @@
 from __future__ import annotations
 
 from zppo_jax.models.qwen3_5.hf.hub import resolve
-from zppo_jax.models.qwen3_5.hf.load import abstract_params, load_params
+from zppo_jax.models.qwen3_5.hf.load import (
+    abstract_params,
+    float8_kernels,
+    load_params,
+    published_float8_kernels,
+)
 from zppo_jax.models.qwen3_5.hf.names import table
 from zppo_jax.models.qwen3_5.hf.reader import CheckpointError
 from zppo_jax.models.qwen3_5.hf.save import save_directory, staged, tensors, write_model
@@ -14,7 +19,9 @@ from zppo_jax.models.qwen3_5.hf.save import save_directory, staged, tensors, wri
 __all__ = [
     "CheckpointError",
     "abstract_params",
+    "float8_kernels",
     "load_params",
+    "published_float8_kernels",
     "resolve",
     "save_directory",
     "staged",

@@ -28,11 +28,13 @@ class Leaf(NamedTuple):
 
 class Conversion(NamedTuple):
     """`inward` and `outward` give all values in the other layout's order; the caller shapes them. `shape_there` is the
-    shape of the checkpoint's tensor."""
+    shape of the checkpoint's tensor. `run` divides the length of each run of outputs that are neighbours in both
+    layouts."""
 
     inward: Callable[[np.ndarray, Leaf], np.ndarray]
     outward: Callable[[np.ndarray, Leaf], np.ndarray]
     shape_there: Callable[[Leaf], tuple[int, ...]]
+    run: Callable[[Leaf], int] = lambda leaf: leaf.shape[-1]
 
 
 def _matrix_shape(leaf: Leaf) -> tuple[int, ...]:
@@ -69,8 +71,10 @@ def _widths(text: TextConfig) -> tuple[int, int, int]:
 
 
 def _by_key_head(rows_CX: np.ndarray, text: TextConfig) -> np.ndarray:
-    """Reorders rows [all q | all k | all v] to [its q | its k | the v of its value heads] for each key head."""
-    parts = np.split(rows_CX, [text.key_dim, 2 * text.key_dim])
+    """Reorders rows [all q | all k | all v] to [its q | its k | the v of its value heads] for each key head. A row may
+    stand for several channels, as many as divide the run of each part."""
+    per_row = text.conv_dim // len(rows_CX)
+    parts = np.split(rows_CX, [text.key_dim // per_row, 2 * text.key_dim // per_row])
     heads = text.linear_num_key_heads
     blocks = [part.reshape(heads, -1, rows_CX.shape[1]) for part in parts]
     return np.concatenate(blocks, axis=1).reshape(rows_CX.shape)
@@ -88,7 +92,9 @@ BIAS = Conversion(lambda tensor, _: tensor, lambda value, _: value, lambda leaf:
 """A bias: flat there, with the axes of the outputs here."""
 MATRIX = Conversion(lambda tensor, _: tensor.T, lambda value, leaf: _transposed(value, leaf.num_inputs), _matrix_shape)
 """A matrix: torch keeps [outputs, inputs]."""
-QKV = Conversion(_heads_inward, _heads_outward, _matrix_shape)
+QKV = Conversion(
+    _heads_inward, _heads_outward, _matrix_shape, run=lambda leaf: math.gcd(*_widths(leaf.config.text))
+)
 CONV1D = Conversion(lambda tensor, leaf: _heads_inward(tensor[:, 0], leaf), _heads_outward, _conv1d_shape)
 """A depthwise convolution over the channels of q, k and v: [C, 1, taps] there, [taps, C] here."""
 PATCH = Conversion(

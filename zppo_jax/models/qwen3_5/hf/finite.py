@@ -5,10 +5,12 @@ One NaN makes every logit NaN, so a damaged file must be refused.
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 _BLOCK = 2**16  # values; the second pass over a block finds it in the processor's cache
 _BITS = {2: (np.int16, np.uint16)}
+_NAN_FLOAT8 = 0x7F  # float8_e4m3fn has no infinity, and one NaN of each sign
 
 
 def all_finite(values: np.ndarray) -> bool:
@@ -19,6 +21,10 @@ def all_finite(values: np.ndarray) -> bool:
         with np.errstate(all="ignore"):
             sum_of_squares = np.dot(flat, flat)
         return bool(np.isfinite(sum_of_squares) or np.isfinite(flat).all())
+    if flat.dtype == ml_dtypes.float8_e4m3fn:
+        bits = flat.view(np.uint8)
+        blocks = (bits[start : start + _BLOCK] for start in range(0, bits.size, _BLOCK))
+        return not any(((block & _NAN_FLOAT8) == _NAN_FLOAT8).any() for block in blocks)
     if flat.dtype.itemsize in _BITS:
         return _all_finite_by_bits(flat)
     return bool(np.isfinite(flat).all())

@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zppo_jax.models.qwen3_5 import quantised as quantised_kernels
 from zppo_jax.models.qwen3_5 import vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.hf import quantization, reader
 from zppo_jax.models.qwen3_5.hf.finite import all_finite
 from zppo_jax.models.qwen3_5.hf.names import IGNORED, KEPT_FLOAT32, STACKS, Entry, stack_of, table
-from zppo_jax.models.qwen3_5.hf.quantization import FLOAT8, SCALE, Quantization
+from zppo_jax.models.qwen3_5.hf.quantization import FLOAT8, FLOAT8_KEPT, SCALE, Quantization
 from zppo_jax.models.qwen3_5.hf.reader import CheckpointError, Tensor
 from zppo_jax.models.qwen3_5.parameters import Params, flatten, unflatten
 
@@ -71,6 +72,7 @@ def load_params(
     dtype: str,
     shardings: Params | None = None,
     report: Callable[[str], None] | None = None,
+    float8: frozenset[str] = frozenset(),
 ) -> Params:
     """Loads the parameters of a checkpoint directory as arrays of `dtype`.
 
@@ -80,6 +82,7 @@ def load_params(
       dtype: of all parameters but `A_log` and the gated norm's weight, which are float32 as in published files.
       shardings: a NamedSharding for each parameter, in a tree like the parameters'; None for the default device.
       report: gets a line of progress before each tensor.
+      float8: the paths of kernels that stay float8, with their scales beside them (`float8_kernels`).
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -92,12 +95,14 @@ def load_params(
     sources = _match(directory, config, entries, found)
     placements = flatten(shardings) if shardings is not None else {}
     progress = _Progress(report, [sources[entry.name].nbytes for entry in entries])
-    stacks = _empty_stacks(config, dtype, placements)
+    abstract = flatten(abstract_params(config, dtype, float8))
+    stacks = _empty_stacks(abstract, placements)
     leaves: Leaves = {}
     for (stack, index), group in itertools.groupby(entries, lambda entry: (stack_of(entry.path), entry.index)):
         values = {
-            entry.path: _array(entry, progress.next(sources[entry.name]), dtype, placements.get(entry.path))
+            path: _array(entry, file, value, abstract[path].dtype, placements.get(path))
             for entry in group
+            for file, path, value in _read(entry, progress.next(sources[entry.name]), float8)
         }
         if stack:
             stacks[stack] = _place(stacks[stack], values, index, placements)
@@ -107,16 +112,32 @@ def load_params(
     return unflatten(leaves | {path: leaf for stack in stacks.values() for path, leaf in stack.items()})
 
 
-def abstract_params(config: Config, dtype: str) -> Params:
+def abstract_params(config: Config, dtype: str, float8: frozenset[str] = frozenset()) -> Params:
     """The shapes and dtypes of the parameters that `load_params` returns."""
-    leaves = flatten(vlm.abstract_params(config))
-    return unflatten(
-        {path: jax.ShapeDtypeStruct(leaf.shape, _leaf_dtype(path, dtype)) for path, leaf in leaves.items()}
+    leaves = {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(np.float32 if path in KEPT_FLOAT32 else dtype))
+        for path, leaf in flatten(vlm.abstract_params(config)).items()
+    }
+    for entry in table(config) if float8 else ():
+        if entry.path in float8:
+            stack = leaves[entry.path].shape[: len(entry.index)]
+            scale = (*stack, *quantization.scale_shape_here(entry))
+            leaves[entry.path] = jax.ShapeDtypeStruct((*stack, *entry.shape), quantised_kernels.DTYPE)
+            leaves[quantised_kernels.scale_of(entry.path)] = jax.ShapeDtypeStruct(scale, jnp.float32)
+    return unflatten(leaves)
+
+
+def float8_kernels(directory: Path, config: Config) -> frozenset[str]:
+    """The paths of the kernels that a directory holds in float8, in all of their layers."""
+    found = reader.tensors(directory)
+    return quantization.float8_kernels(
+        table(config), lambda name: name in found and found[name].dtype == FLOAT8_KEPT and name + SCALE in found
     )
 
 
-def _leaf_dtype(path: str, dtype: str) -> Any:
-    return jnp.dtype(np.float32 if path in KEPT_FLOAT32 else dtype)
+def published_float8_kernels(config: Config) -> frozenset[str]:
+    """The same for the published -FP8 checkpoint of a size, without its files."""
+    return quantization.float8_kernels(table(config), quantization.PUBLISHED.applies_to)
 
 
 # ---------------------------------------------------------------- matching tensors and parameters
@@ -170,11 +191,10 @@ def _faults(entry: Entry, tensor: Tensor, scale: Tensor | None, quantised: Quant
 # ---------------------------------------------------------------- filling
 
 
-def _empty_stacks(config: Config, dtype: str, placements: Mapping[str, Any]) -> dict[str, Leaves]:
+def _empty_stacks(abstract: Mapping[str, Any], placements: Mapping[str, Any]) -> dict[str, Leaves]:
     """Makes zeros for the leaves that several layers share, by stack; sharded at once, in one program."""
-    abstract = {path: leaf.shape for path, leaf in flatten(vlm.abstract_params(config)).items() if stack_of(path)}
-    shapes = tuple((path, shape, _leaf_dtype(path, dtype)) for path, shape in abstract.items())
-    out = {path: placements[path] for path in abstract} if placements else None
+    shapes = tuple((path, leaf.shape, leaf.dtype) for path, leaf in abstract.items() if stack_of(path))
+    out = {path: placements[path] for path, *_ in shapes} if placements else None
     zeros = jax.jit(_zeros, static_argnums=0, out_shardings=out)(shapes)
     return {stack: {path: leaf for path, leaf in zeros.items() if stack_of(path) == stack} for stack in STACKS}
 
@@ -183,15 +203,25 @@ def _zeros(shapes: tuple[tuple[str, tuple[int, ...], Any], ...]) -> Leaves:
     return {path: jnp.zeros(shape, dtype) for path, shape, dtype in shapes}
 
 
-def _array(entry: Entry, source: Source, dtype: str, sharding: Any) -> jax.Array:
-    """Converts one tensor to an array in our layout; of a stacked leaf, one layer."""
-    value, kind = entry.inward(source.read()), _leaf_dtype(entry.path, dtype)
+def _read(entry: Entry, source: Source, float8: frozenset[str]) -> Iterator[tuple[Path, str, np.ndarray]]:
+    """Yields the file, the path and the value in our layout of each leaf that one tensor is made to: of a stacked leaf,
+    one layer. A kernel that stays float8 has two: itself and its scales."""
+    file, scale = source.tensor.path, source.scale
+    if scale is None or entry.path not in float8:
+        yield file, entry.path, entry.inward(source.read())
+        return
+    yield file, entry.path, entry.inward(source.tensor.view())
+    yield scale.path, quantised_kernels.scale_of(entry.path), quantization.scale_inward(entry, scale.view())
+
+
+def _array(entry: Entry, file: Path, value: np.ndarray, kind: np.dtype, sharding: Any) -> jax.Array:
+    """Copies a value in our layout to an array of the dtype `kind`."""
 
     def piece(index: Any) -> np.ndarray:
         copy = _copy(value[index], kind)
         if not all_finite(copy):
             raise CheckpointError(
-                f"{source.tensor.path}: {entry.name} holds values that are NaN or infinite in {kind.name}: the file is "
+                f"{file}: {entry.name} holds values that are NaN or infinite in {kind.name}: the file is "
                 "damaged, or its training diverged; download it again or take an earlier checkpoint"
             )
         return copy
@@ -199,7 +229,7 @@ def _array(entry: Entry, source: Source, dtype: str, sharding: Any) -> jax.Array
     if sharding is None:
         return jax.device_put(piece(...))
     layer = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[len(entry.index) :]))
-    return jax.make_array_from_callback(entry.shape, layer, piece)
+    return jax.make_array_from_callback(value.shape, layer, piece)
 
 
 def _copy(value: np.ndarray, kind: np.dtype) -> np.ndarray:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from zppo_jax.models.qwen3_5 import config as configs
+from zppo_jax.models.qwen3_5 import quantised
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.hf import reader
 from zppo_jax.models.qwen3_5.hf.names import KEPT_FLOAT32, Entry, stack_of, table
@@ -70,6 +71,7 @@ def write_model(
     on_tensor: Callable[[np.ndarray], None] = lambda tensor: None,
 ) -> None:
     """Write the files of `save_directory` into an existing directory; `on_tensor` is called with each tensor."""
+    quantised.require_plain(params, "cannot be saved")
     leaves = flatten(params)
     sizes = {entry.name: _nbytes(entry, leaves[entry.path], dtype) for entry in table(config)}
     _require_space(directory, sum(sizes.values()))
