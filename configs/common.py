@@ -31,6 +31,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.teacher.timeout_seconds = 600.0
     config.teacher.retries = 3
     config.teacher.deadline_seconds = 900.0
+    config.teacher.weights = "as_stored"
     config.teacher.devices = 0  # it samples on the run's devices, when the student does not
     config.teacher.mesh = ConfigDict()  # the mesh on which it decodes: a copy over as many devices as its heads allow
     config.teacher.mesh.data = -1

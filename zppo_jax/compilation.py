@@ -7,6 +7,7 @@ still compiling, the first rollouts already run.
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import os
 import threading
@@ -97,6 +98,12 @@ class Compiler:
         self._programs: dict[str, Program] = {}
         self._begun: dict[str, float] = {}
         self._lock = threading.Lock()
+
+    def on(self, mesh: jax.sharding.Mesh | None) -> Compiler:
+        """A compiler whose programs are on another mesh; both share their threads and names."""
+        other = copy.copy(self)
+        other.mesh = mesh
+        return other
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 from zppo_jax import parallel
 from zppo_jax.aot.programs import Programs, Shapes
 from zppo_jax.config import Config
+from zppo_jax.models.qwen3_5 import decode_weights
 from zppo_jax.rollout.engine import Engine
 
 KINDS = {
@@ -38,9 +39,9 @@ _TAKEN = {
     "update": ("params", "optimizer"),
     "vision": ("sampled vision",),
     "weights": ("sampled text", "sampled head"),
-    "prefill": ("sampled text",),
+    "prefill": ("sampled text", "sampled stacks"),
     "fill": ("slots", "prompts"),
-    "decode": ("weights", "slots"),
+    "decode": ("weights", "sampled stacks", "slots"),
 }
 """The parts that are arguments of a program by its kind: the compiler counts them."""
 
@@ -78,8 +79,11 @@ def _sampling(run: Shapes, programs: Programs, name: str) -> dict[str, int]:
     params, is_students = _params(run, programs, engine), programs.is_students(engine)
     resident = engine.resident_bytes(params, bucket_of(engine, name))
     text = dict(params["text"])
-    parts = {"sampled vision": params["vision"], "sampled head": text.pop("lm_head", {}), "sampled text": text}
+    stacks = {} if engine.moves else decode_weights.uncopied(text, engine.num_slots).get("stacks", {})
+    parts = {"sampled vision": params["vision"], "sampled head": text.pop("lm_head", {}), "sampled stacks": stacks}
+    parts |= {"sampled text": text}
     held = {part: parallel.device_bytes(shapes) for part, shapes in parts.items()}
+    held["sampled text"] -= held["sampled stacks"]
     held |= {part: resident[part] for part in ("weights", "slots", "prompts")}
     copied = run.hosts.count > 1
     if is_students:

@@ -19,11 +19,12 @@ from jax.experimental import topologies
 from zppo_jax import parallel, setup
 from zppo_jax.aot.compiling import Recorder
 from zppo_jax.aot.topologies import GIB, Topology
+from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config
 from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
-from zppo_jax.models.qwen3_5 import hf, sizes
+from zppo_jax.models.qwen3_5 import hf, quantised, sizes
 from zppo_jax.parallel import Hosts
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
@@ -140,9 +141,23 @@ def shapes(
         reference = setup.placed_model(config, teacher) if teacher and method.reference else None
     with parallel.use(sampling_mesh):
         sampled = parallel.placed_shapes(params, axes["params"])
-    with parallel.use(teacher_mesh or sampling_mesh):
-        sampled_teacher = setup.placed_model(config, teacher) if teacher and with_teacher else None
+    float8 = _float8_kernels(config, teacher) if teacher and with_teacher else frozenset[str]()
+    sampled_teacher, place = None, Compiler(mesh=teacher_mesh or sampling_mesh)
+    if teacher and with_teacher:
+        place = setup.teacher_compiler(config, place, teacher, bool(float8))
+        with parallel.use(place.mesh):
+            sampled_teacher = setup.placed_model(config, teacher, float8)
     return Shapes(mesh, sampling_mesh, student, placed, sampled, sampled_teacher, reference, teacher_mesh)
+
+
+def _float8_kernels(config: Config, teacher: qwen3_5.Config) -> frozenset[str]:
+    """The paths of the teacher's kernels that stay FP8: those of its directory, or as in Qwen's -FP8 checkpoints."""
+    directory = Path(config.teacher.path or SHIPPED / "teacher")
+    if (directory / "config.json").is_file():
+        has_files = any(directory.glob("*.safetensors"))
+        return setup.float8_kernels(config, directory, teacher) if has_files else frozenset()
+    published = config.teacher.weights == "as_stored" and config.teacher.path.endswith("-FP8")
+    return hf.published_float8_kernels(teacher) if published else frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +193,8 @@ def ask(config: Config, run: Shapes, compiler: Recorder) -> Programs:
         return Programs(student, evaluation)
     method, model, params = get_method(config.method), run.teacher.config, run.teacher.params
     place = sampler if run.teacher_mesh is None else compiler.on(run.teacher_mesh)
-    teacher = setup.teacher_engine(config, model, banned_mask(model), student, place)
+    stays_float8 = quantised.is_quantised(params)
+    teacher = setup.teacher_engine(config, model, banned_mask(model), student, place, stays_float8)
     if method.teacher_answers(config):
         teacher.prepare(params, (setup.teacher_sampling(config),))
     if not method.teacher_writes(config):

@@ -36,7 +36,7 @@ class Generation:
 
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _CUBES = {
-    4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8",
+    1: "1x1x1", 4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8",
 }  # fmt: skip
 
 GENERATIONS = {
@@ -59,7 +59,7 @@ class Topology:
     @property
     def chips_per_host(self) -> tuple[int, int, int] | None:
         """Chips per host, if libtpu must be given them: the slice or host differs from the size that it assumes."""
-        return {"1x1": (1, 1, 1), "2x4": (2, 4, 1)}.get(self.libtpu.partition(":")[2])
+        return {"1x1": (1, 1, 1), "1x1x1": (1, 1, 1), "2x4": (2, 4, 1)}.get(self.libtpu.partition(":")[2])
 
     def part(self, chips: int) -> Topology:
         """A slice of the same kind with `chips` chips."""

@@ -76,6 +76,14 @@ class TeacherConfig:
     scope: Annotated[str, Setting("which hard questions the teacher answers", choices=("capped", "all_hard"))]
     temperature: Annotated[float, Setting("sampling temperature of the teacher; 0: greedy", minimum=0)]
     top_p: Annotated[float, Setting("nucleus of the teacher; 1: off", above=0, maximum=1)]
+    weights: Annotated[
+        str,
+        Setting(
+            "FP8 weights of a teacher in this process: as_stored: they stay FP8; dequantised: of model.dtype",
+            choices=("as_stored", "dequantised"),
+            may_change=True,
+        ),
+    ]
     devices: Annotated[
         int,
         Setting(

@@ -17,7 +17,7 @@ from zppo_jax.errors import ConfigError
 from zppo_jax.generate import devices
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
-from zppo_jax.models.qwen3_5 import config_keys, hf, vlm
+from zppo_jax.models.qwen3_5 import config_keys, hf, quantised, vlm
 from zppo_jax.processor import Processor
 from zppo_jax.processor.chat import thinks_by_default
 from zppo_jax.rollout import memory
@@ -43,7 +43,8 @@ class Loaded:
     def describe(self) -> Iterator[str]:
         """Yields lines for the user about a model on several devices."""
         if self.mesh is not None:
-            yield from parallel.describe(self.mesh, self.params, vlm.logical_axes(self.config))
+            axes = quantised.with_scales(vlm.logical_axes(self.config), self.params)
+            yield from parallel.describe(self.mesh, self.params, axes)
 
     def make_engine(
         self,
@@ -96,7 +97,7 @@ def load(
         config_keys.check_processor(config.vision, processor.config)
     mesh = devices.make_mesh(wanted, config)
     with _explained(path):
-        params = qwen3_5.load(directory, dtype, mesh, report).params
+        params = qwen3_5.load(directory, dtype, mesh, report, "as_stored").params
     stops = tuple(dict.fromkeys((*config.stop_token_ids, *processor.stop_ids)))
     return Loaded(dataclasses.replace(config, stop_token_ids=stops), params, processor, wanted, mesh)
 

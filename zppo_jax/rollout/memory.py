@@ -88,7 +88,7 @@ def _free_bytes(device: Any) -> float:
 def _weight_bytes(config: Config, params: dict[str, Any], num_rows: int) -> int:
     """Bytes on each device of the decoding weights: the copies, and while a chunk runs all weights that are cut by
     width, which XLA gathers before the loop."""
-    axes, shards = decode_weights.weight_axes(config.text), parallel.num_shards("embed")
+    axes, shards = decode_weights.weight_axes(config.text, params["text"]), parallel.num_shards("embed")
     copied = jax.eval_shape(lambda: decode_weights.join(params["text"], config.text, num_rows))
     total = parallel.device_bytes(parallel.placed_shapes(copied, {name: axes[name] for name in copied}))
     if shards > 1:

@@ -191,4 +191,4 @@ class Programs:
         shapes = jax.eval_shape(
             lambda text: decode_weights.prepare(text, self.config.text, self.num_slots), params["text"]
         )
-        return parallel.placed_shapes(shapes, decode_weights.weight_axes(self.config.text))
+        return parallel.placed_shapes(shapes, decode_weights.weight_axes(self.config.text, params["text"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zppo_jax.setup.checkpoints import float8_kernels
 from zppo_jax.setup.components import Components, build
 from zppo_jax.setup.devices import (
     check_hosts,
@@ -23,6 +24,7 @@ from zppo_jax.setup.engines import (
     prepare_student,
     shapes_of_prompts,
     student_engine,
+    teacher_compiler,
     teacher_engine,
     teacher_sampling,
     training_sampling,
@@ -44,6 +46,7 @@ __all__ = [
     "evaluation_engine",
     "evaluation_sampling",
     "find_hosts",
+    "float8_kernels",
     "learner_of",
     "make_mesh",
     "num_rows",
@@ -56,6 +59,7 @@ __all__ = [
     "schedule_of",
     "shapes_of_prompts",
     "student_engine",
+    "teacher_compiler",
     "teacher_engine",
     "teacher_mesh",
     "teacher_sampling",

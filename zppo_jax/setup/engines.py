@@ -115,20 +115,32 @@ def prepare_student(
     student.prepare(params, (rollouts,))
 
 
+def teacher_compiler(config: Config, compiler: Compiler, model: qwen3_5.Config, float8: bool) -> Compiler:
+    """The compiler on the mesh of the teacher's parameters: that of its devices, or if they stay `float8`, that of its
+    decoding, which then reads them without a copy."""
+    return compiler.on(decoding_mesh(compiler, config.teacher.mesh, "teacher.mesh", model)) if float8 else compiler
+
+
 def teacher_engine(
-    config: Config, model: qwen3_5.Config, banned_V: np.ndarray, student: Engine, compiler: Compiler
+    config: Config,
+    model: qwen3_5.Config,
+    banned_V: np.ndarray,
+    student: Engine,
+    compiler: Compiler,
+    float8: bool = False,
 ) -> Engine:
     """The teacher's engine on the compiler's devices: the student's, or others, whose work is then done in a lane.
 
-    A teacher of the student's architecture, on the same mesh, shares its compiled programs."""
+    `float8` says whether its kernels stay float8. A teacher of the student's architecture, on the same mesh, shares its
+    compiled programs otherwise."""
     mesh = decoding_mesh(compiler, config.teacher.mesh, "teacher.mesh", model)
-    if compiler is not student.compiler:
-        lane = Lane(student.report)
-        names = ("teacher's ", None if student.report is None else lane.note, lane)
-        return engine_of(config, model, banned_V, compiler, student.shapes, mesh, *names)
-    if (model, mesh) == (student.config, student.mesh):
+    shares = compiler is student.compiler
+    if shares and not float8 and (model, mesh) == (student.config, student.mesh):
         return dataclasses.replace(student, kept=Kept())
-    return engine_of(config, model, banned_V, compiler, student.shapes, mesh, "teacher's ", student.report)
+    lane = None if shares else Lane(student.report)
+    report = student.report if lane is None or student.report is None else lane.note
+    place = teacher_compiler(config, compiler, model, float8)
+    return engine_of(config, model, banned_V, place, student.shapes, mesh, "teacher's ", report, lane)
 
 
 def compressor_engine(config: Config, teacher: Engine) -> Engine:

@@ -12,7 +12,7 @@ from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config
 from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
-from zppo_jax.models.qwen3_5 import hf, vlm
+from zppo_jax.models.qwen3_5 import hf, quantised, vlm
 from zppo_jax.rollout import memory
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.setup import engines
@@ -28,14 +28,20 @@ def ways_out(config: Config) -> str:
     )
 
 
-def placed_model(config: Config, model: qwen3_5.Config) -> qwen3_5.Model:
-    """The shapes of a model that a run only reads, on the mesh in use."""
-    params = hf.abstract_params(model, config.model.dtype)
-    return qwen3_5.Model(model, parallel.placed_shapes(params, vlm.logical_axes(model)))
+def placed_model(config: Config, model: qwen3_5.Config, float8: frozenset[str] = frozenset()) -> qwen3_5.Model:
+    """The shapes of a model that a run only reads, on the mesh in use; the kernels `float8` stay so."""
+    params = hf.abstract_params(model, config.model.dtype, float8)
+    axes = quantised.with_scales(vlm.logical_axes(model), params)
+    return qwen3_5.Model(model, parallel.placed_shapes(params, axes))
 
 
 def require_room(
-    config: Config, model: qwen3_5.Config, student: Engine, compiler: Compiler, free: float | None = None
+    config: Config,
+    model: qwen3_5.Config,
+    student: Engine,
+    compiler: Compiler,
+    float8: frozenset[str] = frozenset(),
+    free: float | None = None,
 ) -> None:
     """Raises ConfigError, with the numbers and the ways out, if the teacher does not fit the compiler's devices.
 
@@ -47,7 +53,7 @@ def require_room(
         free = memory.least_free(devices) if devices else math.inf
     if math.isinf(free):
         return
-    needs = needed(config, model, student, compiler)
+    needs = needed(config, model, student, compiler, float8)
     if (total := sum(needs.values())) > free:
         parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in needs.items())
         beside = "" if config.teacher.devices else " beside the student"
@@ -57,12 +63,19 @@ def require_room(
         )
 
 
-def needed(config: Config, model: qwen3_5.Config, student: Engine, compiler: Compiler) -> Mapping[str, int]:
+def needed(
+    config: Config,
+    model: qwen3_5.Config,
+    student: Engine,
+    compiler: Compiler,
+    float8: frozenset[str] = frozenset(),
+) -> Mapping[str, int]:
     """Bytes of each device that the teacher takes at least, by part: weights, the copies of them that decode, and the
     cache of one response (for each part of the mesh that has rows of its own)."""
-    engine = engines.teacher_engine(config, model, np.zeros(model.text.vocab_size, bool), student, compiler)
-    with parallel.use(compiler.mesh):
-        params = placed_model(config, model).params
+    unbanned_V = np.zeros(model.text.vocab_size, bool)
+    engine = engines.teacher_engine(config, model, unbanned_V, student, compiler, bool(float8))
+    with parallel.use(engine.compiler.mesh):
+        params = placed_model(config, model, float8).params
     with parallel.use(engine.mesh):
         dtypes = engine.key_dtype or config.model.dtype, engine.state_dtype
         cache = memory.device_bytes(model, parallel.num_shards("batch"), engine.shapes.num_keys, dtypes)

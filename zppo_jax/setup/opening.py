@@ -23,7 +23,7 @@ from zppo_jax.run.directory import RunDirectory
 from zppo_jax.run.quiet import silence_late_errors
 from zppo_jax.run.records import Records
 from zppo_jax.run.stop import StopRequest
-from zppo_jax.setup.checkpoints import architecture
+from zppo_jax.setup.checkpoints import read_architecture
 from zppo_jax.setup.components import Components, build
 from zppo_jax.setup.devices import (
     describe_mesh,
@@ -156,4 +156,4 @@ def _build(
 def _mesh_of_teacher(config: Config, directory: Path) -> Mesh | None:
     """The mesh of the teacher's own devices; None if it has none."""
     own = teacher_devices(config)
-    return teacher_mesh(config, architecture("teacher.path", directory), own) if own else None
+    return teacher_mesh(config, read_architecture("teacher.path", directory), own) if own else None

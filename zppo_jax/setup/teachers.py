@@ -19,6 +19,7 @@ from zppo_jax.config.teacher import RECORDED, teacher_place
 from zppo_jax.errors import ConfigError
 from zppo_jax.files import SHIPPED
 from zppo_jax.judge import Case, judge_text
+from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.parallel import Hosts
 from zppo_jax.processor import Processor
 from zppo_jax.rewards import ScoringPool
@@ -26,7 +27,7 @@ from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.setup import engines
-from zppo_jax.setup.checkpoints import architecture, load, load_processor
+from zppo_jax.setup.checkpoints import float8_kernels, load, load_processor, read_architecture
 from zppo_jax.setup.devices import make_mesh
 from zppo_jax.setup.fitting import require_room
 from zppo_jax.setup.served import served_teacher
@@ -116,7 +117,7 @@ def alone(config: Config, heartbeat: Heartbeat, say: Callable[[str], None]) -> I
     mesh = make_mesh(config)
     announce = lambda program: heartbeat.during(f"compiling {program}")  # noqa: E731
     with parallel.use(mesh), compilation.compiler(announce, mesh) as compiler, ScoringPool(1, 1.0) as pool:
-        model = architecture("teacher.path", directory)
+        model = read_architecture("teacher.path", directory)
         engine = engines.student_engine(config, model, banned_mask(model, processor), compiler, heartbeat.detail)
         unused = Scorer(pool, config.reward.region)  # no answer is scored
         yield local_teacher(config, directory, Actor(engine, processor, unused), compiler, heartbeat)
@@ -137,14 +138,18 @@ def local_teacher(
 ) -> LocalTeacher:
     """The teacher in this process, on the compiler's devices: the student's or others. It is also the judge if the
     configuration says so."""
-    require_room(config, architecture("teacher.path", directory), student.engine, compiler)
-    model, processor = load(config, "teacher.path", directory, compiler, heartbeat)
+    architecture = read_architecture("teacher.path", directory)
+    float8 = float8_kernels(config, hf.resolve(directory), architecture)
+    require_room(config, architecture, student.engine, compiler, float8)
+    place = engines.teacher_compiler(config, compiler, architecture, bool(float8))
+    weights = "as_stored" if float8 else "dequantised"
+    model, processor = load(config, "teacher.path", directory, place, heartbeat, weights)
     if processor.tokenizer.to_str() != student.processor.tokenizer.to_str():
         raise ConfigError(
             f"teacher.path={str(directory)!r} has another tokenizer than the student: both must be Qwen3.5 checkpoints"
         )
     banned_V = banned_mask(model.config, processor)
-    engine = engines.teacher_engine(config, model.config, banned_V, student.engine, compiler)
+    engine = engines.teacher_engine(config, model.config, banned_V, student.engine, compiler, bool(float8))
     make_room = student.engine.kept.weights.release if engine.lane is None else None
     if student.judge is not None and config.judge.endpoint == TEACHER:
         student.judge.asker = LocalJudge(model.params, _judge_actor(config, processor, student, engine), make_room)

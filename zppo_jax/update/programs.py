@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from zppo_jax import parallel
-from zppo_jax.models.qwen3_5 import text, vlm
+from zppo_jax.models.qwen3_5 import quantised, text, vlm
 from zppo_jax.models.qwen3_5.config import Config
 from zppo_jax.models.qwen3_5.layers import Remat
 from zppo_jax.update import freeze, losses
@@ -139,6 +139,7 @@ def optimized(state: State, gradient: Any, recipe: Recipe) -> State:
 @functools.partial(jax.jit, static_argnums=1)
 def init_optimizer(params: dict[str, Any], recipe: Recipe) -> Any:
     """Makes a fresh optimiser state, each part with the sharding of its parameter."""
+    quantised.require_plain(params, "cannot be trained")
     trainable, _ = freeze.split(params, recipe.frozen_patterns)
     return in_place({"params": params, "optimizer": recipe.transform.init(trainable)}, recipe)["optimizer"]
 

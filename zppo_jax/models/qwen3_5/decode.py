@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from zppo_jax.models.qwen3_5 import deltanet, layers, text
 from zppo_jax.models.qwen3_5.config import TextConfig
-from zppo_jax.models.qwen3_5.decode_weights import Weights, weights_first
+from zppo_jax.models.qwen3_5.decode_weights import Stacked, Weights, stacked, weights_first
 from zppo_jax.models.qwen3_5.parameters import Params
 from zppo_jax.ops.conv import conv_step
 from zppo_jax.ops.gated_delta import gated_delta_step
@@ -88,11 +88,13 @@ def step_layers(
     rope = text.rope_tables(config, jnp.broadcast_to(positions_B, (3, 1, len(positions_B))))
     rope = tuple(table_1BR[0] for table_1BR in rope)
     new_states = []
-    for group_weights, group_states in zip(weights["layers"], states, strict=True):
+    for group, (group_weights, group_states) in enumerate(zip(weights["layers"], states, strict=True)):
         new_group = []
         for layer, (layer_weights, state) in enumerate(zip(group_weights, group_states, strict=True)):
+            kind, index = ("linear", (group, layer)) if layer < config.num_linear else ("full", (group,))
+            layer_weights = layer_weights | stacked(weights, kind, index)
             y_BD = layers.rms_norm(x_BD, layer_weights["input_norm"], config.rms_norm_eps)
-            if layer < config.num_linear:
+            if kind == "linear":
                 mixed_BD, state = _linear_mixer(layer_weights, config, y_BD, state)
             else:
                 mixed_BD, state = _full_mixer(layer_weights, config, y_BD, rope, mask_BS, state, slot)
@@ -108,8 +110,10 @@ def logits(weights: Weights, hidden_BD: jax.Array) -> jax.Array:
     return constrain(_product(hidden_BD, weights["head"], dtype=jnp.float32), "batch", "vocab")
 
 
-def _product(x: jax.Array, kernel: jax.Array, dtype: Any = None) -> jax.Array:
+def _product(x: jax.Array, kernel: jax.Array | Stacked, dtype: Any = None) -> jax.Array:
     """The product of rows x [B, *inputs] with a kernel over its input axes, in their dtype or in `dtype`."""
+    if isinstance(kernel, Stacked):
+        return kernel.product(x)
     num_rows, num_inputs = len(x), x.ndim - 1
     if not weights_first(num_rows):
         # Its axes are not joined here: "gate and up, each cut over devices" could not be cut as one axis.

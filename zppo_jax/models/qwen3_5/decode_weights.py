@@ -4,6 +4,9 @@ Layers are sliced from their stacks (hoisted out of the loop: SkyRL#1363, 1.65x)
 joined, axes are in the order that is read fastest. One table lists the parameters of each weight; its logical axes and
 its number of input axes follow from the modules' declarations of these parameters.
 
+Of a model whose kernels stay float8 (quantised.py), nothing is copied but its other parameters: a step reads float8
+kernels from their stacks, and joins products instead of kernels.
+
 Shape suffixes: D model, F mlp, G key heads of a linear layer, X outputs of its input product for one, V vocabulary.
 """
 
@@ -16,13 +19,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from zppo_jax.models.qwen3_5 import text
+from zppo_jax.models.qwen3_5 import quantised, text
 from zppo_jax.models.qwen3_5.config import TextConfig
 from zppo_jax.models.qwen3_5.parameters import Params, flatten
 from zppo_jax.parallel import constrain_tree, in_use
 
 Weights = dict[str, Any]
-"""{"embed" [V, D], "head" [D, V] or [V, D] (`weights_first`), "norm", "layers": group by group and layer by layer}."""
+"""{"embed" [V, D], "head" [D, V] or [V, D] (`weights_first`), "norm", "layers": group by group and layer by layer}, and
+with float8 kernels {"stacks": {"linear", "full"}: the parameters of all products with such a kernel, by path}."""
 
 FEW_ROWS = 8
 
@@ -41,7 +45,8 @@ def prepare(params: Params, config: TextConfig, num_rows: int) -> Weights:
 
 def uncopied(params: Params, num_rows: int) -> Weights:
     """The weights that decoding shares with the parameters, if both are on the same mesh."""
-    shared = {"embed": params["embed"]}
+    stacks = _stacks(params)
+    shared = {"embed": params["embed"]} | ({"stacks": stacks} if any(stacks.values()) else {})
     return shared | {"head": text.head(params)} if weights_first(num_rows) else shared
 
 
@@ -50,23 +55,24 @@ def join(params: Params, config: TextConfig, num_rows: int, moves: bool = False)
     """Makes all other decoding weights: once here, not in every call of the decoding program.
 
     They are on the mesh in use. If the parameters are on another one, nothing can be shared, and with `moves` the
-    embedding is copied too.
+    embedding and the stacks are copied too.
     """
+    copied = _copied(params)
 
     def linear(g: int, i: int) -> Params:
-        return _layer_weights(jax.tree.map(lambda x: x[g, i], params["linear"]), _LINEAR)
+        return _layer_weights(jax.tree.map(lambda x: x[g, i], params["linear"]), copied["linear"])
 
     def full(g: int) -> Params:
-        return _layer_weights(jax.tree.map(lambda x: x[g], params["full"]), _FULL)
+        return _layer_weights(jax.tree.map(lambda x: x[g], params["full"]), copied["full"])
 
     groups = [[*(linear(g, i) for i in range(config.num_linear)), full(g)] for g in range(config.num_groups)]
     joined = {"norm": params["norm"]["weight"], "layers": groups}
     if weights_first(num_rows):
-        return joined | {"layers": jax.tree.map(_inputs_last, groups, _num_inputs(config))}
+        return joined | {"layers": jax.tree.map(_inputs_last, groups, _num_inputs(config, params))}
     joined["head"] = text.head(params).T
     if moves:
-        joined["embed"] = params["embed"]
-    axes = weight_axes(config)
+        joined |= uncopied(params, num_rows)
+    axes = weight_axes(config, params)
     return constrain_tree(joined, {name: axes[name] for name in joined})
 
 
@@ -121,29 +127,89 @@ _FULL = _SHELL | {
 }
 
 
+_SOURCES = {"linear": _LINEAR, "full": _FULL}
+
+
 def _layer_weights(block: Params, sources: dict[str, _Source]) -> Params:
     layer = flatten(block)
     return {name: source.join(layer) for name, source in sources.items()}
 
 
-def weight_axes(config: TextConfig) -> dict[str, Any]:
-    """The logical names of the axes of the decoding weights."""
+def weight_axes(config: TextConfig, params: Params | None = None) -> dict[str, Any]:
+    """The logical names of the axes of the decoding weights; `params` may have float8 kernels."""
     axes = text.logical_axes(config)
     outer = {"embed": axes["embed"], "head": text.head(axes)[::-1], "norm": axes["norm"]["weight"]}
-    return outer | {"layers": _layer_by_layer(config, axes, _Source.axes)}
+    outer |= {"layers": _layer_by_layer(config, axes, _Source.axes, params)}
+    stacks = _stacks(params) if params else {}
+    if not any(stacks.values()):
+        return outer
+    flat = {kind: flatten(quantised.with_scales(axes[kind], params[kind])) for kind in stacks} if params else {}
+    return outer | {"stacks": {kind: {path: flat[kind][path] for path in stack} for kind, stack in stacks.items()}}
 
 
-def _num_inputs(config: TextConfig) -> list[list[dict[str, int]]]:
+def _num_inputs(config: TextConfig, params: Params | None = None) -> list[list[dict[str, int]]]:
     """The number of input axes of each weight of a layer; 0 if it is not a kernel."""
-    return _layer_by_layer(config, text.num_inputs(config), lambda source, counts: counts[source.paths[0]])
+    return _layer_by_layer(config, text.num_inputs(config), lambda source, counts: counts[source.paths[0]], params)
 
 
 def _layer_by_layer(
-    config: TextConfig, declared: Params, derive: Callable[[_Source, dict[str, Any]], Any]
+    config: TextConfig, declared: Params, derive: Callable[[_Source, dict[str, Any]], Any], params: Params | None
 ) -> list[list[dict[str, Any]]]:
     """Derives a property of each weight from the declarations of its parameters, group by group and layer by layer."""
     linear, full = (
         {name: derive(source, flatten(declared[kind])) for name, source in sources.items()}
-        for kind, sources in (("linear", _LINEAR), ("full", _FULL))
+        for kind, sources in (_copied(params) if params else _SOURCES).items()
     )
     return [[linear] * config.num_linear + [full] for _ in range(config.num_groups)]
+
+
+# ---------------------------------------------------------------- float8 kernels, read from their stacks
+
+
+def _copied(params: Params) -> dict[str, dict[str, _Source]]:
+    """The weights of a layer of each kind that are made from plain parameters."""
+
+    def plain(kind: str) -> dict[str, _Source]:
+        float8 = set(quantised.kernels(flatten(params[kind])))
+        return {name: source for name, source in _SOURCES[kind].items() if not float8.intersection(source.paths)}
+
+    return {kind: plain(kind) for kind in _SOURCES}
+
+
+def _stacks(params: Params) -> dict[str, dict[str, jax.Array]]:
+    """The parameters that the other weights are read from, scales included."""
+    copied = _copied(params)
+
+    def stack(kind: str) -> dict[str, jax.Array]:
+        flat = flatten(params[kind])
+        paths = [path for name, source in _SOURCES[kind].items() if name not in copied[kind] for path in source.paths]
+        return {one: flat[one] for path in paths for one in (path, quantised.scale_of(path)) if one in flat}
+
+    return {kind: stack(kind) for kind in _SOURCES}
+
+
+class Stacked(NamedTuple):
+    """One layer's weight that stays in the stacks: its source, the stacks of its kind, and the layer's index."""
+
+    source: _Source
+    stacks: dict[str, jax.Array]
+    index: tuple[int, ...]
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """The product of rows x [B, *inputs] with the weight: that with each parameter, joined."""
+        return self.source.join({path: self._part(x, path) for path in self.source.paths})
+
+    def _part(self, x: jax.Array, path: str) -> jax.Array:
+        # Without the barrier XLA may do what does not depend on x before the loop over tokens: it would hold a slice or
+        # a de-quantised copy of every kernel.
+        scales = self.stacks.get(quantised.scale_of(path))
+        x, kernels, scales = jax.lax.optimization_barrier((x, self.stacks[path], scales))
+        kernel = kernels[self.index]
+        kernel = kernel if scales is None else quantised.dequantise(kernel, scales[self.index], x.dtype)
+        return jnp.tensordot(x, kernel, x.ndim - 1)
+
+
+def stacked(weights: Weights, kind: str, index: tuple[int, ...]) -> dict[str, Stacked]:
+    """The weights of a layer ("linear" or "full") that stay in the stacks, by name."""
+    stacks = weights.get("stacks", {}).get(kind, {})
+    return {name: Stacked(one, stacks, index) for name, one in _SOURCES[kind].items() if one.paths[0] in stacks}

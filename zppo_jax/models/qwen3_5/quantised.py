@@ -1,7 +1,7 @@
 """Kernels that stay float8 in device memory: w = kernel * scale, one scale for each block of values.
 
-A quantised kernel is a float8 array `kernel` with a float32 array `scale` beside it in the tree. Both have the same axes
-with the same logical names; along each axis a scale covers equally many neighbours, so that heads may be separate axes.
+A quantised kernel is a float8 array `kernel` with a float32 array `scale` beside it in the tree. Both have the same
+axes with the same logical names; along each axis a scale covers equally many neighbours, so that heads may be separate.
 Such a tree is only read: it is not trained and not saved. All other parameters have the model's dtype, in which it
 computes: a kernel becomes what de-quantising while loading would have made of it, but only where a product reads it.
 """

@@ -92,9 +92,7 @@ BIAS = Conversion(lambda tensor, _: tensor, lambda value, _: value, lambda leaf:
 """A bias: flat there, with the axes of the outputs here."""
 MATRIX = Conversion(lambda tensor, _: tensor.T, lambda value, leaf: _transposed(value, leaf.num_inputs), _matrix_shape)
 """A matrix: torch keeps [outputs, inputs]."""
-QKV = Conversion(
-    _heads_inward, _heads_outward, _matrix_shape, run=lambda leaf: math.gcd(*_widths(leaf.config.text))
-)
+QKV = Conversion(_heads_inward, _heads_outward, _matrix_shape, run=lambda leaf: math.gcd(*_widths(leaf.config.text)))
 CONV1D = Conversion(lambda tensor, leaf: _heads_inward(tensor[:, 0], leaf), _heads_outward, _conv1d_shape)
 """A depthwise convolution over the channels of q, k and v: [C, 1, taps] there, [taps, C] here."""
 PATCH = Conversion(
