@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax
 import pytest
 
-from configs import tiny
+from configs import paper, tiny
 from tests import runs
 from zppo_jax import parallel, setup
 from zppo_jax.aot import __main__ as command
@@ -35,6 +35,7 @@ TINY = str(runs.ROOT / "configs" / "tiny.py")
         ("v5e-16", "v5e:4x4", 16),
         ("v5p-128", "v5p:4x4x4", 64),
         ("v6e-64", "v6e:8x8", 64),
+        ("v5p-2", "v5p:1x1x1", 1),
         ("v5p-8", "v5p:2x2x1", 4),
         ("v5p:4x4x8", "v5p:4x4x8", 128),
     ],
@@ -49,7 +50,7 @@ def test_names_of_slices(name, libtpu, devices):
     ["v5e-7", "v5p-9", "h100-8", "v5p", "v5p:axb", "", "v5p:2x4", "v5e:2x2x2", "v5e:4x2", "v5e:3x3", "v6e:0x0"],
 )
 def test_what_is_no_slice_is_refused_with_those_that_are(name):
-    with pytest.raises(ConfigError, match=r"is not a slice: v5e-1\|4\|8.*v5p-8\|16.*or a grid such as v5p:4x4x4"):
+    with pytest.raises(ConfigError, match=r"is not a slice: v5e-1\|4\|8.*v5p-2\|8\|16.*or a grid such as v5p:4x4x4"):
         topologies.parse(name)
 
 
@@ -111,6 +112,22 @@ def test_help_teaches(capsys):
 @pytest.mark.parametrize(("name", "host"), [("v5e-16", "v5e:2x2"), ("v5p-128", "v5p:2x2x1"), ("v6e:4x4", "v6e:2x2")])
 def test_what_one_host_has_of_a_slice_is_a_slice(name, host):
     assert topologies.parse(name).part(4) == topologies.parse(host)
+
+
+@pytest.mark.parametrize(
+    ("path", "weights", "gigabytes"),
+    [
+        ("Qwen/Qwen3.5-27B-FP8", "as_stored", 30.3),
+        ("Qwen/Qwen3.5-27B-FP8", "dequantised", 54.7),
+        ("Qwen/Qwen3.5-27B", "as_stored", 54.7),
+    ],
+)
+def test_an_fp8_teacher_is_counted_as_it_stays_in_memory(path, weights, gigabytes):
+    config = from_config_dict(paper.get_config())
+    config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, path=path, weights=weights))
+    model = programs.model_config(path, "teacher")
+    found = programs._placed_model(config, model, programs.float8_kernels(config, model))
+    assert programs.parallel.device_bytes(found.params) / 1e9 == pytest.approx(gigabytes, abs=0.1)
 
 
 def test_models_by_directory_and_by_name(tmp_path):

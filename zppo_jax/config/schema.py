@@ -81,7 +81,6 @@ class TeacherConfig:
         Setting(
             "FP8 weights of a teacher in this process: as_stored: they stay FP8; dequantised: of model.dtype",
             choices=("as_stored", "dequantised"),
-            may_change=True,
         ),
     ]
     devices: Annotated[
