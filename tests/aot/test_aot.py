@@ -126,8 +126,8 @@ def test_an_fp8_teacher_is_counted_as_it_stays_in_memory(path, weights, gigabyte
     config = from_config_dict(paper.get_config())
     config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, path=path, weights=weights))
     model = programs.model_config(path, "teacher")
-    found = programs._placed_model(config, model, programs.float8_kernels(config, model))
-    assert programs.parallel.device_bytes(found.params) / 1e9 == pytest.approx(gigabytes, abs=0.1)
+    found = setup.placed_model(config, model, programs.float8_kernels(config, model))
+    assert parallel.device_bytes(found.params) / 1e9 == pytest.approx(gigabytes, abs=0.1)
 
 
 def test_models_by_directory_and_by_name(tmp_path):

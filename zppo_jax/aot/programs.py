@@ -141,7 +141,7 @@ def shapes(
         reference = setup.placed_model(config, teacher) if teacher and method.reference else None
     with parallel.use(sampling_mesh):
         sampled = parallel.placed_shapes(params, axes["params"])
-    float8 = _float8_kernels(config, teacher) if teacher and with_teacher else frozenset[str]()
+    float8 = float8_kernels(config, teacher) if teacher and with_teacher else frozenset[str]()
     sampled_teacher, place = None, Compiler(mesh=teacher_mesh or sampling_mesh)
     if teacher and with_teacher:
         place = setup.teacher_compiler(config, place, teacher, bool(float8))
@@ -150,7 +150,7 @@ def shapes(
     return Shapes(mesh, sampling_mesh, student, placed, sampled, sampled_teacher, reference, teacher_mesh)
 
 
-def _float8_kernels(config: Config, teacher: qwen3_5.Config) -> frozenset[str]:
+def float8_kernels(config: Config, teacher: qwen3_5.Config) -> frozenset[str]:
     """The paths of the teacher's kernels that stay FP8: those of its directory, or as in Qwen's -FP8 checkpoints."""
     directory = Path(config.teacher.path or SHIPPED / "teacher")
     if (directory / "config.json").is_file():
