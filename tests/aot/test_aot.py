@@ -38,6 +38,7 @@ TINY = str(runs.ROOT / "configs" / "tiny.py")
         ("v5p-2", "v5p:1x1x1", 1),
         ("v5p-8", "v5p:2x2x1", 4),
         ("v5p:4x4x8", "v5p:4x4x8", 128),
+        ("v5p-2", "v5p:1x1x1", 1),
     ],
 )
 def test_names_of_slices(name, libtpu, devices):

@@ -39,6 +39,7 @@ _CUBES = {
     1: "1x1x1", 4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8",
 }  # fmt: skip
 
+# One chip of v5p is not sold as a slice; it is there to compare with a GPU of 80 GB.
 GENERATIONS = {
     "v5e": Generation(15.75, 197.0, 819.0, 1, _FLAT),
     "v5p": Generation(95.0, 459.0, 2765.0, 2, _CUBES),  # the number in the name counts TensorCores
