@@ -374,17 +374,31 @@ def test_a_search_says_what_it_knows(tiny_run, monkeypatch, fits, largest, decid
     assert table._found(answer) == said and len(list(table._tried(answer))) == len(fits)
 
 
-def test_a_teacher_that_only_compresses_is_part_of_the_run(monkeypatch):
-    tree = tiny.get_config("grpo_replay_ncq")
-    tree.teacher.compress.enabled = True
+def answered(tree: Any, monkeypatch) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """The answer about a run on one device, of which nothing is compiled, and the programs that were asked for."""
     config, slices = from_config_dict(tree), topologies.parse("v5e-1")
     mesh = setup.make_mesh(config, jax.devices()[:1])
     monkeypatch.setattr(programs, "make_meshes", lambda config, topology: (mesh, mesh))
     monkeypatch.setattr(report, "_compile", lambda asked, run, console: ([], programs.ask(asked.config, run, recorder)))
     monkeypatch.setattr(report.importlib.metadata, "version", lambda name: "0")
     recorder = compiling.Recorder(mesh, lambda name: False)
-    answer = report.answer(report.Question(config, slices), False, QUIET)
-    assert answer["teacher_gib"] > 0 and any("compressor's decode" in name for name in recorder.asked)
+    return report.answer(report.Question(config, slices), False, QUIET), recorder.asked
+
+
+def test_a_teacher_that_only_compresses_is_part_of_the_run(monkeypatch):
+    tree = tiny.get_config("grpo_replay_ncq")
+    tree.teacher.compress.enabled = True
+    answer, asked = answered(tree, monkeypatch)
+    assert answer["teacher_gib"] > 0 and any("compressor's decode" in name for name in asked)
+
+
+@pytest.mark.parametrize("path", ["http://localhost:8000/v1", "recorded:runs/tiny/teacher"])
+def test_a_teacher_elsewhere_has_no_programs(path, monkeypatch):
+    tree = tiny.get_config()
+    tree.teacher.path = path
+    answer, asked = answered(tree, monkeypatch)
+    assert answer["teacher_gib"] == 0 and "gradient" in asked
+    assert not any("teacher" in name or "compressor" in name for name in asked)
 
 
 def test_a_row_that_learns_from_the_teacher_or_compares_with_it_is_compiled_so(monkeypatch):

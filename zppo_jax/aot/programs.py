@@ -21,6 +21,7 @@ from zppo_jax.aot.compiling import Recorder
 from zppo_jax.aot.topologies import GIB, Topology
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config
+from zppo_jax.config.teacher import teacher_place
 from zppo_jax.errors import ConfigError
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import config as configs
@@ -119,6 +120,11 @@ def _devices(topology: Topology) -> Sequence[Any]:
     except jax.errors.JaxRuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"--topology={topology.name}: libtpu knows no such slice ({reason})") from error
+
+
+def samples_teacher(config: Config) -> bool:
+    """Whether the run samples from a teacher on the slice: one that is served or recorded has no programs here."""
+    return get_method(config.method).needs_teacher(config) and teacher_place(config) == "local"
 
 
 def shapes(

@@ -19,7 +19,6 @@ from zppo_jax.errors import ConfigError
 from zppo_jax.models.qwen3_5 import flops
 from zppo_jax.run.console import RunConsole
 from zppo_jax.update import rows
-from zppo_jax.zppo import get_method
 
 UTILISATION = 0.4
 
@@ -41,7 +40,7 @@ def answer(asked: Question, search: bool, console: RunConsole) -> dict[str, Any]
     {"largest_rows_per_microbatch", "tried"}."""
     config, topology = asked.config, asked.topology
     mesh, sampling_mesh = programs.make_meshes(config, topology)
-    needed = asked.teacher and get_method(config.method).needs_teacher(config)
+    needed = asked.teacher and programs.samples_teacher(config)
     own = programs.make_teacher_mesh(config, topology) if needed else None
     run = programs.shapes(config, mesh, sampling_mesh, needed, own)
     result = {
