@@ -84,6 +84,17 @@ def recorded_groups(case: Case, config: Any) -> list[Any]:
     return groups
 
 
+def updated(learner: Any, config: Any, state: Any, groups: Sequence[Any], step: int) -> tuple[Any, dict[str, float]]:
+    """The state after an update as the trainer makes it, and the update's metrics."""
+    from zppo_jax.actors.cohort import gather_cohort
+    from zppo_jax.parallel import Hosts
+    from zppo_jax.update.credit import GroupRelative
+
+    cohort, credit = gather_cohort(groups, Hosts(), "the groups"), GroupRelative.of(config)
+    state, done = learner.update(state, cohort, credit, seed=0, step=step)
+    return state, done.metrics
+
+
 class Trainer:
     """The student's state and a step on it: the trainer's loop without its records."""
 
@@ -108,13 +119,8 @@ class Trainer:
 
     def update(self, groups: Sequence[Any]) -> dict[str, float]:
         """Makes an update as the trainer does."""
-        from zppo_jax.actors.cohort import gather_cohort
-        from zppo_jax.parallel import Hosts
-        from zppo_jax.update.credit import GroupRelative
-
-        cohort, credit = gather_cohort(groups, Hosts(), "the groups"), GroupRelative.of(self.config)
-        self.state, updated = self.learner.update(self.state, cohort, credit, seed=0, step=self.num_steps)
-        return updated.metrics
+        self.state, metrics = updated(self.learner, self.config, self.state, groups, self.num_steps)
+        return metrics
 
     def step(self) -> None:
         """Makes a step: rollouts, rewards, update."""

@@ -1,0 +1,1 @@
+"""The measurements of `bash benchmarks/gpu.sh`, a script each."""
