@@ -166,17 +166,16 @@ def _machine() -> str:
 def run_cases(
     description: str | None,
     cases: Mapping[str, SomeCase],
-    gpu_cases: Mapping[str, str],
     report: Callable[[SomeCase, Path, Conditions], dict[str, Any]],
     arguments: list[str] | None = None,
     peers: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Runs the command line: the chosen cases, one JSON line each. Returns 1 if one is below its floor.
 
-    `gpu_cases`: names of cases without a peer, and the modules that measure them. `report` measures a case, given its
-    checkpoint. `peers`: names of peers with separate environments, and their modules; `--NAME-python` gives the Python.
+    `report` measures a case, given its checkpoint. `peers`: names of peers with separate environments, and their
+    modules; `--NAME-python` gives the Python.
     """
-    known = (*cases, *gpu_cases)
+    known = tuple(cases)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(known)}; all, unless given")
     parser.add_argument("--cores", default="0", help="cores of all sides, such as 0 or 0,1")
@@ -191,9 +190,6 @@ def run_cases(
     conditions, reached = Conditions(options.cores, options.rounds, pythons), True
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.cases or known:
-            if name in gpu_cases:
-                subprocess.run([sys.executable, "-m", gpu_cases[name]], check=True)
-                continue
             checkpoint = (options.checkpoints or Path(temporary)) / cases[name].model
             _write_checkpoint(cases[name].model, checkpoint)
             result = report(cases[name], checkpoint, conditions)

@@ -2,8 +2,7 @@
 
     python -m benchmarks.model [CASE ...] [--cores=0] [--rounds=5] [--checkpoints=DIR]
 
-README.md in this folder explains the method. The last case, training-0.8B-bf16-gpu, has no peer and needs a GPU
-(benchmarks.utilisation). Exit status 1 if a case falls below its floor.
+README.md in this folder explains the method. Exit status 1 if a case falls below its floor.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from benchmarks import compare
 from benchmarks.cases import CASES, Case
 
 SIDES = {"ours": "benchmarks.ours", "peer": "benchmarks.peer"}
-GPU_CASES = {"training-0.8B-bf16-gpu": "benchmarks.utilisation"}
 
 
 def report(case: Case, checkpoint: Path, conditions: compare.Conditions) -> dict[str, Any]:
@@ -25,7 +23,7 @@ def report(case: Case, checkpoint: Path, conditions: compare.Conditions) -> dict
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return compare.run_cases(__doc__, CASES, GPU_CASES, report, arguments)
+    return compare.run_cases(__doc__, CASES, report, arguments)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import sizes
@@ -23,8 +24,10 @@ _SMALL = {
     "1.1M": {"layers": 4, "hidden": 128, "inner": 448, "vocabulary": 512, "mrope_section": (2, 1, 1)},
     "9.47M": {"layers": 8, "hidden": 256, "inner": 960, "vocabulary": 4096, "mrope_section": (3, 3, 2)},
     "1.12M": {"layers": 4, "hidden": 128, "inner": 480, "vocabulary": 512, "mrope_section": (2, 1, 1)},
+    "0.1M": {"layers": 2, "hidden": 64, "inner": 128, "vocabulary": 512, "mrope_section": (1, 1, 0), "interval": 2},
 }
-"""Four heads everywhere, two of keys in full attention; the names count the language model's parameters."""
+"""Four heads everywhere, two of keys in full attention; the names count the language model's parameters. The smallest,
+with one layer of each kind, is for tests of scripts."""
 NAMES = (*_PUBLISHED_LAYERS, *_SMALL)
 
 
@@ -41,7 +44,13 @@ def config(name: str) -> Config:
 
 
 def _small(
-    published: Config, layers: int, hidden: int, inner: int, vocabulary: int, mrope_section: tuple[int, int, int]
+    published: Config,
+    layers: int,
+    hidden: int,
+    inner: int,
+    vocabulary: int,
+    mrope_section: tuple[int, int, int],
+    interval: int = 4,
 ) -> Config:
     heads, head_dim = 4, hidden // 4
     text = dataclasses.replace(
@@ -50,6 +59,7 @@ def _small(
         hidden_size=hidden,
         intermediate_size=inner,
         num_hidden_layers=layers,
+        full_attention_interval=interval,
         num_attention_heads=heads,
         num_key_value_heads=2,
         head_dim=head_dim,
@@ -64,6 +74,16 @@ def _small(
     )
     special: dict[str, Any] = {token: vocabulary - 1 - index for index, token in enumerate(_SPECIAL_TOKENS)}
     return dataclasses.replace(published, text=text, vision=vision, stop_token_ids=(5,), pad_token_id=0, **special)
+
+
+def random_params(config: Config, seed: int = 0) -> dict[str, Any]:
+    """Random bfloat16 parameters, by one program: a thousand small ones would take longer to compile."""
+
+    def made() -> dict[str, Any]:
+        params = qwen3_5.init_params(config, jax.random.key(seed))
+        return jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+
+    return jax.jit(made)()
 
 
 def write_checkpoint(name: str, directory: Path) -> None:

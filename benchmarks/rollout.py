@@ -3,8 +3,7 @@
     python -m benchmarks.rollout [CASE ...] [--cores=0] [--rounds=5] [--checkpoints=DIR]
 
 README.md in this folder explains the method. In the case of different lengths the peer is our engine without refilling.
-In the memory-bound one a third side copies memory. The last case, rollout-0.8B-gpu, needs a GPU
-(benchmarks.rollout_gpu). Exit status 1 if a case falls below its floor.
+In the memory-bound one a third side copies memory. Exit status 1 if a case falls below its floor.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from typing import Any
 
 from benchmarks import compare, rollout_copy
 from benchmarks.rollout_cases import CASES, Case
-
-GPU_CASES = {"rollout-0.8B-gpu": "benchmarks.rollout_gpu"}
 
 
 def sides(case: Case) -> dict[str, str]:
@@ -64,7 +61,7 @@ def report(case: Case, checkpoint: Path, conditions: compare.Conditions) -> dict
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return compare.run_cases(__doc__, CASES, GPU_CASES, report, arguments)
+    return compare.run_cases(__doc__, CASES, report, arguments)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def report(case: Case, checkpoint: Path, conditions: compare.Conditions) -> dict
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return compare.run_cases(__doc__, STEPS, {}, report, arguments, PEERS)
+    return compare.run_cases(__doc__, STEPS, report, arguments, PEERS)
 
 
 if __name__ == "__main__":

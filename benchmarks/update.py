@@ -3,8 +3,7 @@
     python -m benchmarks.update [CASE ...] [--trl-python=PYTHON] [--cores=0] [--rounds=5] [--checkpoints=DIR]
 
 README.md in this folder explains the method. In the cases that end in -devices our learner on eight fake devices is
-compared with itself on one. The last case, update-0.8B-gpu, needs a GPU (benchmarks.update_gpu). Exit status 1 if a
-case falls below its floor.
+compared with itself on one. Exit status 1 if a case falls below its floor.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from typing import Any
 from benchmarks import compare
 from benchmarks.update_cases import UPDATES, Case
 
-GPU_CASES = {"update-0.8B-gpu": "benchmarks.update_gpu"}
 PEERS = {"trl": "benchmarks.update_trl"}
 
 
@@ -34,7 +32,7 @@ def report(case: Case, checkpoint: Path, conditions: compare.Conditions) -> dict
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return compare.run_cases(__doc__, UPDATES, GPU_CASES, report, arguments, PEERS)
+    return compare.run_cases(__doc__, UPDATES, report, arguments, PEERS)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def make_parts(case: Case, config: Any, model: Any, compiler: Any) -> tuple[Any,
     shape = dataclasses.replace(model.config, stop_token_ids=())
     shapes = Shapes((case.prompt,), shape.vision.spatial_merge_size**2, case.new)
     banned_V = np.zeros(shape.text.vocab_size, bool)
-    mesh = setup.decoding_mesh(compiler, config.rollout.mesh, "rollout.mesh")
+    mesh = setup.decoding_mesh(compiler, config.rollout.mesh, "rollout.mesh", model.config)
     engine = setup.engine_of(config, shape, banned_V, compiler, shapes, mesh)
     return engine, setup.learner_of(config, shape, engine, compiler)
 

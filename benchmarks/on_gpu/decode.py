@@ -23,7 +23,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from benchmarks import models
 from benchmarks.on_gpu import measuring
@@ -58,7 +57,7 @@ def step_bytes(config: Config, rows: int, context: float) -> dict[str, float]:
 def measure(case: Case, repeats: int) -> dict[str, Any]:
     """Tokens per second of whole calls, seconds of a step, and the bytes per second of a step."""
     config = models.config(case.model)
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), qwen3_5.init_params(config, jax.random.key(0)))
+    params = models.random_params(config)
     ids_BT = case.token_ids(config.text.vocab_size)
     with compilation.compiler() as compiler:
         engine = make_engine(case, config, compiler)
@@ -99,7 +98,7 @@ def _require(tokens: int, expected: int) -> None:
 
 def case_of(small: bool, questions: int, rollouts: int, prompt: int, new: int) -> Case:
     """The case of these sizes with the 0.8B model; with `small`, one that a CPU runs in seconds."""
-    shape = ("1.1M", 2, 2, 16, 40) if small else ("0.8B", questions, rollouts, prompt, new)
+    shape = ("0.1M", 2, 2, 16, 24) if small else ("0.8B", questions, rollouts, prompt, new)
     return Case("decode", *shape, floor=GOAL, goal=GOAL, slots=shape[1] * shape[2])
 
 

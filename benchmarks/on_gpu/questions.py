@@ -40,22 +40,20 @@ def write(directory: Path, count: int, side: int) -> None:
 
 def write_model(directory: Path, size: str, seed: int, small: bool) -> None:
     """Writes a random checkpoint of a published size in bfloat16, with the tokenizer of the shipped models; with
-    `small`, of the shipped models' size."""
-    import jax
-    import jax.numpy as jnp
-
-    from zppo_jax.models import qwen3_5
+    `small`, of the shipped models' size with one layer of each kind."""
+    from benchmarks import models
     from zppo_jax.models.qwen3_5 import config as configs
     from zppo_jax.models.qwen3_5 import hf, sizes
     from zppo_jax.processor import Processor
     from zppo_jax.warmstart import SHIPPED
 
     shipped, published = configs.from_directory(SHIPPED / "student"), sizes.get(size)
-    config = shipped if small else dataclasses.replace(shipped, text=published.text, vision=published.vision)
-    params = jax.jit(
-        lambda: jax.tree.map(lambda x: x.astype(jnp.bfloat16), qwen3_5.init_params(config, jax.random.key(seed)))
-    )()
-    hf.save_directory(directory, config, params, "bfloat16")
+    if small:
+        layers = dataclasses.replace(shipped.text, num_hidden_layers=2, full_attention_interval=2)
+        config = dataclasses.replace(shipped, text=layers)
+    else:
+        config = dataclasses.replace(shipped, text=published.text, vision=published.vision)
+    hf.save_directory(directory, config, models.random_params(config, seed), "bfloat16")
     Processor.from_directory(SHIPPED / "student").save(directory)
 
 

@@ -32,19 +32,19 @@ WHOLE = {
 SMALL = WHOLE | {
     "data.num_questions": "16",
     "eval.num_questions": "4",
-    "prompt.buckets": "1024",
+    "prompt.buckets": "192",
     "prompt.template": "compact",
     "prompt.min_pixels": "1024",
     "prompt.max_pixels": "4096",
     "rollout.questions_per_step": "8",
-    "rollout.group_size": "4",
+    "rollout.group_size": "3",
     "rollout.max_new_tokens": "16",
-    "rollout.slots": "16",
+    "rollout.slots": "12",
     "rollout.chunk": "8",
     "teacher.num_rollouts": "2",
     "teacher.compress.max_tokens": "8",
     "update.num_minibatches": "1",
-    "update.row_tokens": "1040",
+    "update.row_tokens": "208",
     "reward.num_workers": "1",
 }
 """The same for a CPU, with the models that the package ships as shapes."""

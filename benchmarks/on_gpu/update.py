@@ -12,9 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from benchmarks import models, update_ours
 from benchmarks.on_gpu import measuring
 from benchmarks.update_cases import Case
@@ -45,7 +42,7 @@ def num_tokens(case: Case) -> int:
 def measure(case: Case, repeats: int) -> dict[str, Any]:
     """Seconds and memory of an update with random weights and rollouts."""
     config = models.config(case.model)
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), qwen3_5.init_params(config, jax.random.key(0)))
+    params = models.random_params(config)
     with compilation.compiler() as compiler:
         settings = update_ours.settings(case, **_BFLOAT16)
         _, learner = update_ours.make_parts(case, settings, qwen3_5.Model(config, params), compiler)
@@ -72,7 +69,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
 def case_of(small: bool, length: int, groups: int) -> Case:
     """Groups that fill a row of `length` tokens each; with `small`, rows of 128 of a model that a CPU trains."""
     if small:
-        return Case("update", "update", "1.12M", "", GOAL, GOAL, 128, 1, prompts=1, rollouts=3, prompt=32, new=32)
+        return Case("update", "update", "0.1M", "", GOAL, GOAL, 128, 1, prompts=1, rollouts=3, prompt=32, new=32)
     shape = {"prompts": groups, "rollouts": (length - PROMPT) // NEW, "prompt": PROMPT, "new": NEW}
     return Case("update", "update", "0.8B", "", GOAL, GOAL, row_tokens=length, rows=1, **shape)
 

@@ -24,12 +24,12 @@ cases() {
 9b-teacher-decode  configs/9b.py   v5p-8  --config.update.rows_per_microbatch=4 --programs='teacher weights,teacher decode'
 9b-teacher-prompts configs/9b.py   v5p-8  --config.update.rows_per_microbatch=4 --programs="teacher vision,teacher's prefill of 9216,teacher's fill of 21504 keys after 9216"
 9b-compressor      configs/9b.py   v5p-8  --config.update.rows_per_microbatch=4 --programs=compressor
-one-gpu-update     configs/one_gpu.py v5p-2 --programs=gradient,update
-one-gpu-decode     configs/one_gpu.py v5p-2 --programs=decode,weights,"teacher weights","teacher decode"
-one-gpu-prompts    configs/one_gpu.py v5p-2 --programs=prefill,fill,"teacher prefill","teacher fill",compressor
 colab-update       configs/colab.py v5e-1 --programs=gradient,update
 colab-decode       configs/colab.py v5e-1 --programs=weights,decode
+one-gpu-update     configs/one_gpu.py v5p-2 --programs=gradient,update
 colab-prompts      configs/colab.py v5e-1 --programs=vision,prefill,fill
+one-gpu-decode     configs/one_gpu.py v5p-2 --programs=decode,weights,"teacher weights","teacher decode"
+one-gpu-prompts    configs/one_gpu.py v5p-2 --programs=prefill,fill,"teacher prefill","teacher fill",compressor
 END
 }
 
