@@ -12,9 +12,13 @@ A TPU pod slice, here 64 chips of v6e in 16 hosts that share the run directory a
 Both models are hub ids; without access to the hub, add `--config.model.path=DIR --config.teacher.path=DIR`.
 `:grpo` and the other methods after the file's name are the paper's baselines.
 
-**Without `--config.data.source` the file trains on the embedded digits**, which are not a benchmark of anything. The
-paper's data, ZPPO-77K: `python -m zppo_jax.data.zppo77k --help`, then `--config.data.source=arrayrecord:DIR`. It has
-not been run to its end yet.
+The questions are ZPPO-77K, which this builds from its two public sources (docs/corpus.md):
+
+    python -m zppo_jax.data.zppo77k --vero=zlab-princeton/Vero-600k --mmfinereason=DIR --out=data/zppo77k
+
+The teacher is in the run's processes, in FP8, unless others serve it (docs/teacher.md):
+`--config.teacher.path=http://HOST:8000/v1 --config.teacher.model=Qwen/Qwen3.5-27B-FP8`. Nobody has run this to its end
+yet.
 
 Memory in GB (10^9 bytes) over all devices together, as a test computes it from the shapes, without activations
 (`model.remat` and `update.row_tokens` determine those):

@@ -1,4 +1,4 @@
-"""The keys without a value in the paper: machine, embedded data, checkpoints, logs.
+"""The keys without a value in the paper: machine, columns of the data, checkpoints, logs.
 
 configs/paper.py adds the others; a configuration starts from that file or from one that does, never from this one.
 `python -m zppo_jax.main --help` prints the meaning and the allowed values of each key.
@@ -43,7 +43,6 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.warmstart.rebuild = False
 
     config.data = ConfigDict()
-    config.data.source = "digits"
     config.data.split = "train"
     config.data.held_out = ""
     config.data.held_out_split = "test"

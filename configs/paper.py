@@ -2,7 +2,7 @@
 
 "Not stated" marks a value that the paper leaves open, "the paper: ..." one that differs from it; docs/decisions.md has
 the reasons. This file cannot be run by itself: 0p8b.py, 2b.py, 4b.py and 9b.py name the student. Keys that the paper
-does not mention (machine, data of this release, checkpoints, logs) are in configs/common.py.
+does not mention (machine, columns of the data, checkpoints, logs) are in configs/common.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
 
     # Models
     config.model.dtype = "bfloat16"  # precision
-    config.teacher.path = "Qwen/Qwen3.5-27B-FP8"  # teacher, and compressor
+    config.teacher.path = "Qwen/Qwen3.5-27B-FP8"  # teacher, and compressor; in this process, unless an address is given
     config.mesh.data = 1
     config.mesh.fsdp = -1  # FSDP full-shard
     config.mesh.tensor = 1  # TP 1 / 1
@@ -76,6 +76,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.teacher.scope = "capped"  # the paper: "all_hard", which gives the same prompts at a higher cost
 
     # Schedule
+    config.data.source = "arrayrecord:data/zppo77k"  # ZPPO-77K, as python -m zppo_jax.data.zppo77k builds it
     config.data.num_questions = 76_800  # a single pass over ZPPO-77K: 200 steps of 384
     config.rollout.questions_per_step = 384  # rollout batch, |X_new|
     config.num_steps = 200  # rollout steps; 800 updates

@@ -34,6 +34,7 @@ def get_config(method: str = "zppo") -> ConfigTree:
     config.model.dtype = "float32"
     config.model.remat = "none"
     config.teacher.path = ""  # shipped with the package, like the student
+    config.data.source = "digits"
     config.data.num_questions = 240 * 32  # a single pass, as in the paper
     config.prompt.template = "compact"
     config.prompt.min_pixels = 1024  # one digit, one merged vision token

@@ -126,6 +126,7 @@ def test_table_8_is_held():
     updates = values["num_steps"] * values["update.num_minibatches"] * values["update.inner_epochs"]
     assert updates == 800 and values["rollout.questions_per_step"] // values["update.num_minibatches"] == 96
     assert values["data.num_questions"] == values["num_steps"] * values["rollout.questions_per_step"], "a single pass"
+    assert values["data.source"] == "arrayrecord:data/zppo77k"
     assert 4096 in values["prompt.buckets"], "max prompt"
     # NCQ: the question and eight candidates, each in its two tags and with its answer in the list of wrong ones.
     longest = 4096 + 8 * (512 + 32) + 64
@@ -148,7 +149,7 @@ def test_every_key_has_one_home():
     assert not papers.keys() & commons.keys()
     assert papers.keys() | commons.keys() == {key.name for key in keys()}
     for key, value in (commons | papers).items():
-        assert re.fullmatch(r"[\w\"'./(), *-]+", value), f"{key} = {value}"
+        assert re.fullmatch(r"[\w\"'.:/(), *-]+", value), f"{key} = {value}"
 
 
 @pytest.mark.parametrize("size", FILES)

@@ -34,6 +34,7 @@ from zppo_jax.warmstart import tiny
 
 OVERRIDES: dict[str, Any] = {
     "num_steps": 2,
+    "data.source": "digits",
     "data.num_questions": 2,
     "prompt.template": "compact",
     "prompt.min_pixels": 1024,
