@@ -26,11 +26,11 @@ Memory in GB (10^9 bytes) over all devices together, as a test computes it from 
     parameters              4.4   2,213,241,664 in bfloat16
     optimiser              13.3   two moments and the rounding error, in bfloat16
     gradient                8.9   float32
-    teacher                54.7   27.4 in the files (FP8), held in bfloat16
+    teacher                30.4   a copy for every four devices (teacher.mesh): FP8; embedding and head in bfloat16
     student's caches       72.7   rollout.slots rows of the longest prompt and response
     teacher's caches      400.2   rollout.slots rows too, but not at the same time as the student's
     student's decoding      4.8   a copy of its weights on each device (rollout.mesh), while it decodes
-    teacher's decoding     53.8   a copy for every four devices (teacher.mesh), while it decodes
+    teacher's decoding      2.5   its head in another order; its kernels are read as they are
 
 What the paper reports, macro averages in % over its 16 VLM, 10 LLM and 5 video benchmarks, and hours on 64 H100-80GB
 (Table 9), 48 of them for the student and 16 for the teacher:

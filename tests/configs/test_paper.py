@@ -17,7 +17,6 @@ import pytest
 from configs import paper, tiny
 from zppo_jax import command, parallel
 from zppo_jax.config import Config, changed_keys, flat, from_config_dict, keys, to_json
-from zppo_jax.models import qwen3_5
 from zppo_jax.models.qwen3_5 import decode_weights, hf, sizes, text, vlm
 from zppo_jax.setup.learning import transform_of
 from zppo_jax.update import freeze
@@ -203,21 +202,21 @@ def test_the_memory_is_what_the_docstring_says(size):
         shape = sizes.get(name).text
         return gigabytes(jax.eval_shape(lambda: text.empty_cache(shape, config.rollout.slots, slots, jnp.bfloat16)))
 
-    def decoding(name: str) -> float:
-        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), qwen3_5.abstract_params(name))
-        shape = sizes.get(name).text
-        return gigabytes(jax.eval_shape(lambda: decode_weights.join(params["text"], shape, config.rollout.slots, True)))
+    def decoding(params: dict[str, Any], name: str, moves: bool) -> float:
+        shape, slots = sizes.get(name).text, config.rollout.slots
+        return gigabytes(jax.eval_shape(lambda: decode_weights.join(params["text"], shape, slots, moves)))
 
-    teacher = qwen3_5.abstract_params(sizes.get("27B"))
+    large = sizes.get("27B")
+    teacher = hf.abstract_params(large, "bfloat16", hf.published_float8_kernels(large))
     expected = {
         "parameters": gigabytes(state["params"]),
         "optimiser": gigabytes(state["optimizer"]),
         "gradient": gigabytes(jax.eval_shape(lambda: [jnp.zeros(leaf.shape, jnp.float32) for leaf in params])),
-        "teacher": sum(leaf.size * 2 for leaf in jax.tree.leaves(teacher)) / 1e9,
+        "teacher": gigabytes(teacher),
         "student's caches": caches(size),
         "teacher's caches": caches("27B"),
-        "student's decoding": decoding(size),
-        "teacher's decoding": decoding("27B"),
+        "student's decoding": decoding(hf.abstract_params(sizes.get(size), "bfloat16"), size, moves=True),
+        "teacher's decoding": decoding(teacher, "27B", moves=False),
     }
     table = docstring(size).partition("Memory in GB")[2].partition("What the paper reports")[0]
     said = {name: float(number) for name, number in re.findall(r"^    ([a-z' ]+?)  +([\d.]+)   ", table, re.M)}
