@@ -104,6 +104,16 @@ def test_misses_are_counted_by_reason_and_the_first_of_each_kind_is_said(scorer)
     assert set(MISS_REASONS) == {name.partition("/")[2] for name in counts if name.startswith("unwritten/")}
 
 
+def test_a_host_whose_teacher_is_away_is_named(scorer):
+    """By the first host, which alone has a console; its misses are said when they occur."""
+    said: list[str] = []
+    teaching = Teaching(Script({}), Scoring(scorer), said.append)
+    nothing = teaching.counts()
+    away = nothing | {"unanswered": 3, "unanswered/unavailable": 2, "unanswered/late": 1}
+    teaching.name_hosts([away, nothing, away])
+    assert said == ["!! the teacher of host 2 left questions unanswered: late 1, unavailable 2"]
+
+
 def test_answers_are_scored_while_others_come_in(scorer):
     """The second answer comes only after the first one is scored."""
     a, b, _, _ = ids()

@@ -96,6 +96,7 @@ class Components:
         found: dict[str, float] = {} if self.judge is None else judging.metrics(self.judge, self.hosts)
         if self.teacher is not None:
             parts = self.hosts.gather(self.teacher.counts(), "the teacher's counts")
+            self.teacher.name_hosts(parts)
             found |= {f"teacher/{name}": sum(part[name] for part in parts) for name in parts[0]}
         return found
 

@@ -91,6 +91,14 @@ class Teaching:
         names = ("asked", *(name for what in _WORDS for name in (what, *(f"{what}/{one}" for one in MISS_REASONS))))
         return {name: self._counts[name] for name in names}
 
+    def name_hosts(self, parts: Sequence[Mapping[str, int]]) -> None:
+        """Tells the user which hosts beside the first missed what; `parts` are the counts of all hosts in a step. Only
+        the first host has a console."""
+        for host, counts in enumerate(parts):
+            reasons = [f"{one} {counts[f'unanswered/{one}']}" for one in MISS_REASONS if counts[f"unanswered/{one}"]]
+            if host and reasons:
+                self._say(f"!! the teacher of host {host} left questions unanswered: {', '.join(reasons)}")
+
     def close(self) -> None:
         self.teacher.close()
 
