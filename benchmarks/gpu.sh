@@ -1,7 +1,7 @@
 #!/bin/bash
 # All measurements on one GPU of 80 to 141 GB, in less than nine minutes:
 #
-#     bash benchmarks/gpu.sh [--small] [OUT]
+#     bash benchmarks/gpu.sh [--small] [OUT [PART...]]
 #
 # Each part is a script in benchmarks/on_gpu/ that prints JSON lines; they go to OUT (gpu.jsonl) too, and a table follows.
 # A part that fails or takes too long is a line with the reason, and the others go on. --small runs everything at small
@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 small=()
 if [[ ${1:-} == --small ]]; then small=(--small) && shift; fi
 out=${1:-gpu.jsonl}
+wanted=" ${*:2} "
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
@@ -28,6 +29,7 @@ END
 }
 
 parts | while read -r seconds script; do
+  if [[ $# -gt 1 && $wanted != *" $script "* ]]; then continue; fi
   python -m benchmarks.on_gpu.part "$seconds" "$script" "${small[@]}" </dev/null
 done | tee "$out"
 python -m benchmarks.on_gpu.table "$out"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import compare, model, models, rollout, rollout_gpu, step, update, update_cases, update_gpu
+from benchmarks import compare, model, models, rollout, step, update, update_cases
 from benchmarks.rollout_cases import CASES
 from benchmarks.turns import Turns
 from zppo_jax.rewards.grade import grade
@@ -22,7 +22,7 @@ def test_all_sides_of_all_cases_are_programs():
 
 @pytest.mark.parametrize(
     ("script", "case"),
-    [(model, "training-10M"), (rollout, "rollout-8.9M"), (update, "update-0.8B-gpu"), (step, "step-9.47M-tunix")],
+    [(model, "training-10M"), (rollout, "rollout-8.9M"), (update, "update-9.47M-devices"), (step, "step-9.47M-tunix")],
 )
 def test_an_unknown_case_is_an_error_that_lists_the_cases(script, case, capsys):
     with pytest.raises(SystemExit, match="2"):
@@ -56,13 +56,14 @@ def test_sides_may_differ_by_rounding():
 
 
 def test_names_of_models_count_their_parameters():
-    counted = {name: models.num_text_parameters(name) for name in ("1.1M", "8.9M", "0.8B", "1.12M", "9.47M")}
+    counted = {name: models.num_text_parameters(name) for name in ("1.1M", "8.9M", "0.8B", "1.12M", "9.47M", "0.1M")}
     assert {name: f"{count / 1e6:.2f}M" for name, count in counted.items()} == {
         "1.1M": "1.07M",
         "8.9M": "8.88M",
         "0.8B": "752.39M",
         "1.12M": "1.12M",
         "9.47M": "9.47M",
+        "0.1M": "0.12M",
     }
 
 
@@ -76,17 +77,6 @@ def test_share_of_the_roofline():
     found = rollout.roofline(case, results, 4 * 2**30)
     assert found["roofline_tokens_per_second"] == 8.0
     assert found["roofline_share"] == 1.25
-
-
-def test_bytes_of_a_step_are_weights_states_and_keys():
-    parts = rollout_gpu.step_bytes(models.config("0.8B"), rows=256, context=768)
-    assert parts["weights"] == 2 * 752_393_024
-    # 18 linear layers of 16 heads with a state of 128 x 128 in float32, read and written.
-    assert parts["recurrent states"] == 2 * 4 * 256 * 18 * 16 * 128 * 128
-    assert parts["convolution contexts"] == 2 * 2 * 256 * 18 * 3 * 3 * 16 * 128
-    # 6 full layers with two heads of 256: 12 KiB for each token so far.
-    assert parts["keys and values"] == 256 * 768 * 12 * 1024
-    assert rollout_gpu.copy_bandwidth(2**20) > 0
 
 
 def test_recorded_rollouts_are_the_same_each_time_and_have_the_papers_advantages():
@@ -128,10 +118,3 @@ def test_a_loop_is_let_through_step_by_step_and_its_error_is_raised():
     assert done == [0]
     with pytest.raises(ValueError, match="no third step"):
         turns.step()
-
-
-def test_keys_that_a_token_of_a_row_sees():
-    case = update_cases.Case("", "update", "0.8B", "", 1, 1, row_tokens=0, rows=1, prompt=4, rollouts=2, new=3)
-    # A trunk of three tokens sees 1 + 2 + 3 keys, each of two branches 4 + 5 + 6.
-    assert update_gpu.keys_seen(case) == (6 + 2 * 15) / 9
-    assert update_gpu.num_tokens(case) == 2 * 9

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     stated = next((value for kind, value in STATED_TFLOPS.items() if kind in name), None)
     for num_bytes in (2**20,) if small else (2**28, 2**32):
         speed = measuring.copy_bandwidth(num_bytes) / 1e9
-        measuring.emit("copy", small, size=f"{num_bytes / 2**30:g} GiB", gb_per_second=speed)
+        measuring.emit("copy", small, size=f"{num_bytes / 2**20:g} MiB", gb_per_second=speed)
     for size in (64,) if small else (4096, 8192):
         speed = measuring.product_tflops(size)
         measuring.emit("product", small, size=f"{size} x {size}", tflops=speed, stated_tflops=stated)

@@ -22,10 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.on_gpu import measuring
-from zppo_jax.models.qwen3_5 import sizes
+from zppo_jax.models.qwen3_5 import quantised, sizes
 
 BLOCK = 128
-FLOAT8 = jnp.float8_e4m3fn
 
 
 def kernels() -> dict[str, tuple[int, int]]:
@@ -40,13 +39,6 @@ def kernels() -> dict[str, tuple[int, int]]:
         "linear out": (values, shape.hidden_size),
         "full q and gate": (shape.hidden_size, 2 * heads),
     }
-
-
-def dequantise(kernel: jax.Array, scale: jax.Array) -> jax.Array:
-    """kernel * scale in float32, rounded once to bfloat16."""
-    for axis in (0, 1):
-        scale = jnp.repeat(scale, kernel.shape[axis] // scale.shape[axis], axis=axis)
-    return (kernel.astype(jnp.float32) * scale).astype(jnp.bfloat16)
 
 
 def ways(num_rows: int, inputs: int, outputs: int) -> dict[str, tuple[Callable[..., jax.Array], tuple[Any, ...], int]]:
@@ -64,11 +56,11 @@ def ways(num_rows: int, inputs: int, outputs: int) -> dict[str, tuple[Callable[.
     return {
         "bfloat16": (jnp.matmul, (plain, kernel.astype(jnp.bfloat16)), 2 * size),
         "dequantised": (
-            lambda x, kernel, scale: x @ dequantise(kernel, scale),
-            (plain, kernel.astype(FLOAT8), scale),
+            lambda x, kernel, scale: x @ quantised.dequantise(kernel, scale, x.dtype),
+            (plain, kernel.astype(quantised.DTYPE), scale),
             size,
         ),
-        "float8": (in_float8, (x.astype(FLOAT8), kernel.astype(FLOAT8), one, one), size),
+        "float8": (in_float8, (x.astype(quantised.DTYPE), kernel.astype(quantised.DTYPE), one, one), size),
     }
 
 

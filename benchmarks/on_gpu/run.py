@@ -1,6 +1,6 @@
 """Two steps of configs/one_gpu.py by the real command, on made-up questions, with random models.
 
-    python -m benchmarks.on_gpu.run [--small] [--teacher=0.8B] [--seconds=225] [--config.KEY=VALUE ...]
+    python -m benchmarks.on_gpu.run [--small] [--teacher=0.8B] [--seconds=205] [--config.KEY=VALUE ...]
 
 A line for each step with its phases, and a line with the exit status. The student has the shape of 0.8B; the teacher
 too, because a random 9B takes a minute to write and read (--teacher=9B). All prompts are of one length, so that fewer
@@ -9,6 +9,7 @@ programs are compiled. Responses end at a stop token, after 170 tokens on averag
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def lines_of(workdir: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     found = []
     for row in rows:
-        seconds = {phase: row[f"time/{phase}"] for phase in PHASES if f"time/{phase}" in row}
+        seconds = {phase: row[f"time/{phase}"] for phase in PHASES if row.get(f"time/{phase}") is not None}
         found.append(
             {"step": row["step"], "seconds": seconds}
             | {name: row[key] for name, key in VALUES.items() if row.get(key) is not None}
@@ -98,11 +99,16 @@ def _last(file: Path) -> str:
     return lines[-1][:300] if lines else "it said nothing"
 
 
-def main(arguments: list[str] | None = None) -> None:
+def options_of(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the words that are for the run's command."""
     parser = measuring.parser(__doc__)
     parser.add_argument("--teacher", default="0.8B", help="a published size")
-    parser.add_argument("--seconds", type=float, default=225.0, help="most time of the run itself")
-    options, others = parser.parse_known_args(arguments)
+    parser.add_argument("--seconds", type=float, default=205.0, help="most time of the run itself")
+    return parser.parse_known_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options, others = options_of(arguments)
     scale = "small" if options.small else "whole"
     with tempfile.TemporaryDirectory(prefix="zppo-run-") as name:
         folder = Path(name)
