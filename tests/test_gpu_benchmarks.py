@@ -51,9 +51,10 @@ def test_a_part_runs_on_a_cpu(name, capsys):
     assert len(table.table(found)) > 2
 
 
-def test_without_a_gpu_nothing_is_measured(capsys):
-    decode.main([])
-    (line,) = lines(capsys.readouterr().out)
+@pytest.mark.parametrize("script", [decode, run])
+def test_without_a_gpu_nothing_is_measured(script, capfd):
+    script.main([])
+    (line,) = lines(capfd.readouterr().out)
     assert line == {"device": "cpu", "measured": False, "why": "there is no GPU here"}
 
 
@@ -77,10 +78,10 @@ def test_a_part_that_fails_or_takes_too_long_is_a_line():
 
 
 @pytest.mark.slow
-def test_two_steps_of_the_real_command(capsys):
+def test_two_steps_of_the_real_command(capfd):
     """Rewards of both kinds, so that there are gradients, and prompts with help."""
     run.main(["--small", "--seconds=500"])
-    *steps, ended = lines(capsys.readouterr().out)
+    *steps, ended = lines(capfd.readouterr().out)
     assert ended["status"] == 0, ended
     assert [line["step"] for line in steps] == [0, 1, 2]
     assert all(line["update_tokens"] > 0 and line["seconds"]["update"] > 0 for line in steps[1:])

@@ -13,6 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.on_gpu import measuring
+
+NO_DEVICE = 3
+"""The exit status of the command where there is no GPU, which it says."""
+
 TEXTS = ("What is the mean of the picture's brightest corner?", "Which of the colours takes more room?", "How many?")
 
 
@@ -63,6 +68,8 @@ def main() -> None:
 
     folder, size, teacher, scale = sys.argv[1:]
     small = scale == "small"
+    if not measuring.has_device(small):
+        sys.exit(NO_DEVICE)
     write(Path(folder) / "questions", 40 if small else 200, 64 if small else 512)
     write_model(Path(folder) / "student", size, 0, small)
     write_model(Path(folder) / "teacher", teacher, 1, small)
