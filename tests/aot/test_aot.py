@@ -392,10 +392,10 @@ def test_a_teacher_that_only_compresses_is_part_of_the_run(monkeypatch):
     assert answer["teacher_gib"] > 0 and any("compressor's decode" in name for name in asked)
 
 
-@pytest.mark.parametrize("path", ["http://localhost:8000/v1", "recorded:runs/tiny/teacher"])
-def test_a_teacher_elsewhere_has_no_programs(path, monkeypatch):
+@pytest.mark.parametrize(("path", "model"), [("http://localhost:8000/v1", "qwen"), ("recorded:runs/tiny/teacher", "")])
+def test_a_teacher_elsewhere_has_no_programs(path, model, monkeypatch):
     tree = tiny.get_config()
-    tree.teacher.path = path
+    tree.teacher.path, tree.teacher.model = path, model
     answer, asked = answered(tree, monkeypatch)
     assert answer["teacher_gib"] == 0 and "gradient" in asked
     assert not any("teacher" in name or "compressor" in name for name in asked)
