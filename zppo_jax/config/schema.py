@@ -56,8 +56,7 @@ class TeacherConfig:
     path: Annotated[
         str,
         Setting(
-            "the teacher: Hugging Face directory or hub id, http://HOST:PORT/v1[,...] of servers, or recorded:DIR; "
-            "empty: the one shipped with the package",
+            "directory or hub id, http://HOST:PORT/v1[,...] of servers, or recorded:DIR; empty: the shipped teacher",
             may_change=True,
         ),
     ]
@@ -79,15 +78,14 @@ class TeacherConfig:
     weights: Annotated[
         str,
         Setting(
-            "FP8 weights of a teacher in this process: as_stored: they stay FP8; dequantised: of model.dtype",
+            "FP8 weights of a teacher in this process stay FP8, or become model.dtype",
             choices=("as_stored", "dequantised"),
         ),
     ]
     devices: Annotated[
         int,
         Setting(
-            "devices of each host that only answer for the teacher, while the student samples; 0: the teacher works on "
-            "the run's devices",
+            "devices of each host that only answer for the teacher, beside the student; 0: it shares the run's",
             minimum=0,
             may_change=True,
         ),
