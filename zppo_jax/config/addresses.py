@@ -17,9 +17,12 @@ def addresses_fault(key: str, text: str, otherwise: str, key_variable: str) -> s
 
 
 def _fault(key: str, url: str, otherwise: str, key_variable: str) -> str | None:
+    if "@" in url:  # before it is shown: a password may hold any letter
+        return f"{key} holds a user name, password or query: leave it out, and set {key_variable} instead"
     try:
         parts = urllib.parse.urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and not any(letter <= " " or letter == ";" for letter in url)
     except ValueError:
         parts, usable = None, False
     if parts is None or not usable:

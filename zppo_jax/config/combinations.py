@@ -9,7 +9,7 @@ from collections.abc import Callable
 from zppo_jax.config import step_size
 from zppo_jax.config.addresses import addresses_fault
 from zppo_jax.config.schema import Config, DecodingMeshConfig, MeshConfig
-from zppo_jax.config.teacher import teacher_place
+from zppo_jax.config.teacher import RECORDED, teacher_place
 
 
 def _data(config: Config) -> str | None:
@@ -124,6 +124,8 @@ TEACHER = "teacher"
 def _recording(config: Config) -> str | None:
     if teacher_place(config) != "recorded":
         return None
+    if config.teacher.path == RECORDED:
+        return f"teacher.path = {RECORDED!r} names no folder: give recorded:DIR"
     if config.teacher.record:
         return f"teacher.record = {config.teacher.record!r}: teacher.path names a recording already; leave one empty"
     if config.judge.endpoint == TEACHER:

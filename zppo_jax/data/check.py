@@ -89,9 +89,7 @@ def _run(argv: Sequence[str]) -> None:
 def check(config: Config, progress: Progress, num_threads: int) -> list[Found]:
     """Reads every row of `data.source`, and of `data.held_out` if it names one. Raises ConfigError."""
     process = processing(config)
-    room = Room(
-        config.prompt.buckets[-1], config.prompt.max_images * config.prompt.max_pixels // ProcessorConfig.patch_size**2
-    )
+    room = room_of(config)
     keys = ["source", *(["held_out"] if config.data.held_out else [])]
     found = []
     for key in keys:
@@ -100,6 +98,12 @@ def check(config: Config, progress: Progress, num_threads: int) -> list[Found]:
         bad = dict(_bad(Reading(source, process, room, "skip"), name, progress, num_threads))
         found.append(Found(name, len(source), bad, dict(source.answer_types)))
     return found
+
+
+def room_of(config: Config) -> Room:
+    """The largest prompt of the run's programs."""
+    patches = config.prompt.max_images * config.prompt.max_pixels // ProcessorConfig.patch_size**2
+    return Room(config.prompt.buckets[-1], patches)
 
 
 def processing(config: Config) -> PromptProcessing:

@@ -203,9 +203,10 @@ class Requests:
             return read(await self._endpoints[one].chat(body))
         except Unanswered as failure:
             failure.down = failure.down or failure.pause > self._longest_pause
+            failure.args = (self._endpoints[one].safe(str(failure)),)  # it may repeat what the server said
             raise
         except Exception as error:  # a reply of a form that nobody foresaw
-            raise Unanswered(one_line(error)[:200], "malformed") from error
+            raise Unanswered(self._endpoints[one].safe(one_line(error)), "malformed") from error
         finally:
             one.busy -= 1
             one.probed = False

@@ -73,7 +73,7 @@ class Endpoint:
         names = [getattr(model, "id", None) for model in data] if isinstance(data, list) else []
         if not names or not all(isinstance(name, str) for name in names):
             raise Unanswered("the reply is not a list of models", "malformed")
-        return tuple(self._safe(str(name)) for name in names)
+        return tuple(self.safe(str(name)) for name in names)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -98,7 +98,7 @@ class Endpoint:
             said = f"{error.code} {message}".lower()
             cause = "too_long" if any(one in said for one in _TOO_LONG) else "refused"
         return Unanswered(
-            f"status {status}: {self._safe(message)}",
+            f"status {status}: {self.safe(message)}",
             cause,
             again=status not in _THIS_REQUEST,
             down=status in _EVERY_REQUEST,
@@ -110,9 +110,9 @@ class Endpoint:
         is_connection = isinstance(error, self._openai.APIConnectionError)
         reason = error.__cause__ if is_connection and error.__cause__ is not None else error
         is_body = not is_connection or isinstance(reason, _TooLargeError)
-        return Unanswered(self._safe(one_line(reason)), "malformed" if is_body else "unavailable")
+        return Unanswered(self.safe(one_line(reason)), "malformed" if is_body else "unavailable")
 
-    def _safe(self, message: str) -> str:
+    def safe(self, message: str) -> str:
         """A message of the endpoint, short, without the key and without what could move a terminal's cursor."""
         hidden = message.replace(self._key, "***") if self._key else message
         return "".join(one if one.isprintable() else "?" for one in hidden[:200])
@@ -138,6 +138,8 @@ def _bounded_client(openai: Any, timeout_seconds: float, max_bytes: int) -> Any:
     class Bounded(openai.DefaultAsyncHttpxClient):
         async def send(self, request: Any, *, stream: bool = False, **settings: Any) -> Any:
             del stream  # the reply is read here, as far as the limit
+            for name in [name for name in request.headers if not name.lower().startswith(_SENT)]:
+                del request.headers[name]  # the client adds what other variables of the environment hold
             response = await super().send(request, stream=True, **settings)
             content = bytearray()
             try:
@@ -152,5 +154,10 @@ def _bounded_client(openai: Any, timeout_seconds: float, max_bytes: int) -> Any:
 
     return Bounded(timeout=openai.Timeout(timeout_seconds, connect=min(timeout_seconds, _CONNECT_SECONDS)))
 
+
+_SENT = (
+    *("accept", "authorization", "connection", "content-", "host", "user-agent", "x-stainless-", "transfer-encoding"),
+)
+"""The beginnings of the headers that are sent."""
 
 _OF_THE_TRANSFER = ("content-encoding", "content-length", "transfer-encoding")

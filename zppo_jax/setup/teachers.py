@@ -19,6 +19,7 @@ from zppo_jax.config.teacher import RECORDED, teacher_place
 from zppo_jax.errors import ConfigError
 from zppo_jax.files import SHIPPED
 from zppo_jax.judge import Case, judge_text
+from zppo_jax.keys import RandomStream
 from zppo_jax.models.qwen3_5 import hf
 from zppo_jax.parallel import Hosts
 from zppo_jax.processor import Processor
@@ -59,7 +60,7 @@ def make_teaching(
         return None
     place = teacher_place(config)
     if place == "recorded":
-        teacher: Teacher = recorded_teacher(config, say)
+        teacher: Teacher = recorded_teacher(config, hosts, say)
     elif place == "served":
         made = served_teacher(config, student.processor, student.engine.report, say)
         teacher = _recorder(config, made, hosts, folder, say)
@@ -69,13 +70,13 @@ def make_teaching(
     return Teaching(teacher, student.scoring, say, student.engine.report)
 
 
-def recorded_teacher(config: Config, say: Callable[[str], None]) -> RecordedTeacher:
+def recorded_teacher(config: Config, hosts: Hosts, say: Callable[[str], None]) -> RecordedTeacher:
     """The recording that teacher.path names. Raises ConfigError."""
-    recording = Recording(Path(config.teacher.path.removeprefix(RECORDED)), report=say)
+    recording = Recording(Path(config.teacher.path.removeprefix(RECORDED)), host=hosts.index, report=say)
     differing = {
         name: (value, found)
         for name, value in sampling_of(config).items()
-        if (found := recording.about.get("sampling", {}).get(name)) != value
+        if (found := recording.about["sampling"].get(name)) != value
     }
     for name, (wanted, found) in differing.items():
         say(f"!! {config.teacher.path} was recorded with {name}={found}, and this run has {wanted}")
@@ -128,7 +129,9 @@ def _recorder(config: Config, teacher: Teacher, hosts: Hosts, folder: Path, say:
     whole = bool(config.teacher.record)
     if not whole and not get_method(config.method).teacher_writes(config):
         return teacher
-    where = Path(config.teacher.record) if whole else folder / TEXTS_FOLDER
+    # Texts of another model, or of another length, are kept apart: a run may be continued with another teacher.
+    kind = f"{RandomStream(purpose=teacher.name).hash(str(config.teacher.compress.max_tokens)):032x}"
+    where = Path(config.teacher.record) if whole else folder / TEXTS_FOLDER / kind
     recording = Recording(where, about(config, teacher.name), hosts.index, say)
     return Recorder(teacher, recording, answers=whole)
 

@@ -84,6 +84,7 @@ class Listing:
     step: int
     prompts: dict[str, Prompt] = dataclasses.field(default_factory=dict)
     _answers: dict[str, Sequence[Response]] = dataclasses.field(default_factory=dict)
+    _tried: set[str] = dataclasses.field(default_factory=set)
     _listed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     _asked: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     _refused: collections.Counter[tuple[str, str, str]] = dataclasses.field(default_factory=collections.Counter)
@@ -98,11 +99,13 @@ class Listing:
             yield from self._gather(block, self._build(block))
 
     def _ask(self, outcomes: Sequence[Outcome]) -> None:
-        """Asks the teacher those of this host's questions that it has not answered in this step."""
+        """Asks the teacher those of this host's questions that it was not asked in this step; one that it missed is not
+        asked again, whose block may be over."""
         if not self.helper.method.asks_teacher:
             return
         assert self.helper.teacher is not None
-        asked = [group for group in self.plain.groups_of(outcomes) if group.prompt.uid not in self._answers]
+        asked = [group for group in self.plain.groups_of(outcomes) if group.prompt.uid not in self._tried]
+        self._tried |= {group.prompt.uid for group in asked}
         items = [EncodedPrompt(group.prompt, group.features) for group in asked]
         if items:
             self._answers |= self.helper.teacher.answer(items, self._stream("teacher"))

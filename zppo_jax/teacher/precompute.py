@@ -14,7 +14,7 @@ from absl import flags
 from zppo_jax import command
 from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.config import Config
-from zppo_jax.data.check import processing
+from zppo_jax.data.check import processing, room_of
 from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.data.progress import Progress
 from zppo_jax.data.reading import Reading, Skipped
@@ -49,6 +49,9 @@ _FLAGS = flags.FlagValues()
 _OUT = flags.DEFINE_string("out", "", "the recording", flag_values=_FLAGS)
 _VISITS = flags.DEFINE_integer("visits", 1, "of each question", lower_bound=1, flag_values=_FLAGS)
 _LIMIT = flags.DEFINE_integer("limit", 0, "of the questions; 0: all", lower_bound=0, flag_values=_FLAGS)
+
+_AWAY = frozenset({"unavailable", "timeout", "late", "malformed"})
+"""The reasons of a teacher that does not answer at all now; others are about a question."""
 
 _BLOCK = 64
 """The number of questions that are asked at once."""
@@ -89,7 +92,7 @@ def precompute(config: Config, out: Path, progress: Progress, heartbeat: Heartbe
     process = processing(config)
     with heartbeat.during("opening the questions") as report:
         source = open_sources(config, report).training
-    reading, count = Reading(source, process, None, "skip"), min(_LIMIT.value or len(source), len(source))
+    reading, count = Reading(source, process, room_of(config), "skip"), min(_LIMIT.value or len(source), len(source))
     with contextlib.ExitStack() as stack:
         teacher = stack.enter_context(teachers.alone(config, heartbeat, progress.line))
         recording = Recording(out, teachers.about(config, teacher.name), 0, progress.line)
@@ -100,15 +103,15 @@ def precompute(config: Config, out: Path, progress: Progress, heartbeat: Heartbe
 def _fill(recording: Recording, teacher: Teacher, reading: Reading, count: int, seed: int, progress: Progress) -> Done:
     wanted = count * (_VISITS.value or 1)
     ids = itertools.islice(reading.source.ids(), count)
-    known = sum(min(recording.num_precomputed(one), _VISITS.value or 1) for one in ids)
+    known = sum(len(recording.visits(one) & set(range(1, (_VISITS.value or 1) + 1))) for one in ids)
     recorded, skipped = known, 0
     with progress.stage("asking the teacher", "visits", wanted, known) as advance:
         for visit, items, bad in _visits(recording, reading, count):
             skipped += bad
-            found = _ask(recording, teacher, items, RandomStream(seed, visit, "teacher"), advance)
-            if items and not found:
-                raise RunError("the teacher answered none of its last questions: see above, then run the same command")
-            recorded += found
+            missed = _ask(recording, teacher, items, RandomStream(seed, visit, "teacher"), advance)
+            if items and len(missed) == len(items) and _AWAY.issuperset(missed):
+                raise RunError(f"the teacher answered none of its last questions ({missed[0]}): run the command again")
+            recorded += len(items) - len(missed)
     return Done(wanted - skipped, recorded, skipped)
 
 
@@ -121,7 +124,7 @@ def _visits(recording: Recording, reading: Reading, count: int) -> Iterator[tupl
             items = [
                 one
                 for one in found
-                if not isinstance(one, Skipped) and recording.num_precomputed(one.prompt.question.id) < visit
+                if not isinstance(one, Skipped) and visit not in recording.visits(one.prompt.question.id)
             ]
             yield visit, items, sum(isinstance(one, Skipped) for one in found)
 
@@ -132,17 +135,18 @@ def _ask(
     items: Sequence[EncodedPrompt],
     stream: RandomStream,
     advance: Callable[[int], None],
-) -> int:
-    """Asks one block; returns the number of prompts that were answered."""
+) -> list[str]:
+    """Asks one block; returns the reasons of those that were missed."""
     teacher.begin(stream.step)
     ids = {item.prompt.uid: item.prompt.question.id for item in items}
-    answered = 0
+    missed: list[str] = []
     for uid, got in teacher.answer(items, stream) if items else ():
-        if not isinstance(got, Missed):
+        if isinstance(got, Missed):
+            missed.append(got.reason)
+        else:
             recording.add_answers(ids[uid], PRECOMPUTED, got, visit=stream.step)
-            answered += 1
             advance(1)
-    return answered
+    return missed
 
 
 if __name__ == "__main__":

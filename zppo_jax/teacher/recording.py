@@ -19,7 +19,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast, get_args
 
 from zppo_jax.errors import ConfigError
 from zppo_jax.files import write_atomically
@@ -31,6 +31,9 @@ ABOUT_FILE = "recording.json"
 VERSION = 1
 PRECOMPUTED = 0
 """The step of rows that belong to no run; the first step of a run is 1."""
+
+_UNWRITTEN = -1
+"""Instead of the number of a file: the row waits for space on the disk."""
 
 _REASON_NUMBERS = {reason: number for number, reason in enumerate(MISS_REASONS)}
 
@@ -62,7 +65,9 @@ class Recording:
         self._folder, self._host, self._report = folder, host, report
         self._files: list[Path] = []
         self._rows: dict[bytes, list[_Place]] = {}
+        self._visits: dict[bytes, set[int]] = {}
         self._waiting: list[dict[str, Any]] = []
+        self._unwritten: dict[int, dict[str, Any]] = {}  # rows that wait for space, by the number of their place
         self._held: BinaryIO | None = None
         self._failed = False
         if about is None:
@@ -103,10 +108,9 @@ class Recording:
         chosen = stream.generator(question_id).permutation(len(found))[:count]
         return tuple(Answer(*found[number]) for number in chosen)
 
-    def num_precomputed(self, question_id: str) -> int:
-        """The number of visits to a question that were sampled before any run."""
-        places = self._rows.get(_answer_key(question_id), ())
-        return sum(place.step == PRECOMPUTED and place.reason < 0 for place in places)
+    def visits(self, question_id: str) -> set[int]:
+        """The visits to a question that were sampled before any run."""
+        return self._visits.get(_answer_key(question_id), set())
 
     def text(self, ask: str, step: int) -> str | Missed | None:
         """The text that was written for a turn, at this step or before; or why there was none; None if no row says.
@@ -114,7 +118,7 @@ class Recording:
         Rows of this host's file come first: a host does not see what another one asks at the same time.
         """
         places = self._rows.get(_ask_key(ask), ())
-        own = [place for place in places if self._files[place.file] == self._file]
+        own = [place for place in places if place.file == _UNWRITTEN or self._files[place.file] == self._file]
         for some in (own, places):
             right = [place for place in some if place.reason < 0 and place.step <= step]
             if right:
@@ -125,9 +129,12 @@ class Recording:
         return None
 
     def _pairs(self, place: _Place) -> list[tuple[str, FinishReason]]:
-        with self._files[place.file].open("rb") as file:
-            file.seek(place.start)
-            row = json.loads(file.read(place.length))
+        if place.file == _UNWRITTEN:
+            row = self._unwritten[place.start]
+        else:
+            with self._files[place.file].open("rb") as file:
+                file.seek(place.start)
+                row = json.loads(file.read(place.length))
         return list(zip(row["texts"], row["finish"], strict=True))
 
     # ---------------------------------------------------------------- writing
@@ -165,6 +172,10 @@ class Recording:
                 if not self._failed:
                     self._report(f"!! {self._file}: {error.strerror}: free some space. Rows wait in memory until then")
                 self._failed = True
+                for row in self._waiting:
+                    if id(row) not in self._unwritten:  # it counts meanwhile
+                        self._unwritten[id(row)] = row
+                        self._keep(row, _UNWRITTEN, id(row), 0)
                 return
             self._keep(self._waiting.pop(0), self._files.index(self._file), start, len(line))
             self._size += len(line)
@@ -219,7 +230,7 @@ class Recording:
         and reported."""
         number, start = len(self._files), 0
         self._files.append(file)
-        for line_number, line in enumerate(_lines(file), 1):
+        for line_number, line in enumerate(_lines(file), 1):  # raises ConfigError
             if not line.endswith(b"\n"):
                 if file == self._file and self.adds:
                     with file.open("r+b") as opened:
@@ -227,7 +238,7 @@ class Recording:
                 break
             try:
                 self._keep(json.loads(line), number, start, len(line))
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 self._report(f"!! {file}, line {line_number} is damaged: what it answered counts as missing")
             start += len(line)
         if file == self._file:
@@ -235,10 +246,22 @@ class Recording:
 
     def _keep(self, row: Mapping[str, Any], file: int, start: int, length: int) -> None:
         reason = _REASON_NUMBERS[row["reason"]] if row["reason"] else -1
-        if reason < 0 and not (row["texts"] and len(row["texts"]) == len(row["finish"])):
-            raise ValueError("a row without texts has no reason")
+        if reason < 0 and not _are_answers(row["texts"], row["finish"]):
+            raise ValueError("a row without a reason has texts, and why each ended")
         key = _answer_key(row["question"]) if row["purpose"] == "answer" else bytes.fromhex(row["ask"])
+        if row["step"] == PRECOMPUTED and reason < 0:
+            self._visits.setdefault(key, set()).add(int(row["visit"]))
         self._rows.setdefault(key, []).append(_Place(int(row["step"]), file, start, length, reason))
+
+
+def _are_answers(texts: Any, finish: Any) -> bool:
+    return (
+        isinstance(texts, list)
+        and isinstance(finish, list)
+        and 0 < len(texts) == len(finish)
+        and all(isinstance(one, str) for one in texts)
+        and all(one in get_args(FinishReason) for one in finish)
+    )
 
 
 def _failure(place: _Place) -> Missed:
@@ -246,8 +269,11 @@ def _failure(place: _Place) -> Missed:
 
 
 def _lines(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as opened:
-        yield from opened
+    try:
+        with file.open("rb") as opened:
+            yield from opened
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}): put it right, or name another folder") from error
 
 
 def _answer_key(question_id: str) -> bytes:
@@ -268,6 +294,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
         about = json.loads((folder / ABOUT_FILE).read_bytes())
         if not isinstance(about, dict) or about.get("version") != VERSION:
             raise ValueError(f"not version {VERSION}")
+        if not isinstance(about.get("sampling"), dict):
+            raise ValueError("no sampling")
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{folder} holds no recording of a teacher ({ABOUT_FILE}: {error}): name a folder that teacher.record or "

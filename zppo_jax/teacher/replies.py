@@ -23,6 +23,8 @@ def answers_of(reply: Any, model: str, count: int, thinking: bool) -> tuple[Answ
     Raises Unanswered for a reply that is not a chat completion of this model, or has another number of responses.
     """
     answered_by = getattr(reply, "model", None)
+    if not isinstance(answered_by, str):
+        raise _malformed("it names no model")
     if answered_by != model:
         said = str(answered_by)[:60].encode("ascii", "replace").decode()
         raise Unanswered(f"the reply is of the model {said!r} and not of {model!r}", "malformed", down=True)
