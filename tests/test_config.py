@@ -241,3 +241,12 @@ def test_changed_keys_survive_a_round_through_the_file():
     assert "num_steps" in changed_keys(old, new, ignore=())
     del old["update"]["clip_low"]
     assert changed_keys(old, new)["update.clip_low"] == ("absent", 0.2)
+
+
+@pytest.mark.parametrize("path", ["http://u:sec/ret@h:8000/v1", "HTTP://u:secret@h/v1", "http://a/v1,ftp://u:secret@b"])
+def test_a_password_in_an_address_is_refused_and_not_shown(path):
+    tree = tiny.get_config()
+    tree.teacher.path, tree.teacher.model = path, "m"
+    with pytest.raises(ConfigError, match=r"teacher.path holds a user name, password or query") as caught:
+        from_config_dict(tree)
+    assert "sec" not in str(caught.value).replace("seconds", "")

@@ -129,6 +129,22 @@ def test_bcq_alone_takes_the_hardest_that_the_teacher_can_answer(made, groups, s
     assert sorted(teacher.asked) == sorted(ranks), "each once"
 
 
+def test_a_question_that_the_teacher_missed_is_not_asked_again_in_the_step(made, groups):
+    """With all_hard every block asks; a late answer to an earlier block's question would not be repeated by a
+    recording."""
+    parts = made("grpo_replay_bcq", teacher__scope="all_hard")
+    ranks = ranked_ids(parts, groups)
+
+    class Missing(Script):
+        def answer(self, items, stream):
+            found = super().answer(items, stream)
+            return {uid: one for uid, one in found.items() if ranks[0] not in uid}
+
+    teacher = Missing(set(ranks[LIMIT:]))
+    walked(parts, groups, teacher)
+    assert teacher.asked.count(ranks[0]) == 1
+
+
 def test_the_walk_ends_when_the_cap_is_full(made, groups):
     parts = made("grpo_replay_bcq", teacher__scope="capped")
     ranks = ranked_ids(parts, groups)

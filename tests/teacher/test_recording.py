@@ -114,6 +114,9 @@ def test_a_line_cut_off_by_a_kill_is_written_again(tmp_path):
         b'{"step": 1, "purpose": "answer", "question": "q", "reason": "", "texts": [], "finish": []}',
         b'{"step": 1, "purpose": "answer", "question": "q", "reason": "odd", "texts": [], "finish": []}',
         b'{"step": 1, "purpose": "write", "ask": "no hex", "reason": "late", "texts": [], "finish": []}',
+        b'{"step": Infinity, "purpose": "answer", "question": "q", "reason": "late", "texts": [], "finish": []}',
+        b'{"step": 1, "purpose": "answer", "question": "q", "reason": "", "texts": [null], "finish": ["stop"]}',
+        b'{"step": 1, "purpose": "answer", "question": "q", "reason": "", "texts": ["a"], "finish": ["odd"]}',
         b"[" * 100_000,
     ],
 )
@@ -143,6 +146,13 @@ def test_a_folder_without_a_recording_is_refused(tmp_path):
             (tmp_path / "recording.json").write_bytes(content)
         with pytest.raises(ConfigError, match="holds no recording of a teacher"):
             Recording(tmp_path)
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path):
+    recorded(tmp_path).close()
+    (tmp_path / "host-0001.jsonl").mkdir()
+    with pytest.raises(ConfigError, match=r"host-0001.jsonl cannot be read \(Is a directory\)"):
+        Recording(tmp_path)
 
 
 def test_two_runs_do_not_share_a_file(tmp_path):
