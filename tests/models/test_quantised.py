@@ -7,6 +7,7 @@ q, k and v are parted by the order of the rows.
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import subprocess
 import sys
@@ -164,7 +165,7 @@ def test_it_is_neither_trained_nor_saved(load, tmp_path):
     with pytest.raises(quantised.QuantisedError, match="12 other kernels are FP8, which cannot be saved: load"):
         qwen3_5.save(model, tmp_path / "out")
     with pytest.raises(quantised.QuantisedError, match="which cannot be trained: load the checkpoint with weights="):
-        programs.init_optimizer.__wrapped__(model.params, None)
+        inspect.unwrap(programs.init_optimizer)(model.params, None)
 
 
 SHARDED = """
