@@ -160,17 +160,6 @@ class Missed(NamedTuple):
     detail: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class ScoredText:
-    """A scored response without tokens, such as a teacher's; `Rollout` explains the fields."""
-
-    text: str
-    correct: bool
-    answer: str | None
-    status: str
-    decided: bool
-
-
 class Response(Protocol):
     """A scored response of any author; `Rollout` explains the fields."""
 

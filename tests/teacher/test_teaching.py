@@ -31,6 +31,7 @@ class Script:
     texts: Sequence[str | Missed] = ()
     gone: threading.Event = dataclasses.field(default_factory=threading.Event)
     name: str = "script"
+    works_beside: bool = True
 
     def begin(self, step: int) -> None: ...
     def close(self) -> None: ...

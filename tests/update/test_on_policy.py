@@ -79,6 +79,8 @@ class MarkedStudent:
 class MarkedTeacher:
     """A teacher whose answers differ from the student's in text and token ids; it writes nothing."""
 
+    works_beside = False
+
     def __init__(self, rng: np.random.Generator):
         self._rng = rng
         self.groups: list[Group] = []

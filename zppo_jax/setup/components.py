@@ -77,8 +77,8 @@ class Components:
 
     def ahead(self, batch: StepBatch) -> Ahead | None:
         """What follows the plain rollouts of a step and announces hard questions to the teacher; None if it answers
-        none."""
-        if self.teacher is None or not self.method.asks_teacher:
+        none, or does not work beside the student."""
+        if self.teacher is None or not self.method.asks_teacher or not self.teacher.works_beside:
             return None
         teacher, stream, others = self.teacher, self.random(batch.step, "teacher"), self.hosts.count - 1
         return Ahead(

@@ -17,7 +17,6 @@ from zppo_jax.config import Config
 from zppo_jax.config.combinations import TEACHER
 from zppo_jax.config.teacher import RECORDED, teacher_place
 from zppo_jax.errors import ConfigError
-from zppo_jax.files import SHIPPED
 from zppo_jax.judge import Case, judge_text
 from zppo_jax.keys import RandomStream
 from zppo_jax.models.qwen3_5 import hf
@@ -28,7 +27,7 @@ from zppo_jax.rewards.scorer import Scorer
 from zppo_jax.rollout.banned import banned_mask
 from zppo_jax.rollout.engine import Engine
 from zppo_jax.setup import engines
-from zppo_jax.setup.checkpoints import float8_kernels, load, load_processor, read_architecture
+from zppo_jax.setup.checkpoints import float8_kernels, load, read_architecture
 from zppo_jax.setup.devices import make_mesh
 from zppo_jax.setup.fitting import require_room
 from zppo_jax.setup.served import served_teacher
@@ -58,7 +57,11 @@ def make_teaching(
     which works on the compiler's devices; what it writes is kept in `folder`, unless teacher.record names another."""
     if not get_method(config.method).needs_teacher(config):
         return None
-    place = teacher_place(config)
+    place, method = teacher_place(config), get_method(config.method)
+    if method.learns_from == "teacher" and (place != "local" or config.teacher.record):
+        raise ConfigError(
+            f"method {method.name} learns from the teacher's tokens: its teacher must be in this process, and not recorded"
+        )
     if place == "recorded":
         teacher: Teacher = recorded_teacher(config, hosts, say)
     elif place == "served":
@@ -102,18 +105,18 @@ def about(config: Config, model: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def alone(config: Config, heartbeat: Heartbeat, say: Callable[[str], None]) -> Iterator[Teacher]:
-    """The teacher of a configuration on this machine's devices, or behind a network, without a run. Raises
-    ConfigError."""
+def alone(
+    config: Config, directory: Path, processor: Processor, heartbeat: Heartbeat, say: Callable[[str], None]
+) -> Iterator[Teacher]:
+    """The teacher of a configuration on this machine's devices, or behind a network, without a run; `processor` is the
+    student's. Raises ConfigError."""
     if teacher_place(config) == "recorded":
         raise ConfigError(f"teacher.path = {config.teacher.path!r} is a recording already: name the teacher to ask")
-    processor = load_processor(config, Path(config.model.path) if config.model.path else SHIPPED / "student")
     if teacher_place(config) == "served":
         with contextlib.closing(served_teacher(config, processor, heartbeat.detail, say)) as served:
             yield served
         return
     compilation.use_cache()
-    directory = Path(config.teacher.path) if config.teacher.path else SHIPPED / "teacher"
     config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, devices=0))  # no student samples
     mesh = make_mesh(config)
     announce = lambda program: heartbeat.during(f"compiling {program}")  # noqa: E731

@@ -36,6 +36,11 @@ class LocalTeacher:
     batches: Batches | None = None
     make_room: Callable[[], None] | None = None
 
+    @property
+    def works_beside(self) -> bool:
+        """Whether it has devices of its own."""
+        return self.batches is not None
+
     def begin(self, step: int) -> None:
         """Drops what an earlier step has announced; apart from that it always comes to an end."""
         if self.batches is not None:

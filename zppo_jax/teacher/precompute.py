@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,16 +13,18 @@ from absl import flags
 from zppo_jax import command
 from zppo_jax.command.heartbeat import Heartbeat
 from zppo_jax.config import Config
-from zppo_jax.data.check import processing, room_of
-from zppo_jax.data.processing import EncodedPrompt
+from zppo_jax.data.check import room_of
+from zppo_jax.data.processing import EncodedPrompt, PromptProcessing
 from zppo_jax.data.progress import Progress
 from zppo_jax.data.reading import Reading, Skipped
 from zppo_jax.data.sources import open_sources
 from zppo_jax.errors import RunError
 from zppo_jax.keys import RandomStream
-from zppo_jax.teacher.recording import PRECOMPUTED, Recording
+from zppo_jax.teacher.recording import Recording
+from zppo_jax.teacher.rows import PRECOMPUTED
 from zppo_jax.teacher.teacher import Teacher
 from zppo_jax.types import Missed
+from zppo_jax.zppo import prompts
 
 _EXAMPLE = "python -m zppo_jax.teacher.precompute --config=configs/colab.py --out=answers"
 
@@ -87,27 +88,30 @@ def _run(argv: Sequence[str]) -> None:
 
 def precompute(config: Config, out: Path, progress: Progress, heartbeat: Heartbeat) -> Done:
     """Records the answers to the training questions. Raises ConfigError, and RunError if nothing answers."""
-    from zppo_jax.setup import teachers  # imports jax; a mistake on the command line should not wait for that
+    # These import jax; a mistake on the command line should not wait for that.
+    from zppo_jax.setup import teachers
+    from zppo_jax.setup.checkpoints import load_processor
+    from zppo_jax.warmstart import directories
 
-    process = processing(config)
+    student, directory = directories(config, out, progress.line)
+    processor = load_processor(config, student)
+    process = PromptProcessing(processor, prompts.get_template(config.prompt.template))
     with heartbeat.during("opening the questions") as report:
         source = open_sources(config, report).training
     reading, count = Reading(source, process, room_of(config), "skip"), min(_LIMIT.value or len(source), len(source))
     with contextlib.ExitStack() as stack:
-        teacher = stack.enter_context(teachers.alone(config, heartbeat, progress.line))
+        teacher = stack.enter_context(teachers.alone(config, directory, processor, heartbeat, progress.line))
         recording = Recording(out, teachers.about(config, teacher.name), 0, progress.line)
         stack.callback(recording.close)
         return _fill(recording, teacher, reading, count, config.seed, progress)
 
 
 def _fill(recording: Recording, teacher: Teacher, reading: Reading, count: int, seed: int, progress: Progress) -> Done:
-    wanted = count * (_VISITS.value or 1)
-    ids = itertools.islice(reading.source.ids(), count)
-    known = sum(len(recording.visits(one) & set(range(1, (_VISITS.value or 1) + 1))) for one in ids)
-    recorded, skipped = known, 0
-    with progress.stage("asking the teacher", "visits", wanted, known) as advance:
-        for visit, items, bad in _visits(recording, reading, count):
-            skipped += bad
+    wanted, recorded, skipped = count * (_VISITS.value or 1), 0, 0
+    with progress.stage("asking the teacher", "visits", wanted) as advance:
+        for visit, items, known, bad in _visits(recording, reading, count):
+            advance(known)
+            recorded, skipped = recorded + known, skipped + bad
             missed = _ask(recording, teacher, items, RandomStream(seed, visit, "teacher"), advance)
             if items and len(missed) == len(items) and _AWAY.issuperset(missed):
                 raise RunError(f"the teacher answered none of its last questions ({missed[0]}): run the command again")
@@ -115,18 +119,16 @@ def _fill(recording: Recording, teacher: Teacher, reading: Reading, count: int, 
     return Done(wanted - skipped, recorded, skipped)
 
 
-def _visits(recording: Recording, reading: Reading, count: int) -> Iterator[tuple[int, list[EncodedPrompt], int]]:
-    """The open visits in blocks: (number of the visit, from 1; its prompts; the number of questions left out)."""
+def _visits(recording: Recording, reading: Reading, count: int) -> Iterator[tuple[int, list[EncodedPrompt], int, int]]:
+    """The visits in blocks: (number of the visit, from 1; the prompts that are open; how many questions are recorded;
+    how many cannot be used)."""
     for visit in range(1, (_VISITS.value or 1) + 1):
         for first in range(0, count, _BLOCK):
             numbers = range(first, min(first + _BLOCK, count))
             found = [reading.at(number, lambda name, visit=visit: f"{visit}/{name}/teacher") for number in numbers]
-            items = [
-                one
-                for one in found
-                if not isinstance(one, Skipped) and visit not in recording.visits(one.prompt.question.id)
-            ]
-            yield visit, items, sum(isinstance(one, Skipped) for one in found)
+            usable = [one for one in found if not isinstance(one, Skipped)]
+            items = [one for one in usable if visit not in recording.visits(one.prompt)]
+            yield visit, items, len(usable) - len(items), len(found) - len(usable)
 
 
 def _ask(
@@ -138,13 +140,13 @@ def _ask(
 ) -> list[str]:
     """Asks one block; returns the reasons of those that were missed."""
     teacher.begin(stream.step)
-    ids = {item.prompt.uid: item.prompt.question.id for item in items}
+    asked = {item.prompt.uid: item.prompt for item in items}
     missed: list[str] = []
     for uid, got in teacher.answer(items, stream) if items else ():
         if isinstance(got, Missed):
             missed.append(got.reason)
         else:
-            recording.add_answers(ids[uid], PRECOMPUTED, got, visit=stream.step)
+            recording.add_answers(asked[uid], PRECOMPUTED, got, visit=stream.step)
             advance(1)
     return missed
 

@@ -9,7 +9,7 @@ from zppo_jax.errors import ConfigError
 from zppo_jax.keys import RandomStream
 from zppo_jax.teacher.recording import Recording
 from zppo_jax.teacher.teacher import Teacher
-from zppo_jax.types import Answer, Missed
+from zppo_jax.types import Answer, Missed, Prompt
 
 
 class Recorder:
@@ -24,6 +24,10 @@ class Recorder:
     @property
     def name(self) -> str:
         return self.teacher.name
+
+    @property
+    def works_beside(self) -> bool:
+        return self.teacher.works_beside
 
     def begin(self, step: int) -> None:
         self.teacher.begin(step)
@@ -44,14 +48,14 @@ class Recorder:
                 open_items.append(item)
             else:
                 yield item.prompt.uid, kept
-        question_ids = {item.prompt.uid: item.prompt.question.id for item in open_items}
+        prompts = {item.prompt.uid: item.prompt for item in open_items}
         for uid, got in self.teacher.answer(open_items, stream) if open_items else ():
             if self._keeps_answers:
-                self.recording.add_answers(question_ids[uid], stream.step, got)
+                self.recording.add_answers(prompts[uid], stream.step, got)
             yield uid, got
 
     def _kept(self, item: EncodedPrompt, stream: RandomStream) -> tuple[Answer, ...] | None:
-        kept = self.recording.answers(item.prompt.question.id, stream.step) if self._keeps_answers else None
+        kept = self.recording.answers(item.prompt, stream.step) if self._keeps_answers else None
         return None if isinstance(kept, Missed) else kept
 
     def write(self, asks: Sequence[str], stream: RandomStream) -> list[str | Missed]:
@@ -85,6 +89,8 @@ class RecordedTeacher:
                 "python -m zppo_jax.teacher.precompute"
             )
 
+    works_beside = False  # an answer takes no time
+
     @property
     def name(self) -> str:
         return str(self.recording.about.get("model", ""))
@@ -93,17 +99,17 @@ class RecordedTeacher:
         """Does nothing: a recording is always there."""
 
     def ahead(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> None:
-        """Does nothing: an answer takes no time."""
+        """Does nothing."""
 
     def answer(
         self, items: Sequence[EncodedPrompt], stream: RandomStream
     ) -> Iterator[tuple[str, Sequence[Answer] | Missed]]:
         for item in items:
-            yield item.prompt.uid, self._answers(item.prompt.question.id, stream)
+            yield item.prompt.uid, self._answers(item.prompt, stream)
 
-    def _answers(self, question_id: str, stream: RandomStream) -> tuple[Answer, ...] | Missed:
-        found = self.recording.answers(question_id, stream.step) if self._same_run else None
-        return found or self.recording.precomputed(question_id, self._count, stream) or Missed("missing")
+    def _answers(self, prompt: Prompt, stream: RandomStream) -> tuple[Answer, ...] | Missed:
+        found = self.recording.answers(prompt, stream.step) if self._same_run else None
+        return found or self.recording.precomputed(prompt, self._count, stream) or Missed("missing")
 
     def write(self, asks: Sequence[str], stream: RandomStream) -> list[str | Missed]:
         return [self._text(ask, stream.step) for ask in asks]

@@ -69,6 +69,8 @@ class ServedTeacher:
         self._asked: dict[tuple[str, RandomStream], Future[tuple[Answer, ...]]] = {}
         self._lock = threading.Lock()
 
+    works_beside = True
+
     @property
     def name(self) -> str:
         return self._wanted.name

@@ -24,6 +24,11 @@ class Teacher(Protocol):
         """The name of its model, for records and messages."""
         ...
 
+    @property
+    def works_beside(self) -> bool:
+        """Whether it works while the student samples, so that questions are worth announcing."""
+        ...
+
     def begin(self, step: int) -> None:
         """Begins a step: a new deadline, and a server that was down gets another chance."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -11,7 +12,18 @@ from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.keys import RandomStream
 from zppo_jax.rewards.verdict import Verdict
 from zppo_jax.teacher.teacher import Teacher
-from zppo_jax.types import MISS_REASONS, Answer, Missed, ScoredText
+from zppo_jax.types import MISS_REASONS, Answer, Missed
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredText:
+    """A scored response without tokens; `types.Rollout` explains the fields."""
+
+    text: str
+    correct: bool
+    answer: str | None
+    status: str
+    decided: bool
 
 
 class Teaching:
@@ -37,6 +49,11 @@ class Teaching:
         self._counts.clear()
         self._said.clear()
         self.teacher.begin(step)
+
+    @property
+    def works_beside(self) -> bool:
+        """Whether questions are worth announcing; see Teacher."""
+        return self.teacher.works_beside
 
     def ahead(self, items: Sequence[EncodedPrompt], stream: RandomStream) -> None:
         """Announces prompts that `answer` will be asked; see Teacher."""
