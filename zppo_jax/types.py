@@ -147,9 +147,9 @@ class Answer(NamedTuple):
 
 
 MissReason = Literal["timeout", "late", "unavailable", "refused", "malformed", "too_long", "missing"]
-"""The reason why a teacher gave nothing: no reply in time; not before the step's deadline; it could not be reached or
-failed; it did not take the request; its reply was none; the turn is longer than it can read; a recording has no such
-answer."""
+"""Why a request to a model has no answer: no reply in time; not before the step's deadline; it could not be reached or
+failed; it did not take the request; its reply was malformed; the prompt is longer than it can read; a recording has no
+such answer."""
 MISS_REASONS: tuple[MissReason, ...] = get_args(MissReason)
 
 

@@ -3,7 +3,7 @@
 from zppo_jax.remote.asking import Body, Found, Requests
 from zppo_jax.remote.endpoint import Role
 from zppo_jax.remote.health import MAX_FAILURES
-from zppo_jax.remote.unanswered import Cause, Unanswered
+from zppo_jax.remote.unanswered import Unanswered
 from zppo_jax.remote.waiting import Asker, Waiting
 
-__all__ = ["MAX_FAILURES", "Asker", "Body", "Cause", "Found", "Requests", "Role", "Unanswered", "Waiting"]
+__all__ = ["MAX_FAILURES", "Asker", "Body", "Found", "Requests", "Role", "Unanswered", "Waiting"]

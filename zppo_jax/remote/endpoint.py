@@ -10,7 +10,8 @@ from typing import Any
 
 from zppo_jax.errors import ConfigError, one_line
 from zppo_jax.remote.retry_after import retry_after
-from zppo_jax.remote.unanswered import Cause, Unanswered
+from zppo_jax.remote.unanswered import Unanswered
+from zppo_jax.types import MissReason
 
 _THIS_REQUEST = (400, 413, 422)  # the endpoint works, but does not take this request
 _EVERY_REQUEST = (401, 403, 404)  # the key or the name of the model: no request will fare better
@@ -93,7 +94,7 @@ class Endpoint:
 
     def _refused(self, error: Any) -> Unanswered:
         status, message = error.status_code, " ".join(str(error).split())
-        cause: Cause = "unavailable"
+        cause: MissReason = "unavailable"
         if status in _THIS_REQUEST + _EVERY_REQUEST:
             said = f"{error.code} {message}".lower()
             cause = "too_long" if any(one in said for one in _TOO_LONG) else "refused"
@@ -103,6 +104,7 @@ class Endpoint:
             again=status not in _THIS_REQUEST,
             down=status in _EVERY_REQUEST,
             pause=retry_after(error.response.headers.get("retry-after")) if status in (429, 503) else 0.0,
+            wants_key=status in (401, 403),
         )
 
     def _failed(self, error: Exception) -> Unanswered:

@@ -56,7 +56,7 @@ def served_teacher(
 
 def _check(found: Found, model: str, say: Callable[[str], None]) -> None:
     if found.fault is not None:
-        if any(f"status {status}" in str(found.fault) for status in (401, 403)):
+        if found.fault.wants_key:
             raise ConfigError(f"the teacher at {found.url} wants a key ({found.fault}): set {ROLE.key_variable} to it")
         say(f"!! the teacher at {found.url} did not name its models ({found.fault}): it is asked all the same")
     elif model not in found.names:

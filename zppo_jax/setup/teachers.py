@@ -60,7 +60,7 @@ def make_teaching(
     place, method = teacher_place(config), get_method(config.method)
     if method.learns_from == "teacher" and (place != "local" or config.teacher.record):
         raise ConfigError(
-            f"method {method.name} learns from the teacher's tokens: its teacher must be in this process, and not recorded"
+            f"method {method.name} learns from the teacher's tokens: it must be in this process, and not recorded"
         )
     if place == "recorded":
         teacher: Teacher = recorded_teacher(config, hosts, say)

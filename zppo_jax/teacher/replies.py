@@ -26,8 +26,7 @@ def answers_of(reply: Any, model: str, count: int, thinking: bool) -> tuple[Answ
     if not isinstance(answered_by, str):
         raise _malformed("it names no model")
     if answered_by != model:
-        said = str(answered_by)[:60].encode("ascii", "replace").decode()
-        raise Unanswered(f"the reply is of the model {said!r} and not of {model!r}", "malformed", down=True)
+        raise Unanswered(f"the reply is of the model {answered_by[:60]!r} and not of {model!r}", "malformed", down=True)
     choices = getattr(reply, "choices", None)
     if not isinstance(choices, list):
         raise _malformed("it has no choices")
