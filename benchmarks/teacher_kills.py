@@ -10,19 +10,19 @@ bit. Prints a line for each kill, the misses of the run, and the result; the exi
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 from tests import runs
+from tests.remote.processes import OurServer
+from zppo_jax.files import SHIPPED
 
-TEACHER = runs.ROOT / "zppo_jax" / "assets" / "tiny" / "teacher"
+SERVER_FLAGS = ["--num_slots=32", "--max_pixels=4096", "--max_prompt_tokens=512", "--max_new_tokens=16"]
 MODEL = "teacher"
 LONGEST_AWAY = 8.0  # seconds
 
@@ -32,38 +32,24 @@ class Children:
 
     def __init__(self, folder: Path, num_steps: int) -> None:
         self.workdir, self.answers, self._log = folder / "run", folder / "answers", folder / "log.txt"
-        self.num_steps, self._port = num_steps, runs.free_port()
-        self.server = self._start("zppo_jax.serve", *self._server_flags())
-        while not self._answers():
-            time.sleep(0.2)
+        self.num_steps, self.server = num_steps, OurServer(SHIPPED / MODEL, SERVER_FLAGS)
+        self.server.start()
+        self.server.wait()
         self.trainer = self.train(self.workdir, *self._served())
 
-    def _start(self, module: str, *flags: str) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", module, *flags],
-                cwd=runs.ROOT, env=os.environ | {"PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"},
-                stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-
-    def _server_flags(self) -> list[str]:
-        sizes = ["--num_slots=32", "--max_pixels=4096", "--max_prompt_tokens=512", "--max_new_tokens=16"]
-        return [f"--model={TEACHER}", f"--port={self._port}", f"--served_model_name={MODEL}", *sizes]
-
     def _served(self) -> list[str]:
-        url = f"http://127.0.0.1:{self._port}/v1"
-        return [f"teacher.path={url}", f"teacher.model={MODEL}", f"teacher.record={self.answers}"]
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError):
-            return urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health", timeout=5).status == 200
-        return False
+        return [f"teacher.path={self.server.url}", f"teacher.model={MODEL}", f"teacher.record={self.answers}"]
 
     def train(self, workdir: Path, *keys: str) -> subprocess.Popen[bytes]:
         """Starts the command, or continues it."""
         steps = (f"num_steps={self.num_steps}", f"eval.every={self.num_steps}", "eval.num_questions=64")
         flags = [f"--config.{key}" for key in (*steps, "checkpoint.every=3", "teacher.deadline_seconds=10", *keys)]
-        return self._start("zppo_jax.main", "--config=configs/tiny.py", f"--workdir={workdir}", *flags)
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "zppo_jax.main", "--config=configs/tiny.py", f"--workdir={workdir}", *flags],
+                cwd=runs.ROOT, env=os.environ | {"PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"},
+                stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
 
     def rows(self) -> int:
         """The number of steps that are written."""
@@ -76,18 +62,19 @@ class Children:
             time.sleep(0.02)
 
     def kill_trainer(self) -> None:
-        _kill(self.trainer)
+        self.trainer.kill()
+        self.trainer.wait()
         self.trainer = self.train(self.workdir, *self._served())
 
     def kill_server(self, away: float) -> None:
-        _kill(self.server)
+        self.server.stop()
         time.sleep(away)
-        self.server = self._start("zppo_jax.serve", *self._server_flags())
+        self.server.start()
 
     def finish(self) -> None:
         """Ends the run; raises SystemExit if it did not end well."""
         code = self.trainer.wait()
-        _kill(self.server)
+        self.server.stop()
         if code:
             sys.exit(f"the run did not end well ({code}): {self._log.read_text()[-2000:]}")
 
@@ -98,11 +85,6 @@ class Children:
             sys.exit(f"the repetition did not end well: {self._log.read_text()[-2000:]}")
         runs.assert_same_end(self.workdir, again, self.num_steps)
         return True
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
 
 
 def main() -> None:

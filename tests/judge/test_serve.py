@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
-import time
-import urllib.request
-
 import pytest
 
-from tests import runs
 from tests.judge.conftest import cases
+from tests.remote.processes import OurServer
+from zppo_jax.files import SHIPPED
 from zppo_jax.judge import Case, Ruling
 
 KEY = "a-key-of-the-server"
@@ -22,24 +16,9 @@ KEY = "a-key-of-the-server"
 def server(compilation_folder):
     for library in ("starlette", "uvicorn", "openai"):
         pytest.importorskip(library)
-    port = runs.free_port()
-    student = runs.ROOT / "zppo_jax" / "assets" / "tiny" / "student"
-    flags = [f"--model={student}", "--served_model_name=tiny", f"--port={port}", "--num_slots=4"]
-    limits = ["--max_prompt_tokens=2048", "--max_new_tokens=16"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "zppo_jax.serve", *flags, *limits],
-        env=os.environ | {"PYTHONPATH": str(runs.ROOT), "ZPPO_API_KEY": KEY},
-        stdout=subprocess.DEVNULL,
-    )
-    end, ready = time.monotonic() + 240, False
-    while not ready:
-        assert process.poll() is None and time.monotonic() < end, "the server did not start"
-        time.sleep(0.2)
-        with contextlib.suppress(OSError):
-            ready = urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
-    yield f"http://127.0.0.1:{port}/v1"
-    process.kill()
-    process.wait()
+    flags = ["--served_model_name=tiny", "--num_slots=4", "--max_prompt_tokens=2048", "--max_new_tokens=16"]
+    with OurServer(SHIPPED / "student", flags, KEY) as ours:
+        yield ours.url
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A scripted endpoint as a process."""
+"""Servers as processes: a scripted endpoint, and our own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,6 +56,51 @@ class Scripted:
 
     def __enter__(self) -> Self:
         self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+@dataclasses.dataclass
+class OurServer:
+    """`python -m zppo_jax.serve` as a process: the model's directory, further flags, and the key that it wants."""
+
+    model: Path
+    flags: Sequence[str] = ()
+    key: str = ""
+    port: int = dataclasses.field(default_factory=runs.free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def start(self) -> None:
+        """Starts it; it answers some seconds later."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "zppo_jax.serve", f"--model={self.model}", f"--port={self.port}", *self.flags],
+            cwd=runs.ROOT, env=os.environ | {"PYTHONPATH": str(runs.ROOT), "ZPPO_API_KEY": self.key},
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def wait(self) -> None:
+        """Waits until it answers."""
+        end, ready = time.monotonic() + 240, False
+        while not ready:
+            assert self.process is not None and self.process.poll() is None and time.monotonic() < end
+            time.sleep(0.2)
+            with contextlib.suppress(OSError):
+                ready = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).status == 200
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        self.wait()
         return self
 
     def __exit__(self, *_: object) -> None:

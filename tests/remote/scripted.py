@@ -54,6 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             self.counts[body["model"]] += 1
             with self.log.open("a") as log:
                 row = {"model": body["model"], "key": self.headers["authorization"], "body": body}
+                row |= {"headers": sorted(name.lower() for name in self.headers)}
                 log.write(json.dumps(row | {"time": time.time()}) + "\n")
         self.body = body
         kind, _, detail = body["model"].partition(":")
@@ -91,6 +92,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def says(self, detail: str = "") -> None:
         self.reply(completion(detail))
+
+    def model_key(self) -> None:
+        """Answers as a model whose name is the key."""
+        self.reply(completion("good", model=self.headers["authorization"]))
+
+    def nameless(self) -> None:
+        """Names no model in its first reply."""
+        whole = json.loads(self.good())
+        if self.counts[self.body["model"]] == 1:
+            del whole["model"]
+        self.reply(json.dumps(whole).encode())
 
     def says_key(self) -> None:
         self.reply(json.dumps({"error": {"message": f"no: {self.headers['authorization']}"}}).encode(), 401)

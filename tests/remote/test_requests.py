@@ -185,6 +185,17 @@ def test_endpoints_say_which_models_they_have(make, pair):
     assert missing.names == () and missing.fault is not None and missing.fault.cause == "unavailable"
 
 
+def test_no_other_secret_of_the_environment_is_sent(make, pair, monkeypatch):
+    """The client would add what these hold to every request."""
+    for name, value in (("ORG_ID", "org"), ("PROJECT_ID", "project"), ("CUSTOM_HEADERS", "X-Custom: secret")):
+        monkeypatch.setenv(f"OPENAI_{name}", value)
+    assert make([pair[0].url]).ask("fine:0.02") == ["good"]
+    (row,) = pair[0].requests("fine:0.02")
+    assert "authorization" in row["headers"] and not {"x-custom", "openai-organization", "openai-project"} & {
+        *row["headers"]
+    }
+
+
 def test_the_key_is_sent_and_shown_nowhere(make, pair, monkeypatch):
     monkeypatch.setenv(ROLE.key_variable, f" {KEY}\n")
     asked = make([pair[0].url], retries=0)

@@ -8,7 +8,6 @@ A good answer thinks, and boxes the number of images, the characters of the text
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 from tests.remote.scripted import Handler, completion, serve
@@ -31,11 +30,6 @@ class TeacherHandler(Handler):
     def good(self) -> bytes:
         texts = [f"{THOUGHT}</think>\n\n{text}" for text in self.answers()]
         return completion(*texts, model=self.body["model"])
-
-    def after(self, detail: str) -> None:
-        """Answers after so many seconds."""
-        time.sleep(float(detail))
-        self.reply(self.good())
 
     def thinks(self, detail: str) -> None:
         """`detail` only makes the name another one."""

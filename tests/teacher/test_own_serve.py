@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
-import time
-import urllib.request
 from typing import Any, cast
 
 import pytest
 
 from configs import tiny
-from tests import runs, tiny_model
+from tests import tiny_model
+from tests.remote.processes import OurServer
 from zppo_jax.actors.actor import Actor
 from zppo_jax.config import from_config_dict
 from zppo_jax.data.digits import DigitsSource
 from zppo_jax.data.processing import EncodedPrompt, PromptProcessing, processor_settings
 from zppo_jax.errors import ConfigError
+from zppo_jax.files import SHIPPED
 from zppo_jax.keys import RandomStream
 from zppo_jax.models import qwen3_5
 from zppo_jax.processor import Processor
@@ -33,7 +29,7 @@ from zppo_jax.types import Missed
 
 NEW_TOKENS = 12
 KEY = "a-key-of-the-server"
-TEACHER = runs.ROOT / "zppo_jax" / "assets" / "tiny" / "teacher"
+TEACHER = SHIPPED / "teacher"
 STREAM = RandomStream(0, 1, "teacher")
 
 
@@ -41,22 +37,9 @@ STREAM = RandomStream(0, 1, "teacher")
 def server(compilation_folder):
     for library in ("starlette", "uvicorn", "openai"):
         pytest.importorskip(library)
-    port = runs.free_port()
-    flags = [f"--model={TEACHER}", f"--port={port}", "--num_slots=8", "--max_pixels=4096"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "zppo_jax.serve", *flags, "--max_prompt_tokens=512", "--max_new_tokens=16"],
-        env=os.environ | {"PYTHONPATH": str(runs.ROOT), "ZPPO_API_KEY": KEY},
-        stdout=subprocess.DEVNULL,
-    )
-    end, ready = time.monotonic() + 240, False
-    while not ready:
-        assert process.poll() is None and time.monotonic() < end, "the server did not start"
-        time.sleep(0.2)
-        with contextlib.suppress(OSError):
-            ready = urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
-    yield f"http://127.0.0.1:{port}/v1"
-    process.kill()
-    process.wait()
+    flags = ["--num_slots=8", "--max_pixels=4096", "--max_prompt_tokens=512", "--max_new_tokens=16"]
+    with OurServer(TEACHER, flags, KEY) as ours:
+        yield ours.url
 
 
 @pytest.fixture(scope="module")

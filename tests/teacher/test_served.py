@@ -329,6 +329,18 @@ def test_a_server_that_is_away_is_named_and_may_come_later(make):
     assert [got.reason for got in answers(teacher, [item()]).values()] == ["unavailable"]
 
 
+def test_a_server_that_names_itself_after_the_key_does_not_show_it(make, monkeypatch):
+    monkeypatch.setenv("ZPPO_TEACHER_API_KEY", "a-secret-key")
+    said: list[str] = []
+    missed = answers(make("model_key", said=said), [item()])["3/q/plain"]
+    assert missed.reason == "malformed" and "a-secret-key" not in f"{missed}{said}" and "***" in missed.detail
+
+
+def test_a_reply_without_a_model_is_repeated_and_takes_no_server_down(make):
+    found = answers(make("nameless", retries=1), [item(str(number)) for number in range(6)])
+    assert not any(isinstance(one, Missed) for one in found.values())
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [

@@ -9,7 +9,7 @@ class Unanswered(Exception):
     """A model gave no output; the message says why.
 
     `again`: another attempt may help. `down`: no request will fare better at this endpoint now, not only this one.
-    `pause`: the endpoint asked to be left alone for so many seconds. `wants_key`: it refused the key, or there was none.
+    `pause`: the endpoint asked to be left alone for so many seconds. `wants_key`: it wants another key.
     """
 
     def __init__(
