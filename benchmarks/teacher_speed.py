@@ -42,6 +42,8 @@ def slow(steps: int, seconds: float) -> None:
         server.name_models(*names)
         with server:
             both = [f"teacher.path={server.url}", "rollout.questions_per_step=128", "teacher.concurrency=64"]
+            base, head = ([*both, f"teacher.model={name}"] for name in names)
+            lockstep(steps, base, head)
 
 
 def main() -> None:
