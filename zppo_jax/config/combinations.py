@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from zppo_jax.config import step_size
 from zppo_jax.config.addresses import addresses_fault
-from zppo_jax.config.schema import Config, DecodingMeshConfig, MeshConfig
+from zppo_jax.config.schema import Config
+from zppo_jax.config.schema_models import DecodingMeshConfig, MeshConfig
 from zppo_jax.config.teacher import RECORDED, teacher_place
 
 

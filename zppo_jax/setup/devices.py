@@ -14,7 +14,7 @@ import zppo_jax
 from zppo_jax import parallel
 from zppo_jax.compilation import Compiler
 from zppo_jax.config import Config, changed_keys, to_json
-from zppo_jax.config.schema import DecodingMeshConfig
+from zppo_jax.config.schema_models import DecodingMeshConfig
 from zppo_jax.config.teacher import teacher_place
 from zppo_jax.data.pipeline import require_equal_shards
 from zppo_jax.errors import ConfigError
