@@ -138,7 +138,7 @@ def free_port() -> int:
 def command(
     arguments: list[str], script: str = "from zppo_jax import main; main.main()", timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
-    """The real command in a process of its own; `script` may do something to the process before it."""
+    """The real command in a separate process; `script` may do something to the process before it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],

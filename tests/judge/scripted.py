@@ -2,7 +2,7 @@
 
     python -m tests.judge.scripted PORT LOG
 
-The honest judges look at nothing but what the fences of the prompt hold, each in a way of its own, and compare the two
+The honest judges look at nothing but what the fences of the prompt hold, each in its way, and compare the two
 texts.
 """
 

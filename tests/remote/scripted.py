@@ -1,4 +1,4 @@
-"""An endpoint in a process of its own, which answers as the name of the asked model says: well or badly.
+"""An endpoint in a separate process, which answers as the name of the asked model says: well or badly.
 
     python -m tests.remote.scripted PORT LOG
 

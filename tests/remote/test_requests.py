@@ -1,4 +1,4 @@
-"""Requests to several endpoints, against real ones in processes of their own that die, come back and ask for pauses."""
+"""Requests to several endpoints, against real ones in separate processes that die, come back and ask for pauses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def content_of(reply: Any) -> str:
 
 
 class Asked:
-    """Requests to these endpoints, and what they told the user."""
+    """Requests to these endpoints, and what they printed for the user."""
 
     def __init__(self, urls: list[str], **limits: Any) -> None:
         settings = {"concurrency": 8, "retries": 1, "timeout_seconds": 2.0, "max_bytes": 1 << 20, "rest_seconds": 0.5}

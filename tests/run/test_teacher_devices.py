@@ -1,4 +1,4 @@
-"""Runs whose teacher has devices of its own, on four fake devices: in a process, and over two hosts."""
+"""Runs whose teacher has separate devices, on four fake devices: in a process, and over two hosts."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def run(start, workdir, **changes: Any) -> list[Any]:
     """Runs the command; returns what was begun in the lane, and what the student had ended."""
     done = runs.command(runs.arguments(start, workdir, "zppo", **(CHANGES | changes)), FOUR_DEVICES)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "on devices of its own: mesh data 1 x fsdp 1 x tensor 2" in done.stdout
+    assert "on separate devices: mesh data 1 x fsdp 1 x tensor 2" in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("events ")]
     return json.loads(line.removeprefix("events "))
 

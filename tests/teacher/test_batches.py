@@ -1,4 +1,4 @@
-"""A teacher with devices of its own: it begins while the student samples, and the clock decides nothing.
+"""A teacher with separate devices: it begins while the student samples, and the clock decides nothing.
 
 Here its lane works on the one device there is: nobody else samples meanwhile.
 """

@@ -49,7 +49,7 @@ Make = Callable[..., ServedTeacher]
 
 @pytest.fixture
 def make(processor: Processor, server: Scripted) -> Iterator[Make]:
-    """Makes teachers with the model that is named; `said` is what they tell the user."""
+    """Makes teachers with the model that is named; `said` is what they print for the user."""
     made: list[ServedTeacher] = []
 
     def teacher(name: str, report: Any = None, said: list[str] | None = None, **changes: Any) -> ServedTeacher:

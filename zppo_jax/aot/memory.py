@@ -3,7 +3,7 @@
 Training: the optimiser, the teacher and a reference model stay in memory while the gradient is computed. Sampling: the
 slots and the decoding weights stay while a prompt is prefilled, and features of images are kept for a question's next
 prompt. With several hosts each also holds a copy of the parameters to sample with, besides its part of the original. A
-teacher with devices of its own is alone on them.
+teacher with separate devices is alone on them.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from zppo_jax.zppo import get_method
 class Shapes:
     """The arrays of a run on a slice, as shapes: `state` and the objective's reference model on `mesh`; the copy of the
     parameters to sample with and the teacher on `sampling_mesh`, that of one host. On a single host both meshes and
-    copies are the same. A teacher with devices of its own is on `teacher_mesh`."""
+    copies are the same. A teacher with separate devices is on `teacher_mesh`."""
 
     mesh: jax.sharding.Mesh
     sampling_mesh: jax.sharding.Mesh

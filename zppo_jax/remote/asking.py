@@ -1,6 +1,6 @@
 """Many requests to endpoints at once: so many beside each other, again after a failure, and none once all are down.
 
-An event loop in a thread of its own sends them; any thread may submit. A request that is no longer waited for is
+An event loop in a separate thread sends them; any thread may submit. A request that is no longer waited for is
 cancelled, and its connection closed.
 """
 

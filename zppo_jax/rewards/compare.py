@@ -21,7 +21,7 @@ from zppo_jax.rewards.verdict import Verdict
 
 _EXAMPLE = "python -m zppo_jax.rewards.compare answers.jsonl --show=20"
 _HELP = f"""\
-Grades responses by our rules and by math-verify, which runs in a process of its own that is killed when it takes too
+Grades responses by our rules and by math-verify, which runs in a separate process that is killed when it takes too
 long, and shows where the two differ.
 
   {_EXAMPLE}

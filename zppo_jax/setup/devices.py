@@ -160,4 +160,4 @@ def describe_mesh(
 def describe_teacher_mesh(mesh: Mesh) -> str:
     """A line for the user about devices that are the teacher's alone."""
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    return f"the teacher works while the student samples, on devices of its own: mesh {sizes}"
+    return f"the teacher works while the student samples, on separate devices: mesh {sizes}"

@@ -21,7 +21,7 @@ from zppo_jax.setup import engines
 def ways_out(config: Config) -> str:
     """What to do about a teacher that does not fit."""
     own = config.teacher.devices
-    with_devices = f"raise teacher.devices = {own}" if own else "give it devices of its own, teacher.devices=N"
+    with_devices = f"raise teacher.devices = {own}" if own else "give it separate devices, teacher.devices=N"
     return (
         "have it served by other machines, teacher.path=http://HOST:PORT/v1, or take answers that were recorded, "
         f"teacher.path=recorded:DIR, or {with_devices}"
@@ -71,7 +71,7 @@ def needed(
     float8: frozenset[str] = frozenset(),
 ) -> Mapping[str, int]:
     """Bytes of each device that the teacher takes at least, by part: weights, the copies of them that decode, and the
-    cache of one response (for each part of the mesh that has rows of its own)."""
+    cache of one response (for each part of the mesh that has separate rows)."""
     unbanned_V = np.zeros(model.text.vocab_size, bool)
     engine = engines.teacher_engine(config, model, unbanned_V, student, compiler, bool(float8))
     with parallel.use(engine.compiler.mesh):

@@ -173,7 +173,7 @@ def local_teacher(
 
 
 def _batches(config: Config, engine: Engine) -> Batches | None:
-    """The batches of a teacher with devices of its own: as many prompts as its slots hold responses to."""
+    """The batches of a teacher with separate devices: as many prompts as its slots hold responses to."""
     return engine.lane and Batches(engine.lane, max(engine.num_slots // config.teacher.num_rollouts, 1))
 
 

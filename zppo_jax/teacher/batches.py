@@ -1,4 +1,4 @@
-"""The prompts that a teacher with devices of its own answers while the student still samples."""
+"""The prompts that a teacher with separate devices answers while the student still samples."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class LocalTeacher:
 
     @property
     def works_beside(self) -> bool:
-        """Whether it has devices of its own."""
+        """Whether it has separate devices."""
         return self.batches is not None
 
     def begin(self, step: int) -> None:
