@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -76,7 +77,8 @@ def _run(argv: Sequence[str]) -> None:
     command.read(_FLAGS, rest, "zppo_jax.teacher.precompute", _EXAMPLE, (_OUT,))
     try:
         with Heartbeat(sys.stderr) as heartbeat:
-            done = precompute(config, Path(_OUT.value or ""), Progress(sys.stderr, heartbeat), heartbeat)
+            progress, many = Progress(sys.stderr, heartbeat), (_VISITS.value or 1, _LIMIT.value or sys.maxsize)
+            done = precompute(config, Path(_OUT.value or ""), *many, progress, heartbeat)
     except (RunError, OSError) as error:
         command.exit_with(error, 1)
     except KeyboardInterrupt:
@@ -86,8 +88,9 @@ def _run(argv: Sequence[str]) -> None:
         command.exit_with("some answers are missing: the same command asks for them again", 1)
 
 
-def precompute(config: Config, out: Path, progress: Progress, heartbeat: Heartbeat) -> Done:
-    """Records the answers to the training questions. Raises ConfigError, and RunError if nothing answers."""
+def precompute(config: Config, out: Path, visits: int, limit: int, progress: Progress, heartbeat: Heartbeat) -> Done:
+    """Records the answers to so many `visits` of the first `limit` training questions. Raises ConfigError, and RunError
+    if nothing answers."""
     # These import jax; a mistake on the command line should not wait for that.
     from zppo_jax.setup import teachers
     from zppo_jax.setup.checkpoints import load_processor
@@ -98,18 +101,28 @@ def precompute(config: Config, out: Path, progress: Progress, heartbeat: Heartbe
     process = PromptProcessing(processor, prompts.get_template(config.prompt.template))
     with heartbeat.during("opening the questions") as report:
         source = open_sources(config, report).training
-    reading, count = Reading(source, process, room_of(config), "skip"), min(_LIMIT.value or len(source), len(source))
+    reading = Reading(source, process, room_of(config), "skip")
     with contextlib.ExitStack() as stack:
         teacher = stack.enter_context(teachers.alone(config, directory, processor, heartbeat, progress.line))
         recording = Recording(out, teachers.about(config, teacher.name), 0, progress.line)
         stack.callback(recording.close)
-        return _fill(recording, teacher, reading, count, config.seed, progress)
+        return fill(recording, teacher, reading, visits, min(limit, len(source)), config.seed, progress)
 
 
-def _fill(recording: Recording, teacher: Teacher, reading: Reading, count: int, seed: int, progress: Progress) -> Done:
-    wanted, recorded, skipped = count * (_VISITS.value or 1), 0, 0
+def fill(
+    recording: Recording,
+    teacher: Teacher,
+    reading: Reading,
+    visits: int,
+    count: int,
+    seed: int,
+    progress: Progress,
+) -> Done:
+    """Asks the first `count` questions so many times each, without what is recorded. Raises RunError if the teacher
+    answers nothing any more."""
+    wanted, recorded, skipped = count * visits, 0, 0
     with progress.stage("asking the teacher", "visits", wanted) as advance:
-        for visit, items, known, bad in _visits(recording, reading, count):
+        for visit, items, known, bad in _blocks(recording, reading, visits, count):
             advance(known)
             recorded, skipped = recorded + known, skipped + bad
             missed = _ask(recording, teacher, items, RandomStream(seed, visit, "teacher"), advance)
@@ -119,16 +132,17 @@ def _fill(recording: Recording, teacher: Teacher, reading: Reading, count: int, 
     return Done(wanted - skipped, recorded, skipped)
 
 
-def _visits(recording: Recording, reading: Reading, count: int) -> Iterator[tuple[int, list[EncodedPrompt], int, int]]:
+def _blocks(
+    recording: Recording, reading: Reading, visits: int, count: int
+) -> Iterator[tuple[int, list[EncodedPrompt], int, int]]:
     """The visits in blocks: (number of the visit, from 1; the prompts that are open; how many questions are recorded;
     how many cannot be used)."""
-    for visit in range(1, (_VISITS.value or 1) + 1):
-        for first in range(0, count, _BLOCK):
-            numbers = range(first, min(first + _BLOCK, count))
-            found = [reading.at(number, lambda name, visit=visit: f"{visit}/{name}/teacher") for number in numbers]
-            usable = [one for one in found if not isinstance(one, Skipped)]
-            items = [one for one in usable if visit not in recording.visits(one.prompt)]
-            yield visit, items, len(usable) - len(items), len(found) - len(usable)
+    for visit, first in itertools.product(range(1, visits + 1), range(0, count, _BLOCK)):
+        numbers = range(first, min(first + _BLOCK, count))
+        found = [reading.at(number, lambda name, visit=visit: f"{visit}/{name}/teacher") for number in numbers]
+        usable = [one for one in found if not isinstance(one, Skipped)]
+        items = [one for one in usable if visit not in recording.visits(one.prompt)]
+        yield visit, items, len(usable) - len(items), len(found) - len(usable)
 
 
 def _ask(
