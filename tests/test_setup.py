@@ -22,13 +22,16 @@ from zppo_jax.compilation import Compiler
 from zppo_jax.data.processing import EncodedPrompt
 from zppo_jax.errors import ConfigError
 from zppo_jax.evaluate import HeldOut
+from zppo_jax.keys import RandomStream
 from zppo_jax.models.qwen3_5 import hf, sizes
+from zppo_jax.parallel import Hosts
 from zppo_jax.parallel import mesh as parallel_mesh
 from zppo_jax.run.stop import StopRequested
 from zppo_jax.run.timers import PhaseTimers
-from zppo_jax.setup import fitting
+from zppo_jax.setup import fitting, teachers
 from zppo_jax.setup.learning import transform_of
 from zppo_jax.teacher.local import LocalTeacher
+from zppo_jax.teacher.recording import Recording
 from zppo_jax.teacher.replay import Recorder
 from zppo_jax.types import Cohort, Group, Rollout
 from zppo_jax.update.learner import Schedule
@@ -230,6 +233,52 @@ class Imitation(Clipped):
 def answered(item: EncodedPrompt) -> Group:
     tokens_T = np.zeros(1, np.int32)
     return Group(item.prompt, item.features, (Rollout(tokens_T, tokens_T * 0.0, "stop", "a", True, "a", "ok"),))
+
+
+def test_a_teacher_that_works_beside_the_student_follows_its_rollouts(build, monkeypatch):
+    """One that does not hears nothing: that would be work for nothing in every chunk."""
+    parts, _, _ = build()
+    batch = next(parts.stream)
+    assert parts.ahead(batch) is None
+    announced: list[Any] = []
+    monkeypatch.setattr(LocalTeacher, "works_beside", True)
+    monkeypatch.setattr(LocalTeacher, "ahead", lambda self, items, stream: announced.append((items, stream)))
+    follow = parts.ahead(batch)
+    wrong = Rollout(np.zeros(0, np.int32), np.zeros(0, np.float32), "stop", "", False, None, "ok")
+    size = parts.student.group_size
+    follow({(index, number): wrong for index in range(len(batch.items)) for number in range(size)})
+    ((items, stream),) = announced
+    assert len(items) == parts.limit == 2 and stream == parts.random(batch.step, "teacher")
+    assert build("grpo_replay_ncq")[0].teacher is None and build("grpo")[0].ahead(batch) is None
+
+
+def test_texts_of_another_teacher_are_kept_apart(build, start, tmp_path):
+    """A run may be continued with another teacher."""
+    folders = []
+    for teacher in ("", str(start)):
+        parts, _, _ = build(teacher__path=teacher, teacher__compress__enabled=True)
+        recorder = cast(Recorder, parts.teacher and parts.teacher.teacher)
+        folders.append(recorder.recording._folder)
+    assert folders[0].parent.name == folders[1].parent.name == "teacher" and folders[0].name != folders[1].name
+
+
+def test_each_host_takes_its_texts_of_a_recording(start, tmp_path):
+    """Two hosts may have asked for the same text and got different ones."""
+    config = runs.config(start, teacher__path=f"recorded:{tmp_path}")
+    for host in range(2):
+        made = Recording(tmp_path, teachers.about(config, "m"), host)
+        made.add_text("ask", 1, f"from {host}")
+        made.close()
+    for host in range(2):
+        teacher = teachers.recorded_teacher(config, Hosts(host, 2), print)
+        assert teacher.write(["ask"], RandomStream(config.seed, 1, "write")) == [f"from {host}"]
+
+
+def test_a_method_that_learns_from_the_teacher_needs_its_tokens(build, monkeypatch, tmp_path):
+    monkeypatch.setitem(METHODS, "grpo", dataclasses.replace(METHODS["grpo"], learns_from="teacher"))
+    monkeypatch.setitem(OBJECTIVES, "clipped", lambda config: Imitation(0.2, 0.28, 10.0))
+    with pytest.raises(ConfigError, match="method grpo learns from the teacher's tokens: it must be in this process"):
+        build("grpo", teacher__record=str(tmp_path / "answers"))
 
 
 def test_a_teacher_that_has_nothing_to_do_is_not_loaded(build, tmp_path):
